@@ -1,0 +1,53 @@
+# Two commands: `make reproduce` and `make test`. `make` alone lists the rest.
+PYTHON  ?= python3
+VENV    ?= .venv
+PROFILE ?= laptop
+SEED    ?= 0
+BASE    ?=
+ARGS    ?=
+
+RUN     := $(VENV)/bin/python
+READY   := $(VENV)/.ready
+GRLIB   := $(RUN) -m grlib
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab figures record bench lint clean
+
+help:  ## list these targets
+	@echo "make TARGET [PROFILE=smoke|laptop|gpu|paper] [SEED=0] [BASE=shipped|scratch] [ARGS='more options']"
+	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+
+reproduce: $(READY)  ## run every notebook that is not up to date; write every figure and table
+	$(GRLIB) reproduce --profile $(PROFILE) --seed $(SEED) $(if $(BASE),--base $(BASE)) $(ARGS)
+
+test: $(READY)  ## run the whole default test suite
+	$(RUN) -m pytest $(ARGS)
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(RUN) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+
+figures: $(READY)  ## redraw every figure and table from stored results, without a model
+	$(GRLIB) figures --profile $(PROFILE) $(ARGS)
+
+record: $(READY)  ## store a finished run in paper_results/, figures/ and notebooks/
+	$(GRLIB) record --profile $(PROFILE) --seed $(SEED) $(ARGS)
+
+bench: $(READY)  ## compare the speed of grlib with a textbook version
+	$(GRLIB) bench $(ARGS)
+
+lint: $(READY)  ## check style, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:  ## remove runs/, caches and the virtual environment (nothing that git tracks)
+	$(PYTHON) -m grlib clean --venv $(VENV) $(ARGS)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "installing the pinned packages into $(VENV): a few minutes, once"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet -r requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,162 @@
+"""Countdown as a task of the self-training loop, and its evaluation: what is specific to it stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import pandas as pd
+
+from grlib.countdown_data import Solved
+from grlib.errors import GrlibError
+from grlib.guidance import CHOICES, rewrite
+from grlib.profiles import Profile
+from grlib.sampling import Request, Sampled, SamplingSettings
+from grlib.search import straight_path
+from grlib.selftrain import Attempt, LoopSettings, Policy, sampled_policy
+from grlib.tokenizer import prompt_text
+from grlib.traces import grade
+
+
+@dataclass(frozen=True)
+class CountdownTask:
+    """Items are (problem, optimal solution); a start is the trace prefix from which the model goes on."""
+
+    budget: int  # tokens of a whole response, end token included
+    rounds: int = 3
+    choose: str = "random"  # which explored child a rewrite replaces (node selection)
+
+    def __post_init__(self) -> None:
+        if self.budget < 1 or self.rounds < 0:
+            raise GrlibError(
+                f"budget {self.budget}, rounds {self.rounds}: budget must be 1 or more, rounds 0 or more"
+            )
+        if self.choose not in CHOICES:
+            raise GrlibError(f"choose is {self.choose!r}; choose one of {', '.join(CHOICES)}")
+
+    def attempt(
+        self, policy: Policy, items: Sequence[Solved], starts: Sequence[str | None]
+    ) -> list[Attempt | None]:
+        """One trace an item, graded; None where the start fills the budget by itself."""
+        requests = [
+            Request(prompt_text(problem), start or "", self.budget)
+            for (problem, _), start in zip(items, starts, strict=True)
+        ]
+        answers = policy(requests)
+        return [
+            self.judge(item, request, answer) if answer.new else None
+            for item, request, answer in zip(items, requests, answers, strict=True)
+        ]
+
+    @staticmethod
+    def judge(item: Solved, request: Request, answer: Sampled) -> Attempt:
+        """Grade one sampled trace."""
+        verdict = grade(answer.text, item[0])
+        return Attempt(
+            request.prompt, answer.text, answer.tokens, answer.ended, verdict.correct, verdict.reason
+        )
+
+    def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
+        """The failed trace rewritten to visit the next node of the optimal solution (section 3.3)."""
+        problem, solution = item
+        return whole_lines(rewrite(attempt.response, problem, solution, choose=self.choose, rng=rng))
+
+
+def whole_lines(prefix: str) -> str:
+    """A prefix that ends with a line: the release ends an inserted goal line without its newline, and a tokenizer whose
+    stock phrases include the newline would leave the model in a place that it never saw."""
+    return prefix if prefix.endswith("\n") else prefix + "\n"
+
+
+def evaluate(
+    task: CountdownTask,
+    policy: Policy,
+    items: Sequence[Solved],
+    samples: int,
+    starts: Sequence[str | None] | None = None,
+) -> pd.DataFrame:
+    """`samples` traces of each item, a row each: index, sample, correct, reason, tokens, truncated, response.
+
+    `starts` gives each item a prefix to go on from (a hint); a prefix that fills the budget is a bad
+    argument.
+    """
+    repeated = [item for item in items for _ in range(samples)]
+    prefixes = [start for start in starts or [None] * len(items) for _ in range(samples)]
+    rows = []
+    for number, attempt in enumerate(task.attempt(policy, repeated, prefixes)):
+        if attempt is None:
+            raise GrlibError(
+                f"the start of item {number // samples} fills the budget of {task.budget} tokens; raise it"
+            )
+        rows.append(
+            {
+                "index": number // samples,
+                "sample": number % samples,
+                "correct": attempt.correct,
+                "reason": attempt.reason,
+                "tokens": attempt.tokens,
+                "truncated": not attempt.ended,
+                "response": attempt.response,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def evaluate_splits(
+    method: str,
+    model: Path,
+    profile: Profile,
+    splits: Mapping[str, Sequence[Solved]],
+    *,
+    seed: int | str,
+    work: Path,
+    progress: Callable[[str], None],
+    samples: int = 0,
+    temperature: float | None = None,
+) -> pd.DataFrame:
+    """`evaluate` of a model folder on every split, with columns method and split.
+
+    `samples` 0 and `temperature` None: the profile's; temperature 0 decodes greedily, one trace a problem.
+    """
+    task, settings = CountdownTask(profile.budget), sampling_settings(profile)
+    if temperature is not None:
+        settings = replace(settings, temperature=temperature)
+    count = 1 if temperature == 0 else samples or profile.samples
+    frames = []
+    for split, items in splits.items():
+        name = f"{method}_{split}" + ("_greedy" if temperature == 0 else "")
+        policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
+        frames.append(evaluate(task, policy, items, count).assign(method=method, split=split))
+    return pd.concat(frames, ignore_index=True)
+
+
+def sampling_settings(profile: Profile) -> SamplingSettings:
+    """How this profile samples."""
+    return SamplingSettings(profile.engine, profile.temperature, profile.slots, profile.chunk)
+
+
+def loop_settings(profile: Profile, method: str) -> LoopSettings:
+    """The self-training loop of `rest` or `guided_rest` at this scale."""
+    if method not in ("rest", "guided_rest"):
+        raise GrlibError(f"method {method!r} is not self-trained; choose rest or guided_rest")
+    from grlib.training import TrainSettings
+
+    guided = method == "guided_rest"
+    return LoopSettings(
+        rounds=profile.guided_rounds if guided else 0,
+        iterations=profile.iterations,
+        training=TrainSettings(
+            lr=profile.lr,
+            batch_rows=profile.batch_rows,
+            epochs=profile.guided_epochs if guided else profile.rest_epochs,
+        ),
+        sampling=sampling_settings(profile),
+        row_length=profile.row_length,
+    )
+
+
+def hint(item: Solved, steps: int) -> str | None:
+    """The first `steps` operations of the optimal solution as a trace to go on from; none for 0 steps."""
+    return straight_path(*item, steps=steps) if steps else None

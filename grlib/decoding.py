@@ -1,0 +1,262 @@
+"""Sampling from a Llama on the CPU, many rows at once: rows enter in waves, finished rows leave the batch.
+
+All waves share one matrix product per layer; attention runs wave by wave over exactly the tokens that a wave
+has, so neither finished rows nor rows of other lengths cost compute. The weights and rotary embedding are
+those of the transformers model; `tests/test_sampling.py` compares logits and greedy output with it, and
+`python -m grlib bench` the speed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from grlib.errors import GrlibError
+from grlib.model import output_matrix
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+GROWTH = 128  # columns a wave's cache grows by
+COMPACT_BELOW = 0.75  # a wave drops its finished rows when fewer than this share are still running
+
+
+@dataclass
+class Wave:
+    """Rows that entered together. Prompts are padded on the left, so all rows write the same cache column."""
+
+    rows: torch.Tensor  # (n,) which request each row answers
+    pads: torch.Tensor  # (n,) padding tokens left of each prompt
+    limits: torch.Tensor  # (n,) column at which each row's budget is used up
+    length: int  # columns filled so far
+    running: torch.Tensor  # (n,) bool
+    last: torch.Tensor  # (n,) the newest token of each row
+    keys: list[torch.Tensor] = field(default_factory=list)  # a layer each: (n, kv heads, capacity, head size)
+    values: list[torch.Tensor] = field(default_factory=list)
+
+    def keep(self, chosen: torch.Tensor) -> None:
+        """Drop every row not in the bool mask `chosen`."""
+        for name in ("rows", "pads", "limits", "running", "last"):
+            setattr(self, name, getattr(self, name)[chosen])
+        self.keys = [k[chosen] for k in self.keys]
+        self.values = [v[chosen] for v in self.values]
+
+
+class Decoder:
+    """A Llama's weights laid out for one-token steps."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        config = model.config
+        if (
+            config.model_type != "llama"
+            or config.hidden_act != "silu"
+            or config.attention_bias
+            or config.mlp_bias
+        ):
+            raise GrlibError(
+                f"engine 'batched' runs plain Llama models, not {config.model_type!r}; use 'transformers'"
+            )
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.eps, self.eos = config.rms_norm_eps, config.eos_token_id
+        base = model.model
+        self.embedding, self.final_norm = base.embed_tokens.weight.detach(), base.norm.weight.detach()
+        self.output = output_matrix(model).detach()
+        self.layers = [_layer_weights(layer) for layer in base.layers]
+        positions = torch.arange(config.max_position_embeddings)[None]
+        with torch.no_grad():
+            cos, sin = base.rotary_emb(self.embedding, positions)
+        self.cos, self.sin = cos[0].detach(), sin[0].detach()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        budgets: Sequence[int],
+        *,
+        temperature: float,
+        seed: int,
+        slots: int,
+    ) -> list[list[int]]:
+        """New tokens for each prompt, the end token included; a row stops there or after its budget of them.
+
+        The result depends on the arguments alone. `temperature` 0 is greedy. At most `slots` rows run at
+        once. A prompt and its budget must fit the model's positions, see `check_room`.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        outputs: list[list[int]] = [[] for _ in prompts]
+        waiting = deque(
+            sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
+        )
+        waves: list[Wave] = []
+        admit = max(1, slots // 4)
+        while waiting or waves:
+            while waiting and sum(len(wave.rows) for wave in waves) <= slots - admit:
+                chosen = [waiting.popleft() for _ in range(min(admit, len(waiting)))]
+                wave, logits = self._start(chosen, prompts, budgets)
+                self._choose([wave], logits, temperature, generator, outputs)
+                waves.append(wave)
+            waves = [wave for wave in waves if _compact(wave)]
+            if waves:
+                self._choose(waves, self._advance(waves), temperature, generator, outputs)
+        return outputs
+
+    def _start(
+        self, chosen: list[int], prompts: Sequence[Sequence[int]], budgets: Sequence[int]
+    ) -> tuple[Wave, torch.Tensor]:
+        """Run the prompts of a new wave: the wave and the logits (n, vocabulary) of its next tokens."""
+        length = max(len(prompts[i]) for i in chosen)
+        ids = torch.tensor([[0] * (length - len(prompts[i])) + list(prompts[i]) for i in chosen])
+        pads = torch.tensor([length - len(prompts[i]) for i in chosen])
+        wave = Wave(
+            rows=torch.tensor(chosen),
+            pads=pads,
+            limits=torch.tensor([length + budgets[i] for i in chosen]),
+            length=length,
+            running=torch.ones(len(chosen), dtype=torch.bool),
+            last=ids[:, -1],
+        )
+        columns = torch.arange(length)
+        places = (columns[None] - pads[:, None]).clamp(min=0)
+        visible = (columns[None, :] <= columns[:, None])[None] & (
+            columns[None, None, :] >= pads[:, None, None]
+        )
+        visible |= torch.eye(length, dtype=torch.bool)[
+            None
+        ]  # a padding token sees itself, so that no row is all masked
+        n, capacity = len(chosen), length + GROWTH
+        x = self.embedding[ids].flatten(0, 1)
+        cos, sin = self.cos[places][:, None], self.sin[places][:, None]
+        for weights in self.layers:
+            q, k, v = self._project(x, weights, n, length)
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            for store, new in ((wave.keys, k), (wave.values, v)):
+                cache = torch.zeros(n, self.kv_heads, capacity, self.head)
+                cache[:, :, :length] = new
+                store.append(cache)
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=visible[:, None], enable_gqa=self.heads != self.kv_heads
+            )
+            x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * length, -1), weights)
+        return wave, self._logits(x.view(n, length, -1)[:, -1])
+
+    def _advance(self, waves: list[Wave]) -> torch.Tensor:
+        """One step of all rows of all waves: logits (rows, vocabulary) of their next tokens."""
+        sizes = [len(wave.rows) for wave in waves]
+        # a finished row that still waits to be dropped may stand beyond the last position; nobody reads its
+        # result
+        places = torch.cat([wave.length - wave.pads for wave in waves]).clamp(max=len(self.cos) - 1)
+        masks = [_padding_mask(wave) for wave in waves]
+        for wave in waves:
+            _make_room(wave)
+        x = self.embedding[torch.cat([wave.last for wave in waves])]
+        cos, sin = self.cos[places][:, None, None], self.sin[places][:, None, None]
+        groups = self.heads // self.kv_heads
+        for number, weights in enumerate(self.layers):
+            q, k, v = self._project(x, weights, len(x), 1)
+            q = _rotate(q, cos, sin).view(-1, self.kv_heads, groups, self.head) * self.head**-0.5
+            k = _rotate(k, cos, sin)
+            mixed = torch.empty_like(q)
+            for wave, mask, own_q, own_k, own_v, out in zip(
+                waves, masks, q.split(sizes), k.split(sizes), v.split(sizes), mixed.split(sizes), strict=True
+            ):
+                keys, values, end = wave.keys[number], wave.values[number], wave.length + 1
+                keys[:, :, wave.length], values[:, :, wave.length] = own_k[:, :, 0], own_v[:, :, 0]
+                scores = own_q @ keys[:, :, :end].transpose(-1, -2)
+                if mask is not None:
+                    scores += mask
+                torch.matmul(scores.softmax(-1), values[:, :, :end], out=out)
+            x = self._finish_layer(x, mixed.reshape(len(x), -1), weights)
+        for wave in waves:
+            wave.length += 1
+        return self._logits(x)
+
+    def _project(self, x: torch.Tensor, weights: dict, n: int, length: int) -> list[torch.Tensor]:
+        """Queries, keys and values as (n, heads, length, head size)."""
+        joint = F.rms_norm(x, x.shape[-1:], weights["norm1"], self.eps) @ weights["qkv"]
+        heads = joint.view(n, length, -1, self.head).transpose(1, 2)
+        return list(heads.split([self.heads, self.kv_heads, self.kv_heads], 1))
+
+    def _finish_layer(self, x: torch.Tensor, mixed: torch.Tensor, weights: dict) -> torch.Tensor:
+        x = torch.addmm(x, mixed, weights["out"])
+        gate, up = (F.rms_norm(x, x.shape[-1:], weights["norm2"], self.eps) @ weights["gate_up"]).chunk(2, -1)
+        return torch.addmm(x, F.silu(gate) * up, weights["down"])
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.final_norm, self.eps) @ self.output.T
+
+    def _choose(
+        self,
+        waves: list[Wave],
+        logits: torch.Tensor,
+        temperature: float,
+        generator: torch.Generator,
+        outputs: list[list[int]],
+    ) -> None:
+        """Draw the next token of every row, store it, and mark the rows that are done."""
+        if temperature > 0:  # the largest of probability / exponential noise is a draw from the probabilities
+            noise = torch.empty_like(logits).exponential_(generator=generator)
+            tokens = (torch.softmax(logits / temperature, -1) / noise).argmax(-1)
+        else:
+            tokens = logits.argmax(-1)
+        for wave, new in zip(waves, tokens.split([len(wave.rows) for wave in waves]), strict=True):
+            for request, token, running in zip(
+                wave.rows.tolist(), new.tolist(), wave.running.tolist(), strict=True
+            ):
+                if running:
+                    outputs[request].append(token)
+            wave.last = new
+            # the new token will stand in column `length`, so a row is out of budget one column before its
+            # limit
+            wave.running &= (new != self.eos) & (wave.length + 1 < wave.limits)
+
+
+def _layer_weights(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """One block's matrices, those read together side by side, stored (in, out)."""
+    attention, mlp = layer.self_attn, layer.mlp
+    joint = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+    return {
+        "norm1": layer.input_layernorm.weight.detach(),
+        "qkv": torch.cat(joint).T.detach().contiguous(),
+        "out": attention.o_proj.weight.T.detach().contiguous(),
+        "norm2": layer.post_attention_layernorm.weight.detach(),
+        "gate_up": torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).T.detach().contiguous(),
+        "down": mlp.down_proj.weight.T.detach().contiguous(),
+    }
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding, halves convention of transformers' Llama."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def _compact(wave: Wave) -> bool:
+    """Drop finished rows once they are many; False when none is left."""
+    running = int(wave.running.sum())
+    if running == 0:
+        return False
+    if running < COMPACT_BELOW * len(wave.rows):
+        wave.keep(wave.running.clone())
+    return True
+
+
+def _make_room(wave: Wave) -> None:
+    if wave.length < wave.keys[0].shape[2]:
+        return
+    wave.keys = [F.pad(k, (0, 0, 0, GROWTH)) for k in wave.keys]
+    wave.values = [F.pad(v, (0, 0, 0, GROWTH)) for v in wave.values]
+
+
+def _padding_mask(wave: Wave) -> torch.Tensor | None:
+    """(n, 1, 1, columns) to add to the scores: minus infinity on padding; None where no row has any."""
+    if not bool((wave.pads > 0).any()):
+        return None
+    hidden = torch.arange(wave.length + 1)[None] < wave.pads[:, None]
+    return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None, None]

@@ -1,0 +1,199 @@
+"""The one dial: `smoke`, `laptop`, `gpu` and `paper`, each a frozen table of every size and setting.
+
+`sources(name)` says where a value of the paper profile comes from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+
+from grlib.countdown_data import CountdownSettings
+from grlib.errors import GrlibError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the imitation curriculum: how many examples with how many numbers, and rows of a step."""
+
+    num_count: int
+    examples: int
+    batch_rows: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All settings of one scale. Budgets and lengths in tokens of the model's own tokenizer."""
+
+    name: str
+    task: CountdownSettings
+    # the model and its base (notebook 03)
+    pretrained: str = ""  # hub name or folder of a pretrained model; empty: built from scratch with the sizes below
+    hidden: int = 128
+    layers: int = 5
+    heads: int = 4
+    intermediate: int = 352
+    whole_numbers: int = 256  # numbers below this are single tokens
+    shipped_base: bool = True  # start from paper_results/base/<method> unless told to train it from scratch
+    stages: tuple[Stage, ...] = ()  # the imitation curriculum of SoS; BC gets the same problems
+    bc_batch_factor: int = 4  # BC rows are short: so many times the stage's rows make a step of as many tokens
+    base_optimizer: str = "muon"
+    base_schedule: str = "trapezoid"
+    base_warmup: float = 0.02
+    base_lr: float = 3e-3
+    base_epochs: int = 1
+    live_steps: int = 500  # steps of the full base run that notebook 03 trains live
+    sft_examples: int = 2000  # rows that notebook 02 writes for reading and reuse
+    # sampling
+    engine: str = "batched"
+    temperature: float = 1.0
+    budget: int = 768  # tokens of a whole response, end token included
+    slots: int = 128  # rows in flight at once in one worker
+    chunk: int = 256  # requests of one resumable piece of work
+    # self-training (notebooks 05, 06)
+    train_problems: int = 1000
+    valid_problems: int = 100
+    iterations: int = 3
+    guided_rounds: int = 3  # at most; a solution of n numbers has n-1 steps
+    lr: float = 1e-3
+    batch_rows: int = 16
+    rest_epochs: int = 3
+    guided_epochs: int = 2
+    # evaluation
+    test_problems: int = 50
+    samples: int = 32
+    iteration_samples: int = 4  # samples a problem for the accuracy after each iteration
+    hint_problems: int = 100
+    hint_samples: int = 4
+    rewrite_problems: int = 100
+
+    @property
+    def row_length(self) -> int:
+        """Longest training row: budget and prompt."""
+        return self.budget + 32
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Token budgets of the accuracy curves: eight equal steps, as 0..4096 by 512 in the paper."""
+        return tuple(round(self.budget * i / 8) for i in range(9))
+
+
+SMALL_TASK = CountdownSettings(max_number=30, dfs_widths=(1, 2, 3), bfs_beams=(1, 2))
+PAPER_TASK = CountdownSettings()
+BASE_STAGES = (Stage(3, 28_000, 16), Stage(4, 38_000, 6))
+
+LAPTOP = Profile(name="laptop", task=SMALL_TASK, stages=BASE_STAGES)
+SMOKE = replace(
+    LAPTOP,
+    name="smoke",
+    stages=(Stage(3, 160, 16), Stage(4, 60, 6)),  # for the live part alone: smoke starts from the shipped base
+    live_steps=8,
+    sft_examples=200,
+    slots=32,
+    chunk=32,
+    train_problems=48,
+    valid_problems=8,
+    iterations=2,
+    test_problems=6,
+    samples=4,
+    iteration_samples=2,
+    hint_problems=6,
+    hint_samples=2,
+    rewrite_problems=12,
+)
+# Sizes of the recorded one-GPU experiments to come: the paper's task with a model trained from scratch.
+GPU = Profile(
+    name="gpu",
+    task=PAPER_TASK,
+    hidden=384,
+    layers=6,
+    heads=6,
+    intermediate=1024,
+    whole_numbers=1000,
+    shipped_base=False,
+    stages=(Stage(3, 100_000, 128), Stage(4, 200_000, 64)),
+    budget=2048,
+    slots=1024,
+    chunk=4096,
+    sft_examples=200_000,
+    live_steps=0,
+    train_problems=50_000,
+    valid_problems=1000,
+    test_problems=2000,
+    lr=3e-4,
+    batch_rows=256,
+    hint_problems=10_000,
+    hint_samples=1,
+    rewrite_problems=2000,
+)
+PAPER = Profile(
+    name="paper",
+    task=PAPER_TASK,
+    pretrained="meta-llama/Llama-3.2-1B-Instruct",
+    shipped_base=False,
+    stages=(Stage(4, 500_000, 256),),
+    bc_batch_factor=1,
+    base_optimizer="adamw",
+    base_schedule="cosine",
+    base_warmup=0.1,
+    base_lr=1e-5,
+    base_epochs=2,
+    engine="vllm",
+    budget=4096,
+    slots=1024,
+    chunk=10_000,
+    sft_examples=500_000,
+    live_steps=0,
+    train_problems=200_000,
+    valid_problems=1000,
+    test_problems=10_000,
+    lr=1e-5,
+    batch_rows=256,
+    hint_problems=10_000,
+    hint_samples=1,
+    rewrite_problems=10_000,
+)
+PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, GPU, PAPER)}
+
+# Where the values of the paper profile come from (text of the paper, or the authors' released scripts).
+SOURCES = {
+    "task": "paper section 4.1 and the Stream of Search data: 4 numbers of 1..99, targets 10..100, 10 % held out",
+    "pretrained": "paper section 4.1: Llama-3.2-1B-Instruct",
+    "stages": "paper section 4.1: 500k problems, no curriculum; batch 256",
+    "bc_batch_factor": "paper appendix: batch 256 for all fine-tuning",
+    "base_optimizer": "paper appendix: AdamW, betas 0.9 / 0.95, weight decay 0.01, clip 1.0",
+    "base_schedule": "paper appendix: cosine",
+    "base_warmup": "paper appendix: 10 % warm-up",
+    "base_lr": "paper appendix: 1e-5",
+    "base_epochs": "paper appendix: 2 epochs",
+    "temperature": "paper section 4.1: 1.0",
+    "budget": "paper section 4.1: 4,096 response tokens",
+    "train_problems": "paper section 4.1: 200k",
+    "valid_problems": "paper section 4.1: 1k",
+    "iterations": "paper section 4.1: 3",
+    "guided_rounds": "paper section 3: at most as many rounds as the solution has steps",
+    "lr": "paper appendix: 1e-5",
+    "batch_rows": "paper appendix: 256",
+    "rest_epochs": "released script of ReST: 3; the paper's text gives none",
+    "guided_epochs": "released script of Guided-ReST: 2; the paper's text gives none",
+    "test_problems": "paper section 4.1: 10k with seen and 10k with unseen targets",
+    "samples": "Table 2: 32",
+    "hint_problems": "Table 1: 10k training problems",
+}
+
+
+def get(name: str) -> Profile:
+    """The profile called `name`."""
+    if name not in PROFILES:
+        near = difflib.get_close_matches(str(name), PROFILES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise GrlibError(f"profile {name!r} does not exist{hint}; choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def sources(name: str) -> dict[str, str]:
+    """Setting -> where its value comes from; only the paper profile has sources, the others are our choice."""
+    if get(name).name != "paper":
+        return {}
+    fields = Profile.__dataclass_fields__
+    return {field: SOURCES.get(field, "not stated in the paper: our choice") for field in fields if field != "name"}

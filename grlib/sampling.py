@@ -1,0 +1,254 @@
+"""One interface to sample from a model: requests in, responses out, in resumable chunks on all cores.
+
+An engine turns a chunk of requests into responses; the content of a chunk depends on its requests, the model,
+the temperature, the seed and the chunk's number alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+import pandas as pd
+
+from grlib.artefacts import MissingArtefact, chunked, digest, problem_with, worker_pool
+from grlib.errors import GrlibError
+from grlib.sources import code_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class Request(NamedTuple):
+    """A prompt, the part of the response that already stands (a hint, a rewritten trace), and the budget of
+    the whole response in tokens, that part and the end token included."""
+
+    prompt: str
+    prefix: str
+    budget: int
+
+
+class Sampled(NamedTuple):
+    """A response: its text (prefix included), its tokens (prefix and end token included), whether it ended by itself
+    (otherwise it ran into the budget), and how many of the tokens are new (0: the prefix filled the budget).
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+    new: int
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample, whatever is sampled."""
+
+    engine: str = "batched"
+    temperature: float = 1.0
+    slots: int = 128  # rows in flight at once in one worker
+    chunk: int = 256  # requests of one piece of work
+    workers: int = 0  # processes; 0: one a core
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise GrlibError(f"engine {self.engine!r} is not available; choose one of {', '.join(ENGINES)}")
+        if self.temperature < 0 or self.slots < 1 or self.chunk < 1 or self.workers < 0:
+            raise GrlibError(f"{self}: temperature and workers must be 0 or more, slots and chunk 1 or more")
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def sample(
+    model_folder: Path | str,
+    requests: Sequence[Request],
+    settings: SamplingSettings,
+    *,
+    seed: int | str,
+    folder: Path,
+    progress: Callable[[str], None] | None = None,
+    label: str = "sampling",
+) -> list[Sampled]:
+    """Answer all requests with the model saved in `model_folder`, in order. Done chunks are kept in `folder`.
+
+    A killed call goes on where it was when it is made again with the same arguments.
+    """
+    if not requests:
+        return []
+    if fault := problem_with(Path(model_folder)):
+        raise MissingArtefact(f"model {model_folder}: {fault}; delete the folder and make it again")
+    parts = [list(requests[i : i + settings.chunk]) for i in range(0, len(requests), settings.chunk)]
+    key = {
+        "model": digest(Path(model_folder)),
+        "requests": hashlib.sha256(repr(list(requests)).encode()).hexdigest(),
+        "seed": str(seed),
+        "sampling": {"engine": settings.engine, "temperature": settings.temperature, "slots": settings.slots},
+        "chunk": settings.chunk,
+        "code": code_digest("grlib.sampling"),
+    }
+    workers = settings.workers or cores()
+
+    def arguments(number: int) -> tuple[str, list[Request], SamplingSettings, int]:
+        return str(model_folder), parts[number], settings, crc32(f"{seed}/{number}".encode())
+
+    def here(number: int) -> pd.DataFrame:
+        return sample_alone(*arguments(number))
+
+    def submit(number: int) -> Future[pd.DataFrame]:
+        return _pool(workers).submit(sample_chunk, *arguments(number))
+
+    try:
+        elsewhere = submit if len(parts) > 1 and workers > 1 else None  # starting workers for one chunk costs more
+        frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
+    except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
+        _pool.cache_clear()
+        raise
+    columns = [frame[name].tolist() for name in Sampled._fields]
+    return [Sampled(*row) for row in zip(*columns, strict=True)]
+
+
+@lru_cache(maxsize=1)
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Worker processes, started once: they keep torch, and the last model, loaded."""
+    return worker_pool(workers, _one_thread)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # one process a core: threads of several processes would fight over the cores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook ends its workers itself
+
+
+def sample_alone(
+    model_folder: str, requests: list[Request], settings: SamplingSettings, seed: int
+) -> pd.DataFrame:
+    """`sample_chunk` in this process, on one thread as in a worker: the same rows come out."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return sample_chunk(model_folder, requests, settings, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def sample_chunk(
+    model_folder: str, requests: list[Request], settings: SamplingSettings, seed: int
+) -> pd.DataFrame:
+    """Answer one chunk in this process: columns as in `Sampled`."""
+    model, tokenizer = _loaded(model_folder, digest(Path(model_folder)))
+    return pd.DataFrame(answer(model, tokenizer, requests, settings, seed), columns=list(Sampled._fields))
+
+
+@lru_cache(maxsize=1)
+def _loaded(model_folder: str, content: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model and tokenizer of a folder; `content` makes a changed folder load anew."""
+    from grlib.model import load_both
+
+    return load_both(model_folder)
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    requests: Sequence[Request],
+    settings: SamplingSettings,
+    seed: int,
+) -> list[Sampled]:
+    """Answer requests with a model at hand, in this process."""
+    from grlib.tokenizer import encode
+
+    prompts = encode(tokenizer, [request.prompt for request in requests])
+    prefixes = encode(tokenizer, [request.prefix for request in requests])
+    left = [max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)]
+    full = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
+    check_room(full, left, model.config.max_position_embeddings)
+    new = ENGINES[settings.engine](model, tokenizer, full, left, settings, seed)
+    found = []
+    for request, prefix, tokens in zip(requests, prefixes, new, strict=True):
+        ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
+        text = tokenizer.decode(tokens[:-1] if ended else tokens, clean_up_tokenization_spaces=False)
+        found.append(Sampled(request.prefix + text, len(prefix) + len(tokens), ended, len(tokens)))
+    return found
+
+
+def check_room(prompts: Sequence[Sequence[int]], budgets: Sequence[int], positions: int) -> None:
+    """Raise GrlibError where a prompt and its budget of new tokens do not fit a model of `positions`."""
+    for prompt, budget in zip(prompts, budgets, strict=True):
+        if budget > 0 and not 0 < len(prompt) <= positions - budget:
+            raise GrlibError(
+                f"a prompt of {len(prompt)} tokens with a budget of {budget} more does not fit: the model "
+                f"takes 1 to {positions} in all; shorten the prompt or lower the budget"
+            )
+
+
+def _batched(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    settings: SamplingSettings,
+    seed: int,
+) -> list[list[int]]:
+    from grlib.decoding import Decoder
+
+    return Decoder(model).generate(
+        prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
+    )
+
+
+def _transformers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[list[int]],
+    budgets: Sequence[int],
+    settings: SamplingSettings,
+    seed: int,
+) -> list[list[int]]:
+    """`generate` of transformers, `slots` rows at a time: slower, any architecture, the tests' reference."""
+    import torch
+
+    torch.manual_seed(seed)
+    choice = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
+    if settings.temperature == 0:
+        choice = {"do_sample": False}
+    found: list[list[int]] = [[] for _ in prompts]
+    order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
+    for first in range(0, len(order), settings.slots):
+        rows = order[first : first + settings.slots]
+        width = max(len(prompts[i]) for i in rows)
+        pads = [width - len(prompts[i]) for i in rows]
+        ids = torch.tensor(
+            [[tokenizer.pad_token_id] * pad + prompts[i] for i, pad in zip(rows, pads, strict=True)]
+        )
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
+        most = max(budgets[i] for i in rows)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=most,
+            pad_token_id=tokenizer.pad_token_id,
+            **choice,
+        )
+        for i, tokens in zip(rows, output[:, width:].tolist(), strict=True):
+            end = (
+                tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
+            )
+            found[i] = tokens[: min(end, budgets[i])]
+    return found
+
+
+ENGINES: dict[str, Callable[..., list[list[int]]]] = {"batched": _batched, "transformers": _transformers}

@@ -1,0 +1,233 @@
+"""The symbolic searchers whose traces the model imitates, written in the trace language of Stream of Search.
+
+Depth-first and breadth-first search print every operation they try; `straight_path` prints a solution without any
+search (BC and hints). With equal arguments the output equals the reference generator's, byte by byte.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import inf, isqrt, lcm
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from grlib.countdown import Problem, apply_operation, check_solution, index_pairs, pair_results
+from grlib.errors import GrlibError
+from grlib.traces import exploring_line, generated_line, goal_line, miss_line, moving_line, state_line
+
+HEURISTICS = ("sum", "mult")
+NO_SOLUTION = "No solution found."  # the last words of a breadth-first search whose heap ran empty
+_score = itemgetter(0)
+
+# A child before it is printed: its heuristic, its move as in `pair_results`, the places of the numbers it does not use.
+Child = tuple[int, tuple[str, int, int, int], tuple[int, ...]]
+
+
+class _DistanceTable(dict):
+    """number -> distance, filled on first use: one table serves all traces of a target."""
+
+    def __init__(self, distance: Callable[[int], int]) -> None:
+        self.distance = distance
+
+    def __missing__(self, number: int) -> int:
+        if len(self) > 1 << 16:
+            self.clear()
+        self[number] = value = self.distance(number)
+        return value
+
+
+@lru_cache(maxsize=256)
+def _distances(heuristic: str, target: int) -> _DistanceTable:
+    """How far one number is from where it should be: from the target, or from the nearest divisor of the target."""
+    if heuristic not in HEURISTICS:
+        raise GrlibError(f"heuristic is {heuristic!r}: it must be one of {', '.join(HEURISTICS)}")
+    if heuristic == "sum":
+        return _DistanceTable(lambda number: abs(number - target))
+    divisors = _divisors(target)
+
+    def nearest(number: int) -> int:
+        right = bisect_left(divisors, number)
+        return min(abs(number - divisor) for divisor in divisors[max(right - 1, 0) : right + 1])
+
+    return _DistanceTable(nearest)
+
+
+def _divisors(target: int) -> list[int]:
+    """Divisors of the target among 2..target; targets 0 and 1 have none, their distance is to the target itself."""
+    if target > 10**12:
+        raise GrlibError(f"target is {target}: the 'mult' heuristic factors it, at most 10**12; use heuristic 'sum'")
+    small = [d for d in range(1, isqrt(target) + 1) if target % d == 0]
+    return sorted({*small, *(target // d for d in small)} - {1}) or [target]
+
+
+def _children(nums: tuple[int, ...], distance: _DistanceTable, units: Sequence[int], limit: float) -> list[Child]:
+    """The children with a heuristic up to `limit`, best first, ties in move order.
+
+    Heuristics are integers in units of 1/lcm(1..N): exact for numbers of any size. A move changes two distances and
+    adds one, so each child costs one look-up.
+    """
+    total = sum([distance[n] for n in nums])
+    unit = units[len(nums) - 1]
+    children: list[Child] = []
+    for i, j, others in index_pairs(len(nums)):
+        a, b = nums[i], nums[j]
+        kept = total - distance[a] - distance[b]
+        for move in pair_results(a, b):
+            score = (kept + distance[move[3]]) * unit
+            if score <= limit:
+                children.append((score, move, others))
+    children.sort(key=_score)
+    return children
+
+
+def _units(heuristic: str, count: int) -> list[int]:
+    """Weight of a summed distance at each state size: a mean for 'sum' (scaled to integers), the plain sum for 'mult'."""
+    scale = lcm(*range(1, count + 1))
+    return [0] + [scale // size if heuristic == "sum" else scale for size in range(1, count + 1)]
+
+
+# The lines of the trace language with gaps. Most lines share their numbers or operations with the lines before, and
+# formatting those again and again would take most of the time.
+_GAP: Any = "%s"
+_STATE = state_line(_GAP, (), ()).replace("[]", "[%s]")
+_EXPLORING = exploring_line(_GAP, ()).replace("[]", "[%s]")
+_GENERATED = generated_line(_GAP, _GAP, (), _GAP).replace("[]", "[%s]")
+
+
+@lru_cache(maxsize=64)
+def _numbers(count: int) -> str:
+    """A template for so many numbers."""
+    return ", ".join(["%d"] * count)
+
+
+def _after(done: str, operation: str) -> str:
+    """The text of the operations so far with one more."""
+    return f"{done}, '{operation}'" if done else f"'{operation}'"
+
+
+def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = None) -> str:
+    """The trace of a depth-first search: children with a heuristic above the target are pruned, the best come first.
+
+    `width` keeps only that many children of a node (the reference has no such cap: None). A search that fails just ends.
+    """
+    if width is not None and (type(width) is not int or width < 1):
+        raise GrlibError(f"width is {width!r}: it must be a positive integer, or None for no cap")
+    target, distance = problem.target, _distances(heuristic, problem.target)
+    units = _units(heuristic, len(problem.nums))
+    threshold = target * lcm(*range(1, len(problem.nums) + 1))
+    lines: list[str] = []
+    write = lines.append
+
+    def visit(nums: tuple[int, ...], text: str, done: str, name: str) -> bool:
+        here = moving_line(name) + _STATE % (target, text, done)
+        write(here)
+        for k, (_, (sign, left, right, result), others) in enumerate(
+            _children(nums, distance, units, threshold)[:width]
+        ):
+            if k:
+                write(here)
+            operation = f"{left}{sign}{right}={result}"
+            if not others:
+                write(_EXPLORING % (operation, result))
+                if result == target:
+                    write(goal_line(target, target))
+                    return True
+                write(miss_line(result, target))
+                continue
+            child = (*[nums[o] for o in others], result)
+            numbers = _numbers(len(child)) % child
+            child_name = f"{name},{k}"
+            write(_EXPLORING % (operation, numbers))
+            write(_GENERATED % (child_name, target, numbers, operation))
+            if visit(child, numbers, _after(done, operation), child_name):
+                return True
+        return False
+
+    visit(problem.nums, _numbers(len(problem.nums)) % problem.nums, "", "0")
+    return "".join(lines)[len(moving_line("0")) :]
+
+
+class _HeapNode:
+    """A node of the breadth-first heap: compared by heuristic alone, as in the reference, ties left to the heap."""
+
+    __slots__ = ("done", "name", "nums", "score", "text")
+
+    def __init__(self, score: int, nums: tuple[int, ...], text: str, done: str, name: str) -> None:
+        self.score, self.nums, self.text, self.done, self.name = score, nums, text, done, name
+
+    def __lt__(self, other: _HeapNode) -> bool:
+        return self.score < other.score
+
+
+def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Random) -> str:
+    """The trace of a best-first search that expands `beam` nodes a round and keeps `beam` children of each.
+
+    `rng` shuffles the kept children of every expanded node; nothing else consumes randomness.
+    """
+    if type(beam) is not int or beam < 1:
+        raise GrlibError(f"beam is {beam!r}: it must be a positive integer")
+    target, distance = problem.target, _distances(heuristic, problem.target)
+    units = _units(heuristic, len(problem.nums))
+    lines: list[str] = []
+    write = lines.append
+    heap = [_HeapNode(0, problem.nums, _numbers(len(problem.nums)) % problem.nums, "", "0")]
+    while heap:
+        expanded = [heapq.heappop(heap) for _ in range(min(beam, len(heap)))]
+        for position, node in enumerate(expanded):
+            if position:
+                write(moving_line(node.name))
+            write(_STATE % (target, node.text, node.done))
+            kept = _children(node.nums, distance, units, inf)[:beam]
+            rng.shuffle(kept)
+            made: list[_HeapNode] = []
+            for generated, (score, (sign, left, right, result), others) in enumerate(kept):
+                operation = f"{left}{sign}{right}={result}"
+                child = (*[node.nums[o] for o in others], result)
+                numbers = _numbers(len(child)) % child
+                name = f"{node.name},{generated if others else 0}"  # only named children count, and leaves have no name
+                made.append(_HeapNode(score, child, numbers, _after(node.done, operation), name))
+                write(_EXPLORING % (operation, numbers))
+                if others:
+                    write(_GENERATED % (name, target, numbers, operation))
+                elif result == target:
+                    write(goal_line(target, target))
+                    return "".join(lines)
+                else:
+                    write(miss_line(result, target))
+            made.sort(key=attrgetter("score"))
+            for new in made:
+                heapq.heappush(heap, new)
+        if heap:
+            write(moving_line(heap[0].name))
+    write(NO_SOLUTION)
+    return "".join(lines)
+
+
+def straight_path(problem: Problem, solution: Sequence[str], steps: int | None = None) -> str:
+    """The first `steps` operations of a solution (all: None) as a trace without search, in the trace language itself.
+
+    With steps short of the whole it ends in a state line, so that a model can go on from it: a hint (section 3.2).
+    """
+    check_solution(problem, solution)
+    count = len(solution)
+    if steps is None:
+        steps = count
+    if type(steps) is not int or not 0 <= steps <= count:
+        raise GrlibError(f"steps is {steps!r}: it must be an integer from 0 to {count}, the length of the solution")
+    nums, name = problem.nums, "0"
+    lines = [state_line(problem.target, nums, ())]
+    for t, operation in enumerate(solution[:steps]):
+        left = apply_operation(nums, operation)
+        assert left is not None  # check_solution saw to it
+        nums, name = left, f"{name},0"
+        lines.append(exploring_line(operation, nums))
+        if len(nums) == 1:
+            lines.append(goal_line(nums[0], problem.target))
+        else:
+            lines.append(generated_line(name, problem.target, nums, operation) + moving_line(name))
+            lines.append(state_line(problem.target, nums, solution[: t + 1]))
+    return "".join(lines)

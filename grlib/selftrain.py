@@ -1,0 +1,254 @@
+"""The self-training loop: ReST and Guided-ReST on any task (paper section 3, Algorithm 1).
+
+A task knows its problems: how to attempt them, how to grade an attempt, and where a failed attempt should be
+taken up again. The loop knows none of that. ReST is Guided-ReST without guided rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+
+from grlib.artefacts import digest
+from grlib.errors import GrlibError
+from grlib.sampling import Request, Sampled, SamplingSettings, sample
+
+if TYPE_CHECKING:
+    from grlib.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a problem: the full response, its length in tokens, and the verdict on it."""
+
+    prompt: str
+    response: str
+    tokens: int
+    ended: bool  # False: it ran into the budget
+    correct: bool
+    reason: str
+
+
+class Policy(Protocol):
+    """A model to sample from, as the task sees it: one response for each request, in order."""
+
+    def __call__(self, requests: Sequence[Request]) -> list[Sampled]: ...
+
+
+class Task(Protocol):
+    """What a problem domain must offer to be self-trained on. `Item` and `Start` are the task's own types."""
+
+    rounds: int  # guided rounds that make sense at most
+
+    def attempt(
+        self, policy: Policy, items: Sequence[Any], starts: Sequence[Any | None]
+    ) -> list[Attempt | None]:
+        """Attempt each item once, from scratch (start None) or from a start that `guide` made.
+
+        None where a start leaves the model no room to go on: the attempt before it then stands.
+        """
+
+    def guide(self, item: Any, attempt: Attempt, number: int, rng: Random) -> Any | None:
+        """Where to take up a failed attempt in guided round `number` (1, 2, ...); None: leave it as it is."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The newest attempt at every item, and the round in which it became correct (0: unguided, -1: never)."""
+
+    attempts: list[Attempt]
+    solved_in: list[int]
+
+    def kept(self) -> list[Attempt]:
+        """What becomes training data: the correct attempts."""
+        return [attempt for attempt in self.attempts if attempt.correct]
+
+
+def gather(
+    task: Task, items: Sequence[Any], policy_of_round: Callable[[int], Policy], rounds: int, seed: int | str
+) -> Gathered:
+    """Sample one attempt an item, then guide the failed ones for at most `rounds` rounds (0: ReST).
+
+    Each round works on the newest attempt, whether or not the last round failed again.
+    """
+    attempts = [
+        attempt for attempt in task.attempt(policy_of_round(0), items, [None] * len(items)) if attempt
+    ]
+    if len(attempts) != len(items):
+        raise GrlibError(
+            f"{len(items) - len(attempts)} of {len(items)} items leave no room for an attempt; "
+            "raise the budget"
+        )
+    solved_in = [0 if attempt.correct else -1 for attempt in attempts]
+    for number in range(1, min(rounds, task.rounds) + 1):
+        starts: dict[int, Any] = {}
+        for i, attempt in enumerate(attempts):
+            if not attempt.correct:
+                start = task.guide(items[i], attempt, number, Random(f"guide/{seed}/{number}/{i}"))
+                if start is not None:
+                    starts[i] = start
+        if not starts:
+            break
+        chosen = [items[i] for i in starts]
+        renewed = task.attempt(policy_of_round(number), chosen, list(starts.values()))
+        for i, new in zip(starts, renewed, strict=True):
+            if new is not None:
+                attempts[i] = new
+                solved_in[i] = number if new.correct else -1
+    return Gathered(attempts, solved_in)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """One method's loop: `rounds` = 0 is ReST."""
+
+    rounds: int
+    iterations: int
+    training: TrainSettings
+    sampling: SamplingSettings
+    row_length: int
+
+
+def sampled_policy(
+    model: Path,
+    settings: SamplingSettings,
+    seed: int | str,
+    folder: Path,
+    label: str,
+    progress: Callable[[str], None],
+) -> Policy:
+    """A policy that samples from the model in a folder, in resumable chunks kept in `folder`."""
+
+    def policy(requests: Sequence[Request]) -> list[Sampled]:
+        return sample(model, requests, settings, seed=seed, folder=folder, progress=progress, label=label)
+
+    return policy
+
+
+def self_train(
+    task: Task,
+    items: Sequence[Any],
+    base: Path,
+    settings: LoopSettings,
+    *,
+    method: str,
+    seed: int,
+    models: Path,
+    work: Path,
+    progress: Callable[[str], None],
+) -> pd.DataFrame:
+    """Run all iterations and return one row an item and iteration: how it was solved and what it cost.
+
+    Every iteration samples with the newest model and fine-tunes *the base* on what it kept. Models are
+    written to `models`/iteration_<n>; `work` holds sampled chunks and checkpoints, so a killed call goes on
+    when made again.
+    """
+    records = []
+    for iteration in range(1, settings.iterations + 1):
+        newest = base if iteration == 1 else models / f"iteration_{iteration - 1}"
+        gathered = gather_iteration(
+            task,
+            items,
+            newest,
+            settings,
+            method=method,
+            iteration=iteration,
+            seed=seed,
+            work=work,
+            progress=progress,
+        )
+        fine_tune(
+            gathered.kept(),
+            base,
+            settings,
+            seed=f"{seed}/{iteration}",
+            out=models / f"iteration_{iteration}",
+            work=work / f"training_{iteration}",
+            label=f"{method} {iteration}",
+            progress=progress,
+        )
+        records.append(_record(gathered, method, iteration))
+    return pd.concat(records, ignore_index=True)
+
+
+def gather_iteration(
+    task: Task,
+    items: Sequence[Any],
+    model: Path,
+    settings: LoopSettings,
+    *,
+    method: str,
+    iteration: int,
+    seed: int,
+    work: Path,
+    progress: Callable[[str], None],
+) -> Gathered:
+    """The sampling half of one iteration. Round 0 of iteration 1 is the same for every method."""
+    name = f"{seed}/first" if iteration == 1 else f"{seed}/{method}/{iteration}"
+
+    def policy_of_round(number: int) -> Policy:
+        label = f"{method} {iteration}, round {number}"
+        shared = iteration == 1 and number == 0  # the base's own first samples serve every method
+        folder = (work.parent / "shared" if shared else work) / f"sampled_{iteration}_{number}"
+        return sampled_policy(model, settings.sampling, f"{name}/{number}", folder, label, progress)
+
+    return gather(task, items, policy_of_round, settings.rounds, f"{seed}/{method}/{iteration}")
+
+
+def fine_tune(
+    kept: Sequence[Attempt],
+    base: Path,
+    settings: LoopSettings,
+    *,
+    seed: int | str,
+    out: Path,
+    work: Path,
+    label: str,
+    progress: Callable[[str], None],
+    steps: int = 0,
+) -> pd.DataFrame:
+    """Fine-tune the base on kept attempts, save it in `out` with its curve; `steps` overrides the epochs.
+
+    Where nothing was kept there is nothing to learn: the model stays the base.
+    """
+    from grlib.model import load_both, save_model
+    from grlib.training import make_rows, train
+
+    model, tokenizer = load_both(base)
+    prompts, responses = [a.prompt for a in kept], [a.response for a in kept]
+    rows = make_rows(tokenizer, prompts, responses, settings.row_length, [a.ended for a in kept])
+    training = replace(settings.training, steps=steps) if steps else settings.training
+    batches = None if rows else []
+    if not rows:
+        progress(f"{label}: no attempt was correct, so the model stays the base")
+    curve = train(
+        model,
+        rows,
+        training,
+        seed=seed,
+        start=digest(base),
+        folder=work,
+        batches=batches,
+        progress=progress,
+        label=label,
+    )
+    save_model(model, tokenizer, out, curve)
+    return curve
+
+
+def _record(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "method": method,
+            "iteration": iteration,
+            "index": range(len(gathered.attempts)),
+            "round_solved": gathered.solved_in,
+            "tokens": [attempt.tokens for attempt in gathered.attempts],
+            "truncated": [not attempt.ended for attempt in gathered.attempts],
+        }
+    )

@@ -1,0 +1,86 @@
+"""Digests of source code that ignore comments, docstrings and layout."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from grlib.errors import GrlibError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def code_digest(*modules: str) -> str:
+    """One digest (hex) for the named modules (as "grlib.search") and all grlib modules that they reach."""
+    lines = [f"{name} {digest}\n" for name, digest in sorted(reached(modules).items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def reached(modules: Iterable[str]) -> dict[str, str]:
+    """The digest of each named grlib module and of all grlib modules imported from there, however deep.
+
+    Imports inside functions count too, so a module that is loaded late still makes its users stale.
+    An unknown name raises GrlibError.
+    """
+    found: dict[str, str] = {}
+    todo = [PACKAGE.name, *modules]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        path = module_file(name)
+        if path is None:
+            raise GrlibError(f"module {name!r}: must be one of {PACKAGE.name}/*.py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        todo.extend(imported_modules(tree, name if path.name == "__init__.py" else name.rpartition(".")[0]))
+        found[name] = tree_digest(tree)
+    return found
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a grlib module, None when there is no such module."""
+    head, *rest = name.split(".")
+    if head != PACKAGE.name:
+        return None
+    base = PACKAGE.joinpath(*rest)
+    candidates = (base.with_name(base.name + ".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def imported_modules(tree: ast.AST, package: str = "") -> Iterator[str]:
+    """Names of the grlib modules that a syntax tree imports; `package` resolves relative imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if module_file(name) is not None)
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+def tree_digest(tree: ast.AST) -> str:
+    """Digest of a syntax tree without positions and docstrings (the tree is changed in place)."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_text(body[0]):
+            del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

@@ -1,0 +1,140 @@
+"""A fast tokenizer for the trace language: stock phrases and numbers are single tokens, the rest is bytes.
+
+The same folder loads in transformers and in vLLM. Every text survives encode -> decode unchanged: a piece
+that is not in the vocabulary falls back to digits and bytes, so a trace with huge numbers is merely longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grlib.countdown import Problem
+from grlib.errors import GrlibError, one_line
+from grlib.search import NO_SOLUTION
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+WHOLE_NUMBERS = (
+    256  # 0..255 are one token each; larger numbers, 1 % of those in a trace, are spelt digit by digit
+)
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+PHRASES = (
+    "Target: ",
+    ", Numbers: [",
+    "Current State: ",
+    ":[",
+    "], Operations: []\n",
+    "], Operations: ['",
+    "', '",
+    "']\n",
+    "Exploring Operation: ",
+    ", Resulting Numbers: [",
+    "]\n",
+    "Generated Node #",
+    ": ",
+    "] Operation: ",
+    "\n",
+    "Moving to Node #",
+    " unequal: No Solution\n",
+    " equal: Goal Reached\n",
+    " equal: Goal Reached",  # a rewritten trace ends without the newline, as in the authors' release
+    NO_SOLUTION,
+    ", ",
+    ",",
+    "+",
+    "-",
+    "*",
+    "/",
+    "=",
+)
+# One user turn and one assistant turn; without the latter the text ends where the model must begin.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}" + BOS + "{{ message['content'] }}\n"
+    "{% else %}{{ message['content'] }}"
+    "{% if not (loop.last and continue_final_message | default(false)) %}" + EOS + "{% endif %}"
+    "{% endif %}{% endfor %}"
+)
+
+
+def question(problem: Problem) -> str:
+    """The user turn that poses a problem."""
+    return f"Target: {problem.target}, Numbers: {list(problem.nums)}"
+
+
+def prompt_text(problem: Problem) -> str:
+    """The whole prompt of a from-scratch model: what the chat template makes of one user turn."""
+    return f"{BOS}{question(problem)}\n"
+
+
+def build_tokenizer(whole_numbers: int = WHOLE_NUMBERS) -> PreTrainedTokenizerFast:
+    """A new tokenizer; its vocabulary is fixed by this module and `whole_numbers`: two builds are equal."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [
+        PAD,
+        BOS,
+        EOS,
+        *map(str, range(whole_numbers)),
+        *PHRASES,
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+    ]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={piece: index for index, piece in enumerate(pieces)},
+            merges=[],
+            ignore_merges=True,
+            byte_fallback=True,
+            fuse_unk=False,
+        )
+    )
+    longest_first = "|".join(re.escape(phrase) for phrase in sorted(PHRASES, key=len, reverse=True))
+    numbers = "|".join(map(str, reversed(range(whole_numbers))))
+    pattern = rf"{longest_first}|(?<![0-9])(?:{numbers})(?![0-9])|[0-9]"
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (PAD, BOS, EOS)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in a model folder."""
+    from transformers import AutoTokenizer
+
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise GrlibError(f"no tokenizer in {folder}: tokenizer.json is missing; make the model folder again")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers raises many kinds for a damaged folder
+        raise GrlibError(
+            f"the tokenizer in {folder} cannot be read ({one_line(error)}); make the model folder again"
+        ) from error
+
+
+def vocabulary_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A name (hex) for the vocabulary: a model is of use only with the one that it was trained with."""
+    entries = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, special tokens only where the text spells them out."""
+    if not len(texts):
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]

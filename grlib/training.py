@@ -1,0 +1,353 @@
+"""Supervised fine-tuning: masked next-token loss over rows of similar length in padded micro-batches.
+
+Every step is fixed by the rows, the settings and the seed alone, and a checkpoint holds all state, so a run
+that is killed goes on from its last checkpoint to the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from grlib.errors import GrlibError
+from grlib.model import output_matrix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the next micro-batch
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What fixes a training run besides its rows. Schedules: the paper's section 4 and appendix."""
+
+    lr: float
+    batch_rows: int
+    epochs: int = 1
+    steps: int = 0  # stop after so many steps, repeating epochs as needed; 0: as many as `epochs` gives
+    optimizer: str = "adamw"  # or "muon": torch.optim.Muon on the block matrices, AdamW on the rest
+    schedule: str = "cosine"  # or "trapezoid": constant, then linear to zero over the last fifth
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    micro_tokens: int = 4096  # padded tokens of one forward pass: bounds memory
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon") or self.schedule not in ("cosine", "trapezoid"):
+            raise GrlibError(
+                f"optimizer {self.optimizer!r}, schedule {self.schedule!r}: use adamw or muon, "
+                "cosine or trapezoid"
+            )
+        if self.lr <= 0 or self.batch_rows < 1 or (self.epochs < 1 and self.steps < 1):
+            raise GrlibError(
+                f"lr {self.lr}, batch_rows {self.batch_rows}, epochs {self.epochs}: all must be positive"
+            )
+
+
+class Row(NamedTuple):
+    """One training example: token ids of prompt and response, and where the response (the loss) starts."""
+
+    ids: np.ndarray  # int32, (tokens,)
+    start: int
+
+
+def make_rows(
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    max_length: int,
+    ended: Sequence[bool] | None = None,
+) -> list[Row]:
+    """Rows of prompt + response + end token, longer ones cut on the right; `max_length` in tokens.
+
+    A response that did not end by itself (`ended` False: it ran into the budget) gets no end token.
+    """
+    from grlib.tokenizer import encode
+
+    rows = []
+    for i, (prompt, response) in enumerate(
+        zip(encode(tokenizer, prompts), encode(tokenizer, responses), strict=True)
+    ):
+        if len(prompt) >= max_length:
+            raise GrlibError(
+                f"row {i}: its prompt of {len(prompt)} tokens leaves no room for a response in {max_length}; "
+                "raise max_length or leave the row out"
+            )
+        end = [tokenizer.eos_token_id] if ended is None or ended[i] else []
+        ids = [*prompt, *response, *end][:max_length]
+        rows.append(Row(np.asarray(ids, dtype=np.int32), len(prompt)))
+    return rows
+
+
+def plan_batches(count: int, settings: TrainSettings, seed: int | str) -> list[list[int]]:
+    """The row numbers of every step: each epoch is a new shuffle, its last batch may be small."""
+    if count < 1:
+        raise GrlibError(
+            "no training rows: the step before kept nothing; look at its yield or sample more problems"
+        )
+    size = settings.batch_rows
+    batches: list[list[int]] = []
+    epoch = 0
+    while (len(batches) < settings.steps) if settings.steps else (epoch < settings.epochs):
+        order = list(range(count))
+        random.Random(f"batches/{seed}/{epoch}").shuffle(order)
+        batches += [order[i : i + size] for i in range(0, count, size)]
+        epoch += 1
+    return batches[: settings.steps or None]
+
+
+def micro_batches(rows: Sequence[Row], micro_tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows of similar length: (ids, loss mask), both (rows, tokens), right-padded, mask on responses.
+
+    Attention is causal, so what stands right of a row cannot reach it: padding needs no attention mask.
+    """
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    while ordered:
+        longest = len(ordered[-1].ids)
+        group = ordered[-max(1, micro_tokens // longest) :]
+        group = [row for row in group if len(row.ids) >= PADDING_LIMIT * longest]
+        del ordered[-len(group) :]
+        ids = torch.zeros(len(group), longest, dtype=torch.long)
+        mask = torch.zeros(len(group), longest, dtype=torch.bool)
+        for i, row in enumerate(group):
+            ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
+            mask[i, row.start : len(row.ids)] = True
+        yield ids, mask
+
+
+def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood in nats of every masked token given what stands before it: (masked tokens,)."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    chosen = mask[:, 1:]
+    logits = hidden[:, :-1][chosen] @ output_matrix(model).T
+    return F.cross_entropy(logits, ids[:, 1:][chosen], reduction="none")
+
+
+@torch.no_grad()
+def score_rows(model: PreTrainedModel, rows: Sequence[Row], micro_tokens: int = 8192) -> np.ndarray:
+    """(rows, 2): summed negative log-likelihood in nats and count of response tokens of each row."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    result = np.zeros((len(rows), 2))
+    position = len(order)
+    for ids, mask in micro_batches(rows, micro_tokens):
+        group = order[position - len(ids) : position]
+        position -= len(ids)
+        per_token = torch.zeros(mask[:, 1:].shape)
+        per_token[mask[:, 1:]] = response_nll(model, ids, mask)
+        result[group, 0] = per_token.sum(1).double().numpy()
+        result[group, 1] = mask.sum(1).numpy()
+    return result
+
+
+def text_likelihood(
+    model_folder: Path,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    ended: Sequence[bool],
+    row_length: int,
+) -> np.ndarray:
+    """How likely a saved model finds given responses: (responses, 2), summed nats and count of tokens."""
+    from grlib.model import load_both
+
+    model, tokenizer = load_both(model_folder)
+    return score_rows(model, make_rows(tokenizer, list(prompts), list(responses), row_length, list(ended)))
+
+
+def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:
+    """Cross-entropy in nats per response token."""
+    totals = score_rows(model, rows).sum(0)
+    return float(totals[0] / totals[1])
+
+
+def _optimizers(model: PreTrainedModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms."""
+    decayed = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if settings.optimizer == "muon" and p.ndim == 2 and ".layers." in name]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in chosen]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, betas=settings.betas, **decayed)]
+    if matrices:
+        found.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **decayed))
+    return found
+
+
+def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
+    """The rate of step 0 .. steps-1: linear warm-up, then the schedule down to zero."""
+    warm = max(1, round(settings.warmup * steps))
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    left = (steps - step) / max(1, steps - warm)
+    if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 - math.cos(math.pi * left))
+    return settings.lr * min(1.0, (steps - step) / max(1, round(0.2 * steps)))
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    settings: TrainSettings,
+    *,
+    seed: int | str,
+    start: str = "",
+    folder: Path | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
+    valid: Sequence[Row] = (),
+    valid_every: int = 0,
+    stop_after: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+    label: str = "training",
+) -> pd.DataFrame:
+    """Train in place and return the curve: step, tokens seen, loss, validation loss (where measured).
+
+    `folder` keeps checkpoints: a second call with the same arguments goes on from the last one. `start` names
+    the weights that `model` begins with (a digest), where `seed` does not fix them. `batches` overrides the
+    plan (a curriculum); `stop_after` ends early with the schedule of the full run.
+    """
+    plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
+    key: dict[str, Any] = {
+        "settings": {k: v for k, v in asdict(settings).items() if not k.startswith(("checkpoint", "micro"))}
+    }
+    key |= {"seed": seed, "steps": len(plan), "rows": _digest(rows, plan)}
+    key |= {"start": start} if start else {}
+    optimizers = _optimizers(model, settings)
+    step, tokens, curve = _restore(folder, key, model, optimizers)
+    model.train()
+    clock = _Clock(tokens)
+    last_saved = time.monotonic()
+    end = min(len(plan), stop_after or len(plan))
+    while step < end:
+        batch = [rows[i] for i in plan[step]]
+        rate = learning_rate(step, len(plan), settings)
+        loss = _step(model, batch, optimizers, rate, settings)
+        step, tokens = step + 1, tokens + sum(len(row.ids) for row in batch)
+        if not math.isfinite(loss):
+            raise GrlibError(
+                f"{label}: loss is {loss} at step {step}; lower lr {settings.lr} or clip {settings.clip}"
+            )
+        measured = math.nan
+        if valid and valid_every and (step % valid_every == 0 or step == len(plan)):
+            measured = mean_nll(model, valid)
+        curve.append((step, tokens, loss, measured))
+        if clock.due() or step == end:
+            progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
+        if folder and (step == end or time.monotonic() - last_saved > settings.checkpoint_seconds):
+            _checkpoint(folder, key, model, optimizers, step, tokens, curve)
+            last_saved = time.monotonic()
+    model.eval()
+    return pd.DataFrame(curve, columns=["step", "tokens_seen", "loss", "valid_loss"])
+
+
+def _step(
+    model: PreTrainedModel,
+    batch: Sequence[Row],
+    optimizers: Sequence[torch.optim.Optimizer],
+    rate: float,
+    settings: TrainSettings,
+) -> float:
+    """One optimiser step on the mean loss over the response tokens of `batch`; returns that loss."""
+    count = sum(len(row.ids) - row.start for row in batch)
+    total = 0.0
+    for ids, mask in micro_batches(batch, settings.micro_tokens):
+        loss = response_nll(model, ids, mask).sum() / count
+        loss.backward()
+        total += float(loss.detach())
+    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return total
+
+
+def _digest(rows: Sequence[Row], plan: Sequence[Sequence[int]]) -> str:
+    """A short name for exactly these rows in exactly this order of steps."""
+    digest = hashlib.sha256(repr([list(batch) for batch in plan]).encode())
+    for row in rows:
+        digest.update(row.ids.tobytes() + row.start.to_bytes(4, "little"))
+    return digest.hexdigest()[:16]
+
+
+def _checkpoint(
+    folder: Path,
+    key: Mapping[str, Any],
+    model: PreTrainedModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step: int,
+    tokens: int,
+    curve: list[tuple],
+) -> None:
+    """All state of a run in one file, renamed into place when it is complete."""
+    from grlib.artefacts import atomic
+
+    state = {
+        "key": key,
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "step": step,
+        "tokens": tokens,
+        "curve": curve,
+    }
+    with atomic(folder / "checkpoint.pt") as partial:
+        torch.save(state, partial)
+
+
+def _restore(
+    folder: Path | None,
+    key: Mapping[str, Any],
+    model: PreTrainedModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> tuple[int, int, list[tuple]]:
+    """(step, tokens, curve) of the checkpoint in `folder` that belongs to this run, or a fresh start."""
+    path = folder / "checkpoint.pt" if folder else None
+    if path is None or not path.is_file():
+        return 0, 0, []
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception:  # a checkpoint that cannot be read is made again
+        return 0, 0, []
+    if state["key"] != key or _shapes(state["model"]) != _shapes(model.state_dict()):
+        return 0, 0, []
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"], state["tokens"], state["curve"]
+
+
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+class _Clock:
+    """Says when a progress line is due, and how fast and how much longer."""
+
+    def __init__(self, tokens: int, every: float = 10.0) -> None:
+        self.start = self.last = time.monotonic()
+        self.first_tokens, self.first_step, self.every = tokens, None, every
+
+    def due(self) -> bool:
+        if time.monotonic() - self.last < self.every:
+            return False
+        self.last = time.monotonic()
+        return True
+
+    def rate(self, tokens: int, step: int, steps: int) -> str:
+        """Tokens a second since the start, and the minutes left at that rate."""
+        speed = (tokens - self.first_tokens) / max(1e-9, time.monotonic() - self.start)
+        left = (steps - step) * (tokens / step) / max(speed, 1e-9)
+        return f"{speed:,.0f} tokens/s, {left / 60:.1f} min left"

@@ -1,0 +1,78 @@
+"""What several test modules share: tiny random models, and a count of the chunks that were sampled."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+NUMBERS = 30  # whole numbers of the tiny tokenizer: larger ones are spelt digit by digit
+POSITIONS = 256
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """One torch thread, as in a worker: results must not depend on the machine that runs the tests."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def tiny_model(kv_heads: int = 4, positions: int = POSITIONS, spread: bool = True):
+    """A random Llama, 2 layers of 32; `spread`: weights so large that greedy text varies and sometimes ends."""
+    import torch
+
+    from grlib.model import bake, build_model
+    from grlib.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(NUMBERS)
+    model = build_model(tokenizer, 32, 2, 4, 64, positions, seed=1)
+    if kv_heads != 4:
+        from transformers import LlamaForCausalLM
+
+        model.config.num_key_value_heads = kv_heads
+        model = LlamaForCausalLM(model.config)
+    if spread:
+        bake(model)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for name, weights in model.named_parameters():
+                if weights.ndim == 2:
+                    scale = 0.5 if "embed" in name else 0.3
+                    weights.copy_(scale * torch.randn(weights.shape, generator=generator))
+            model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 2
+    return model.eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A saved random model whose samples vary."""
+    from grlib.model import save_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(*tiny_model(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def grouped_folder(tmp_path_factory) -> Path:
+    """As `tiny_folder`, with 4 query heads to 2 key-value heads."""
+    from grlib.model import save_model
+
+    folder = tmp_path_factory.mktemp("models") / "grouped"
+    save_model(*tiny_model(kv_heads=2), folder)
+    return folder
+
+
+@pytest.fixture
+def chunks_done(monkeypatch) -> list[int]:
+    """Grows by the size of every chunk that `sample` works out in this process (settings with one worker)."""
+    from grlib import sampling
+
+    done: list[int] = []
+    work = sampling.sample_chunk
+
+    def counted(folder, requests, settings, seed):
+        done.append(len(requests))
+        return work(folder, requests, settings, seed)
+
+    monkeypatch.setattr(sampling, "sample_chunk", counted)
+    return done

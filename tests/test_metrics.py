@@ -1,0 +1,174 @@
+"""pass@k against hand-worked values and brute force, intervals, budgets."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib import metrics
+from grlib.errors import GrlibError
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k", "expected"),
+    [
+        (1, 0, 1, 0.0),
+        (1, 1, 1, 1.0),
+        (2, 1, 1, 0.5),
+        (5, 2, 2, 0.7),  # 1 - C(3,2)/C(5,2) = 1 - 3/10
+        (4, 1, 4, 1.0),
+        (4, 0, 4, 0.0),
+        (10, 3, 5, 1 - 21 / 252),
+        (32, 1, 32, 1.0),
+        (32, 1, 16, 0.5),
+    ],
+)
+def test_pass_at_k_by_hand(n, c, k, expected):
+    assert metrics.pass_at_k(n, c, k) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_pass_at_k_equals_all_subsets(n):
+    for c, k in itertools.product(range(n + 1), range(1, n + 1)):
+        subsets = list(itertools.combinations([i < c for i in range(n)], k))
+        expected = sum(map(any, subsets)) / len(subsets)
+        assert metrics.pass_at_k(n, c, k) == pytest.approx(expected, abs=1e-15)
+
+
+def test_pass_at_k_is_exact_for_many_samples():
+    assert metrics.pass_at_k(10**12, 1, 1) == 1e-12
+    assert metrics.pass_at_k(10**9, 10**3, 10**3) == pytest.approx(-math.expm1(-1e-3), rel=1e-5)
+    exact = float(1 - Fraction(math.comb(4500, 200), math.comb(5000, 200)))
+    assert metrics.pass_at_k(5000, 500, 200) == exact
+    assert metrics.pass_at_k(10**8, 5 * 10**7, 5 * 10**7) == 1.0  # returns at once
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k"),
+    [(4, 2, 5), (4, 2, 0), (4, 5, 2), (-1, 0, 1), (4, -1, 2), (4, 2, -1), (0, 0, 1)]
+    + [
+        (4.0, 2, 1),
+        (4, 2.5, 1),
+        (4, 2, "1"),
+        (4, True, 1),
+        (True, 1, 1),
+        (4, 2, np.bool_(True)),
+        (4, None, 1),
+    ],
+)
+def test_pass_at_k_refuses(n, c, k):
+    with pytest.raises(GrlibError) as caught:
+        metrics.pass_at_k(n, c, k)
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(1, 60), st.data())
+@settings(max_examples=150, deadline=None)
+def test_pass_at_k_rises_with_k_and_c(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    value = metrics.pass_at_k(n, c, k)
+    assert 0 <= value <= 1
+    if k < n:
+        assert metrics.pass_at_k(n, c, k + 1) >= value
+    if c < n:
+        assert metrics.pass_at_k(n, c + 1, k) >= value
+    assert metrics.pass_at_k(n, np.int64(c), 1) == pytest.approx(c / n)
+
+
+def test_curve_is_the_mean_over_problems():
+    correct = np.array([[True, False, False, False], [True, True, False, False], [False] * 4])
+    assert metrics.pass_at_k_curve(correct, [1, 2, 4]) == pytest.approx([1 / 4, (1 / 2 + 5 / 6) / 3, 2 / 3])
+    assert metrics.pass_at_k_scores(correct, [2])[:, 0] == pytest.approx([1 / 2, 5 / 6, 0])
+    for bad in (correct.astype(int), np.zeros((0, 4), bool), np.zeros((2, 2, 2), bool)):
+        with pytest.raises(GrlibError):
+            metrics.pass_at_k_curve(bad, [1])
+    with pytest.raises(GrlibError):
+        metrics.pass_at_k_curve(correct, [5])
+
+
+def test_bootstrap_repeats_and_brackets_the_mean():
+    values = np.random.default_rng(3).random(80)
+    first, again = metrics.bootstrap_interval(values), metrics.bootstrap_interval(values)
+    assert first == again
+    assert first.low < first.mean < first.high
+    assert first.mean == pytest.approx(values.mean())
+    narrow = metrics.bootstrap_interval(values, level=0.5)
+    assert first.low < narrow.low < narrow.high < first.high
+    assert metrics.bootstrap_interval([0.25]) == (0.25, 0.25, 0.25)
+
+
+def test_bootstrap_of_columns_equals_bootstrap_of_each():
+    table = np.random.default_rng(0).random((30, 3))
+    together = metrics.bootstrap_interval(table)
+    for column in range(3):
+        assert np.array(together)[:, column] == pytest.approx(metrics.bootstrap_interval(table[:, column]))
+
+
+def test_bootstrap_chunks_do_not_change_the_draws(monkeypatch):
+    values = np.random.default_rng(1).random(50)
+    whole = metrics.resampled_means(values, draws=300)
+    monkeypatch.setattr(metrics, "_VALUES_PER_CHUNK", 1000)
+    assert metrics.resampled_means(values, draws=300) == pytest.approx(whole)
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
+    rng, hits = np.random.default_rng(0), 0
+    for trial in range(300):
+        sample = rng.random(60) < 0.3
+        interval = metrics.bootstrap_interval(sample, draws=400, seed=trial)
+        hits += interval.low <= 0.3 <= interval.high
+    assert 0.90 <= hits / 300 <= 0.98
+
+
+def test_paired_difference_is_tighter_than_its_parts():
+    rng = np.random.default_rng(0)
+    hard = rng.random(200)
+    a, b = hard + 0.1 + rng.normal(0, 0.01, 200), hard
+    difference = metrics.paired_difference(a, b)
+    alone = metrics.bootstrap_interval(a)
+    assert difference.mean == pytest.approx((a - b).mean())
+    assert difference.low > 0.09
+    assert difference.high - difference.low < (alone.high - alone.low) / 5
+    with pytest.raises(GrlibError):
+        metrics.paired_difference([1, 2], [1])
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, 1.0], [math.inf]])
+def test_bootstrap_refuses_nothing_and_nan(values):
+    with pytest.raises(GrlibError):
+        metrics.bootstrap_interval(values)
+
+
+def test_ratio_weights_by_the_denominator():
+    ratio = metrics.bootstrap_ratio([1.0, 9.0], [10, 30])
+    assert ratio.mean == pytest.approx(0.25)
+    assert (ratio.low, ratio.high) == (pytest.approx(0.1), pytest.approx(0.3))
+    with pytest.raises(GrlibError):
+        metrics.bootstrap_ratio([0.0], [0])
+
+
+def test_budget_curve_by_hand():
+    correct = [[True, True], [False, True]]
+    tokens = [[100, 300], [50, 200]]
+    assert metrics.budget_curve(correct, tokens, [0, 99, 100, 200, 300]) == pytest.approx(
+        [0, 0, 0.25, 0.5, 0.75]
+    )
+    assert metrics.budget_curve([True, False], [10, 5], [10]) == pytest.approx([0.5])
+    with pytest.raises(GrlibError):
+        metrics.budget_curve(correct, [[1, 2]], [5])
+
+
+def test_tokens_at_equal_accuracy_by_hand():
+    budgets, slow, fast = [0, 100, 200], [0.0, 0.2, 0.6], [0.0, 0.6, 0.8]
+    assert metrics.tokens_at_accuracy(budgets, slow, 0.4) == pytest.approx(150)
+    assert metrics.tokens_at_accuracy(budgets, slow, 0.0) == 0
+    assert math.isnan(metrics.tokens_at_accuracy(budgets, slow, 0.7))
+    assert metrics.token_ratio(budgets, fast, slow, 0.6) == pytest.approx(2.0)
+    assert math.isnan(metrics.token_ratio(budgets, fast, slow, 0.7))
+    with pytest.raises(GrlibError):
+        metrics.tokens_at_accuracy([100, 0], [0, 1], 0.5)

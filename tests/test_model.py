@@ -1,0 +1,166 @@
+"""Models start the same for the same seed, and a saved folder is what was trained, whole or refused."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import NUMBERS, tiny_model
+from safetensors.torch import load_file, save_file
+
+from grlib import artefacts
+from grlib.errors import GrlibError
+from grlib.model import PERIODS, bake, build_model, load_both, load_model, output_matrix, save_model
+from grlib.tokenizer import build_tokenizer, encode, vocabulary_digest
+
+TOKENIZER = build_tokenizer(NUMBERS)
+IDS = torch.tensor(encode(TOKENIZER, ["<s>Target: 26, Numbers: [8, 2, 14, 15]\nCurrent State: 26"]))
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.model(IDS).last_hidden_state @ output_matrix(model).T
+
+
+# structured numbers
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    first, second, third = (build_model(TOKENIZER, 32, 2, 4, 64, 128, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(logits(first), logits(second))
+    assert not torch.equal(logits(first), logits(third))
+
+
+def test_numbers_share_digits_and_waves():
+    """Row of number n = own row + digit vectors of its places + Fourier features of its value, other rows untouched."""
+    model = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0)
+    embedding = model.get_input_embeddings()
+    own, features = embedding.parametrizations.weight.original, embedding.parametrizations.weight[0]
+    row = TOKENIZER.get_vocab()["27"]
+    wave = [math.cos(2 * math.pi * 27 / p) for p in PERIODS] + [math.sin(2 * math.pi * 27 / p) for p in PERIODS]
+    shared = torch.tensor([*wave, 27 / (NUMBERS - 1)]) @ features.wave_vectors
+    digits = features.digit_vectors[0][7] + features.digit_vectors[1][2] + features.digit_vectors[2][0]
+    torch.testing.assert_close(embedding.weight[row], own[row] + shared + digits)
+    comma = TOKENIZER.get_vocab()[", "]
+    assert torch.equal(embedding.weight[comma], own[comma])
+
+
+def test_baking_changes_no_logit_and_ties_the_output():
+    model = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0)
+    before = logits(model)
+    assert bake(model) is model and bake(model) is model
+    assert torch.equal(logits(model), before)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    torch.testing.assert_close(model(IDS).logits, before)
+    assert not any("parametrizations" in name for name in model.state_dict())
+
+
+# folders
+
+
+def test_a_saved_folder_is_the_model(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=3), TOKENIZER
+    before = logits(model)
+    save_model(model, tokenizer, tmp_path / "m")
+    for loaded in (
+        load_model(tmp_path / "m"),
+        load_both(tmp_path / "m")[0],
+        AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32),
+    ):
+        torch.testing.assert_close(loaded(IDS).logits, before)
+        assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+        assert not loaded.training
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["tie_word_embeddings"] is True
+    assert config["vocab_size"] == len(TOKENIZER) and config["eos_token_id"] == TOKENIZER.eos_token_id
+
+
+def test_saving_again_gives_the_same_bytes(tmp_path):
+    model, tokenizer = tiny_model()
+    for name in ("a", "b"):
+        save_model(model, tokenizer, tmp_path / name)
+    save_model(*load_both(tmp_path / "a"), tmp_path / "c")
+    assert artefacts.digest(tmp_path / "a") == artefacts.digest(tmp_path / "b")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert artefacts.digest(tmp_path / "a" / name) == artefacts.digest(tmp_path / "c" / name)
+
+
+def test_a_failed_save_leaves_the_old_folder(tmp_path, monkeypatch):
+    model, tokenizer = tiny_model()
+    save_model(model, tokenizer, tmp_path / "m")
+    before = artefacts.digest(tmp_path / "m")
+    with torch.no_grad():
+        model.model.norm.weight += 1
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_model(model, tokenizer, tmp_path / "m")
+    assert artefacts.digest(tmp_path / "m") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(*tiny_model(), tmp_path / "m")
+    return tmp_path / "m"
+
+
+def refusal(folder, load=load_model) -> str:
+    with pytest.raises(GrlibError) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("share", [0, 0.4, 0.99])
+def test_a_truncated_file_is_refused(folder, name, share):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(share * len(content))])
+    assert "cannot be read" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_missing_file_is_refused(folder, name):
+    (folder / name).unlink()
+    refusal(folder)
+
+
+def test_missing_weights_are_refused_instead_of_drawn(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "lacks model.layers.1.mlp.down_proj.weight" in refusal(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(16)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "cannot be read" in refusal(folder)
+
+
+@pytest.mark.parametrize("numbers", [NUMBERS - 5, NUMBERS + 5])
+def test_a_changed_tokenizer_is_refused(folder, numbers):
+    build_tokenizer(numbers).save_pretrained(folder)
+    assert "not the one that its model" in refusal(folder, load_both)
+
+
+def test_a_changed_tokenizer_of_the_same_size_is_refused(folder):
+    path = folder / "tokenizer.json"
+    text = path.read_text(encoding="utf-8")
+    assert text.count('"Moving to Node #":') == 1
+    path.write_text(text.replace('"Moving to Node #":', '"Moving to node #":'), encoding="utf-8")
+    assert "not the one that its model" in refusal(folder, load_both)
+
+
+def test_a_model_without_a_recorded_vocabulary_is_held_against_its_size(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("vocabulary_digest") == vocabulary_digest(TOKENIZER)
+    (folder / "config.json").write_text(json.dumps(config))
+    load_both(folder)
+    build_tokenizer(NUMBERS + 1).save_pretrained(folder)
+    assert "not the one that its model" in refusal(folder, load_both)

@@ -1,0 +1,215 @@
+"""The environment's four files agree, the commands are there, and nothing of one machine is stored."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from grlib import artefacts, notebooks, profiles, recording, runs
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+LOCK = [
+    line for line in (REPOSITORY / "requirements.lock").read_text().splitlines() if not line.startswith("#")
+]
+LOCKED = dict(line.split("==") for line in LOCK)
+BOOKS = notebooks.every() if list(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb")) else []
+NEEDS_GPU_BUILD = re.compile(r"nvidia-|cuda-|triton$")
+
+
+# the environment
+
+
+@pytest.mark.parametrize("line", LOCK)
+def test_the_lock_has_exact_versions_and_no_addresses(line):
+    assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)
+
+
+def test_the_lock_is_sorted_and_has_no_doubles():
+    assert sorted(LOCKED) == [line.split("==")[0] for line in LOCK]
+
+
+@pytest.mark.parametrize("pin", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+def test_direct_dependencies_are_pinned_as_in_the_lock(pin):
+    name, version = pin.split("==")
+    assert LOCKED[canonicalize_name(name)] == version
+
+
+def test_the_versions_that_sampling_engines_need():
+    assert LOCKED["torch"] == "2.13.0"
+    assert Version(LOCKED["transformers"]) < Version("5.20")
+
+
+def test_the_lock_names_every_package_that_a_locked_one_needs_here():
+    missing = set()
+    for name in LOCKED:
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for need in map(Requirement, needs):
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                missing.add(canonicalize_name(need.name))
+    assert {name for name in missing - set(LOCKED) if not NEEDS_GPU_BUILD.match(name)} == set()
+
+
+def test_this_environment_is_the_locked_one():
+    for name, version in LOCKED.items():
+        assert importlib.metadata.version(name).partition("+")[0] == version, name
+
+
+def test_conda_users_get_the_same_environment():
+    wanted = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
+    assert {"pip": ["-r requirements.lock", "-e ."]} in wanted
+    python = next(item for item in wanted if str(item).startswith("python="))
+    assert Version(f"{python.removeprefix('python=')}.0") in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_licence_and_citation():
+    assert (REPOSITORY / "LICENSE").read_text().lstrip().startswith("Apache License\n")
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert citation["version"] == importlib.import_module("grlib").__version__
+    assert citation["preferred-citation"]["year"] == 2025
+
+
+# the commands
+
+
+def output_of(*command: str, **options) -> str:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=REPOSITORY, **options
+    ).stdout
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@needs_make
+def test_make_alone_lists_every_target():
+    listed = set(re.findall(r"^  ([a-z]+) ", output_of("make"), re.MULTILINE))
+    assert listed == {"help", "reproduce", "test", "lab", "figures", "record", "bench", "lint", "clean"}
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ("reproduce", "grlib reproduce --profile laptop --seed 0"),
+        (
+            "reproduce PROFILE=smoke BASE=scratch SEED=3",
+            "grlib reproduce --profile smoke --seed 3 --base scratch",
+        ),
+        ("figures PROFILE=smoke", "grlib figures --profile smoke"),
+        ("record", "grlib record --profile laptop --seed 0"),
+        ("bench", "grlib bench"),
+        ("test", "pytest"),
+    ],
+)
+def test_make_only_calls_python(arguments, command):
+    lines = output_of("make", "-n", "--no-print-directory", *arguments.split()).splitlines()
+    assert lines[-1].split() == [".venv/bin/python", "-m", *command.split()]
+
+
+def test_ci_runs_the_readme_command_in_a_fresh_environment():
+    script = REPOSITORY / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True)
+    text = script.read_text()
+    assert "make test" in text and "mktemp -d" in text and "set -euo pipefail" in text
+
+
+@pytest.mark.parametrize("command", ["", "reproduce", "status", "figures", "record", "check", "clean"])
+def test_help_needs_no_installed_package(command):
+    text = output_of(sys.executable, "-S", "-m", "grlib", *command.split(), "--help")
+    assert text.startswith("usage: python -m grlib")
+
+
+def test_clean_removes_what_can_be_made_again_and_nothing_tracked(tmp_path):
+    copy = tmp_path / "clone"
+    shutil.copytree(REPOSITORY / "grlib", copy / "grlib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("runs/smoke/seed0/data", ".ruff_cache", "build", "tests/__pycache__", ".venv"):
+        (copy / name).mkdir(parents=True)
+        (copy / name / "file").write_text("x")
+    (copy / ".venv" / "pyvenv.cfg").write_text("")
+    subprocess.run(["git", "init", "-q", copy], check=True)
+    subprocess.run(["git", "-C", copy, "add", "-f", "build/file"], check=True)
+    subprocess.run(
+        [sys.executable, "-S", "-B", "-m", "grlib", "clean"], cwd=copy, check=True, capture_output=True
+    )
+    assert {path.name for path in copy.iterdir()} == {".git", "grlib", "build", "tests"}
+    assert list((copy / "tests").iterdir()) == []
+
+
+def test_tracing_modules_import_nothing_heavy():
+    program = "import sys, grlib.countdown, grlib.search, grlib.traces; print(*sys.modules)"
+    loaded = set(output_of(sys.executable, "-c", program).split())
+    assert not loaded & {"torch", "numpy", "pandas", "transformers"}
+
+
+# what is stored
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.name)
+def test_notebooks_declare_parameters_and_artefacts(book):
+    parameters = book.parameters()
+    assert {"profile": "laptop", "seed": 0, "run_dir": ""}.items() <= parameters.items()
+    first = next(cell for cell in book.cells if cell["cell_type"] == "code")
+    assert "parameters" in first["metadata"]["tags"]
+    assert set(book.declared) <= {"reads", "writes", "profiles", "recorded"}
+    assert book.content["metadata"]["kernelspec"]["name"] == "python3"
+    assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in book.cells)
+
+
+@pytest.mark.skipif(not BOOKS, reason="no notebooks yet")
+@pytest.mark.parametrize("profile", profiles.PROFILES)
+def test_every_artefact_has_one_maker_that_runs_before_its_readers(profile):
+    made: dict[str, str] = {}
+    for book in BOOKS:
+        for name in book.reads(profile):
+            if name.startswith(notebooks.IN_REPOSITORY):
+                continue
+            assert name in made or any(name.startswith(f"{folder}/") for folder in made), (
+                f"{book.name} reads {name}"
+            )
+        for name in book.writes(profile):
+            assert name not in made, f"{name} is written by {made[name]} and {book.name}"
+            made[name] = book.name
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.name)
+def test_stored_outputs_belong_to_the_stored_results(book):
+    recorded = book.declared.get("recorded")
+    if recorded is None:
+        assert not any(cell.get("outputs") for cell in book.cells), "outputs without a record"
+        return
+    stored = recording.measured_folder(recorded["profile"], recorded["seed"])
+    manifest = stored / "manifests" / f"{book.name}.json"
+    assert artefacts.digest(manifest) == recorded["manifest"]
+    for name, digest in artefacts.read_json(manifest)["outputs"].items():
+        if name.startswith(("results/", "tables/")):
+            assert artefacts.digest(stored / name) == digest, name
+
+
+def test_nothing_stored_names_a_path_of_one_machine():
+    private = [str(REPOSITORY), sys.prefix, "/home/", "/Users/", "/root/", "/tmp/"]
+    places = [REPOSITORY / name for name in ("notebooks", "figures", "paper_results")]
+    kinds = (".ipynb", ".json", ".csv", ".svg", ".md")
+    for path in (path for place in places for path in place.rglob("*") if path.suffix in kinds):
+        text = path.read_text()
+        assert not [secret for secret in private if secret in text], path
+
+
+def test_versions_of_a_manifest_come_from_the_environment():
+    assert runs.versions()["torch"].partition("+")[0] == LOCKED["torch"]

@@ -1,0 +1,162 @@
+"""README's measured parts are those of the recorded results; redrawing makes every declared artefact."""
+
+import io
+import re
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_results import made_up, one_seed, sampled
+
+from grlib import artefacts, claims, notebooks, profiles, readme, recording, results, tables
+from grlib.__main__ import main
+from grlib.errors import GrlibError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+REFRESH = "README.md is out of date: run `python -m grlib.readme`"
+
+
+def stored_run(measured: Path, seed: int, problems: int = 12, samples: int = 4) -> Path:
+    """A recorded run of made-up results, in the files that the notebooks write."""
+    made, rng = one_seed(problems, samples, seed), np.random.default_rng(seed)
+    greedy = pd.concat(
+        sampled(method, split, problems, 1, rng, 0 if method in ("bc", "sos") else 2)
+        for method in ("bc", "sos", "rest", "rest_matched", "guided_rest")
+        for split in ("seen", "unseen")
+    )
+    files = {"03_curve": made["curve"], "04_hints": made["hints"], "06_yield": made["yield"]}
+    files |= {"05_likelihood": made["likelihood"], "05_selection": made["selection"]}
+    for kind, rows in (("eval", made["eval"]), ("greedy", greedy)):
+        base = rows["method"].isin(["bc", "sos"])
+        files |= {f"03_{kind}": rows[base].drop(columns="iteration"), f"06_{kind}": rows[~base]}
+    folder = measured / "laptop" / f"seed{seed}"
+    for name, rows in files.items():
+        artefacts.write_table(folder / "results" / f"{name}.parquet", rows)
+    manifest = {"profile": "laptop", "device": "cpu", "commit": "0123456789abcdef"}
+    artefacts.write_json(folder / "manifests" / "03_imitate_search.json", manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A repository with two recorded seeds and what the README needs of the rest."""
+    root = tmp_path_factory.mktemp("repository")
+    for seed in (0, 1):
+        stored_run(root / "paper_results" / "measured", seed)
+    shutil.copy(REPOSITORY / "README.md", root)
+    return root
+
+
+# the README
+
+
+@pytest.mark.parametrize("name", ["status", "results", "profiles"])
+def test_the_readme_shows_the_recorded_results(name):
+    assert readme.stored_part(README, name) == readme.parts()[name], REFRESH
+
+
+def test_the_readme_links_to_files_that_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [target for target in targets if not target.startswith("http")]
+    assert len(local) > 5
+    assert [target for target in local if not (REPOSITORY / target).exists()] == []
+
+
+def test_the_readme_names_every_module_and_exit_code():
+    from grlib.__main__ import EXIT_CODES
+
+    layout = README[README.index("## How the code is laid out") : README.index("## Deviations")]
+    modules = {path.stem for path in (REPOSITORY / "grlib").glob("*.py")} - {"__init__", "__main__"}
+    unimportant = {"errors", "sources", "housekeeping"}
+    assert modules - unimportant - set(re.findall(r"`(\w+)`", layout)) == set()
+    codes = re.findall(r"(?:^|[:;]) *(\d+) [a-z]", EXIT_CODES, re.MULTILINE)
+    assert codes == re.findall(r"^\| (\d+) \|", README, re.MULTILINE)
+
+
+def test_the_example_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    verdict, *rewritten = printed.getvalue().splitlines()
+    assert "correct=False" in verdict
+    assert rewritten[1].startswith("Exploring Operation: 14+15=29")
+
+
+def test_parts_follow_the_record(recorded, monkeypatch):
+    monkeypatch.setattr(notebooks, "REPOSITORY", recorded)
+    assert readme.refresh()
+    text = (recorded / "README.md").read_text()
+    assert not readme.refresh()
+    assert "profile laptop, seeds 0, 1, on cpu, commit 0123456789." in text
+    stored = results.load(results.seed_folders(recorded / "paper_results" / "measured", "laptop"), "laptop")
+    status = claims.claims(stored)
+    assert f"{(status['status'] == claims.REPRODUCED).sum()} reproduced" in text
+    row = tables.table2(stored).set_index(["method", "split", "k"]).loc[("sos", "seen", 1)]
+    assert f"| SoS | 55.3 / {row['measured']:.1f} |" in text
+    assert text.startswith(README.partition("<!-- status:begin -->")[0])
+    assert text.endswith(README.rpartition("<!-- profiles:end -->")[2])
+
+
+def test_costs_come_from_finished_runs(recorded, monkeypatch):
+    monkeypatch.setattr(notebooks, "REPOSITORY", recorded)
+    state = recorded / "runs" / "smoke" / "seed0" / "state" / "04_hints.json"
+    artefacts.write_json(state, {"seconds": 12.0, "peak_memory_mb": 640})
+    artefacts.write_table(
+        readme.costs_path(), pd.DataFrame([["laptop", "04_hints", 125.0, 1200]], columns=readme.COST_COLUMNS)
+    )
+    readme.record_costs()
+    assert list(readme.known_costs()) == [("smoke", "04_hints"), ("laptop", "04_hints")]
+    line = next(line for line in readme.parts()["status"].splitlines() if "04_hints.ipynb" in line)
+    assert "| 12 s, 0.6 GB | 2 min, 1.2 GB |" in line
+    readme.costs_path().unlink()
+
+
+def test_missing_or_doubled_markers_are_refused():
+    for text in ("no markers", README + README, README.replace("<!-- results:end -->", "")):
+        with pytest.raises(GrlibError, match="results:begin"):
+            readme.stored_part(text, "results")
+
+
+def test_claims_agree_in_one_line_or_are_told_apart():
+    status = claims.claims(made_up(problems=40, samples=8))
+    lines = readme.claims_table(status).splitlines()
+    assert len(lines) == 2 + status["claim"].nunique()
+    assert sum("our control" in line for line in lines) == 2
+    split = status[status["claim"] == "rest_above_sos"].copy()
+    split["status"] = claims.REPRODUCED
+    assert readme.claims_table(split).splitlines()[-1].endswith("| **reproduced** |")
+    split["status"] = [claims.REPRODUCED, claims.NOT_AT_THIS_SCALE]
+    assert "seen: **reproduced**<br>unseen: not at this scale" in readme.claims_table(split)
+
+
+def test_profiles_stand_side_by_side():
+    header, _, *rows = readme.profile_table().splitlines()
+    assert all(f"`{name}`" in header for name in profiles.PROFILES)
+    assert all(row.count("|") == len(profiles.PROFILES) + 2 for row in rows)
+
+
+# redrawing
+
+
+def test_redrawing_makes_every_declared_artefact_of_all_seeds(recorded, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(recording, "REPOSITORY", tmp_path)
+    source = recorded / "paper_results" / "measured" / "laptop"
+    assert main(["figures", "--source", str(source), "--dest", str(tmp_path / "drawn")]) == 0
+    book = notebooks.find(notebooks.every(), "09")
+    for name in book.writes("laptop"):
+        assert artefacts.problem_with(tmp_path / "drawn" / name) is None, name
+    table = artefacts.read_table(tmp_path / "drawn" / "tables" / "table2_countdown.csv")
+    assert set(table["seeds"].dropna()) == {2}
+    authors = tmp_path / "drawn" / "tables" / "authors" / "guided_rest_test_unseen.csv"
+    assert set(results.read_authors_csv(authors)["k"]) == {1, 2, 4}
+    assert sorted(path.name for path in source.iterdir()) == ["seed0", "seed1"]
+
+
+def test_redrawing_needs_a_record(tmp_path, capsys):
+    (tmp_path / "laptop").mkdir()
+    assert main(["figures", "--source", str(tmp_path / "laptop")]) == 3
+    assert "no laptop run is recorded there" in capsys.readouterr().err

@@ -1,0 +1,282 @@
+"""Checking stored rows, published numbers, tables and the status of claims on made-up results."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_results import made_up, one_seed
+
+from grlib import claims, metrics, results, tables
+from grlib.errors import GrlibError
+
+
+@pytest.fixture(scope="module")
+def full():
+    return made_up(problems=80, samples=32, seeds=(0, 1))
+
+
+def rows(correct, tokens=None, method="sos", split="seen", seed=0, iteration=0):
+    table = np.asarray(correct, dtype=bool)
+    index, sample = np.indices(table.shape)
+    frame = pd.DataFrame(
+        {"index": index.ravel(), "sample": sample.ravel(), "correct": table.ravel(), "reason": "r"}
+    )
+    frame["tokens"] = 10 if tokens is None else np.ravel(tokens)
+    return frame.assign(method=method, split=split, truncated=False, iteration=iteration, seed=seed)
+
+
+def store(folder, frames, profile="laptop"):
+    (folder / "results").mkdir(parents=True)
+    (folder / "manifests").mkdir()
+    for stem, frame in frames.items():
+        frame.to_parquet(folder / "results" / f"{stem}.parquet")
+    (folder / "manifests" / "03.json").write_text(f'{{"parameters": {{"profile": "{profile}"}}}}')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda f: f.drop(columns="tokens"), "missing"),
+        (lambda f: f.assign(correct=f["correct"].astype(int)), "correct"),
+        (lambda f: f.assign(tokens=f["tokens"].astype(float)), "tokens"),
+        (lambda f: f.assign(tokens=-1), "negative"),
+        (lambda f: f.assign(method="nonsense"), "nonsense"),
+        (lambda f: f.assign(split="test"), "unknown"),
+        (lambda f: pd.concat([f, f.iloc[:1]]), "two rows"),
+        (lambda f: f.iloc[:-1], "samples"),
+        (lambda f: f.assign(sample=f["sample"] + 1), "samples"),
+        (lambda f: f.assign(profile=["smoke"] + ["laptop"] * (len(f) - 1)), "mixed"),
+        (lambda f: f.assign(reason=[None] + ["r"] * (len(f) - 1)), "missing"),
+    ],
+)
+def test_bad_rows_are_refused_in_one_line(spoil, word):
+    good = rows([[1, 0], [0, 0]])
+    results.check_rows(good, "eval")
+    with pytest.raises(GrlibError, match=word) as caught:
+        results.check_rows(spoil(good), "eval")
+    assert "\n" not in str(caught.value)
+
+
+def test_load_reads_stored_seeds_and_skips_what_is_absent(tmp_path):
+    for seed in (0, 1, 10):
+        frames = {"03_eval": rows([[1, 0]]).drop(columns=["seed", "iteration"])}
+        store(tmp_path / "laptop" / f"seed{seed}", frames)
+    (tmp_path / "laptop" / "seed_old").mkdir()
+    folders = results.seed_folders(tmp_path, "laptop")
+    assert list(folders) == [0, 1, 10]
+    loaded = results.load(folders, "laptop")
+    assert loaded.seeds == (0, 1, 10)
+    assert sorted(loaded.rows("eval")["seed"].unique()) == [0, 1, 10]
+    assert loaded.rows("eval")["iteration"].eq(0).all()
+    assert loaded.rows("hints").empty
+
+
+def test_load_prefers_the_later_notebook_for_a_method(tmp_path):
+    early = rows([[1, 1]]).drop(columns="seed")
+    late = pd.concat([rows([[0, 0]]), rows([[1, 0]], method="rest", iteration=1)]).drop(columns="seed")
+    folder = store(tmp_path / "seed0", {"03_eval": early, "06_eval": late})
+    loaded = results.load({0: folder}, "laptop").rows("eval")
+    assert loaded.groupby("method")["correct"].sum().to_dict() == {"rest": 1, "sos": 0}
+
+
+def test_load_refuses_other_profiles_and_broken_files(tmp_path):
+    folder = store(tmp_path / "seed0", {"03_eval": rows([[1]]).drop(columns="seed")}, profile="smoke")
+    with pytest.raises(GrlibError, match="smoke"):
+        results.load({0: folder}, "laptop")
+    whole = folder / "results" / "03_eval.parquet"
+    whole.write_bytes(whole.read_bytes()[:100])
+    with pytest.raises(GrlibError, match="03_eval"):
+        results.load({0: folder}, "smoke")
+
+
+def test_published_numbers_are_the_papers(monkeypatch, tmp_path):
+    paper = results.published("table2_countdown").set_index(["method", "split", "k"])
+    assert paper.loc[("guided_rest", "unseen", 32), "value"] == 96.8
+    assert paper.loc[("sos", "unseen", 8), "digits"] == "73.0"
+    assert len(paper) == len(results.published("table3_code_repair")) == 36
+    hints = results.published("table1_hints")
+    assert hints[hints["quantity"] == "accuracy"]["digits"].tolist() == ["55.96", "85.28", "95.27", "100"]
+    for name in ("table1_hints", "table2_countdown", "table3_code_repair", "claims"):
+        frame = results.published(name)
+        assert {"value", "source", "note", "version"} <= set(frame)
+        assert (frame["source"].str.len() > 0).all()
+    monkeypatch.setattr(results, "PUBLISHED", tmp_path)
+    with pytest.raises(GrlibError, match="missing"):
+        results.published("table2_countdown")
+
+
+def test_table2_by_hand():
+    # two seeds, two problems, two samples: problem 0 solves 1 and 2 of 2, problem 1 none and 1
+    both = pd.concat([rows([[1, 0], [0, 0]]), rows([[1, 1], [0, 1]], seed=1)], ignore_index=True)
+    table = tables.table2(results.Results("laptop", (0, 1), {"eval": both}))
+    measured = table.dropna(subset=["measured"]).set_index(["method", "split", "k"])
+    assert measured.loc[("sos", "seen", 1), "measured"] == pytest.approx(100 * (0.75 + 0.25) / 2)
+    assert measured.loc[("sos", "seen", 2), "measured"] == pytest.approx(100 * (1 + 0.5) / 2)
+    assert measured.loc[("sos", "seen", 1), "seed_sd"] == pytest.approx(np.std([25, 75], ddof=1))
+    assert measured.loc[("sos", "seen", 1), ["problems", "samples", "seeds"]].tolist() == [2, 2, 2]
+    assert measured.loc[("sos", "seen", 1), "published"] == 55.3
+    assert sorted(measured.index.get_level_values("k").unique()) == [1, 2]
+    assert len(table) == 36  # published rows stay, measured or not
+
+
+def test_table2_interval_is_the_bootstrap_over_problems(full):
+    one = tables.table2(full).set_index(["method", "split", "k"]).loc[("rest", "unseen", 4)]
+    part = full.rows("eval").query("method == 'rest' and split == 'unseen' and iteration == 2")
+    by_seed = []
+    for _, group in part.groupby("seed"):
+        correct = group.sort_values(["index", "sample"])["correct"].to_numpy(bool).reshape(80, 32)
+        by_seed.append(metrics.pass_at_k_scores(correct, [4])[:, 0])
+    expected = metrics.bootstrap_interval(np.mean(by_seed, axis=0))
+    assert one[["measured", "low", "high"]].tolist() == pytest.approx([100 * value for value in expected])
+
+
+def test_budget_table_equals_the_metric(full):
+    table = tables.budget_table(full, [0, 100, 300, 600])
+    part = full.rows("eval").query("method == 'sos' and split == 'seen' and seed == 0")
+    order = part.sort_values(["index", "sample"])
+    shape = (80, 32)
+    correct, tokens = (
+        order["correct"].to_numpy(bool).reshape(shape),
+        order["tokens"].to_numpy().reshape(shape),
+    )
+    alone = tables.budget_table(results.Results("laptop", (0,), {"eval": part}), [0, 100, 300, 600])
+    assert alone["measured"].tolist() == pytest.approx(
+        100 * metrics.budget_curve(correct, tokens, [0, 100, 300, 600])
+    )
+    rising = table.groupby(["method", "split"])["measured"].apply(
+        lambda values: values.is_monotonic_increasing
+    )
+    assert rising.all()
+
+
+def test_yield_is_cumulative_over_rounds():
+    frame = pd.DataFrame(
+        {"method": "guided_rest", "iteration": 1, "index": range(4), "round_solved": [0, 1, 2, -1]}
+    )
+    frame = frame.assign(tokens=5, truncated=False, seed=0)
+    table = tables.yield_table(results.Results("laptop", (0,), {"yield": frame}))
+    assert table["measured"].tolist() == [25, 50, 75]
+    assert table["round"].tolist() == [0, 1, 2]
+
+
+def test_cross_entropy_weights_tokens_and_skips_failures(full):
+    frame = pd.DataFrame(
+        {"kind": "hinted", "index": [0, 1, 2], "nll": [1.0, 9.0, np.nan], "nll_tokens": [10, 30, 0]}
+    )
+    assert tables.cross_entropy(frame, ["kind"])["cross_entropy"].tolist() == [pytest.approx(0.25)]
+    table = tables.likelihood_table(full).set_index("kind")["cross_entropy"]
+    assert table["self_generated"] < table["guided"] < table["hinted"]
+
+
+def test_selection_and_iterations(full):
+    chosen = tables.selection_table(full)
+    assert chosen["choose"].tolist() == ["first", "random", "last"]
+    table = tables.iteration_table(full)
+    start = table[(table["iteration"] == 0) & (table["k"] == 1) & (table["split"] == "seen")]
+    assert start["measured"].nunique() == 1  # every method starts from the SoS model
+    assert set(table["method"]) == {"rest", "rest_matched", "guided_rest"}
+
+
+def test_tokens_at_equal_accuracy():
+    solved = np.ones((30, 1), bool)
+    slow = rows(solved, np.tile(200, (30, 1)), method="rest", iteration=1)
+    fast = rows(solved, np.tile(100, (30, 1)), method="guided_rest", iteration=1)
+    frame = pd.concat([slow, fast], ignore_index=True)
+    table = tables.token_table(results.Results("laptop", (0,), {"eval": frame}), points=200)
+    assert (table["split"] == "seen").all()
+    assert table["ratio"].tolist() == pytest.approx([2.0] * 4, rel=0.02)
+
+
+def test_nothing_stored_gives_published_rows_and_not_run():
+    nothing = results.Results("smoke")
+    assert len(tables.table1(nothing)) == 4
+    assert tables.table2(nothing)["measured"].isna().all()
+    for make in (tables.budget_table, tables.iteration_table, tables.yield_table, tables.likelihood_table):
+        assert make(nothing).empty
+    assert tables.selection_table(nothing).empty
+    assert tables.token_table(nothing).empty
+    status = claims.claims(nothing)
+    assert (status["status"] == claims.NOT_RUN).all()
+    assert set(status["claim"]) == set(claims.RULES) == set(results.published("claims")["claim"])
+    assert "55.3 / -" in tables.side_by_side(tables.table2(nothing)).loc["sos"].tolist()
+
+
+def test_claims_follow_the_data(full):
+    status = claims.claims(full).set_index(["claim", "split"])
+    for claim in (
+        "hints_accuracy",
+        "hints_cross_entropy",
+        "guided_yield",
+        "guided_likelier",
+        "node_choice_trades",
+    ):
+        assert status.loc[(claim, ""), "status"] == claims.REPRODUCED
+    for claim in ("guided_above_rest", "gap_grows", "rest_above_sos"):
+        row = status.loc[(claim, "seen")]
+        assert row["status"] == claims.REPRODUCED
+        assert row["low"] > 0
+        assert row["low"] < row["measured"] < row["high"]
+    assert status.loc[("guided_above_rest", "unseen"), "published"] == pytest.approx(19.8)
+    assert status.loc[("gap_grows", "seen"), "published"] == pytest.approx(16.8)
+    assert status.loc[("rest_fades", "seen"), "published"] == pytest.approx(-7.5)
+    assert "guided_rest@32 - rest@32" in status.loc[("guided_above_rest", "seen"), "rule"]
+    assert (status.loc["guided_ppo_tokens", "status"] == claims.NOT_RUN).all()
+
+
+def test_a_claim_that_fails_is_not_at_this_scale(full):
+    frame = full.rows("eval").replace({"method": {"rest": "guided_rest", "guided_rest": "rest"}})
+    swapped = results.Results("laptop", full.seeds, {"eval": frame})
+    status = claims.claims(swapped).set_index(["claim", "split"])["status"]
+    assert status[("guided_above_rest", "seen")] == claims.NOT_AT_THIS_SCALE
+    assert status[("hints_accuracy", "")] == claims.NOT_RUN
+
+
+def test_claims_use_the_largest_k_there_is():
+    frames = one_seed(20, 4, 0)
+    few = results.Results("smoke", (0,), {"eval": frames["eval"].assign(seed=0)})
+    status = claims.claims(few).set_index(["claim", "split"])
+    assert "guided_rest@4 - rest@4" in status.loc[("guided_above_rest", "seen"), "rule"]
+    single = results.Results("smoke", (0,), {"eval": one_seed(20, 1, 0)["eval"].assign(seed=0)})
+    assert (
+        claims.claims(single).set_index(["claim", "split"]).loc[("gap_grows", "seen"), "status"]
+        == claims.NOT_RUN
+    )
+
+
+def test_ppo_claims_answer_when_their_methods_are_stored():
+    solved = np.ones((40, 1), bool)
+    ours = rows(solved, np.tile(100, (40, 1)), method="guided_rest_ppo")
+    theirs = rows(np.arange(40)[:, None] % 2 == 0, np.tile(250, (40, 1)), method="sos_ppo")
+    frame = pd.concat([ours, theirs], ignore_index=True)
+    status = claims.claims(results.Results("gpu", (0,), {"greedy": frame})).set_index(["claim", "split"])
+    for claim in ("guided_ppo_accuracy", "guided_ppo_above_ppo", "guided_ppo_tokens"):
+        assert status.loc[(claim, "seen"), "status"] == claims.REPRODUCED
+    assert status.loc[("guided_ppo_above_ppo", "seen"), "measured"] == pytest.approx(50)
+    assert status.loc[("rest_ppo_no_gain", "seen"), "status"] == claims.NOT_RUN
+
+
+def test_authors_result_file_round_trip(tmp_path, full):
+    part = full.rows("eval").query("method == 'rest' and split == 'seen' and iteration == 2")
+    table = tables.pass_at_budgets(part, [0, 300, 600], [1, 8])
+    results.write_authors_csv(table, tmp_path / "a.csv")
+    text = (tmp_path / "a.csv").read_text()
+    assert text.splitlines()[0] == "budget,pass_at_1_mean,pass_at_1_std,pass_at_8_mean,pass_at_8_std"
+    assert text.splitlines()[1] == "0,0.00,0.00,0.00,0.00"
+    again = results.read_authors_csv(tmp_path / "a.csv")
+    assert again["mean"].tolist() == pytest.approx(
+        table.sort_values(["budget", "k"])["mean"].tolist(), abs=0.005
+    )
+    assert (again.loc[again["budget"] == 600, "std"] > 0).all()
+    (tmp_path / "b.csv").write_text("budget,x\n1,2\n")
+    for bad in ("b.csv", "absent.csv"):
+        with pytest.raises(GrlibError):
+            results.read_authors_csv(tmp_path / bad)
+
+
+def test_default_budgets_reach_the_longest_response(full):
+    budgets = tables.default_budgets(full.rows("eval"))
+    assert budgets[0] == 0
+    assert budgets[-1] >= full.rows("eval")["tokens"].max()
+    assert not math.isnan(tables.budget_table(full)["measured"].sum())

@@ -1,0 +1,506 @@
+"""The runner on little notebooks: order, freshness, artefacts checked, failures explained, kills survived."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas
+import pytest
+
+from grlib import artefacts, freshness, notebooks, recording, runner, runs, sources
+from grlib.__main__ import main
+from grlib.errors import GrlibError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PARAMETERS = 'profile = "laptop"  # which\nseed = 0\nrun_dir = ""\nrows = 3\nbase = "shipped"'
+WRITE = """
+from pathlib import Path
+folder = Path(run_dir)
+(folder / "data").mkdir(exist_ok=True)
+print(f"writing {rows} rows", flush=True)
+(folder / "data" / "a.csv").write_text("x\\n" + "1\\n" * rows)
+"""
+READ = """
+from pathlib import Path
+text = (Path(run_dir) / "data" / "a.csv").read_text()
+(Path(run_dir) / "tables").mkdir(exist_ok=True)
+(Path(run_dir) / "tables" / "b.csv").write_text("n\\n" + str(len(text)) + "\\n")
+"""
+
+
+def make_notebook(
+    folder: Path, name: str, *cells: str, reads=(), writes=(), parameters: str = PARAMETERS
+) -> Path:
+    """A notebook with a parameters cell; cells that start with # are markdown."""
+    tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    made = [nbformat.v4.new_markdown_cell("# Title"), tagged]
+    for number, cell in enumerate(cells):
+        new = nbformat.v4.new_markdown_cell if cell.startswith("#") else nbformat.v4.new_code_cell
+        made.append(new(cell, id=f"cell-{number}"))
+    made[0]["id"], made[1]["id"] = "title", "parameters"
+    book = nbformat.v4.new_notebook(cells=made)
+    book.metadata["grlib"] = {"reads": list(reads), "writes": list(writes)}
+    path = folder / f"{name}.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A repository with two good notebooks; notebooks import their grlib from it too."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "grlib").mkdir()
+    (tmp_path / "grlib" / "__init__.py").write_text("")
+    (tmp_path / "grlib" / "fake.py").write_text('"""Doc."""\n\n\ndef f():\n    return 1  # one\n')
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "notebooks")
+    for module in (notebooks, freshness, recording):
+        monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(recording, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path / "grlib")
+    make_notebook(tmp_path / "notebooks", "01_write", WRITE, writes=["data/a.csv"])
+    make_notebook(
+        tmp_path / "notebooks",
+        "02_read",
+        "from grlib import fake",
+        READ,
+        reads=["data/a.csv"],
+        writes=["tables/b.csv"],
+    )
+    return tmp_path
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Edit the text of a file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def ran(capsys) -> list[str]:
+    """Names of the notebooks that ran since the last look at the output."""
+    lines = capsys.readouterr().out.splitlines()
+    return [line.split()[1].rstrip(":") for line in lines if ": done in" in line]
+
+
+# order and freshness
+
+
+def test_runs_in_order_skips_and_reruns_only_what_changed(lab, capsys):
+    request = runner.Request("smoke", parameters={"rows": "2"})
+    runner.reproduce(request)
+    output = capsys.readouterr().out
+    assert "      | writing 2 rows\n" in output
+    assert output.index("01_write: done") < output.index("02_read: running (not finished here yet)")
+    assert (request.folder / "tables" / "b.csv").read_text() == "n\n6\n"
+    assert not list(request.folder.glob("executed/*partial*"))
+
+    runner.reproduce(request)
+    assert ran(capsys) == []
+
+    replace(lab / "notebooks" / "02_read.ipynb", "# Title", "# Another title")
+    replace(lab / "notebooks" / "02_read.ipynb", "from grlib import fake", "from grlib import fake  # why")
+    replace(lab / "grlib" / "fake.py", '"""Doc."""', '"""Other doc."""\n# a comment')
+    assert [reason for _, reason in runner.status(request)] == ["up to date", "up to date"]
+
+    replace(lab / "grlib" / "fake.py", "return 1", "return 2")
+    runner.reproduce(request)
+    assert ran(capsys) == ["02_read"]
+
+    (request.folder / "data" / "a.csv").write_text("x\n1\n")
+    reasons = dict(runner.status(request))
+    assert reasons["01_write"] == "output data/a.csv is missing or was changed"
+    assert reasons["02_read"] == "input data/a.csv changed"
+    runner.reproduce(request)
+    assert ran(capsys) == ["01_write"], "the same bytes again leave what follows up to date"
+
+    changed = runner.Request("smoke", parameters={"rows": "4"})
+    assert dict(runner.status(changed))["01_write"] == "parameter rows changed"
+
+
+def test_force_runs_again_and_forgets_finished_chunks(lab, capsys):
+    request = runner.Request("smoke", only=("1",))
+    runner.reproduce(request)
+    chunk = request.folder / "steps" / "01_write" / "part" / "chunk_000000.parquet"
+    artefacts.write_table(chunk, pandas.DataFrame({"x": [1]}))
+    capsys.readouterr()
+    runner.reproduce(runner.Request("smoke", only=("1",), force=True))
+    assert ran(capsys) == ["01_write"]
+    assert not chunk.exists()
+
+
+# artefacts checked before and after
+
+
+def test_a_missing_input_stops_the_notebook_and_names_its_maker(lab, capsys):
+    assert main(["reproduce", "--profile", "smoke", "--only", "02"]) == 3
+    message = capsys.readouterr().err
+    assert message == (
+        "error: 02_read cannot start: data/a.csv: missing in runs/smoke/seed0; notebook 01_write makes it: "
+        "python -m grlib reproduce --profile smoke --only 01\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "fault"),
+    [("1", "missing"), ("open(run_dir + '/out.csv', 'w').write('x\\n')", "without rows"),
+     ("open(run_dir + '/out.csv', 'w').write('x\\n1')", "cut short or damaged")],
+)  # fmt: skip
+def test_green_without_its_artefact_fails(lab, capsys, cell, fault):
+    make_notebook(lab / "notebooks", "03_empty", cell, writes=["out.csv"])
+    assert main(["reproduce", "--profile", "smoke", "--only", "03"]) == 3
+    assert (
+        f"03_empty ran to its end, but its declared artefact out.csv is {fault};" in capsys.readouterr().err
+    )
+    reasons = dict(runner.status(runner.Request("smoke")))
+    assert reasons["03_empty"] == "not finished here yet"
+
+
+# failures
+
+
+def fail(lab, capsys, *cells: str, options=()) -> tuple[int, str]:
+    """Run a notebook made of these cells; the exit code and the message."""
+    make_notebook(lab / "notebooks", "04_fail", *cells)
+    code = main(["reproduce", "--profile", "smoke", "--only", "04", *options])
+    return code, capsys.readouterr().err
+
+
+def test_an_error_names_section_cell_cause_and_command(lab, capsys):
+    code, message = fail(lab, capsys, "## First", "x = 1", "## Second part", "text", "x / 0")
+    assert code == 4, message
+    assert message == (
+        "error: 04_fail failed (error)\n"
+        "  section: Second part\n"
+        "  cell:    6 of 7 (code cell 3)\n"
+        "  cause:   NameError: name 'text' is not defined\n"
+        "  so far:  runs/smoke/seed0/executed/04_fail.failed.ipynb\n"
+        "  resume:  python -m grlib reproduce --profile smoke --seed 0 --only 04\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "cause"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", 5, "dead kernel"),
+        ("raise MemoryError", 5, "memory"),
+        ('raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory")', 5, "memory"),
+        ("raise OSError(28, 'No space left on device')", 7, "disk full"),
+        ("class MissingArtefact(ValueError): pass\nraise MissingArtefact('gone')", 3, "missing artefact"),
+    ],
+)
+def test_each_class_of_cause_has_its_exit_code(lab, capsys, cell, code, cause):
+    found, message = fail(lab, capsys, "## Here", cell)
+    assert (found, f"failed ({cause})" in message) == (code, True), message
+    assert "section: Here" in message
+    assert "resume:" in message
+
+
+def test_a_time_limit_ends_the_kernel_and_its_children(lab, capsys):
+    began = time.monotonic()
+    code, message = fail(
+        lab, capsys, "import subprocess, time\nsubprocess.Popen(['sleep', '77.25'])\ntime.sleep(60)",
+        options=["--timeout", "3", "-p", "rows", "5"],
+    )  # fmt: skip
+    assert code == 6
+    assert "not finished after 3 s" in message
+    assert "--timeout 3 -p rows 5" in message
+    assert time.monotonic() - began < 20
+    assert subprocess.run(["pgrep", "-f", "sleep 77.25"], check=False).returncode == 1
+
+
+def test_another_kernelspec_named_python3_does_not_win(lab, tmp_path, monkeypatch, capsys):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    make_notebook(lab / "notebooks", "05_which", "import sys\nprint('runs', sys.executable)")
+    assert main(["reproduce", "--profile", "smoke", "--only", "05"]) == 0
+    assert f"| runs {sys.executable}\n" in capsys.readouterr().out
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--profile", "laptob"], ["'laptob'", "laptop"]),
+        (["--only", "7"], ["notebook '7'", "01_write"]),
+        (["--from", "02_raed"], ["'02_raed'", "did you mean '02_read'?"]),
+        (["--only", "01", "--from", "02"], ["--from 02"]),
+        (["-p", "row", "3"], ["'row'", "did you mean 'rows'?"]),
+        (["-p", "rows", "many"], ["rows='many'", "must be of type int"]),
+        (["-p", "seed", "3"], ["use --seed"]),
+        (["--seed", "-1"], ["seed=-1", "from 0"]),
+        (["--timeout", "0"], ["--timeout 0"]),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(lab, capsys, options, words):
+    assert main(["reproduce", *options]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+    assert not (lab / "runs").exists()
+
+
+def test_usage_errors_exit_with_2(lab, capsys):
+    for options in (["reproduce", "--bass", "scratch"], ["reproduce", "--base", "none"], ["dance"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(options)
+        assert caught.value.code == 2
+
+
+def test_a_run_folder_belongs_to_one_profile_and_seed(lab):
+    runs.claim(lab / "here", "smoke", 0)
+    runs.claim(lab / "here", "smoke", 0)
+    with pytest.raises(GrlibError, match="holds a run of profile smoke, seed 0, not laptop, 0"):
+        runs.claim(lab / "here", "laptop", 0)
+
+
+def test_a_damaged_notebook_is_named(lab):
+    (lab / "notebooks" / "06_cut.ipynb").write_text('{"cells": [')
+    with pytest.raises(GrlibError, match=r"06_cut\.ipynb: not a notebook"):
+        list(runner.status(runner.Request("smoke")))
+
+
+# a Run, as notebooks hold it
+
+
+def test_start_resolves_sizes_and_refuses_bad_ones(tmp_path):
+    run = runs.start(
+        "03_x", profile="smoke", seed=4, run_dir=str(tmp_path / "run"), samples=7, test_problems=0
+    )
+    standard = runs.resolve("smoke", {})
+    assert run.profile.samples == 7
+    assert run.profile.test_problems == standard.test_problems
+    for bad in ({"sampels": 3}, {"samples": "3"}, {"samples": -1}, {"samples": True}):
+        with pytest.raises(GrlibError, match="sampel|samples="):
+            runs.start("03_x", profile="smoke", run_dir=str(tmp_path / "other"), **bad)
+    for profile, seed in (("huge", 0), (3, 0), ("smoke", 1.5), ("smoke", True), ("smoke", -1)):
+        with pytest.raises(GrlibError):
+            runs.start("03_x", profile=profile, seed=seed, run_dir=str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
+    import matplotlib.figure
+
+    first = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / "run"))
+    table = pandas.DataFrame({"x": [1, 2]})
+    first.save_table(table, "results/01.parquet")
+    run = runs.start("02_x", profile="smoke", run_dir=str(tmp_path / "run"))
+    pandas.testing.assert_frame_equal(run.load_table("results/01.parquet"), table)
+    run.save_json({"a": 1}, "tables/a.json")
+    figure = matplotlib.figure.Figure(figsize=(2, 2))
+    figure.add_subplot().plot([1, 2], [3, 4], label="x")
+    assert run.save_figure(figure, "fig1_x", table).read_bytes().startswith(b"\x89PNG")
+    rows = run.chunked(
+        "part", {}, 2, lambda number: table, modules=["grlib.errors"], inputs=["results/01.parquet"]
+    )
+    assert len(rows) == 4
+    assert "part: 2/2 chunks" in capsys.readouterr().out
+    run.finish()
+    manifest = json.loads((tmp_path / "run" / "manifests" / "02_x.json").read_text())
+    assert manifest["inputs"] == {
+        "results/01.parquet": artefacts.digest(tmp_path / "run" / "results" / "01.parquet")
+    }
+    assert set(manifest["outputs"]) == {
+        "tables/a.json",
+        *(f"figures/fig1_x.{end}" for end in ("png", "svg", "csv")),
+    }
+    assert {"commit", "dirty", "versions", "device", "seeds", "wall_seconds", "peak_memory_mb"} <= set(
+        manifest
+    )
+    assert str(tmp_path) not in json.dumps(manifest)
+    shown = run.show()
+    assert "smoke" in shown.loc["profile", "value"]
+    assert "torch" in shown.index
+
+
+def test_figures_have_the_same_bytes_each_time(tmp_path):
+    import matplotlib.figure
+
+    digests = []
+    for name in ("a", "b"):
+        figure = matplotlib.figure.Figure(figsize=(2, 2))
+        figure.add_subplot().plot([1, 2], [3, 4], marker="o")
+        run = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / name))
+        run.save_figure(figure, "fig1_x", pandas.DataFrame({"x": [1]}))
+        digests.append(artefacts.digest(run.folder / "figures"))
+    assert digests[0] == digests[1]
+
+
+def test_paths_outside_the_run_folder_are_refused(tmp_path):
+    run = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / "run"))
+    for name in ("../x.csv", "/tmp/x.csv", "repo:../x"):
+        with pytest.raises(GrlibError, match="must lie inside the run folder"):
+            run.path(name)
+    with pytest.raises(artefacts.MissingArtefact, match="no notebook declares to write it"):
+        run.require("results/nobody.parquet")
+
+
+# record and redraw
+
+FIGURE = """
+from pathlib import Path
+import sys
+print("in", run_dir, sys.executable)
+folder = Path(run_dir)
+(folder / "results").mkdir(exist_ok=True)
+(folder / "figures").mkdir(exist_ok=True)
+(folder / "tables").mkdir(exist_ok=True)
+(folder / "manifests").mkdir(exist_ok=True)
+if not (folder / "results" / "r.csv").exists():
+    (folder / "results" / "r.csv").write_text("x\\n1\\n")
+(folder / "figures" / "f.svg").write_text("<svg></svg>\\n")
+(folder / "figures" / "f.csv").write_text((folder / "results" / "r.csv").read_text())
+(folder / "tables" / "t.csv").write_text("x\\n1\\n")
+(folder / "manifests" / "09_figures.json").write_text('{"commit": "abc", "wall_seconds": 1}')
+"""
+
+
+def test_record_stores_a_whole_run_and_figures_redraws_it(lab, capsys):
+    for path in (lab / "notebooks").glob("*.ipynb"):
+        path.unlink()
+    path = make_notebook(
+        lab / "notebooks",
+        "09_figures",
+        "## Draw",
+        FIGURE,
+        writes=["results/r.csv", "figures/f.svg", "tables/t.csv"],
+    )
+    assert main(["record", "--profile", "laptop"]) == 2
+    assert "not finished here yet" in capsys.readouterr().err
+    assert main(["figures"]) == 3
+    assert main(["reproduce"]) == 0
+    assert main(["record"]) == 0
+    stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
+    assert {path.name for path in stored.iterdir()} == {"results", "tables", "manifests", "record.json"}
+    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.svg", "f.csv"}
+
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in book.cells)
+    assert [cell.execution_count for cell in book.cells if cell.cell_type == "code"] == [1, 2]
+    assert book.cells[-1].outputs[0].text == "in runs/laptop/seed0 <environment>/bin/python\n"
+    assert book.metadata.grlib.recorded.manifest == artefacts.digest(stored / "manifests" / "09_figures.json")
+    text = path.read_text()
+    assert str(lab) not in text and "papermill" not in text
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.endswith("up to date\n"), "recording leaves the run up to date"
+
+    (lab / "figures" / "laptop" / "f.svg").unlink()
+    before = artefacts.digest(stored)
+    assert main(["figures"]) == 0
+    assert (lab / "figures" / "laptop" / "f.svg").exists()
+    assert artefacts.digest(stored) == before, "redrawing gives the recorded tables"
+
+
+def test_smoke_is_recorded_only_on_request_and_never_over_another_profile(lab, capsys):
+    runner.reproduce(runner.Request("smoke"))
+    assert main(["record", "--profile", "smoke"]) == 2
+    assert "give --dest" in capsys.readouterr().err
+    for name in ("01_write", "02_read"):
+        artefacts.write_json(
+            lab / "runs" / "smoke" / "seed0" / "manifests" / f"{name}.json", {"commit": name}
+        )
+    assert main(["record", "--profile", "smoke", "--dest", str(lab / "trial")]) == 0
+    assert "2 different commits" in capsys.readouterr().out
+    artefacts.write_json(lab / "laptop" / "record.json", {"profile": "laptop", "seed": 0})
+    assert main(["record", "--profile", "smoke", "--dest", str(lab / "laptop")]) == 2
+    assert "holds the record of profile laptop" in capsys.readouterr().err
+
+
+# kills, and two runners at once
+
+CHUNKED = """
+import time
+import pandas
+from grlib import runs
+run = runs.start("01_long", profile=profile, seed=seed, run_dir=run_dir)
+
+def compute(number):
+    time.sleep(pause)
+    return pandas.DataFrame({"chunk": number, "value": [number / 3, seed]})
+
+table = run.chunked("part", {}, 8, compute, modules=["grlib.errors"])
+run.save_table(table, "results/table.parquet")
+run.finish()
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the package with one long notebook, to be run by processes of their own."""
+    copy = tmp_path / "clone"
+    shutil.copytree(REPOSITORY / "grlib", copy / "grlib", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "notebooks").mkdir()
+    parameters = 'profile = "laptop"\nseed = 0\nrun_dir = ""\npause = 0.4'
+    make_notebook(
+        copy / "notebooks", "01_long", CHUNKED, writes=["results/table.parquet"], parameters=parameters
+    )
+    return copy
+
+
+def command_line(clone: Path, *options: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+    command = [sys.executable, "-m", "grlib", "reproduce", "--profile", "smoke", *options]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, cwd=clone.parent, **streams)
+
+
+def wait_for(condition, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_killed_runner_resumes_inside_the_notebook_to_the_same_bytes(clone):
+    folder = clone / "runs" / "smoke" / "seed0"
+    chunks = folder / "steps" / "01_long" / "part"
+    first = command_line(clone)
+    wait_for(lambda: first.poll() is not None or len(list(chunks.glob("chunk_*.parquet"))) >= 3)
+    assert first.poll() is None, first.communicate()
+
+    second = command_line(clone)
+    assert second.wait() == 2
+    assert f"process {first.pid} is running notebooks here" in second.stderr.read()
+
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    found = len(list(chunks.glob("chunk_*.parquet")))
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / f".table.parquet.{first.pid}-1-new.tmp").write_text("half")
+    resumed = command_line(clone, "-p", "pause", "0.0")
+    output, errors = resumed.communicate()
+    assert resumed.returncode == 0, errors
+    assert f"part: {found}" in output or f"part: {found + 1}" in output, output
+    assert "of 8 chunks were done before" in output
+    assert [path.name for path in (folder / "results").iterdir()] == ["table.parquet"]
+
+    straight = command_line(clone, "--run-dir", str(clone / "straight"), "-p", "pause", "0.0")
+    _, errors = straight.communicate()
+    assert straight.returncode == 0, errors
+    assert artefacts.digest(folder / "results") == artefacts.digest(clone / "straight" / "results")
+
+
+def test_an_interrupted_runner_ends_its_kernel_and_says_so(clone):
+    process = command_line(clone, "--force")
+    steps = clone / "runs" / "smoke" / "seed0" / "steps"
+    wait_for(lambda: process.poll() is not None or list(steps.glob("*/*/chunk_*.parquet")))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == (
+        "interrupted; resume: python -m grlib reproduce --profile smoke --seed 0"
+    )

@@ -1,0 +1,379 @@
+"""The batched decoder against transformers and against itself one by one; budgets; chunks that resume."""
+
+import math
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import lru_cache
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from conftest import NUMBERS, POSITIONS, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib import sampling
+from grlib.artefacts import MissingArtefact
+from grlib.decoding import Decoder
+from grlib.errors import GrlibError
+from grlib.model import build_model, load_both, save_model
+from grlib.sampling import Request, Sampled, SamplingSettings, answer, sample
+from grlib.tokenizer import build_tokenizer, encode
+
+GREEDY = SamplingSettings(temperature=0.0, workers=1)
+ONE = SamplingSettings(workers=1, slots=8, chunk=7)
+
+
+def requests_of(count: int, budget: int = 40) -> list[Request]:
+    """Prompts and prefixes of many lengths, every seventh prefix too long for the budget."""
+    found = []
+    for i in range(count):
+        prefix = "Moving to Node #0,1\n" * (40 if i % 7 == 6 else i % 4)
+        found.append(Request(f"<s>Target: {i}, Numbers: {[*range(i % 5 + 1)]}\n", prefix, budget - i % 3))
+    return found
+
+
+def greedy_of_transformers(model, prompt: list[int], budget: int) -> list[int]:
+    if budget < 1:
+        return []
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=budget, do_sample=False)
+    return output[0, len(prompt) :].tolist()
+
+
+@pytest.fixture(scope="module", params=["tiny_folder", "grouped_folder"])
+def pair(request):
+    return load_both(request.getfixturevalue(request.param))
+
+
+# the decoder against transformers
+
+
+def test_greedy_text_is_that_of_transformers(pair):
+    """Prompt lengths, prefixes and budgets mixed; key-value heads as many as heads, or half as many."""
+    model, tokenizer = pair
+    asked = requests_of(25, budget=60)
+    found = answer(model, tokenizer, asked, replace(GREEDY, slots=7), seed=0)
+    assert len({sampled.ended for sampled in found}) == 2, "some must end and some must run into the budget"
+    for request, sampled in zip(asked, found, strict=True):
+        prompt, prefix = encode(tokenizer, [request.prompt, request.prefix])
+        new = greedy_of_transformers(model, prompt + prefix, request.budget - len(prefix))
+        ended = bool(new) and new[-1] == tokenizer.eos_token_id
+        text = request.prefix + tokenizer.decode(new[:-1] if ended else new)
+        assert sampled == Sampled(text, len(prefix) + len(new), ended, len(new))
+
+
+def test_both_engines_agree(pair):
+    model, tokenizer = pair
+    asked = requests_of(12)
+    for slots in (3, 100):
+        both = [replace(GREEDY, slots=slots, engine=engine) for engine in ("batched", "transformers")]
+        assert answer(model, tokenizer, asked, both[0], 0) == answer(model, tokenizer, asked, both[1], 0)
+
+
+def test_logits_are_those_of_transformers(pair):
+    """First from the prompts at once (padded on the left), then token by token through the cache."""
+    model, tokenizer = pair
+    texts = encode(tokenizer, ["<s>5", "<s>Target: 26, Numbers: [8]\nCurrent State: ", "<s>Moving to Node #"])
+    decoder = Decoder(model)
+    with torch.no_grad():
+        wave, logits = decoder._start([0, 1, 2], texts, [40, 40, 40])
+        for step in range(12):
+            for row, text in enumerate(texts):
+                expected = model(torch.tensor([text])).logits[0, -1]
+                assert (logits[row] - expected).abs().max() < 1e-4, step
+            wave.last = torch.tensor([(37 * step + 5 * row) % len(tokenizer) for row in range(3)])
+            texts = [[*text, token] for text, token in zip(texts, wave.last.tolist(), strict=True)]
+            logits = decoder._advance([wave])
+
+
+def test_a_model_in_training_is_decoded_as_it_will_be_saved(tmp_path):
+    tokenizer = build_tokenizer(NUMBERS)
+    model = build_model(tokenizer, 32, 2, 4, 64, POSITIONS, seed=0)
+    asked = requests_of(5)
+    before = answer(model, tokenizer, asked, GREEDY, 0)
+    save_model(model, tokenizer, tmp_path / "m")
+    assert answer(*load_both(tmp_path / "m"), asked, GREEDY, 0) == before
+
+
+def test_other_architectures_are_refused():
+    model, _ = tiny_model()
+    model.config.hidden_act = "gelu"
+    with pytest.raises(GrlibError, match="use 'transformers'"):
+        Decoder(model)
+
+
+# the distribution
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_follow_the_softmax(temperature):
+    """Chi-square of 20,000 draws of one token; sparse tokens pooled; fixed seed, limit at 4 standard deviations."""
+    model, tokenizer = tiny_model(spread=False)
+    with torch.no_grad():
+        model.model.norm.weight *= 3 * temperature
+        prompt = encode(tokenizer, ["<s>Target: 7"])[0]
+        hidden = model.model(torch.tensor([prompt])).last_hidden_state[0, -1]
+        expected = torch.softmax(hidden @ model.get_input_embeddings().weight.T / temperature, -1).double()
+    draws = 20_000
+    rows = Decoder(model).generate([prompt] * draws, [1] * draws, temperature=temperature, seed=5, slots=4000)
+    counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(tokenizer)).double()
+    dense = expected * draws >= 5
+    assert dense.sum() > 50
+    expected = torch.cat([expected[dense], expected[~dense].sum()[None]]) * draws
+    counts = torch.cat([counts[dense], counts[~dense].sum()[None]])
+    statistic, freedom = float(((counts - expected) ** 2 / expected).sum()), len(expected) - 1
+    assert abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+def test_equal_arguments_give_equal_samples(pair):
+    asked = requests_of(20)
+    first = answer(*pair, asked, ONE, seed=3)
+    assert answer(*pair, asked, ONE, seed=3) == first
+    assert answer(*pair, asked, ONE, seed=4) != first
+
+
+def test_rows_with_the_same_prompt_are_drawn_apart(pair):
+    found = answer(*pair, [Request("<s>", "", 20)] * 40, ONE, seed=0)
+    assert len({sampled.text for sampled in found}) > 35
+
+
+# budgets
+
+
+@pytest.mark.parametrize("engine", ["batched", "transformers"])
+def test_budgets_are_exact(pair, engine):
+    """The tokens of prefix, text and end token are within the budget, and all of it is used unless the row ended."""
+    model, tokenizer = pair
+    asked = requests_of(60)
+    found = answer(model, tokenizer, asked, replace(ONE, engine=engine), seed=1)
+    assert len({sampled.ended for sampled in found}) == 2
+    for request, sampled in zip(asked, found, strict=True):
+        prefix = len(encode(tokenizer, [request.prefix])[0])
+        assert sampled.text.startswith(request.prefix) and sampled.tokens == prefix + sampled.new
+        if prefix >= request.budget:
+            assert sampled == Sampled(request.prefix, prefix, False, 0)
+        elif not sampled.ended:
+            assert sampled.tokens == request.budget
+        else:
+            assert prefix < sampled.tokens <= request.budget
+
+
+def test_the_end_token_counts_and_may_be_the_last_of_the_budget(pair):
+    model, tokenizer = pair
+    prompt = next(
+        request.prompt for request in requests_of(60) if answer(*pair, [request], GREEDY, 0)[0].ended
+    )
+    full = answer(model, tokenizer, [Request(prompt, "", 60)], GREEDY, 0)[0]
+    for budget in (full.tokens - 1, full.tokens, full.tokens + 1):
+        found = answer(model, tokenizer, [Request(prompt, "", budget)], GREEDY, 0)[0]
+        assert found.ended == (budget >= full.tokens) and found.tokens == min(budget, full.tokens)
+        assert found.text == full.text
+
+
+def test_a_prefix_longer_than_the_model_only_skips_its_row(pair):
+    """A rewritten trace can outgrow the budget, even the model: its row is skipped, not the whole run."""
+    long = Request("<s>", "Moving to Node #0,1\n" * POSITIONS, 40)
+    alone, skipped = answer(*pair, [Request("<s>", "", 40), long], GREEDY, 0)
+    assert alone.new > 0 and skipped.new == 0 and not skipped.ended
+
+
+@pytest.mark.parametrize("engine", ["batched", "transformers"])
+@pytest.mark.parametrize("request_", [Request("<s>" * POSITIONS, "", 1), Request("<s>", "", POSITIONS), Request("", "", 1)])
+def test_a_prompt_that_cannot_fit_is_refused(pair, engine, request_):
+    with pytest.raises(GrlibError, match=f"the model takes 1 to {POSITIONS} in all"):
+        answer(*pair, [Request("<s>", "", 4), request_], replace(GREEDY, engine=engine), 0)
+
+
+def test_the_last_position_can_be_used(pair):
+    model, tokenizer = pair
+    found = answer(model, tokenizer, [Request("<s>", "", POSITIONS - 1)] * 9, ONE, seed=0)
+    assert all(sampled.ended or sampled.tokens == POSITIONS - 1 for sampled in found)
+
+
+def test_a_finished_row_may_wait_beyond_the_last_position(pair):
+    """Eight short prompts run on while a long one of the same wave is done: it must not fall off the positions."""
+    decoder = Decoder(pair[0])
+    decoder.eos = -1
+    prompts = [[1] * 6] * 8 + [[1] * (POSITIONS - 4)]
+    budgets = [POSITIONS - 6] * 8 + [4]
+    found = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=36)
+    assert [len(tokens) for tokens in found] == budgets
+    assert found[8] == decoder.generate(prompts[8:], budgets[8:], temperature=0.0, seed=0, slots=1)[0]
+
+
+# slots
+
+
+shapes = st.lists(st.tuples(st.integers(0, 99), st.integers(0, 30), st.integers(0, 45)), max_size=14)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(shapes=shapes, slots=st.integers(1, 20))
+def test_slots_neither_lose_nor_mix_up_requests(shapes, slots):
+    """Any number of requests of any lengths in any number of slots: what each would get alone."""
+    decoder = _decoder()
+    prompts = [[1, 3 + first % 30] + [(7 * first + i) % 90 for i in range(more)] for first, more, _ in shapes]
+    budgets = [budget for *_, budget in shapes]
+    found = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=slots)
+    assert len(found) == len(prompts)
+    for prompt, budget, tokens in zip(prompts, budgets, found, strict=True):
+        assert tokens == _alone(tuple(prompt), budget)
+
+
+_kept: dict = {}
+
+
+def _decoder() -> Decoder:
+    if "decoder" not in _kept:
+        _kept["decoder"] = Decoder(tiny_model()[0])
+    return _kept["decoder"]
+
+
+def _alone(prompt: tuple[int, ...], budget: int) -> list[int]:
+    if prompt not in _kept:
+        _kept[prompt] = _decoder().generate([prompt], [45], temperature=0.0, seed=0, slots=1)[0]
+    return _kept[prompt][:budget]
+
+
+def test_no_more_rows_run_at_once_than_there_are_slots(pair):
+    decoder, most = Decoder(pair[0]), []
+    advance = decoder._advance
+    decoder._advance = lambda waves: most.append(sum(len(wave.rows) for wave in waves)) or advance(waves)
+    decoder.generate([[1, 5]] * 50, [30] * 50, temperature=1.0, seed=0, slots=10)
+    assert max(most) <= 10
+
+
+def test_nothing_asked_nothing_done(pair, tmp_path):
+    assert answer(*pair, [], GREEDY, 0) == []
+    assert sample("no model is needed", [], GREEDY, seed=0, folder=tmp_path / "steps") == []
+
+
+# settings
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"slots": 0}, {"chunk": 0}, {"workers": -1}])
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(GrlibError, match="0 or more"):
+        SamplingSettings(**wrong)
+
+
+def test_an_unknown_engine_is_refused_with_those_there_are():
+    with pytest.raises(GrlibError, match="engine 'vlm' is not available; choose one of batched, transformers"):
+        SamplingSettings(engine="vlm")
+
+
+# chunks
+
+
+@pytest.fixture
+def steps(tmp_path):
+    return tmp_path / "steps"
+
+
+def test_chunks_are_kept_and_only_open_ones_are_done_again(tiny_folder, steps, chunks_done):
+    asked = requests_of(30)
+    first = sample(tiny_folder, asked, ONE, seed=0, folder=steps)
+    assert chunks_done == [7, 7, 7, 7, 2]
+    model, tokenizer = load_both(tiny_folder)
+    assert [found.text[: len(asked[i].prefix)] for i, found in enumerate(first)] == [r.prefix for r in asked]
+    assert answer(model, tokenizer, asked[7:14], ONE, sampling.crc32(b"0/1")) == first[7:14]
+    chunks = sorted(steps.glob("chunk_*.parquet"))
+    contents = [path.read_bytes() for path in chunks]
+    chunks[1].unlink()
+    chunks[3].write_bytes(contents[3][:-20])
+    chunks_done.clear()
+    assert sample(tiny_folder, asked, ONE, seed=0, folder=steps) == first
+    assert chunks_done == [7, 7]
+    assert [path.read_bytes() for path in chunks] == contents
+    chunks_done.clear()
+    assert sample(tiny_folder, asked, ONE, seed=0, folder=steps) == first
+    assert not chunks_done
+
+
+def test_any_number_of_workers_gives_the_same(tiny_folder, tmp_path):
+    asked = requests_of(30)
+    found = sample(tiny_folder, asked, replace(ONE, workers=2), seed=0, folder=tmp_path / "two")
+    assert found == sample(tiny_folder, asked, ONE, seed=0, folder=tmp_path / "one")
+    sampling._pool(2).shutdown()
+    sampling._pool.cache_clear()
+
+
+def test_killed_workers_are_replaced_in_the_next_call(tiny_folder, steps, monkeypatch):
+    broken, pools = Future(), []
+    broken.set_exception(BrokenProcessPool("killed"))
+    working = Future()
+    working.set_result(pd.DataFrame([Sampled("", 1, True, 1)] * 7))
+
+    @lru_cache
+    def pool(workers):
+        pools.append(working if pools else broken)
+        return SimpleNamespace(submit=lambda *_: pools[-1])
+
+    monkeypatch.setattr(sampling, "_pool", pool)
+    with pytest.raises(BrokenProcessPool):
+        sample(tiny_folder, requests_of(14), replace(ONE, workers=2), seed=0, folder=steps)
+    assert len(sample(tiny_folder, requests_of(14), replace(ONE, workers=2), seed=0, folder=steps)) == 14
+    assert len(pools) == 2
+
+
+@pytest.mark.parametrize("change", ["model", "requests", "seed", "temperature", "slots", "chunk"])
+def test_a_changed_argument_starts_anew(tiny_folder, steps, chunks_done, tmp_path, change):
+    asked, folder, how, seed = requests_of(8), tiny_folder, ONE, 0
+    sample(folder, asked, how, seed=seed, folder=steps)
+    chunks_done.clear()
+    if change == "model":
+        model, tokenizer = load_both(folder)
+        with torch.no_grad():
+            model.model.norm.weight[0] += 1
+        save_model(model, tokenizer, tmp_path / "other")
+        folder = tmp_path / "other"
+    elif change == "requests":
+        asked = [*asked[:-1], asked[-1]._replace(budget=41)]
+    elif change == "seed":
+        seed = 1
+    else:
+        how = replace(how, **{change: 4})
+    sample(folder, asked, how, seed=seed, folder=steps)
+    assert sum(chunks_done) == 8
+
+
+def test_a_model_saved_over_another_is_read_anew(steps, tmp_path, chunks_done):
+    model, tokenizer = tiny_model()
+    save_model(model, tokenizer, tmp_path / "m")
+    first = sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
+    with torch.no_grad():
+        model.get_input_embeddings().weight *= -1
+    save_model(model, tokenizer, tmp_path / "m")
+    second = sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
+    assert sum(chunks_done) == 16 and first != second
+    assert second[:7] == answer(model, tokenizer, requests_of(7), ONE, sampling.crc32(b"0/0"))
+
+
+def test_a_changed_tokenizer_is_refused_before_the_first_chunk(steps, tmp_path):
+    save_model(*tiny_model(), tmp_path / "m")
+    sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
+    build_tokenizer(NUMBERS - 1).save_pretrained(tmp_path / "m")
+    with pytest.raises(GrlibError, match="not the one that its model"):
+        sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
+    assert not list(steps.glob("chunk_*"))
+
+
+def test_a_missing_or_cut_model_is_refused_before_work(steps, tmp_path):
+    with pytest.raises(MissingArtefact, match="missing"):
+        sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
+    save_model(*tiny_model(), tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(MissingArtefact, match="model.safetensors is cut short"):
+        sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
+    assert not steps.exists()
+
+
+def test_odd_tokens_survive_the_files(steps, tiny_folder):
+    """Bytes that are no UTF-8, special tokens and empty texts come back from a chunk as they went in."""
+    asked = [Request("<s>", "\x00<s></s>\ud7a3\r\n", 60), Request("<s>", "", 1), Request("<s>", "", 0)]
+    found = sample(tiny_folder, asked, ONE, seed=0, folder=steps)
+    assert found == answer(*load_both(tiny_folder), asked, ONE, sampling.crc32(b"0/0"))
+    assert found[0].text.startswith(asked[0].prefix) and found[2] == Sampled("", 0, False, 0)

@@ -1,0 +1,160 @@
+"""The tokenizer loses nothing, spells the trace language in few tokens, and survives being saved."""
+
+import random
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from grlib.countdown import Problem, solve
+from grlib.errors import GrlibError
+from grlib.search import HEURISTICS, breadth_first, depth_first, straight_path
+from grlib.tokenizer import (
+    BOS,
+    EOS,
+    PAD,
+    PHRASES,
+    build_tokenizer,
+    encode,
+    load_tokenizer,
+    prompt_text,
+    question,
+    vocabulary_digest,
+)
+
+TOKENIZER = build_tokenizer()
+PROBLEM = Problem((84, 2, 14, 15), 26)
+
+
+def back(text: str) -> str:
+    return TOKENIZER.decode(encode(TOKENIZER, [text])[0])
+
+
+pieces = st.one_of(
+    st.sampled_from([*PHRASES, PAD, BOS, EOS, "<0x41>", "<0xFF>", "\r\n", "\u2028", "\x00", "  "]),
+    st.integers(min_value=0).map(str),
+    st.text(alphabet="0123456789", min_size=200, max_size=300),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(pieces, max_size=12).map("".join))
+@example("<0x0A>0007</s><s")
+@example("e\u0301 \u00e9 \ud7a3 \U0001f600")
+def test_every_text_survives(text):
+    assert back(text) == text
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=4),
+    st.integers(1, 400),
+    st.sampled_from(HEURISTICS),
+    st.integers(0, 3),
+)
+def test_every_trace_survives(nums, target, heuristic, beam):
+    problem = Problem(tuple(nums), target)
+    if beam:
+        trace = breadth_first(problem, beam, heuristic, random.Random(0))
+    else:
+        trace = depth_first(problem, heuristic)
+    assert back(trace) == trace
+    assert back(prompt_text(problem)) == prompt_text(problem)
+
+
+@pytest.mark.parametrize("phrase", [*PHRASES, "0", "9", "10", "99", "255"])
+def test_stock_phrases_and_numbers_are_single_tokens(phrase):
+    assert len(encode(TOKENIZER, [phrase])[0]) == 1
+
+
+def test_a_trace_splits_into_phrases_and_numbers():
+    trace = straight_path(PROBLEM, solve(PROBLEM))
+    ids = encode(TOKENIZER, [trace])[0]
+    assert {TOKENIZER.convert_ids_to_tokens(i) for i in ids} <= {*PHRASES, *map(str, range(256))}
+    assert len(ids) < len(trace) / 3
+
+
+def test_numbers_beyond_the_vocabulary_are_digits():
+    assert TOKENIZER.convert_ids_to_tokens(encode(TOKENIZER, ["255+256=0007"])[0]) == [
+        "255", "+", "2", "5", "6", "=", "0", "0", "0", "7",
+    ]  # fmt: skip
+
+
+def test_two_builds_are_equal():
+    assert TOKENIZER.backend_tokenizer.to_str() == build_tokenizer().backend_tokenizer.to_str()
+    assert vocabulary_digest(TOKENIZER) == vocabulary_digest(build_tokenizer())
+    assert vocabulary_digest(TOKENIZER) != vocabulary_digest(build_tokenizer(30))
+
+
+def test_special_tokens_are_found_where_the_text_spells_them():
+    """A hostile trace can write an end token; the text stays what it is, and so does its verdict."""
+    ids = encode(TOKENIZER, [f"26{EOS}27{PAD}"])[0]
+    assert ids.count(TOKENIZER.eos_token_id) == 1 and ids.count(TOKENIZER.pad_token_id) == 1
+    assert back(f"26{EOS}27{PAD}") == f"26{EOS}27{PAD}"
+
+
+def test_nothing_to_encode():
+    assert encode(TOKENIZER, []) == []
+    assert encode(TOKENIZER, [""]) == [[]]
+
+
+# chat template
+
+USER = {"role": "user", "content": question(PROBLEM)}
+
+
+def test_the_chat_template_makes_the_prompt():
+    for add in (False, True):
+        assert (
+            TOKENIZER.apply_chat_template([USER], tokenize=False, add_generation_prompt=add)
+            == prompt_text(PROBLEM)
+            == "<s>Target: 26, Numbers: [84, 2, 14, 15]\n"
+        )
+
+
+@pytest.mark.parametrize("prefix", ["Current State: 26:[84", "A line\n", "two\n\n", "", "  led by spaces\n"])
+def test_the_chat_template_goes_on_exactly_from_a_prefix(prefix):
+    messages = [USER, {"role": "assistant", "content": prefix}]
+    text = TOKENIZER.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    assert text == prompt_text(PROBLEM) + prefix
+    whole = TOKENIZER.apply_chat_template(messages, tokenize=False)
+    assert whole == prompt_text(PROBLEM) + prefix + EOS
+
+
+def test_prompt_and_response_split_alike_apart_and_together():
+    trace = depth_first(PROBLEM)
+    apart = encode(TOKENIZER, [prompt_text(PROBLEM), trace])
+    assert encode(TOKENIZER, [prompt_text(PROBLEM) + trace])[0] == apart[0] + apart[1]
+
+
+# folders
+
+
+def test_a_saved_tokenizer_loads_with_transformers(tmp_path):
+    from transformers import AutoTokenizer
+
+    TOKENIZER.save_pretrained(tmp_path)
+    trace = depth_first(PROBLEM)
+    for loaded in (AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)):
+        assert encode(loaded, [trace, BOS]) == encode(TOKENIZER, [trace, BOS])
+        assert (loaded.pad_token, loaded.bos_token, loaded.eos_token) == (PAD, BOS, EOS)
+        assert loaded.apply_chat_template([USER], tokenize=False) == prompt_text(PROBLEM)
+        assert vocabulary_digest(loaded) == vocabulary_digest(TOKENIZER)
+
+
+def test_a_replaced_tokenizer_is_read_anew(tmp_path):
+    TOKENIZER.save_pretrained(tmp_path)
+    assert len(load_tokenizer(tmp_path)) == len(TOKENIZER)
+    build_tokenizer(30).save_pretrained(tmp_path)
+    assert len(load_tokenizer(tmp_path)) == len(TOKENIZER) - 226
+
+
+def test_missing_and_damaged_folders_are_named(tmp_path):
+    with pytest.raises(GrlibError, match="tokenizer.json is missing"):
+        load_tokenizer(tmp_path / "nowhere")
+    TOKENIZER.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((tmp_path / "tokenizer.json").read_bytes()[:500])
+    with pytest.raises(GrlibError, match="cannot be read") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)

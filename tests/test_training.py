@@ -1,0 +1,440 @@
+"""The loss, the schedule and the plan against plain computations; a killed run ends in the same weights."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NUMBERS, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib import imitation, training
+from grlib.countdown_data import CountdownSettings
+from grlib.errors import GrlibError
+from grlib.model import bake, build_model, output_matrix, save_model
+from grlib.profiles import Profile, Stage
+from grlib.tokenizer import EOS, build_tokenizer, encode
+from grlib.training import (
+    Row,
+    TrainSettings,
+    learning_rate,
+    make_rows,
+    mean_nll,
+    micro_batches,
+    plan_batches,
+    response_nll,
+    score_rows,
+    text_likelihood,
+    train,
+)
+
+TOKENIZER = build_tokenizer(NUMBERS)
+SETTINGS = TrainSettings(lr=0.01, batch_rows=4, epochs=2)
+
+
+def toy_rows(count: int = 12) -> list[Row]:
+    """Prompts and responses of many lengths: 'copy the number so many times'."""
+    prompts = [f"<s>Target: {i}, Numbers: [{i}]\n" for i in range(count)]
+    responses = [", ".join([str(i)] * (1 + i * 5 % 17)) for i in range(count)]
+    return make_rows(TOKENIZER, prompts, responses, 64)
+
+
+def one_by_one(model, row: Row) -> float:
+    """Summed negative log-likelihood of one row's response, token by token, by the definition."""
+    with torch.no_grad():
+        ids = torch.tensor(row.ids, dtype=torch.long)[None]
+        logits = model.model(ids).last_hidden_state[0] @ output_matrix(model).T
+        logs = torch.log_softmax(logits, -1)
+    return -sum(float(logs[t - 1, row.ids[t]]) for t in range(row.start, len(row.ids)))
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def new_model(seed: int = 0):
+    return build_model(TOKENIZER, 32, 2, 4, 64, 64, seed)
+
+
+# rows
+
+
+def test_rows_are_prompt_response_and_end():
+    prompts, responses = ["<s>Target: 5, Numbers: [5]\n"] * 2, ["Moving to Node #0\n", "5"]
+    first, second = make_rows(TOKENIZER, prompts, responses, 50)
+    assert TOKENIZER.decode(first.ids) == prompts[0] + responses[0] + EOS
+    assert first.start == second.start == len(encode(TOKENIZER, prompts)[0])
+    cut_short, ended = make_rows(TOKENIZER, prompts, responses, 50, [False, True])
+    assert list(cut_short.ids) == list(first.ids[:-1]) and list(ended.ids) == list(second.ids)
+
+
+def test_long_rows_are_cut_on_the_right():
+    whole = make_rows(TOKENIZER, ["<s>1"], ["2, 3, 4"], 50)[0]
+    cut = make_rows(TOKENIZER, ["<s>1"], ["2, 3, 4"], 5)[0]
+    assert len(cut.ids) == 5 and list(cut.ids) == list(whole.ids[:5])
+
+
+def test_a_prompt_without_room_for_a_response_is_refused():
+    with pytest.raises(GrlibError, match="row 1: its prompt of 3 tokens leaves no room for a response in 3"):
+        make_rows(TOKENIZER, ["<s>1", "<s>1,"], ["2", "2"], 3)
+
+
+# loss
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=12), st.integers(1, 120))
+def test_micro_batches_hold_every_row_once_within_the_bound(shapes, micro_tokens):
+    rows = [Row(np.full(p + r, n + 1, dtype=np.int32), p) for n, (p, r) in enumerate(shapes)]
+    seen = []
+    for ids, mask in micro_batches(rows, micro_tokens):
+        assert ids.shape == mask.shape and (len(ids) == 1 or ids.numel() <= micro_tokens)
+        for line, chosen in zip(ids.tolist(), mask.tolist(), strict=True):
+            row = rows[line[0] - 1]
+            assert line == [*row.ids, *[0] * (len(line) - len(row.ids))]
+            assert chosen == [row.start <= t < len(row.ids) for t in range(len(line))]
+            seen.append(line[0])
+    assert sorted(seen) == list(range(1, len(rows) + 1))
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 60, 200, 10_000])
+def test_the_loss_of_micro_batches_is_that_of_single_rows(micro_tokens):
+    model, rows = tiny_model()[0], toy_rows()
+    expected = sum(one_by_one(model, row) for row in rows)
+    total = sum(float(response_nll(model, *micro).sum().detach()) for micro in micro_batches(rows, micro_tokens))
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_do_not_depend_on_the_micro_batches():
+    def gradients(micro_tokens):
+        model, _ = tiny_model()
+        count = sum(len(row.ids) - row.start for row in toy_rows())
+        for micro in micro_batches(toy_rows(), micro_tokens):
+            (response_nll(model, *micro).sum() / count).backward()
+        return [p.grad for p in model.parameters()]
+
+    for one, many in zip(gradients(1), gradients(10_000), strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-6)
+
+
+def test_what_stands_in_the_padding_has_no_influence():
+    model, rows = tiny_model()[0], toy_rows()
+    ids, mask = next(micro_batches(rows, 10_000))
+    filled = ids.clone()
+    for line, row in zip(filled, sorted(rows, key=lambda row: len(row.ids))[-len(ids) :], strict=True):
+        line[len(row.ids) :] = 7
+    assert not torch.equal(filled, ids), "there must be padding to try this on"
+    assert torch.equal(response_nll(model, filled, mask), response_nll(model, ids, mask))
+
+
+def test_scores_come_in_the_order_of_the_rows():
+    model, rows = tiny_model()[0], toy_rows()
+    scores = score_rows(model, rows, micro_tokens=80)
+    assert scores[:, 0] == pytest.approx([one_by_one(model, row) for row in rows], rel=1e-5)
+    assert scores[:, 1].tolist() == [len(row.ids) - row.start for row in rows]
+    assert mean_nll(model, rows) == pytest.approx(scores[:, 0].sum() / scores[:, 1].sum())
+
+
+def test_scores_equal_the_loss_of_transformers():
+    model, rows = tiny_model()[0], toy_rows()
+    for row, (total, count) in zip(rows, score_rows(model, rows), strict=True):
+        ids = torch.tensor(row.ids, dtype=torch.long)[None]
+        labels = ids.clone()
+        labels[:, : row.start] = -100
+        assert total / count == pytest.approx(float(model(input_ids=ids, labels=labels).loss.detach()), rel=1e-5)
+
+
+def test_likelihood_of_texts_under_a_saved_model(tmp_path):
+    model, tokenizer = tiny_model()
+    save_model(model, tokenizer, tmp_path / "m")
+    prompts, responses, ended = ["<s>1", "<s>2"], ["3, 4", "5"], [True, False]
+    scores = text_likelihood(tmp_path / "m", prompts, responses, ended, 64)
+    assert scores[:, 1].tolist() == [4, 1]
+    rows = make_rows(tokenizer, prompts, responses, 64, ended)
+    assert scores[:, 0] == pytest.approx([one_by_one(model, row) for row in rows], rel=1e-5)
+
+
+# schedule and plan
+
+
+def test_the_cosine_schedule_by_hand():
+    """20 steps, a tenth of warm-up: 2 steps up to the rate, then half a cosine over 18."""
+    settings = TrainSettings(lr=2.0, batch_rows=1, schedule="cosine", warmup=0.1)
+    rates = [learning_rate(step, 20, settings) for step in range(20)]
+    assert rates[:3] == pytest.approx([1.0, 2.0, 2.0])
+    assert rates[11] == pytest.approx(1.0)
+    assert rates[5] == pytest.approx(1 + math.cos(math.pi * 3 / 18))
+    assert rates[19] == pytest.approx(1 + math.cos(math.pi * 17 / 18)) and rates[19] > 0
+
+
+def test_the_trapezoid_schedule_by_hand():
+    """20 steps: 2 up, constant, and down over the last 4."""
+    settings = TrainSettings(lr=2.0, batch_rows=1, schedule="trapezoid", warmup=0.1)
+    rates = [learning_rate(step, 20, settings) for step in range(20)]
+    assert rates == pytest.approx([1.0, *[2.0] * 16, 1.5, 1.0, 0.5])
+
+
+@given(st.integers(1, 400), st.sampled_from(["cosine", "trapezoid"]), st.floats(0, 0.5))
+def test_rates_are_positive_and_bounded(steps, schedule, warmup):
+    settings = TrainSettings(lr=0.5, batch_rows=1, schedule=schedule, warmup=warmup)
+    assert all(0 < learning_rate(step, steps, settings) <= 0.5 for step in range(steps))
+
+
+@given(st.integers(1, 50), st.integers(1, 12), st.integers(1, 4), st.integers(0, 9))
+def test_the_plan_visits_every_row_once_an_epoch(count, size, epochs, seed):
+    settings = TrainSettings(lr=1.0, batch_rows=size, epochs=epochs)
+    plan = plan_batches(count, settings, seed)
+    per_epoch = -(-count // size)
+    assert len(plan) == epochs * per_epoch
+    for first in range(0, len(plan), per_epoch):
+        epoch = plan[first : first + per_epoch]
+        assert sorted(row for batch in epoch for row in batch) == list(range(count))
+        assert all(len(batch) == size for batch in epoch[:-1])
+    assert plan == plan_batches(count, settings, seed)
+
+
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 40))
+def test_a_number_of_steps_goes_before_epochs(count, size, steps):
+    settings = TrainSettings(lr=1.0, batch_rows=size, steps=steps)
+    plan = plan_batches(count, settings, 0)
+    assert len(plan) == steps
+    epochs = plan_batches(count, replace(settings, steps=0, epochs=steps), 0)
+    assert plan == epochs[:steps]
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    first, second = plan_batches(40, replace(SETTINGS, batch_rows=40), 0)
+    assert first != second and plan_batches(40, replace(SETTINGS, batch_rows=40), 1)[0] != first
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"lr": 0}, {"lr": -1.0}, {"batch_rows": 0}, {"epochs": 0}, {"optimizer": "sgd"}, {"schedule": "step"}],
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(GrlibError, match=str(next(iter(wrong.values())))):
+        TrainSettings(**({"lr": 1.0, "batch_rows": 1} | wrong))
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(GrlibError, match="no training rows"):
+        train(tiny_model()[0], make_rows(TOKENIZER, [], [], 64), SETTINGS, seed=0)
+
+
+# training
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_both_optimizers_learn(optimizer):
+    model, rows = new_model(), toy_rows()
+    settings = TrainSettings(lr=0.02, batch_rows=4, steps=80, optimizer=optimizer)
+    curve = train(model, rows, settings, seed=0, valid=rows, valid_every=40)
+    assert curve["valid_loss"].dropna().index.tolist() == [39, 79]
+    assert curve["loss"][0] > 4 and curve["valid_loss"][79] < 0.5
+    assert curve["step"].tolist() == list(range(1, 81)) and not model.training
+    assert curve["tokens_seen"].iloc[2] == sum(len(row.ids) for row in rows)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_only():
+    model = new_model()
+    adamw, muon = training._optimizers(model, replace(SETTINGS, optimizer="muon"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices = [names[id(p)] for group in muon.param_groups for p in group["params"]]
+    assert len(matrices) == 2 * 7 and all(".layers." in name and "norm" not in name for name in matrices)
+    others = [names[id(p)] for group in adamw.param_groups for p in group["params"]]
+    assert sorted([*matrices, *others]) == sorted(names.values())
+
+
+def test_one_step_by_hand():
+    """AdamW's first step moves every weight by the rate against the sign of its gradient, after the decay."""
+    rows = toy_rows(4)
+    model, _ = tiny_model()
+    before = weights(model)
+    row_losses = [response_nll(model, *next(micro_batches([row], 1))).sum() for row in rows]
+    count = sum(len(row.ids) - row.start for row in rows)
+    (sum(row_losses) / count).backward()
+    gradient = model.model.layers[0].mlp.up_proj.weight.grad
+    model.zero_grad()
+    settings = TrainSettings(lr=0.01, batch_rows=4, steps=1, warmup=1.0, weight_decay=0.1)
+    curve = train(model, rows, settings, seed=0)
+    assert curve["loss"][0] == pytest.approx(float(sum(row_losses).detach()) / count, rel=1e-5)
+    old, new = (state["model.layers.0.mlp.up_proj.weight"] for state in (before, weights(model)))
+    clear = gradient.abs() > 1e-4
+    expected = old * (1 - 0.01 * 0.1) - 0.01 * gradient.sign()
+    torch.testing.assert_close(new[clear], expected[clear], rtol=0, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
+    model = new_model()
+    with torch.no_grad():
+        model.model.norm.weight[:] = float("inf")
+    with pytest.raises(GrlibError, match=r"^toy: loss is (nan|inf) at step 1; lower lr 0.01") as caught:
+        train(model, toy_rows(), SETTINGS, seed=0, folder=tmp_path, label="toy")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_ends_with_a_line_that_says_how_far(monkeypatch):
+    lines = []
+    train(new_model(), toy_rows(), SETTINGS, seed=0, progress=lines.append, label="toy")
+    assert len(lines) == 1 and lines[0].startswith("toy: step 6/6, loss ") and "min left" in lines[0]
+
+
+# kill and resume
+
+
+def run(folder: Path | None, optimizer: str = "adamw", **more) -> tuple[dict, object]:
+    model = new_model()
+    settings = TrainSettings(lr=0.01, batch_rows=4, epochs=3, optimizer=optimizer, checkpoint_seconds=0)
+    curve = train(model, toy_rows(), settings, seed=0, folder=folder, **more)
+    return weights(model), curve
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_stopping_and_going_on_changes_no_bit(tmp_path, optimizer):
+    expected, curve = run(None, optimizer)
+    for stop in (2, 5, 5, 0):
+        found, resumed = run(tmp_path, optimizer, stop_after=stop)
+        assert len(resumed) == (stop or 9)
+    assert same(found, expected) and resumed.equals(curve)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    expected, curve = run(tmp_path)
+    monkeypatch.setattr(training, "_step", None)
+    found, again = run(tmp_path)
+    assert same(found, expected) and again.equals(curve)
+
+
+def test_a_damaged_checkpoint_is_made_again(tmp_path):
+    expected, _ = run(None)
+    run(tmp_path, stop_after=4)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:2000])
+    assert same(run(tmp_path)[0], expected)
+
+
+@pytest.mark.parametrize("change", ["rows", "settings", "seed", "start", "size"])
+def test_a_checkpoint_of_another_run_is_not_used(tmp_path, change):
+    run(tmp_path)
+    model, rows, settings, seed, start = new_model(), toy_rows(), replace(SETTINGS, epochs=3), 0, ""
+    if change == "rows":
+        rows[3] = Row(rows[3].ids, rows[3].start + 1)
+    elif change == "settings":
+        settings = replace(settings, lr=0.02)
+    elif change == "seed":
+        seed = 1
+    elif change == "start":
+        model, start = new_model(5), "other weights"
+    else:
+        model = build_model(TOKENIZER, 16, 1, 4, 32, 64, 0)
+    arguments = {"seed": seed, "start": start}
+    fresh = type(model)(model.config) if change == "size" else new_model(5 if change == "start" else 0)
+    if change == "size":
+        fresh = build_model(TOKENIZER, 16, 1, 4, 32, 64, 0)
+    train(fresh, rows, settings, **arguments)
+    train(model, rows, settings, **arguments, folder=tmp_path)
+    assert same(weights(model), weights(fresh))
+
+
+def test_the_pace_of_checkpoints_and_memory_is_no_part_of_a_run(tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(training, "_step", None)
+    settings = TrainSettings(lr=0.01, batch_rows=4, epochs=3, checkpoint_seconds=9, micro_tokens=1)
+    assert len(train(new_model(), toy_rows(), settings, seed=0, folder=tmp_path)) == 9
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path[:0] = sys.argv[1:3]
+from pathlib import Path
+from test_training import run
+run(Path(sys.argv[3]))
+"""
+
+
+def test_killed_at_any_moment_the_run_ends_in_the_same_weights(tmp_path):
+    """Each round kills a real process with SIGKILL shortly after one of its checkpoints appears."""
+    here = Path(__file__).resolve().parent
+    arguments = [sys.executable, "-c", KILLED, str(here), str(here.parent), str(tmp_path)]
+    process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").is_file() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    expected, curve = run(None)
+    found, resumed = run(tmp_path)
+    assert same(found, expected) and resumed.equals(curve)
+
+
+# training a base
+
+PROFILE = Profile(
+    name="tiny",
+    task=CountdownSettings(max_number=9, target_high=18, dfs_widths=(1,), bfs_beams=(1,)),
+    hidden=16,
+    layers=1,
+    heads=2,
+    intermediate=32,
+    whole_numbers=NUMBERS,
+    stages=(Stage(2, 12, 4), Stage(3, 9, 3)),
+    budget=200,
+)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(imitation, "VALID_EXAMPLES", 3)
+    monkeypatch.setattr("grlib.countdown_data.RESERVED_TEST", 20)
+    monkeypatch.setattr("grlib.countdown_data.RESERVED_VALID", 10)
+
+
+@pytest.mark.parametrize("method", ["sos", "bc"])
+def test_a_base_runs_through_its_stages_and_stops_early_on_the_same_way(quick, method, tmp_path):
+    model, tokenizer, curve = imitation.train_base(method, PROFILE, folder=tmp_path, valid_every=3)
+    assert len(curve) == 3 + 3 and len(tokenizer) == len(TOKENIZER)
+    assert curve["valid_loss"].notna().sum() == 2
+    assert model.lm_head.weight is model.get_input_embeddings().weight, "a base comes ready for use"
+    for stop in (2, 4):
+        _, _, part = imitation.train_base(method, PROFILE, stop_after=stop, valid_every=3)
+        assert part.equals(curve[:stop])
+
+
+def test_bc_imitates_the_solution_and_sos_the_search(quick):
+    examples = imitation.imitation_examples(PROFILE.task, 5, num_count=3)
+    for example in examples:
+        assert imitation.response("sos", example) == example.trace
+        assert example.solution[-1] in imitation.response("bc", example)
+    with pytest.raises(GrlibError, match="'rest'"):
+        imitation.response("rest", examples[0])
+
+
+def test_a_base_is_baked_only_once_it_is_trained():
+    model = new_model()
+    train(model, toy_rows(), replace(SETTINGS, steps=1), seed=0)
+    trained = float(one_by_one(model, toy_rows()[0]))
+    assert one_by_one(bake(model), toy_rows()[0]) == pytest.approx(trained)
+
+
+def test_a_missing_shipped_base_is_named(tmp_path):
+    with pytest.raises(GrlibError, match="missing"):
+        imitation.obtain_base("sos", PROFILE, "shipped", tmp_path / "out", shipped=tmp_path / "nowhere")
+    with pytest.raises(GrlibError, match="'best'"):
+        imitation.obtain_base("sos", PROFILE, "best", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
