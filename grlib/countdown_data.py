@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from grlib.countdown import Problem, problem_key, sample_problems, split_targets
+from grlib.errors import GrlibError
 from grlib.search import HEURISTICS, breadth_first, depth_first
 
-RESERVED_TEST, RESERVED_VALID = 2000, 1000
 Solved = tuple[Problem, tuple[str, ...]]  # a problem with its optimal solution
 
 
@@ -49,10 +49,19 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
     Test and validation problems do not depend on the seed of a run (runs are compared on the same problems)
     nor on how many are taken of them; the training problems are new for every seed.
     """
-    reserved = reserved_keys(settings, test, valid)
+    for name, wanted, most in (
+        ("test", test, settings.reserved_test),
+        ("valid", valid, settings.reserved_valid),
+    ):
+        if wanted > most:
+            raise GrlibError(
+                f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or raise "
+                f"reserved_{name} of the task and train the base anew"
+            )
+    tests, valids = reserved_keys(settings)
     return Splits(
-        train=draw(settings, f"train/{seed}", train, exclude=reserved),
-        valid=draw(settings, "valid", valid, exclude=reserved_keys(settings, test, 0)),
+        train=draw(settings, f"train/{seed}", train, exclude=tests | valids),
+        valid=draw(settings, "valid", valid, exclude=tests),
         seen=draw(settings, "test-seen", test),
         unseen=draw(settings, "test-unseen", test, unseen=True),
     )
@@ -84,14 +93,11 @@ def target_values(settings: CountdownSettings) -> tuple[tuple[int, ...], tuple[i
 
 
 @lru_cache(maxsize=8)
-def reserved_keys(settings: CountdownSettings, test: int = 0, valid: int = 0) -> frozenset:
-    """Keys of the problems kept out of every training set: the first 2,000 of the seen test list and 1,000 of
-    the validation list, or more if more are in use. (A problem with an unseen target cannot be drawn for
-    training.)
-    """
-    tests = frozenset(problem_key(p) for p, _ in draw(settings, "test-seen", max(test, RESERVED_TEST)))
-    valids = draw(settings, "valid", max(valid, RESERVED_VALID), exclude=tests) if valid != 0 else []
-    return tests | {problem_key(p) for p, _ in valids}
+def reserved_keys(settings: CountdownSettings) -> tuple[frozenset, frozenset]:
+    """Keys of the reserved test and validation problems. (Unseen targets cannot be drawn for training at all.)"""
+    tests = frozenset(problem_key(p) for p, _ in draw(settings, "test-seen", settings.reserved_test))
+    valids = draw(settings, "valid", settings.reserved_valid, exclude=tests)
+    return tests, frozenset(problem_key(p) for p, _ in valids)
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,18 @@ def imitation_examples(
     Failed searches stay in (paper, section 4.1). `num_count` overrides the count of numbers (a curriculum).
     """
     num_count = num_count or settings.num_count
-    reserved = reserved_keys(settings, RESERVED_TEST, RESERVED_VALID)
-    solved = draw(settings, "imitate", n, start=start, num_count=num_count, exclude=reserved)
-    return [_search(settings, f"{num_count}/{start + i}", *pair) for i, pair in enumerate(solved)]
+    tests, valids = reserved_keys(settings)
+    solved = draw(settings, "imitate", n, start=start, num_count=num_count, exclude=tests | valids)
+    seeds = [f"search/{settings.target_seed}/{num_count}/{start + i}" for i in range(n)]
+    return [
+        random_search(settings, *pair, random.Random(seed)) for pair, seed in zip(solved, seeds, strict=True)
+    ]
 
 
-def _search(settings: CountdownSettings, name: str, problem: Problem, solution: tuple[str, ...]) -> Imitated:
-    rng = random.Random(f"search/{settings.target_seed}/{name}")
+def random_search(
+    settings: CountdownSettings, problem: Problem, solution: tuple[str, ...], rng: random.Random
+) -> Imitated:
+    """The trace of a searcher drawn at random: kind, heuristic and width."""
     heuristic = rng.choice(HEURISTICS)
     if rng.random() < 0.5:
         width = rng.choice(settings.dfs_widths)

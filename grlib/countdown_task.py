@@ -65,8 +65,8 @@ class CountdownTask:
 
 
 def whole_lines(prefix: str) -> str:
-    """A prefix that ends with a line: the release ends an inserted goal line without its newline, and a tokenizer whose
-    stock phrases include the newline would leave the model in a place that it never saw."""
+    """A prefix that ends with a line: the release ends an inserted goal line without its newline, and a
+    tokenizer whose stock phrases include the newline would leave the model in a place that it never saw."""
     return prefix if prefix.endswith("\n") else prefix + "\n"
 
 

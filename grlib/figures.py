@@ -148,7 +148,11 @@ def _gap_note(axis: Axes, panel: pd.DataFrame, column: str) -> None:
     ]
     text = "Guided-ReST less ReST:\n" + "\n".join(lines).replace("-", "\u2212")
     look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 10, "linespacing": 1.4}
-    axis.text(0.99, 0.03, text, transform=axis.transAxes, **look, color=STYLES["guided_rest"].colour)
+    x, y = 0.99, 0.03
+    late = panel.loc[panel["k"] >= panel["k"].median(), column]
+    if late.min() < 32:  # lines run low: the note goes to the free corner above them
+        (x, y), look = (0.02, 0.98), look | {"ha": "left", "va": "top"}
+    axis.text(x, y, text, transform=axis.transAxes, **look, color=STYLES["guided_rest"].colour)
 
 
 def hints(table: pd.DataFrame, profile: str) -> Drawing:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from grlib.artefacts import MissingArtefact, atomic_folder, problem_with
+from grlib.artefacts import MissingArtefact, atomic_folder, plain, problem_with
 from grlib.countdown_data import Imitated, imitation_examples
 from grlib.errors import GrlibError
 from grlib.model import bake, build_model, save_model
@@ -132,7 +134,7 @@ def obtain_base(
         )
     if source == "scratch" or not profile.shipped_base:
         model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
-        save_model(model, tokenizer, out, curve)
+        save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
         return
     if shipped is None:
         raise GrlibError(f"no shipped base of {method} was given; pass its folder, or base scratch")
@@ -140,6 +142,52 @@ def obtain_base(
         raise MissingArtefact(f"shipped base {shipped}: {fault}; fetch it again, or choose base scratch")
     with atomic_folder(out) as partial:
         shutil.copytree(shipped, partial, dirs_exist_ok=True)
+
+
+def describe_base(
+    method: str, profile: Profile, model: PreTrainedModel, curve: pd.DataFrame
+) -> dict[str, str]:
+    """The manifest and the model card that travel with a base model, computed from the run that made it."""
+    import torch
+    import transformers
+
+    valid = curve["valid_loss"].dropna()
+    facts = {
+        "method": method,
+        "profile": profile.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "task": asdict(profile.task),
+        "stages": [asdict(stage) for stage in profile.stages],
+        "training": asdict(base_settings(profile)),
+        "steps": int(curve["step"].iloc[-1]),
+        "tokens_seen": int(curve["tokens_seen"].iloc[-1]),
+        "validation_loss_nats_per_token": round(float(valid.iloc[-1]), 5) if len(valid) else None,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    examples = " then ".join(f"{stage.examples:,} of {stage.num_count} numbers" for stage in profile.stages)
+    imitates = {"sos": "traces of symbolic searchers (SoS)", "bc": "optimal solutions, no search (BC)"}[
+        method
+    ]
+    card = f"""---
+license: apache-2.0
+library_name: transformers
+---
+# Countdown base model `{method}`
+
+A Llama of {facts["parameters"]:,} parameters that imitates {imitates} on Countdown problems:
+combine numbers of 1..{profile.task.max_number} to reach a target of \
+{profile.task.target_low}..{profile.task.target_high}.
+
+- **Made by** notebook 03 (`base = "scratch"`, profile {profile.name}): {examples};
+  {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings are in `manifest.json`, the learning
+  curve in `curve.csv`.
+- **Validation loss** at the end, on examples it was not trained on:
+  {facts["validation_loss_nats_per_token"]} nats a token.
+- **Meant for** reproducing and teaching self-training (ReST, Guided-ReST, PPO) at small scale. It is imperfect
+  on purpose: what it can and cannot solve is measured in notebook 03.
+- **Held out**: the test problems of the repository, and every problem with an unseen target.
+"""
+    return {"manifest.json": json.dumps(plain(facts), indent=1, sort_keys=True) + "\n", "README.md": card}
 
 
 def validation_rows(method: str, profile: Profile, tokenizer: PreTrainedTokenizerFast) -> list[Row]:

@@ -8,6 +8,7 @@ load the saved folder.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,12 @@ def save_model(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path | str,
     curve: pandas.DataFrame | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write weights (baked), config, tokenizer and learning curve as one folder, whole or not at all."""
+    """Write weights (baked), config, tokenizer and learning curve as one folder, whole or not at all.
+
+    `notes` are text files to put beside them (file name -> content): a model card, a manifest.
+    """
     from grlib.artefacts import atomic_folder, write_table
 
     _no_progress_bars()
@@ -116,6 +121,8 @@ def save_model(
         tokenizer.save_pretrained(partial)
         if curve is not None:
             write_table(partial / "curve.csv", curve)
+        for name, content in (notes or {}).items():
+            (partial / name).write_text(content, encoding="utf-8")
 
 
 def load_model(folder: Path | str) -> LlamaForCausalLM:

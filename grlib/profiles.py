@@ -51,7 +51,7 @@ class Profile:
     slots: int = 128  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     # self-training (notebooks 05, 06)
-    train_problems: int = 1000
+    train_problems: int = 1500
     valid_problems: int = 100
     iterations: int = 3
     guided_rounds: int = 3  # at most; a solution of n numbers has n-1 steps
@@ -79,7 +79,7 @@ class Profile:
 
 
 SMALL_TASK = CountdownSettings(max_number=30, dfs_widths=(1, 2, 3), bfs_beams=(1, 2))
-PAPER_TASK = CountdownSettings()
+PAPER_TASK = CountdownSettings(reserved_test=10_000)
 BASE_STAGES = (Stage(3, 28_000, 16), Stage(4, 38_000, 6))
 
 LAPTOP = Profile(name="laptop", task=SMALL_TASK, stages=BASE_STAGES)

@@ -38,8 +38,9 @@ class Request(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """A response: its text (prefix included), its tokens (prefix and end token included), whether it ended by itself
-    (otherwise it ran into the budget), and how many of the tokens are new (0: the prefix filled the budget).
+    """A response: its text (prefix included), its tokens (prefix and end token included), whether it ended by
+    itself (otherwise it ran into the budget), and how many of the tokens are new (0: the prefix filled the
+    budget).
     """
 
     text: str
@@ -109,7 +110,9 @@ def sample(
         return _pool(workers).submit(sample_chunk, *arguments(number))
 
     try:
-        elsewhere = submit if len(parts) > 1 and workers > 1 else None  # starting workers for one chunk costs more
+        elsewhere = (
+            submit if len(parts) > 1 and workers > 1 else None
+        )  # starting workers for one chunk costs more
         frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         _pool.cache_clear()

@@ -11,11 +11,11 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import inf, isqrt, lcm
+from math import isqrt, lcm
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from grlib.countdown import Problem, apply_operation, check_solution, index_pairs, pair_results
+from grlib.countdown import Problem, apply_operation, check_solution, index_pairs
 from grlib.errors import GrlibError
 from grlib.traces import exploring_line, generated_line, goal_line, miss_line, moving_line, state_line
 
@@ -23,8 +23,8 @@ HEURISTICS = ("sum", "mult")
 NO_SOLUTION = "No solution found."  # the last words of a breadth-first search whose heap ran empty
 _score = itemgetter(0)
 
-# A child before it is printed: its heuristic, its move as in `pair_results`, the places of the numbers it does not use.
-Child = tuple[int, tuple[str, int, int, int], tuple[int, ...]]
+# A child before it is printed: heuristic, sign, left, right, result, places of the numbers its move leaves alone.
+Child = tuple[int, str, int, int, int, tuple[int, ...]]
 
 
 class _DistanceTable(dict):
@@ -64,44 +64,56 @@ def _divisors(target: int) -> list[int]:
     return sorted({*small, *(target // d for d in small)} - {1}) or [target]
 
 
-def _children(nums: tuple[int, ...], distance: _DistanceTable, units: Sequence[int], limit: float) -> list[Child]:
-    """The children with a heuristic up to `limit`, best first, ties in move order.
+def _children(nums: tuple[int, ...], distance: _DistanceTable, unit: int) -> list[Child]:
+    """All children, best first, ties in the order of `countdown.moves` (written out: a call for each pair takes long).
 
     Heuristics are integers in units of 1/lcm(1..N): exact for numbers of any size. A move changes two distances and
     adds one, so each child costs one look-up.
     """
     total = sum([distance[n] for n in nums])
-    unit = units[len(nums) - 1]
     children: list[Child] = []
+    add = children.append
     for i, j, others in index_pairs(len(nums)):
         a, b = nums[i], nums[j]
         kept = total - distance[a] - distance[b]
-        for move in pair_results(a, b):
-            score = (kept + distance[move[3]]) * unit
-            if score <= limit:
-                children.append((score, move, others))
+        low, high = (a, b) if a <= b else (b, a)
+        add(((kept + distance[a + b]) * unit, "+", a, b, a + b, others))
+        add(((kept + distance[a * b]) * unit, "*", a, b, a * b, others))
+        add(((kept + distance[high - low]) * unit, "-", high, low, high - low, others))
+        if low and not high % low:
+            add(((kept + distance[high // low]) * unit, "/", high, low, high // low, others))
     children.sort(key=_score)
     return children
 
 
 def _units(heuristic: str, count: int) -> list[int]:
-    """Weight of a summed distance at each state size: a mean for 'sum' (scaled to integers), the plain sum for 'mult'."""
+    """Weight of the summed distance of a child, for each size of its parent: a mean for 'sum' (scaled to integers), the plain sum for 'mult'."""
     scale = lcm(*range(1, count + 1))
-    return [0] + [scale // size if heuristic == "sum" else scale for size in range(1, count + 1)]
+    return [0, 0] + [scale // size if heuristic == "sum" else scale for size in range(1, count)]
 
 
-# The lines of the trace language with gaps. Most lines share their numbers or operations with the lines before, and
-# formatting those again and again would take most of the time.
+# The lines of the trace language cut where texts go in. Most lines share their numbers or operations with the lines
+# before; to format those again and again would take most of the time.
 _GAP: Any = "%s"
-_STATE = state_line(_GAP, (), ()).replace("[]", "[%s]")
-_EXPLORING = exploring_line(_GAP, ()).replace("[]", "[%s]")
-_GENERATED = generated_line(_GAP, _GAP, (), _GAP).replace("[]", "[%s]")
+_STATE = state_line(_GAP, (), ()).replace("[]", "[%s]").split("%s")
+_EXPLORING = exploring_line(_GAP, ()).replace("[]", "[%s]").split("%s")
+_GENERATED = generated_line(_GAP, _GAP, (), _GAP).replace("[]", "[%s]").split("%s")
+_MISS = miss_line(_GAP, _GAP).split("%s")
 
 
-@lru_cache(maxsize=64)
-def _numbers(count: int) -> str:
-    """A template for so many numbers."""
-    return ", ".join(["%d"] * count)
+def _state(target: str, numbers: str, done: str) -> str:
+    before, after_target, after_numbers, end = _STATE
+    return f"{before}{target}{after_target}{numbers}{after_numbers}{done}{end}"
+
+
+def _exploring(operation: str, numbers: str) -> str:
+    before, between, end = _EXPLORING
+    return f"{before}{operation}{between}{numbers}{end}"
+
+
+def _generated(name: str, target: str, numbers: str, operation: str) -> str:
+    before, after_name, after_target, after_numbers, end = _GENERATED
+    return f"{before}{name}{after_name}{target}{after_target}{numbers}{after_numbers}{operation}{end}"
 
 
 def _after(done: str, operation: str) -> str:
@@ -119,45 +131,49 @@ def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = No
     target, distance = problem.target, _distances(heuristic, problem.target)
     units = _units(heuristic, len(problem.nums))
     threshold = target * lcm(*range(1, len(problem.nums) + 1))
+    goal = str(target)
+    missed = _MISS[1] + goal + _MISS[2]
     lines: list[str] = []
     write = lines.append
 
-    def visit(nums: tuple[int, ...], text: str, done: str, name: str) -> bool:
-        here = moving_line(name) + _STATE % (target, text, done)
+    def visit(nums: tuple[int, ...], digits: list[str], done: str, name: str) -> bool:
+        here = moving_line(name) + _state(goal, ", ".join(digits), done)
         write(here)
-        for k, (_, (sign, left, right, result), others) in enumerate(
-            _children(nums, distance, units, threshold)[:width]
-        ):
+        children = _children(nums, distance, units[len(nums)])
+        for k, (score, sign, left, right, result, others) in enumerate(children[:width]):
+            if score > threshold:
+                break
             if k:
                 write(here)
-            operation = f"{left}{sign}{right}={result}"
+            shown = str(result)
+            operation = f"{left}{sign}{right}={shown}"
             if not others:
-                write(_EXPLORING % (operation, result))
+                write(_exploring(operation, shown))
                 if result == target:
                     write(goal_line(target, target))
                     return True
-                write(miss_line(result, target))
+                write(shown + missed)
                 continue
-            child = (*[nums[o] for o in others], result)
-            numbers = _numbers(len(child)) % child
-            child_name = f"{name},{k}"
-            write(_EXPLORING % (operation, numbers))
-            write(_GENERATED % (child_name, target, numbers, operation))
-            if visit(child, numbers, _after(done, operation), child_name):
+            child = [digits[o] for o in others]
+            child.append(shown)
+            numbers, child_name = ", ".join(child), f"{name},{k}"
+            write(_exploring(operation, numbers))
+            write(_generated(child_name, goal, numbers, operation))
+            if visit((*[nums[o] for o in others], result), child, _after(done, operation), child_name):
                 return True
         return False
 
-    visit(problem.nums, _numbers(len(problem.nums)) % problem.nums, "", "0")
+    visit(problem.nums, list(map(str, problem.nums)), "", "0")
     return "".join(lines)[len(moving_line("0")) :]
 
 
 class _HeapNode:
     """A node of the breadth-first heap: compared by heuristic alone, as in the reference, ties left to the heap."""
 
-    __slots__ = ("done", "name", "nums", "score", "text")
+    __slots__ = ("digits", "done", "name", "nums", "score")
 
-    def __init__(self, score: int, nums: tuple[int, ...], text: str, done: str, name: str) -> None:
-        self.score, self.nums, self.text, self.done, self.name = score, nums, text, done, name
+    def __init__(self, score: int, nums: tuple[int, ...], digits: list[str], done: str, name: str) -> None:
+        self.score, self.nums, self.digits, self.done, self.name = score, nums, digits, done, name
 
     def __lt__(self, other: _HeapNode) -> bool:
         return self.score < other.score
@@ -172,32 +188,38 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
         raise GrlibError(f"beam is {beam!r}: it must be a positive integer")
     target, distance = problem.target, _distances(heuristic, problem.target)
     units = _units(heuristic, len(problem.nums))
+    goal = str(target)
+    missed = _MISS[1] + goal + _MISS[2]
     lines: list[str] = []
     write = lines.append
-    heap = [_HeapNode(0, problem.nums, _numbers(len(problem.nums)) % problem.nums, "", "0")]
+    heap = [_HeapNode(0, problem.nums, list(map(str, problem.nums)), "", "0")]
     while heap:
         expanded = [heapq.heappop(heap) for _ in range(min(beam, len(heap)))]
         for position, node in enumerate(expanded):
             if position:
                 write(moving_line(node.name))
-            write(_STATE % (target, node.text, node.done))
-            kept = _children(node.nums, distance, units, inf)[:beam]
+            write(_state(goal, ", ".join(node.digits), node.done))
+            if len(node.nums) == 1:
+                continue
+            kept = _children(node.nums, distance, units[len(node.nums)])[:beam]
             rng.shuffle(kept)
             made: list[_HeapNode] = []
-            for generated, (score, (sign, left, right, result), others) in enumerate(kept):
-                operation = f"{left}{sign}{right}={result}"
-                child = (*[node.nums[o] for o in others], result)
-                numbers = _numbers(len(child)) % child
-                name = f"{node.name},{generated if others else 0}"  # only named children count, and leaves have no name
-                made.append(_HeapNode(score, child, numbers, _after(node.done, operation), name))
-                write(_EXPLORING % (operation, numbers))
+            for generated, (score, sign, left, right, result, others) in enumerate(kept):
+                shown = str(result)
+                operation = f"{left}{sign}{right}={shown}"
+                digits = [node.digits[o] for o in others]
+                digits.append(shown)
+                numbers, child = ", ".join(digits), (*[node.nums[o] for o in others], result)
+                name = f"{node.name},{generated if others else 0}"  # leaves get no Generated line and do not count
+                made.append(_HeapNode(score, child, digits, _after(node.done, operation), name))
+                write(_exploring(operation, numbers))
                 if others:
-                    write(_GENERATED % (name, target, numbers, operation))
+                    write(_generated(name, goal, numbers, operation))
                 elif result == target:
                     write(goal_line(target, target))
                     return "".join(lines)
                 else:
-                    write(miss_line(result, target))
+                    write(shown + missed)
             made.sort(key=attrgetter("score"))
             for new in made:
                 heapq.heappush(heap, new)

@@ -223,7 +223,7 @@ def fine_tune(
     prompts, responses = [a.prompt for a in kept], [a.response for a in kept]
     rows = make_rows(tokenizer, prompts, responses, settings.row_length, [a.ended for a in kept])
     training = replace(settings.training, steps=steps) if steps else settings.training
-    batches = None if rows else []
+    batches: list[list[int]] | None = None if rows else []
     if not rows:
         progress(f"{label}: no attempt was correct, so the model stays the base")
     curve = train(

@@ -281,7 +281,7 @@ def token_table(
         ours, theirs = (score.loc[shared].to_numpy() for score in scores)
         ends = min(ours[:, -1].mean(), theirs[:, -1].mean())
         draws = list(zip(metrics.resampled_means(ours), metrics.resampled_means(theirs), strict=True))
-        for share in shares if ends > 0 else ():
+        for share in shares:  # where a method solves nothing, the ratio is not a number
             level = share * ends
             ratios = np.array([metrics.token_ratio(budgets, a, b, level) for a, b in draws])
             ratio = metrics.token_ratio(budgets, ours.mean(axis=0), theirs.mean(axis=0), level)

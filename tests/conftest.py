@@ -17,7 +17,7 @@ def one_thread():
 
 
 def tiny_model(kv_heads: int = 4, positions: int = POSITIONS, spread: bool = True):
-    """A random Llama, 2 layers of 32; `spread`: weights so large that greedy text varies and sometimes ends."""
+    """A random Llama, 2 layers of 32; `spread`: weights so large that its text varies and may end."""
     import torch
 
     from grlib.model import bake, build_model

@@ -109,7 +109,7 @@ def test_other_architectures_are_refused():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_draws_follow_the_softmax(temperature):
-    """Chi-square of 20,000 draws of one token; sparse tokens pooled; fixed seed, limit at 4 standard deviations."""
+    """Chi-square of 20,000 draws of one token, rare ones pooled; limit at 4 standard deviations."""
     model, tokenizer = tiny_model(spread=False)
     with torch.no_grad():
         model.model.norm.weight *= 3 * temperature
@@ -144,7 +144,7 @@ def test_rows_with_the_same_prompt_are_drawn_apart(pair):
 
 @pytest.mark.parametrize("engine", ["batched", "transformers"])
 def test_budgets_are_exact(pair, engine):
-    """The tokens of prefix, text and end token are within the budget, and all of it is used unless the row ended."""
+    """Prefix, text and end token stay within the budget and use all of it unless the row ended."""
     model, tokenizer = pair
     asked = requests_of(60)
     found = answer(model, tokenizer, asked, replace(ONE, engine=engine), seed=1)
@@ -180,7 +180,9 @@ def test_a_prefix_longer_than_the_model_only_skips_its_row(pair):
 
 
 @pytest.mark.parametrize("engine", ["batched", "transformers"])
-@pytest.mark.parametrize("request_", [Request("<s>" * POSITIONS, "", 1), Request("<s>", "", POSITIONS), Request("", "", 1)])
+@pytest.mark.parametrize(
+    "request_", [Request("<s>" * POSITIONS, "", 1), Request("<s>", "", POSITIONS), Request("", "", 1)]
+)
 def test_a_prompt_that_cannot_fit_is_refused(pair, engine, request_):
     with pytest.raises(GrlibError, match=f"the model takes 1 to {POSITIONS} in all"):
         answer(*pair, [Request("<s>", "", 4), request_], replace(GREEDY, engine=engine), 0)
@@ -193,7 +195,7 @@ def test_the_last_position_can_be_used(pair):
 
 
 def test_a_finished_row_may_wait_beyond_the_last_position(pair):
-    """Eight short prompts run on while a long one of the same wave is done: it must not fall off the positions."""
+    """Eight short prompts run on while a long one of their wave is done: it must not fall off."""
     decoder = Decoder(pair[0])
     decoder.eos = -1
     prompts = [[1] * 6] * 8 + [[1] * (POSITIONS - 4)]
@@ -260,7 +262,9 @@ def test_wrong_settings_are_refused(wrong):
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are():
-    with pytest.raises(GrlibError, match="engine 'vlm' is not available; choose one of batched, transformers"):
+    with pytest.raises(
+        GrlibError, match="engine 'vlm' is not available; choose one of batched, transformers"
+    ):
         SamplingSettings(engine="vlm")
 
 
@@ -301,15 +305,20 @@ def test_any_number_of_workers_gives_the_same(tiny_folder, tmp_path):
 
 
 def test_killed_workers_are_replaced_in_the_next_call(tiny_folder, steps, monkeypatch):
-    broken, pools = Future(), []
-    broken.set_exception(BrokenProcessPool("killed"))
-    working = Future()
-    working.set_result(pd.DataFrame([Sampled("", 1, True, 1)] * 7))
+    pools = []
+
+    def submit(*_) -> Future:
+        future: Future = Future()
+        if len(pools) == 1:
+            future.set_exception(BrokenProcessPool("killed"))
+        else:
+            future.set_result(pd.DataFrame([Sampled("", 1, True, 1)] * 7))
+        return future
 
     @lru_cache
     def pool(workers):
-        pools.append(working if pools else broken)
-        return SimpleNamespace(submit=lambda *_: pools[-1])
+        pools.append(SimpleNamespace(submit=submit))
+        return pools[-1]
 
     monkeypatch.setattr(sampling, "_pool", pool)
     with pytest.raises(BrokenProcessPool):

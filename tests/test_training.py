@@ -113,7 +113,9 @@ def test_micro_batches_hold_every_row_once_within_the_bound(shapes, micro_tokens
 def test_the_loss_of_micro_batches_is_that_of_single_rows(micro_tokens):
     model, rows = tiny_model()[0], toy_rows()
     expected = sum(one_by_one(model, row) for row in rows)
-    total = sum(float(response_nll(model, *micro).sum().detach()) for micro in micro_batches(rows, micro_tokens))
+    total = sum(
+        float(response_nll(model, *micro).sum().detach()) for micro in micro_batches(rows, micro_tokens)
+    )
     assert total == pytest.approx(expected, rel=1e-5)
 
 
@@ -153,7 +155,9 @@ def test_scores_equal_the_loss_of_transformers():
         ids = torch.tensor(row.ids, dtype=torch.long)[None]
         labels = ids.clone()
         labels[:, : row.start] = -100
-        assert total / count == pytest.approx(float(model(input_ids=ids, labels=labels).loss.detach()), rel=1e-5)
+        assert total / count == pytest.approx(
+            float(model(input_ids=ids, labels=labels).loss.detach()), rel=1e-5
+        )
 
 
 def test_likelihood_of_texts_under_a_saved_model(tmp_path):
@@ -387,7 +391,9 @@ def test_killed_at_any_moment_the_run_ends_in_the_same_weights(tmp_path):
 
 PROFILE = Profile(
     name="tiny",
-    task=CountdownSettings(max_number=9, target_high=18, dfs_widths=(1,), bfs_beams=(1,)),
+    task=CountdownSettings(
+        max_number=9, target_high=18, dfs_widths=(1,), bfs_beams=(1,), reserved_test=20, reserved_valid=10
+    ),
     hidden=16,
     layers=1,
     heads=2,
@@ -395,14 +401,13 @@ PROFILE = Profile(
     whole_numbers=NUMBERS,
     stages=(Stage(2, 12, 4), Stage(3, 9, 3)),
     budget=200,
+    bc_batch_factor=1,
 )
 
 
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(imitation, "VALID_EXAMPLES", 3)
-    monkeypatch.setattr("grlib.countdown_data.RESERVED_TEST", 20)
-    monkeypatch.setattr("grlib.countdown_data.RESERVED_VALID", 10)
 
 
 @pytest.mark.parametrize("method", ["sos", "bc"])

@@ -1,1 +1,94 @@
-"""`python -m grlib bench`."""
+"""`python -m grlib bench`: how much faster grlib is than a plain textbook version of the same thing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grlib.errors import GrlibError
+
+if TYPE_CHECKING:
+    from grlib.bench.speed import Row
+
+TEXT_SECTIONS = ("problems", "solver", "trace", "rewrite", "grade", "hostile", "import")
+MODEL_SECTIONS = ("sampling", "training")
+SECTIONS = TEXT_SECTIONS + MODEL_SECTIONS
+SHIPPED = Path(__file__).parents[2] / "paper_results" / "base" / "sos"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of the benchmark."""
+    top = argparse.ArgumentParser(
+        prog="python -m grlib bench",
+        description="Time grlib against a plain textbook version of the same thing, on the same inputs, in one process. "
+        "Outputs are compared first. Nothing is written unless --json is given.",
+    )
+    top.add_argument("names", nargs="*", metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} (default: all)")
+    top.add_argument("--quick", action="store_true", help="few inputs: shows that it works, ratios are rough")
+    top.add_argument("--model", type=Path, default=SHIPPED, metavar="DIR", help="model folder (default: the shipped base)")
+    top.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads for the models (default: all cores)")
+    top.add_argument("--json", type=Path, metavar="PATH", help="also write the figures to this file")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the chosen sections and print a table; 0 unless an input is wrong."""
+    options = parser().parse_args(argv)
+    for name in options.names:
+        if name not in SECTIONS:
+            raise GrlibError(f"section {name!r} does not exist; choose from {', '.join(SECTIONS)}")
+    if options.threads < 0:
+        raise GrlibError(f"--threads is {options.threads}: it must be 0 (all cores) or more")
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise GrlibError(f"--json {options.json}: its folder does not exist; make it first")
+    chosen = options.names or SECTIONS
+    if set(chosen) & set(MODEL_SECTIONS) and options.names and options.model != SHIPPED:
+        from grlib.bench.models import check_model
+
+        check_model(options.model)
+    rows = []
+    print(f"{'':36s} {'unit':>9s} {'plain':>12s} {'grlib':>12s} {'ratio':>8s}")
+    for name in SECTIONS:
+        for row in _run(name, options) if name in chosen else ():
+            rows.append(row)
+            print(_line(row), flush=True)
+    if options.json:
+        report = {"python": platform.python_version(), "machine": platform.machine(), "quick": options.quick}
+        report["rows"] = [asdict(row) | {"ratio": row.ratio} for row in rows]
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
+    if name in TEXT_SECTIONS:
+        from grlib.bench import speed
+
+        section: Callable[[bool], Iterator[Row]] = getattr(speed, f"bench_{name}")
+        yield from section(options.quick)
+        return
+    from grlib.bench import models
+
+    if not (options.model / "config.json").is_file():
+        print(f"{name}: skipped, no model in {options.model} (train the base or name a folder with --model)")
+        return
+    threads = options.threads or models.cores()
+    if name == "sampling":
+        yield from models.bench_sampling(options.quick, options.model, threads)
+    else:
+        yield from models.bench_training(options.quick, options.model, threads)
+
+
+def _line(row: Row) -> str:
+    plain = "-" if row.plain is None else f"{row.plain:,.1f}"
+    ratio = "-" if row.ratio is None else f"{row.ratio:.1f}x"
+    return f"{row.what:36s} {row.unit:>9s} {plain:>12s} {row.grlib:>12,.1f} {ratio:>8s}  {row.note}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,9 +55,9 @@ def draw_problem(
     rng: random.Random, targets: Sequence[int], num_count: int, max_number: int
 ) -> tuple[list[int], int, list[str]]:
     """A solvable problem with its solution: the target is kept, the numbers are drawn again until it can be reached."""
-    target = rng.choice(targets)
+    target = targets[int(rng.random() * len(targets))]
     while True:
-        nums = [rng.randint(1, max_number) for _ in range(num_count)]
+        nums = [int(rng.random() * max_number) + 1 for _ in range(num_count)]
         solution = solve(nums, target)
         if solution is not None:
             return nums, target, solution
