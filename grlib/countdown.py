@@ -1,8 +1,8 @@
 """The Countdown task: problems, exact solutions, and the seen / unseen split of target values.
 
 A problem asks to combine all of its numbers, once each, with + - * / to hit a target. Intermediate results are
-non-negative integers; the larger operand comes first in - and /, and a division must be exact (facts of the
-paper's section 2; SoS section 3).
+non-negative integers; the larger operand comes first in - and /, and a division must be exact (the
+paper's and Stream of Search's rules).
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ class CountdownSettings:
     unseen_fraction: float = 0.1
     dfs_widths: tuple[int | None, ...] = (None,)  # None: no cap, as in the reference
     bfs_beams: tuple[int, ...] = (1, 2, 3, 4, 5)
-    target_seed: int = (
-        0  # one split of the targets for every seed: a shipped base has seen its "seen" targets
-    )
+    target_seed: int = 0  # one split for every seed of a run: a shipped base has seen its "seen" targets
+    reserved_test: int = 2000  # problems of each test list that no training set may hold
+    reserved_valid: int = 1000
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
     ):
         if wanted > most:
             raise GrlibError(
-                f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or raise "
-                f"reserved_{name} of the task and train the base anew"
+                f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or "
+                f"raise reserved_{name} of the task and train the base anew"
             )
     tests, valids = reserved_keys(settings)
     return Splits(
@@ -94,7 +94,7 @@ def target_values(settings: CountdownSettings) -> tuple[tuple[int, ...], tuple[i
 
 @lru_cache(maxsize=8)
 def reserved_keys(settings: CountdownSettings) -> tuple[frozenset, frozenset]:
-    """Keys of the reserved test and validation problems. (Unseen targets cannot be drawn for training at all.)"""
+    """Keys of the reserved test and validation problems. (Unseen targets are never drawn for training.)"""
     tests = frozenset(problem_key(p) for p, _ in draw(settings, "test-seen", settings.reserved_test))
     valids = draw(settings, "valid", settings.reserved_valid, exclude=tests)
     return tests, frozenset(problem_key(p) for p, _ in valids)
@@ -117,7 +117,7 @@ def imitation_examples(
 ) -> list[Imitated]:
     """Examples start .. start+n-1 of the endless imitation set; solver, heuristic, width are drawn for each.
 
-    Failed searches stay in (paper, section 4.1). `num_count` overrides the count of numbers (a curriculum).
+    Failed searches stay in (as in Stream of Search). `num_count` overrides the count of numbers.
     """
     num_count = num_count or settings.num_count
     tests, valids = reserved_keys(settings)

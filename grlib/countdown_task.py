@@ -59,7 +59,7 @@ class CountdownTask:
         )
 
     def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
-        """The failed trace rewritten to visit the next node of the optimal solution (section 3.3)."""
+        """The failed trace rewritten to visit the next node of the optimal solution (Algorithm 1)."""
         problem, solution = item
         return whole_lines(rewrite(attempt.response, problem, solution, choose=self.choose, rng=rng))
 

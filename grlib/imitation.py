@@ -1,4 +1,4 @@
-"""Training the models that later steps start from: SoS on search traces, BC on solutions (section 4.1)."""
+"""Training the models that later steps start from: SoS on search traces, BC on solutions (as the paper)."""
 
 from __future__ import annotations
 
@@ -183,8 +183,8 @@ combine numbers of 1..{profile.task.max_number} to reach a target of \
   curve in `curve.csv`.
 - **Validation loss** at the end, on examples it was not trained on:
   {facts["validation_loss_nats_per_token"]} nats a token.
-- **Meant for** reproducing and teaching self-training (ReST, Guided-ReST, PPO) at small scale. It is imperfect
-  on purpose: what it can and cannot solve is measured in notebook 03.
+- **Meant for** reproducing and teaching self-training (ReST, Guided-ReST, PPO) at small scale. It is
+  imperfect on purpose: what it can and cannot solve is measured in notebook 03.
 - **Held out**: the test problems of the repository, and every problem with an unseen target.
 """
     return {"manifest.json": json.dumps(plain(facts), indent=1, sort_keys=True) + "\n", "README.md": card}

@@ -28,7 +28,9 @@ class Profile:
     name: str
     task: CountdownSettings
     # the model and its base (notebook 03)
-    pretrained: str = ""  # hub name or folder of a pretrained model; empty: built from scratch with the sizes below
+    pretrained: str = (
+        ""  # hub name or folder of a pretrained model; empty: built from scratch with the sizes below
+    )
     hidden: int = 128
     layers: int = 5
     heads: int = 4
@@ -36,7 +38,9 @@ class Profile:
     whole_numbers: int = 256  # numbers below this are single tokens
     shipped_base: bool = True  # start from paper_results/base/<method> unless told to train it from scratch
     stages: tuple[Stage, ...] = ()  # the imitation curriculum of SoS; BC gets the same problems
-    bc_batch_factor: int = 4  # BC rows are short: so many times the stage's rows make a step of as many tokens
+    bc_batch_factor: int = (
+        4  # BC rows are short: so many times the stage's rows make a step of as many tokens
+    )
     base_optimizer: str = "muon"
     base_schedule: str = "trapezoid"
     base_warmup: float = 0.02
@@ -86,7 +90,10 @@ LAPTOP = Profile(name="laptop", task=SMALL_TASK, stages=BASE_STAGES)
 SMOKE = replace(
     LAPTOP,
     name="smoke",
-    stages=(Stage(3, 160, 16), Stage(4, 60, 6)),  # for the live part alone: smoke starts from the shipped base
+    stages=(
+        Stage(3, 160, 16),
+        Stage(4, 60, 6),
+    ),  # for the live part alone: smoke starts from the shipped base
     live_steps=8,
     sft_examples=200,
     slots=32,
@@ -157,26 +164,26 @@ PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, GPU, PAPER)}
 
 # Where the values of the paper profile come from (text of the paper, or the authors' released scripts).
 SOURCES = {
-    "task": "paper section 4.1 and the Stream of Search data: 4 numbers of 1..99, targets 10..100, 10 % held out",
-    "pretrained": "paper section 4.1: Llama-3.2-1B-Instruct",
-    "stages": "paper section 4.1: 500k problems, no curriculum; batch 256",
-    "bc_batch_factor": "paper appendix: batch 256 for all fine-tuning",
-    "base_optimizer": "paper appendix: AdamW, betas 0.9 / 0.95, weight decay 0.01, clip 1.0",
-    "base_schedule": "paper appendix: cosine",
-    "base_warmup": "paper appendix: 10 % warm-up",
-    "base_lr": "paper appendix: 1e-5",
-    "base_epochs": "paper appendix: 2 epochs",
-    "temperature": "paper section 4.1: 1.0",
-    "budget": "paper section 4.1: 4,096 response tokens",
-    "train_problems": "paper section 4.1: 200k",
-    "valid_problems": "paper section 4.1: 1k",
-    "iterations": "paper section 4.1: 3",
-    "guided_rounds": "paper section 3: at most as many rounds as the solution has steps",
-    "lr": "paper appendix: 1e-5",
-    "batch_rows": "paper appendix: 256",
+    "task": "Stream of Search data: 4 numbers of 1..99, targets 10..100, 10 % of them held out",
+    "pretrained": "paper, Countdown setup: Llama-3.2-1B-Instruct",
+    "stages": "paper, Countdown setup: 500k problems, no curriculum; batch 256",
+    "bc_batch_factor": "paper, SFT settings: batch 256 for all fine-tuning",
+    "base_optimizer": "paper, SFT settings: AdamW, betas 0.9 / 0.95, weight decay 0.01, clip 1.0",
+    "base_schedule": "paper, SFT settings: cosine",
+    "base_warmup": "paper, SFT settings: 10 % warm-up",
+    "base_lr": "paper, SFT settings: 1e-5",
+    "base_epochs": "paper, SFT settings: 2 epochs",
+    "temperature": "paper, Countdown setup: 1.0",
+    "budget": "paper, Countdown setup: 4,096 response tokens",
+    "train_problems": "paper, Countdown setup: 200k",
+    "valid_problems": "paper, Countdown setup: 1k",
+    "iterations": "paper, Countdown setup: 3",
+    "guided_rounds": "paper, Algorithm 2: at most as many rounds as the solution has steps",
+    "lr": "paper, SFT settings: 1e-5",
+    "batch_rows": "paper, SFT settings: 256",
     "rest_epochs": "released script of ReST: 3; the paper's text gives none",
     "guided_epochs": "released script of Guided-ReST: 2; the paper's text gives none",
-    "test_problems": "paper section 4.1: 10k with seen and 10k with unseen targets",
+    "test_problems": "paper, Countdown setup: 10k with seen and 10k with unseen targets",
     "samples": "Table 2: 32",
     "hint_problems": "Table 1: 10k training problems",
 }
@@ -192,8 +199,12 @@ def get(name: str) -> Profile:
 
 
 def sources(name: str) -> dict[str, str]:
-    """Setting -> where its value comes from; only the paper profile has sources, the others are our choice."""
+    """Setting -> where its value comes from; the profiles other than paper are our choice and have none."""
     if get(name).name != "paper":
         return {}
     fields = Profile.__dataclass_fields__
-    return {field: SOURCES.get(field, "not stated in the paper: our choice") for field in fields if field != "name"}
+    return {
+        field: SOURCES.get(field, "not stated in the paper: our choice")
+        for field in fields
+        if field != "name"
+    }

@@ -96,24 +96,30 @@ def _units(heuristic: str, count: int) -> list[int]:
 # before; to format those again and again would take most of the time.
 _GAP: Any = "%s"
 _STATE = state_line(_GAP, (), ()).replace("[]", "[%s]").split("%s")
-_EXPLORING = exploring_line(_GAP, ()).replace("[]", "[%s]").split("%s")
-_GENERATED = generated_line(_GAP, _GAP, (), _GAP).replace("[]", "[%s]").split("%s")
-_MISS = miss_line(_GAP, _GAP).split("%s")
+_MAKE = (exploring_line(_GAP, ()) + generated_line(_GAP, _GAP, (), _GAP)).replace("[]", "[%s]").split("%s")
+_MISS = (exploring_line(_GAP, ()).replace("[]", "[%s]") + miss_line(_GAP, _GAP)).split("%s")
 
 
-def _state(target: str, numbers: str, done: str) -> str:
-    before, after_target, after_numbers, end = _STATE
-    return f"{before}{target}{after_target}{numbers}{after_numbers}{done}{end}"
+class _Writer:
+    """Spells the lines of one search from texts: a target, numbers as '27, 61, 88', operations as "'80+8=88'"."""
 
+    def __init__(self, target: int) -> None:
+        self.target = str(target)
 
-def _exploring(operation: str, numbers: str) -> str:
-    before, between, end = _EXPLORING
-    return f"{before}{operation}{between}{numbers}{end}"
+    def visit(self, numbers: str, done: str) -> str:
+        """The state line of a node."""
+        a, b, c, d = _STATE
+        return f"{a}{self.target}{b}{numbers}{c}{done}{d}"
 
+    def make(self, name: str, numbers: str, operation: str) -> str:
+        """The two lines that try an operation and name the node it makes."""
+        a, b, c, d, e, f, g = _MAKE
+        return f"{a}{operation}{b}{numbers}{c}{name}{d}{self.target}{e}{numbers}{f}{operation}{g}"
 
-def _generated(name: str, target: str, numbers: str, operation: str) -> str:
-    before, after_name, after_target, after_numbers, end = _GENERATED
-    return f"{before}{name}{after_name}{target}{after_target}{numbers}{after_numbers}{operation}{end}"
+    def miss(self, number: str, operation: str) -> str:
+        """The two lines that try an operation and find that it does not leave the target."""
+        a, b, c, d, e = _MISS
+        return f"{a}{operation}{b}{number}{c}{number}{d}{self.target}{e}"
 
 
 def _after(done: str, operation: str) -> str:
@@ -128,43 +134,48 @@ def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = No
     """
     if width is not None and (type(width) is not int or width < 1):
         raise GrlibError(f"width is {width!r}: it must be a positive integer, or None for no cap")
-    target, distance = problem.target, _distances(heuristic, problem.target)
-    units = _units(heuristic, len(problem.nums))
-    threshold = target * lcm(*range(1, len(problem.nums) + 1))
-    goal = str(target)
-    missed = _MISS[1] + goal + _MISS[2]
-    lines: list[str] = []
-    write = lines.append
+    search = _DepthFirst(problem, heuristic, width)
+    search.visit(problem.nums, [*map(str, problem.nums)], "", "0")
+    return "".join(search.lines)[len(moving_line("0")) :]
 
-    def visit(nums: tuple[int, ...], digits: list[str], done: str, name: str) -> bool:
-        here = moving_line(name) + _state(goal, ", ".join(digits), done)
+
+class _DepthFirst:
+    """One depth-first search and the lines it has written."""
+
+    def __init__(self, problem: Problem, heuristic: str, width: int | None) -> None:
+        self.target, self.width = problem.target, width
+        self.distance = _distances(heuristic, problem.target)
+        self.units = _units(heuristic, len(problem.nums))
+        self.threshold = problem.target * lcm(*range(1, len(problem.nums) + 1))
+        self.writer = _Writer(problem.target)
+        self.lines: list[str] = []
+
+    def visit(self, nums: tuple[int, ...], digits: list[str], done: str, name: str) -> bool:
+        """Move to a node and search below it; `digits` are its numbers as text. True when the goal is reached."""
+        target, threshold, writer, write = self.target, self.threshold, self.writer, self.lines.append
+        here = moving_line(name) + writer.visit(", ".join(digits), done)
         write(here)
-        children = _children(nums, distance, units[len(nums)])
-        for k, (score, sign, left, right, result, others) in enumerate(children[:width]):
+        children = _children(nums, self.distance, self.units[len(nums)])
+        for k, (score, sign, left, right, result, others) in enumerate(children[: self.width]):
             if score > threshold:
                 break
             if k:
                 write(here)
             shown = str(result)
             operation = f"{left}{sign}{right}={shown}"
-            if not others:
-                write(_exploring(operation, shown))
-                if result == target:
-                    write(goal_line(target, target))
+            if others:
+                child, child_name = [digits[o] for o in others], f"{name},{k}"
+                child.append(shown)
+                write(writer.make(child_name, ", ".join(child), operation))
+                left_over = (*[nums[o] for o in others], result)
+                if self.visit(left_over, child, _after(done, operation), child_name):
                     return True
-                write(shown + missed)
-                continue
-            child = [digits[o] for o in others]
-            child.append(shown)
-            numbers, child_name = ", ".join(child), f"{name},{k}"
-            write(_exploring(operation, numbers))
-            write(_generated(child_name, goal, numbers, operation))
-            if visit((*[nums[o] for o in others], result), child, _after(done, operation), child_name):
+            elif result == target:
+                write(exploring_line(operation, (target,)) + goal_line(target, target))
                 return True
+            else:
+                write(writer.miss(shown, operation))
         return False
-
-    visit(problem.nums, list(map(str, problem.nums)), "", "0")
-    return "".join(lines)[len(moving_line("0")) :]
 
 
 class _HeapNode:
@@ -188,8 +199,7 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
         raise GrlibError(f"beam is {beam!r}: it must be a positive integer")
     target, distance = problem.target, _distances(heuristic, problem.target)
     units = _units(heuristic, len(problem.nums))
-    goal = str(target)
-    missed = _MISS[1] + goal + _MISS[2]
+    writer = _Writer(target)
     lines: list[str] = []
     write = lines.append
     heap = [_HeapNode(0, problem.nums, list(map(str, problem.nums)), "", "0")]
@@ -198,7 +208,7 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
         for position, node in enumerate(expanded):
             if position:
                 write(moving_line(node.name))
-            write(_state(goal, ", ".join(node.digits), node.done))
+            write(writer.visit(", ".join(node.digits), node.done))
             if len(node.nums) == 1:
                 continue
             kept = _children(node.nums, distance, units[len(node.nums)])[:beam]
@@ -207,19 +217,17 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
             for generated, (score, sign, left, right, result, others) in enumerate(kept):
                 shown = str(result)
                 operation = f"{left}{sign}{right}={shown}"
-                digits = [node.digits[o] for o in others]
+                child, digits = (*[node.nums[o] for o in others], result), [node.digits[o] for o in others]
                 digits.append(shown)
-                numbers, child = ", ".join(digits), (*[node.nums[o] for o in others], result)
                 name = f"{node.name},{generated if others else 0}"  # leaves get no Generated line and do not count
                 made.append(_HeapNode(score, child, digits, _after(node.done, operation), name))
-                write(_exploring(operation, numbers))
                 if others:
-                    write(_generated(name, goal, numbers, operation))
+                    write(writer.make(name, ", ".join(digits), operation))
                 elif result == target:
-                    write(goal_line(target, target))
+                    write(exploring_line(operation, child) + goal_line(target, target))
                     return "".join(lines)
                 else:
-                    write(shown + missed)
+                    write(writer.miss(shown, operation))
             made.sort(key=attrgetter("score"))
             for new in made:
                 heapq.heappush(heap, new)
@@ -232,7 +240,7 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
 def straight_path(problem: Problem, solution: Sequence[str], steps: int | None = None) -> str:
     """The first `steps` operations of a solution (all: None) as a trace without search, in the trace language itself.
 
-    With steps short of the whole it ends in a state line, so that a model can go on from it: a hint (section 3.2).
+    With steps short of the whole it ends in a state line, so that a model can go on from it: a hint (the paper's motivation, Table 1).
     """
     check_solution(problem, solution)
     count = len(solution)

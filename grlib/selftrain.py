@@ -1,4 +1,4 @@
-"""The self-training loop: ReST and Guided-ReST on any task (paper section 3, Algorithm 1).
+"""The self-training loop: ReST and Guided-ReST on any task (the paper's Algorithm 2).
 
 A task knows its problems: how to attempt them, how to grade an attempt, and where a failed attempt should be
 taken up again. The loop knows none of that. ReST is Guided-ReST without guided rounds.

@@ -31,7 +31,7 @@ PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the ne
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What fixes a training run besides its rows. Schedules: the paper's section 4 and appendix."""
+    """What fixes a training run besides its rows. Defaults: the paper's SFT settings."""
 
     lr: float
     batch_rows: int

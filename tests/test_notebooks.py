@@ -1,4 +1,4 @@
-"""Every notebook in the smoke profile, as a user runs them: all artefacts, resume after a kill, plain papermill."""
+"""Every notebook in smoke, as a user runs them: all artefacts, resume after a kill, plain papermill."""
 
 import json
 import os
@@ -18,7 +18,17 @@ SLOW_STEP = "06_rest_iterations"
 
 
 def reproduce(folder, *options, cwd=None):
-    command = [sys.executable, "-m", "grlib", "reproduce", "--profile", "smoke", "--run-dir", str(folder), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "grlib",
+        "reproduce",
+        "--profile",
+        "smoke",
+        "--run-dir",
+        str(folder),
+        *options,
+    ]
     return subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -361,17 +361,19 @@ def test_the_pace_of_checkpoints_and_memory_is_no_part_of_a_run(tmp_path, monkey
 
 
 KILLED = """
-import sys, torch
+import sys, time, torch
 torch.set_num_threads(1)
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-from test_training import run
+from test_training import run, training
+step = training._step
+training._step = lambda *arguments: time.sleep(0.2) or step(*arguments)
 run(Path(sys.argv[3]))
 """
 
 
 def test_killed_at_any_moment_the_run_ends_in_the_same_weights(tmp_path):
-    """Each round kills a real process with SIGKILL shortly after one of its checkpoints appears."""
+    """A real process, slowed down, gets SIGKILL shortly after its first checkpoint appears."""
     here = Path(__file__).resolve().parent
     arguments = [sys.executable, "-c", KILLED, str(here), str(here.parent), str(tmp_path)]
     process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -381,7 +383,7 @@ def test_killed_at_any_moment_the_run_ends_in_the_same_weights(tmp_path):
         time.sleep(0.005)
     time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     expected, curve = run(None)
     found, resumed = run(tmp_path)
     assert same(found, expected) and resumed.equals(curve)
