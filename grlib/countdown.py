@@ -1,7 +1,7 @@
 """The Countdown task: problems, exact solutions, and the seen / unseen split of target values.
 
-A problem asks to combine all of its numbers, once each, with + - * / to hit a target. Intermediate results are
-non-negative integers; the larger operand comes first in - and /, and a division must be exact (the
+A problem asks to combine all of its numbers, once each, with + - * / to hit a target. Intermediate results
+are non-negative integers; the larger operand comes first in - and /, and a division must be exact (the
 paper's and Stream of Search's rules).
 """
 
@@ -41,8 +41,9 @@ class Problem:
 
 @lru_cache(maxsize=1 << 15)
 def pair_results(a: int, b: int) -> tuple[tuple[str, int, int, int], ...]:
-    """The moves on one pair in list order, as (sign, left, right, result): a+b, a*b, difference, exact quotient."""
+    """The moves on a pair in list order, (sign, left, right, result): sum, product, difference, quotient."""
     low, high = (a, b) if a <= b else (b, a)
+    moves: tuple[tuple[str, int, int, int], ...]
     moves = (("+", a, b, a + b), ("*", a, b, a * b), ("-", high, low, high - low))
     if low and high % low == 0:
         moves += (("/", high, low, high // low),)
@@ -58,9 +59,9 @@ def moves(nums: Sequence[int]) -> Iterator[Move]:
 
 
 def apply_operation(nums: Sequence[int], operation: str) -> tuple[int, ...] | None:
-    """The numbers left by `operation`, or None where it is not a legal move here (wrong, inexact, not available).
+    """The numbers left by `operation`, or None where it is no legal move (wrong, inexact, not available).
 
-    The text is compared with what the legal move on its two operands would print, so it is parsed, never evaluated.
+    The text is compared with what the legal move on its two operands would print: nothing is evaluated.
     """
     for sign in "+*-/":
         left, found, rest = operation.partition(sign)
@@ -83,10 +84,12 @@ def apply_operation(nums: Sequence[int], operation: str) -> tuple[int, ...] | No
 
 def _canonical(digits: str) -> bool:
     """True for an ASCII integer without leading zeros, short enough for exact conversion."""
-    return digits.isascii() and digits.isdigit() and len(digits) < 4000 and (digits[0] != "0" or digits == "0")
+    return (
+        digits.isascii() and digits.isdigit() and len(digits) < 4000 and (digits[0] != "0" or digits == "0")
+    )
 
 
-# --- exact solving ---------------------------------------------------------------------------------------------
+# --- exact solving ------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1 << 15)
@@ -101,8 +104,8 @@ def _results(a: int, b: int) -> frozenset[int]:
 def _lead(firsts: frozenset[int], y: int, ends: frozenset[int]) -> bool:
     """Does a move on one of `firsts` and y > 0 give one of `ends`?
 
-    A move is undone by a move: v and y make u exactly if u and y make v. Written out for speed: most problems drawn at
-    random have no solution, and it is here that this is found.
+    A move is undone by a move: v and y make u exactly if u and y make v. Written out for speed: most problems
+    drawn at random have no solution, and it is here that this is found.
     """
     for u in ends:
         if u > y:
@@ -145,14 +148,14 @@ def _first_of_four(nums: tuple[int, ...], target: int) -> Pair | None:
         firsts = _results(nums[i], nums[j])
         if _lead(firsts, nums[k], ends[m]) or _lead(firsts, nums[m], ends[k]):
             return pair
-        # Combining both pairs first is the same from either side: pairs without the first number need not try it.
+        # Combining both pairs first is the same from either side: pairs without number 0 need not try it.
         if not i and _lead(firsts, target, _without_zero(nums[k], nums[m])):
             return pair
     return None
 
 
 def _reaches(nums: tuple[int, ...], target: int, memo: dict[tuple[int, ...], bool]) -> bool:
-    """Can all of `nums` be combined into the target? Up to three numbers need no search, more are memoised."""
+    """Can all of `nums` be combined into the target? Three numbers need no search, more are memoised."""
     count = len(nums)
     if count == 1:
         return nums[0] == target
@@ -191,7 +194,7 @@ def index_pairs(count: int) -> tuple[Pair, ...]:
 
 
 def solve(problem: Problem) -> tuple[str, ...] | None:
-    """The optimal solution: the first one in depth-first order over `moves`, as operations; None if unsolvable.
+    """The optimal solution: the first in depth-first order over `moves`, as operations; None if unsolvable.
 
     A child that cannot reach the target is skipped by an exact test, so the search never backtracks.
     """
@@ -211,7 +214,7 @@ def _solve(nums: tuple[int, ...], target: int) -> tuple[str, ...] | None:
 
 
 def all_solutions(problem: Problem) -> Iterator[tuple[str, ...]]:
-    """Every sequence of operations that reaches the target, in depth-first order; the first is the optimal one."""
+    """Every sequence of operations that reaches the target, depth first; the first is the optimal one."""
     memo: dict[tuple[int, ...], bool] = {}
 
     def extend(nums: tuple[int, ...], operations: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -227,17 +230,21 @@ def all_solutions(problem: Problem) -> Iterator[tuple[str, ...]]:
 
 
 def check_solution(problem: Problem, solution: Sequence[str]) -> None:
-    """Raise GrlibError unless `solution` is a full list of legal operations from the numbers to the target."""
+    """GrlibError unless `solution` is a full list of legal operations from the numbers to the target."""
     nums: tuple[int, ...] | None = problem.nums
     for operation in solution:
         nums = apply_operation(nums, operation) if nums else None
         if nums is None:
-            raise GrlibError(f"solution {list(solution)!r} does not fit {problem}: {operation!r} is not a legal move there")
+            raise GrlibError(
+                f"solution {list(solution)!r} does not fit {problem}: {operation!r} is not a legal move there"
+            )
     if nums != (problem.target,):
-        raise GrlibError(f"solution {list(solution)!r} leaves {list(nums or ())}, not the target {problem.target} of {problem}")
+        raise GrlibError(
+            f"solution {list(solution)!r} leaves {list(nums or ())}, not the target of {problem}"
+        )
 
 
-# --- drawing problems -------------------------------------------------------------------------------------------
+# --- drawing problems ---------------------------------------------------------------------------------------
 
 BLOCK = 1000  # problems drawn from one random state: any block can be made alone, by any worker
 
@@ -245,7 +252,7 @@ BLOCK = 1000  # problems drawn from one random state: any block can be made alon
 def split_targets(
     seed: int, low: int = 10, high: int = 100, unseen_fraction: float = 0.1
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(seen, unseen) target values: a share of low..high is held out at random (SoS: 10 %), at least one each."""
+    """(seen, unseen) targets: a share of low..high is held out at random (SoS: 10 %), at least one each."""
     if not 1 <= low < high:
         raise GrlibError(f"target range {low}..{high}: it must hold two values or more, all positive")
     if not 0 < unseen_fraction < 1:
@@ -265,12 +272,18 @@ def sample_problems(
     exclude: frozenset[tuple] = frozenset(),
     start: int = 0,
 ) -> list[tuple[Problem, tuple[str, ...]]]:
-    """Problems start .. start+n-1 of an endless list fixed by the other arguments, each with its optimal solution.
+    """Problems start .. start+n-1 of an endless list fixed by the other arguments, with optimal solutions.
 
-    The target is drawn first and kept; the numbers (uniform on 1..max_number) are redrawn until it can be reached.
-    `exclude` holds `problem_key`s that must not be drawn: how test problems stay out of the training sets.
+    The target is drawn first and kept; the numbers (uniform on 1..max_number) are redrawn until it can be
+    reached. `exclude` holds `problem_key`s that must not be drawn: how test problems stay out of the training
+    sets.
     """
-    for name, value, low in (("n", n, 0), ("num_count", num_count, 1), ("max_number", max_number, 1), ("start", start, 0)):
+    for name, value, low in (
+        ("n", n, 0),
+        ("num_count", num_count, 1),
+        ("max_number", max_number, 1),
+        ("start", start, 0),
+    ):
         if type(value) is not int or value < low:
             raise GrlibError(f"{name} is {value!r}: it must be an integer of at least {low}")
     if not targets or any(type(t) is not int or t < 1 for t in targets):

@@ -1,7 +1,7 @@
 """The symbolic searchers whose traces the model imitates, written in the trace language of Stream of Search.
 
-Depth-first and breadth-first search print every operation they try; `straight_path` prints a solution without any
-search (BC and hints). With equal arguments the output equals the reference generator's, byte by byte.
+Depth-first and breadth-first search print every operation they try; `straight_path` prints a solution without
+any search (BC and hints). With equal arguments the output equals the reference generator's, byte by byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ HEURISTICS = ("sum", "mult")
 NO_SOLUTION = "No solution found."  # the last words of a breadth-first search whose heap ran empty
 _score = itemgetter(0)
 
-# A child before it is printed: heuristic, sign, left, right, result, places of the numbers its move leaves alone.
+# A child before it is printed: heuristic, sign, left, right, result, places of the numbers its move leaves
+# alone.
 Child = tuple[int, str, int, int, int, tuple[int, ...]]
 
 
@@ -42,7 +43,8 @@ class _DistanceTable(dict):
 
 @lru_cache(maxsize=256)
 def _distances(heuristic: str, target: int) -> _DistanceTable:
-    """How far one number is from where it should be: from the target, or from the nearest divisor of the target."""
+    """How far one number is from where it should be: from the target, or from the nearest divisor of the
+    target."""
     if heuristic not in HEURISTICS:
         raise GrlibError(f"heuristic is {heuristic!r}: it must be one of {', '.join(HEURISTICS)}")
     if heuristic == "sum":
@@ -51,24 +53,27 @@ def _distances(heuristic: str, target: int) -> _DistanceTable:
 
     def nearest(number: int) -> int:
         right = bisect_left(divisors, number)
-        return min(abs(number - divisor) for divisor in divisors[max(right - 1, 0) : right + 1])
+        below = number - divisors[right - 1] if right else divisors[0]
+        return min(below, divisors[right] - number) if right < len(divisors) else below
 
     return _DistanceTable(nearest)
 
 
 def _divisors(target: int) -> list[int]:
-    """Divisors of the target among 2..target; targets 0 and 1 have none, their distance is to the target itself."""
+    """Divisors of the target among 2..target; 0 and 1 have none, their distance is to the target itself."""
     if target > 10**12:
-        raise GrlibError(f"target is {target}: the 'mult' heuristic factors it, at most 10**12; use heuristic 'sum'")
+        raise GrlibError(
+            f"target is {target}: the 'mult' heuristic factors it, at most 10**12; use heuristic 'sum'"
+        )
     small = [d for d in range(1, isqrt(target) + 1) if target % d == 0]
     return sorted({*small, *(target // d for d in small)} - {1}) or [target]
 
 
 def _children(nums: tuple[int, ...], distance: _DistanceTable, unit: int) -> list[Child]:
-    """All children, best first, ties in the order of `countdown.moves` (written out: a call for each pair takes long).
+    """All children, best first, ties in the order of `countdown.moves` (whose rules are repeated for speed).
 
-    Heuristics are integers in units of 1/lcm(1..N): exact for numbers of any size. A move changes two distances and
-    adds one, so each child costs one look-up.
+    Heuristics are integers in units of 1/lcm(1..N): exact for numbers of any size. A move takes two distances
+    away and adds one, so each child costs one look-up.
     """
     total = sum([distance[n] for n in nums])
     children: list[Child] = []
@@ -87,13 +92,13 @@ def _children(nums: tuple[int, ...], distance: _DistanceTable, unit: int) -> lis
 
 
 def _units(heuristic: str, count: int) -> list[int]:
-    """Weight of the summed distance of a child, for each size of its parent: a mean for 'sum' (scaled to integers), the plain sum for 'mult'."""
+    """Weight of a child's summed distance by its parent's size: 'sum' is a mean (times lcm), 'mult' a sum."""
     scale = lcm(*range(1, count + 1))
     return [0, 0] + [scale // size if heuristic == "sum" else scale for size in range(1, count)]
 
 
-# The lines of the trace language cut where texts go in. Most lines share their numbers or operations with the lines
-# before; to format those again and again would take most of the time.
+# The lines of the trace language cut where texts go in. Most lines share their numbers or operations with the
+# lines before; to format those again and again would take most of the time.
 _GAP: Any = "%s"
 _STATE = state_line(_GAP, (), ()).replace("[]", "[%s]").split("%s")
 _MAKE = (exploring_line(_GAP, ()) + generated_line(_GAP, _GAP, (), _GAP)).replace("[]", "[%s]").split("%s")
@@ -101,7 +106,7 @@ _MISS = (exploring_line(_GAP, ()).replace("[]", "[%s]") + miss_line(_GAP, _GAP))
 
 
 class _Writer:
-    """Spells the lines of one search from texts: a target, numbers as '27, 61, 88', operations as "'80+8=88'"."""
+    """Spells the lines of one search from texts: numbers as `27, 61, 88`, operations as `'80+8=88'`."""
 
     def __init__(self, target: int) -> None:
         self.target = str(target)
@@ -128,9 +133,10 @@ def _after(done: str, operation: str) -> str:
 
 
 def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = None) -> str:
-    """The trace of a depth-first search: children with a heuristic above the target are pruned, the best come first.
+    """The trace of a depth-first search: best children first, those with a heuristic above the target pruned.
 
-    `width` keeps only that many children of a node (the reference has no such cap: None). A search that fails just ends.
+    `width` keeps only that many children of a node (the reference has no such cap: None). A search that fails
+    just ends.
     """
     if width is not None and (type(width) is not int or width < 1):
         raise GrlibError(f"width is {width!r}: it must be a positive integer, or None for no cap")
@@ -151,7 +157,7 @@ class _DepthFirst:
         self.lines: list[str] = []
 
     def visit(self, nums: tuple[int, ...], digits: list[str], done: str, name: str) -> bool:
-        """Move to a node and search below it; `digits` are its numbers as text. True when the goal is reached."""
+        """Move to a node and search below it; `digits` are its numbers as text. True at the goal."""
         target, threshold, writer, write = self.target, self.threshold, self.writer, self.lines.append
         here = moving_line(name) + writer.visit(", ".join(digits), done)
         write(here)
@@ -179,7 +185,7 @@ class _DepthFirst:
 
 
 class _HeapNode:
-    """A node of the breadth-first heap: compared by heuristic alone, as in the reference, ties left to the heap."""
+    """A node of the breadth-first heap: compared by heuristic alone, ties left to the heap as it is built."""
 
     __slots__ = ("digits", "done", "name", "nums", "score")
 
@@ -219,7 +225,7 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
                 operation = f"{left}{sign}{right}={shown}"
                 child, digits = (*[node.nums[o] for o in others], result), [node.digits[o] for o in others]
                 digits.append(shown)
-                name = f"{node.name},{generated if others else 0}"  # leaves get no Generated line and do not count
+                name = f"{node.name},{generated if others else 0}"  # leaves are not generated
                 made.append(_HeapNode(score, child, digits, _after(node.done, operation), name))
                 if others:
                     write(writer.make(name, ", ".join(digits), operation))
@@ -238,16 +244,19 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
 
 
 def straight_path(problem: Problem, solution: Sequence[str], steps: int | None = None) -> str:
-    """The first `steps` operations of a solution (all: None) as a trace without search, in the trace language itself.
+    """The first `steps` operations of a solution (None: all) as a trace without search.
 
-    With steps short of the whole it ends in a state line, so that a model can go on from it: a hint (the paper's motivation, Table 1).
+    With steps short of the whole it ends in a state line, so that a model can go on from it: a hint (the
+    paper's motivation, Table 1).
     """
     check_solution(problem, solution)
     count = len(solution)
     if steps is None:
         steps = count
     if type(steps) is not int or not 0 <= steps <= count:
-        raise GrlibError(f"steps is {steps!r}: it must be an integer from 0 to {count}, the length of the solution")
+        raise GrlibError(
+            f"steps is {steps!r}: it must be an integer from 0 to {count}, the length of the solution"
+        )
     nums, name = problem.nums, "0"
     lines = [state_line(problem.target, nums, ())]
     for t, operation in enumerate(solution[:steps]):

@@ -26,13 +26,17 @@ def parser() -> argparse.ArgumentParser:
     """Options of the benchmark."""
     top = argparse.ArgumentParser(
         prog="python -m grlib bench",
-        description="Time grlib against a plain textbook version of the same thing, on the same inputs, in one process. "
-        "Outputs are compared first. Nothing is written unless --json is given.",
+        description="Time grlib against a plain textbook version of the same thing, on the same inputs, in "
+        "one process. Outputs are compared first. Nothing is written unless --json is given.",
     )
-    top.add_argument("names", nargs="*", metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} (default: all)")
+    top.add_argument(
+        "names", nargs="*", metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} (default: all)"
+    )
     top.add_argument("--quick", action="store_true", help="few inputs: shows that it works, ratios are rough")
-    top.add_argument("--model", type=Path, default=SHIPPED, metavar="DIR", help="model folder (default: the shipped base)")
-    top.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads for the models (default: all cores)")
+    top.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the shipped base)")
+    top.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads for the models (default: all cores)"
+    )
     top.add_argument("--json", type=Path, metavar="PATH", help="also write the figures to this file")
     return top
 
@@ -47,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         raise GrlibError(f"--threads is {options.threads}: it must be 0 (all cores) or more")
     if options.json and not options.json.absolute().parent.is_dir():
         raise GrlibError(f"--json {options.json}: its folder does not exist; make it first")
+    if options.model and not (options.model / "config.json").is_file():
+        raise GrlibError(
+            f"no model in {options.model}: config.json is missing; name a model folder with --model"
+        )
     chosen = options.names or SECTIONS
-    if set(chosen) & set(MODEL_SECTIONS) and options.names and options.model != SHIPPED:
-        from grlib.bench.models import check_model
-
-        check_model(options.model)
     rows = []
     print(f"{'':36s} {'unit':>9s} {'plain':>12s} {'grlib':>12s} {'ratio':>8s}")
     for name in SECTIONS:
@@ -72,16 +76,15 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
         section: Callable[[bool], Iterator[Row]] = getattr(speed, f"bench_{name}")
         yield from section(options.quick)
         return
-    from grlib.bench import models
-
-    if not (options.model / "config.json").is_file():
-        print(f"{name}: skipped, no model in {options.model} (train the base or name a folder with --model)")
+    folder = options.model or SHIPPED
+    if not (folder / "config.json").is_file():
+        print(f"{name}: skipped, no model in {folder}; train the base or name a folder with --model")
         return
-    threads = options.threads or models.cores()
-    if name == "sampling":
-        yield from models.bench_sampling(options.quick, options.model, threads)
-    else:
-        yield from models.bench_training(options.quick, options.model, threads)
+    from grlib.bench import models
+    from grlib.sampling import cores
+
+    measure = models.bench_sampling if name == "sampling" else models.bench_training
+    yield from measure(options.quick, folder, options.threads or cores())
 
 
 def _line(row: Row) -> str:

@@ -1,21 +1,21 @@
-"""Speed of sampling and training against the ways that transformers offers: same model, same requests, same rows."""
+"""Speed of sampling and training against what transformers offers: same model, same requests, same rows."""
 
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from grlib.bench.speed import SEED, Row
 from grlib.countdown_data import draw, imitation_examples
-from grlib.errors import GrlibError
 from grlib.profiles import LAPTOP
+from grlib.sampling import Request, SamplingSettings, answer, sample
 
-Load = Callable[[], tuple[Any, Any]]
+PAGE = 256  # tokens of a cache page in continuous batching, its own default
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
@@ -31,49 +31,48 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------
+# --- sampling -----------------------------------------------------------------------------------------------
 
 
 def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
-    """New tokens a second at temperature 1: `generate` of transformers, its continuous batching, and grlib's engine.
+    """New tokens a second at temperature 1: transformers' `generate` and continuous batching, grlib's engine.
 
     Every side may use all `threads`: torch's own for transformers, a process each for grlib.
     """
     import torch
 
-    from grlib.sampling import Request, SamplingSettings, answer, sample
     from grlib.tokenizer import prompt_text
 
     torch.set_num_threads(threads)
     model, tokenizer = _load(folder)
-    count, budget = (16, 96) if quick else (256, min(LAPTOP.budget, model.config.max_position_embeddings - 32))
+    count, budget = (
+        (16, 96) if quick else (128, min(LAPTOP.budget, model.config.max_position_embeddings - 32))
+    )
     solved = draw(LAPTOP.task, "bench", count)
     requests = [Request(prompt_text(problem), "", budget) for problem, _ in solved]
     slots = min(LAPTOP.slots, -(-count // threads))
-    settings = SamplingSettings(slots=slots, chunk=-(-count // threads), workers=threads)
+    settings = SamplingSettings(slots=slots, workers=threads)
     theirs = SamplingSettings(engine="transformers", slots=slots)
 
-    def ours(part: Sequence[Request], seed: int) -> list[Any]:
+    def ours(part: Sequence[Request], chunk: int) -> list[Any]:
         if threads == 1:
-            return answer(model, tokenizer, part, settings, seed)
+            return answer(model, tokenizer, part, settings, SEED)
         with tempfile.TemporaryDirectory() as chunks:
-            return sample(folder, part, settings, seed=seed, folder=Path(chunks))
+            return sample(folder, part, replace(settings, chunk=chunk), seed=SEED, folder=Path(chunks))
 
     same = _greedy_agreement(model, tokenizer, requests[: 4 if quick else 16])
-    ours(requests[: 2 * threads], 1)  # starts the workers
-    fast, answers = _timed(lambda: ours(requests, 2))
-    slow, reference = _timed(lambda: answer(model, tokenizer, requests, theirs, 2))
+    ours(requests[: 4 * threads], 1)  # so many chunks that every worker starts and loads the model
+    fast, answers = _timed(lambda: ours(requests, -(-count // threads)))
+    slow, reference = _timed(lambda: answer(model, tokenizer, requests, theirs, SEED))
     rate = sum(found.new for found in answers) / fast
     note = f"{count} requests of up to {budget} tokens, {threads} threads; greedy outputs equal: {same}"
     yield Row("sampling, to generate", "tokens/s", sum(f.new for f in reference) / slow, rate, note)
-    speed, note = _continuous_batching(model, tokenizer, requests, budget)
+    speed, note = _continuous_batching(model, tokenizer, requests, slots)
     yield Row("sampling, to continuous batching", "tokens/s", speed, rate, note)
 
 
 def _greedy_agreement(model: Any, tokenizer: Any, requests: Sequence[Any]) -> str:
     """How many greedy outputs of both engines are equal (rounding can tip a near tie)."""
-    from grlib.sampling import SamplingSettings, answer
-
     sides = [
         answer(model, tokenizer, requests, SamplingSettings(engine=engine, temperature=0), 0)
         for engine in ("batched", "transformers")
@@ -82,15 +81,17 @@ def _greedy_agreement(model: Any, tokenizer: Any, requests: Sequence[Any]) -> st
 
 
 def _continuous_batching(
-    model: Any, tokenizer: Any, requests: Sequence[Any], budget: int
+    model: Any, tokenizer: Any, requests: Sequence[Any], slots: int
 ) -> tuple[float | None, str]:
     """(tokens a second, note) of transformers' `generate_batch`; (None, reason) where it does not run."""
     from transformers import GenerationConfig
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     from grlib.tokenizer import encode
 
     prompts = encode(tokenizer, [request.prompt for request in requests])
-    settings = GenerationConfig(
+    budget = requests[0].budget
+    choice = GenerationConfig(
         do_sample=True,
         temperature=1.0,
         top_k=0,
@@ -98,24 +99,32 @@ def _continuous_batching(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    pages = -(-(max(map(len, prompts)) + budget) // PAGE)
+    cache = ContinuousBatchingConfig(  # left to itself it takes nearly all memory for its cache
+        page_size=PAGE, num_blocks=slots * pages, max_requests_per_batch=slots, max_batch_tokens=1024
+    )
+    arguments = {"generation_config": choice, "continuous_batching_config": cache}
     logging.disable(logging.WARNING)
     try:
-        seconds, found = _timed(lambda: model.generate_batch(inputs=prompts, generation_config=settings))
+        seconds, found = _timed(lambda: model.generate_batch(inputs=prompts, **arguments))
         tokens = sum(len(answer.generated_tokens) for answer in found.values())
     except Exception as error:  # whatever it raises, the report says so and goes on
-        return None, f"generate_batch of transformers does not run here: {type(error).__name__}: {error}"[:160]
+        return None, f"generate_batch of transformers does not run here: {type(error).__name__}: {error}"[
+            :160
+        ]
     finally:
         logging.disable(logging.NOTSET)
     if len(found) < len(requests) or not tokens:
         return None, "generate_batch of transformers does not run here: it gave no answers"
-    return tokens / seconds, f"generate_batch, {len(requests)} requests"
+    return tokens / seconds, f"generate_batch, {len(requests)} requests, {slots} at once"
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+# --- training -----------------------------------------------------------------------------------------------
 
 
 def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
-    """Row tokens a second (padding not counted): the padded transformers Trainer against grlib.training.train."""
+    """Row tokens a second (padding not counted): the padded transformers Trainer against
+    grlib.training.train."""
     import torch
 
     from grlib.imitation import imitation_rows
@@ -130,14 +139,20 @@ def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     model = _load(folder)[0]
     fast, _ = _timed(lambda: train(model, rows, settings, seed=SEED))
     reference = _load(folder)[0]
-    note = f"{len(rows)} rows of {tokens / len(rows):.0f} tokens, {settings.batch_rows} a step, {threads} threads"
+    note = (
+        f"{len(rows)} rows of {tokens / len(rows):.0f} tokens, {LAPTOP.batch_rows} a step, {threads} threads"
+    )
     try:
         slow = _trainer_seconds(reference, tokenizer, rows, settings)
     except ImportError as error:
-        note = f"no comparison: the Trainer of transformers needs another package ({error})".splitlines()[0][:160]
+        note = f"no comparison: the Trainer of transformers needs another package ({error})".splitlines()[0][
+            :160
+        ]
         yield Row("training", "tokens/s", None, tokens / fast, note)
         return
-    note += f"; loss after it {mean_nll(reference.eval(), rows[:32]):.3f} and {mean_nll(model, rows[:32]):.3f}"
+    note += (
+        f"; loss after it {mean_nll(reference.eval(), rows[:32]):.3f} and {mean_nll(model, rows[:32]):.3f}"
+    )
     yield Row("training, to Trainer", "tokens/s", tokens / slow, tokens / fast, note)
 
 
@@ -176,15 +191,4 @@ def _trainer_seconds(model: Any, tokenizer: Any, rows: Sequence[Any], settings: 
         collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
         trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator)
         trainer.remove_callback(PrinterCallback)
-        return _timed(trainer.train)[0]
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def check_model(folder: Path) -> None:
-    """GrlibError unless the folder holds a model."""
-    if not (folder / "config.json").is_file():
-        raise GrlibError(f"no model in {folder}: config.json is missing; name a model folder with --model")
+        return float(trainer.train().metrics["train_runtime"])  # its own clock, without its preparations

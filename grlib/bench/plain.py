@@ -1,7 +1,9 @@
-"""The textbook version of what grlib does, written straight from the description: the slow side of the benchmark.
+"""The textbook version of what grlib does, written straight from the description: the slow side of the
+benchmark.
 
-Problems, solver, searchers, rewriting and grading as a careful reader would first write them: lists, f-strings, the
-`itertools` and `re` modules, nothing kept from one call to the next. The tests use it as a second opinion.
+Problems, solver, searchers, rewriting and grading as a careful reader would first write them: lists,
+f-strings, the `itertools` and `re` modules, nothing kept from one call to the next. The tests use it as a
+second opinion.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 Heuristic = Callable[[list[int], int], float]
 
 
-# --- problems and solutions --------------------------------------------------------------------------------------
+# --- problems and solutions ---------------------------------------------------------------------------------
 
 
 def combine(a: int, b: int) -> list[tuple[int, str]]:
@@ -54,7 +56,8 @@ def solve(nums: list[int], target: int, operations: Sequence[str] = ()) -> list[
 def draw_problem(
     rng: random.Random, targets: Sequence[int], num_count: int, max_number: int
 ) -> tuple[list[int], int, list[str]]:
-    """A solvable problem with its solution: the target is kept, the numbers are drawn again until it can be reached."""
+    """A solvable problem with its solution: the target is kept, the numbers are drawn again until it can be
+    reached."""
     target = targets[int(rng.random() * len(targets))]
     while True:
         nums = [int(rng.random() * max_number) + 1 for _ in range(num_count)]
@@ -63,7 +66,7 @@ def draw_problem(
             return nums, target, solution
 
 
-# --- searchers ---------------------------------------------------------------------------------------------------
+# --- searchers ----------------------------------------------------------------------------------------------
 
 
 def sum_heuristic(nums: list[int], target: int) -> float:
@@ -173,7 +176,7 @@ def _expand(
     return trace, nodes, False
 
 
-# --- rewriting and grading with regular expressions --------------------------------------------------------------
+# --- rewriting and grading with regular expressions ---------------------------------------------------------
 
 
 def rewrite(trace: str, nums: list[int], target: int, solution: Sequence[str], rng: random.Random) -> str:
@@ -185,7 +188,8 @@ def rewrite(trace: str, nums: list[int], target: int, solution: Sequence[str], r
     if root not in trace:
         return root
     start = trace.index(root) + len(root)
-    name, done, left = "0", [], nums
+    name, left = "0", nums
+    done: list[str] = []
     for operation in solution[:-1]:
         child = _apply(left, operation)
         made = re.search(_made(name, r"\d+", target, child, operation), trace[start:])

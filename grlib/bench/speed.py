@@ -1,7 +1,7 @@
 """Speed of what needs no model: problems, solver, traces, rewriting, grading, hostile text, import time.
 
-Both sides get the same inputs in turns, a portion each, so that whatever else the machine does slows both alike; their
-outputs are compared before a ratio is reported.
+Both sides get the same inputs in turns, a portion each, so that whatever else the machine does slows both
+alike; their outputs are compared before a ratio is reported.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def compare(
     return Row(what, "us", seconds[slow] * micro, seconds[fast] * micro, note)
 
 
-# --- problems, solutions, traces ---------------------------------------------------------------------------------
+# --- problems, solutions, traces ----------------------------------------------------------------------------
 
 
 def _targets() -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def _searched_plainly(nums: list[int], target: int, number: int) -> str:
 
 def bench_problems(quick: bool) -> Iterator[Row]:
     """Draw solvable problems, solve them, write a trace of each."""
-    targets, size = _targets(), 3 if quick else 20
+    targets, size = _targets(), 3 if quick else 50
 
     def slow(block: int) -> list[tuple[list[int], list[str], str]]:
         rng = random.Random(f"problems/{SEED + block}/{NUM_COUNT}/{MAX_NUMBER}/0")
@@ -130,7 +130,10 @@ def _draws(count: int, solvable: bool | None = None) -> list[Problem]:
 
 def bench_solver(quick: bool) -> Iterator[Row]:
     """Solve random draws, and those that can be solved."""
-    for solvable, name, count in ((None, "solver, random draws", 6000), (True, "solver, solvable problems", 2000)):
+    for solvable, name, count in (
+        (None, "solver, random draws", 6000),
+        (True, "solver, solvable problems", 2000),
+    ):
         inputs = _draws(count // (20 if quick else 1), solvable)
         share = sum(countdown.solve(p) is not None for p in inputs) / len(inputs)
         yield compare(
@@ -144,7 +147,7 @@ def bench_solver(quick: bool) -> Iterator[Row]:
 
 def bench_trace(quick: bool) -> Iterator[Row]:
     """Write traces of given problems, by searcher."""
-    problems = [p for p, _ in countdown.sample_problems(40 if quick else 600, SEED, _targets())]
+    problems = [p for p, _ in countdown.sample_problems(40 if quick else 1000, SEED, _targets())]
     items = [(list(p.nums), p, i) for i, p in enumerate(problems)]
     yield compare(
         "trace, all searchers",
@@ -154,15 +157,17 @@ def bench_trace(quick: bool) -> Iterator[Row]:
         f"{len(items)} traces",
     )
     for heuristic in search.HEURISTICS:
-        yield compare(
-            f"trace, depth first, {heuristic}",
-            items[: len(items) // 2],
-            lambda item, h=heuristic: plain.depth_first(item[0], item[1].target, h),
-            lambda item, h=heuristic: search.depth_first(item[1], h),
-        )
+
+        def slow(item: tuple[list[int], Problem, int], heuristic: str = heuristic) -> str:
+            return plain.depth_first(item[0], item[1].target, heuristic)
+
+        def fast(item: tuple[list[int], Problem, int], heuristic: str = heuristic) -> str:
+            return search.depth_first(item[1], heuristic)
+
+        yield compare(f"trace, depth first, {heuristic}", items[: len(items) // 2], slow, fast)
 
 
-# --- rewriting and grading ---------------------------------------------------------------------------------------
+# --- rewriting and grading ----------------------------------------------------------------------------------
 
 
 def _written(count: int) -> list[tuple[Problem, tuple[str, ...], str]]:
@@ -172,7 +177,8 @@ def _written(count: int) -> list[tuple[Problem, tuple[str, ...], str]]:
 
 
 def bench_rewrite(quick: bool) -> Iterator[Row]:
-    """One guided round on failed traces; a successful one is cut somewhere first, as if it had met its budget."""
+    """One guided round on failed traces; a successful one is cut somewhere first, as if it had met its
+    budget."""
     cut = random.Random(SEED)
     items = []
     for number, (problem, solution, trace) in enumerate(_written(60 if quick else 600)):
@@ -203,7 +209,7 @@ def bench_grade(quick: bool) -> Iterator[Row]:
     )
 
 
-# --- hostile text ------------------------------------------------------------------------------------------------
+# --- hostile text -------------------------------------------------------------------------------------------
 
 _PROBLEM = Problem((3, 4, 5, 6), 24)
 _ROOT = traces.state_line(24, (3, 4, 5, 6), ())
@@ -212,8 +218,12 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "one long number": lambda n: _ROOT + "Exploring Operation: " + "9" * n,
     "a long goal line": lambda n: _ROOT + "1" * n + ",24 equal: Goal Reached\n",
     "a long list": lambda n: "Current State: 24:[" + "3, " * (n // 3) + "3], Operations: []\n",
-    "a long name": lambda n: _ROOT + "Generated Node #0" + ",0" * (n // 2) + ": 24:[5, 6, 7] Operation: 3+4=7\n",
-    "long operations": lambda n: "Current State: 24:[24], Operations: [" + "'3+4=7', " * (n // 9) + "'3+4=7']\n",
+    "a long name": lambda n: (
+        _ROOT + "Generated Node #0" + ",0" * (n // 2) + ": 24:[5, 6, 7] Operation: 3+4=7\n"
+    ),
+    "long operations": lambda n: (
+        "Current State: 24:[24], Operations: [" + "'3+4=7', " * (n // 9) + "'3+4=7']\n"
+    ),
     "many roots": lambda n: _ROOT * (n // len(_ROOT)),
     "many equal nodes": lambda n: _ROOT + _NODE * (n // len(_NODE)),
     "many moves": lambda n: _ROOT + _NODE + traces.moving_line("0,0") * (n // 21),
@@ -224,7 +234,8 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 
 
 def bench_hostile(quick: bool) -> Iterator[Row]:
-    """Every function that reads a trace on text made to be slow to read, at three sizes: time must grow in step."""
+    """Every function that reads a trace on text made to be slow to read, at three sizes: time must grow in
+    step."""
     solution = countdown.solve(_PROBLEM) or ()
     readers: dict[str, Callable[[str], object]] = {
         "grade": lambda text: traces.grade(text, _PROBLEM),
@@ -251,7 +262,7 @@ def _seconds(function: Callable[[str], object], text: str) -> float:
     return best
 
 
-# --- import ------------------------------------------------------------------------------------------------------
+# --- import -------------------------------------------------------------------------------------------------
 
 LIGHT = "import grlib.countdown, grlib.search, grlib.traces"
 

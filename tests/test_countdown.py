@@ -1,0 +1,397 @@
+"""Problems, exact solutions and draws: by hand, by brute force, and against the textbook solver of the
+benchmark."""
+
+import itertools
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib.bench import plain
+from grlib.countdown import (
+    Problem,
+    all_solutions,
+    apply_operation,
+    check_solution,
+    moves,
+    problem_key,
+    sample_problems,
+    solve,
+    split_targets,
+)
+from grlib.errors import GrlibError
+
+SEEN, UNSEEN = split_targets(0)
+BIG = 10**30
+
+small = st.lists(st.integers(1, 12), min_size=4, max_size=5)
+usual = st.lists(st.integers(1, 99), min_size=4, max_size=4)
+
+
+def enumerate_leaves(nums, operations=()):
+    """(result, operations) of every way to combine all numbers, in depth-first order: no test, no memory."""
+    if len(nums) == 1:
+        yield nums[0], operations
+        return
+    for child, operation in plain.children(list(nums)):
+        yield from enumerate_leaves(child, (*operations, operation))
+
+
+def first_solutions(nums):
+    """Target -> its first solution, for all targets."""
+    first = {}
+    for result, operations in enumerate_leaves(nums):
+        first.setdefault(result, operations)
+    return first
+
+
+# --- the rules of the game ----------------------------------------------------------------------------------
+
+
+def test_the_moves_of_a_pair_by_hand():
+    assert list(moves((6, 2))) == [("6+2=8", (8,)), ("6*2=12", (12,)), ("6-2=4", (4,)), ("6/2=3", (3,))]
+    assert list(moves((2, 6))) == [("2+6=8", (8,)), ("2*6=12", (12,)), ("6-2=4", (4,)), ("6/2=3", (3,))]
+    assert [operation for operation, _ in moves((4, 6))] == ["4+6=10", "4*6=24", "6-4=2"]  # 6/4 is not exact
+
+
+def test_pairs_come_in_order_and_the_result_goes_last():
+    states = [nums for operation, nums in moves((7, 8, 9)) if "+" in operation]
+    assert states == [(9, 15), (8, 16), (7, 17)]
+
+
+def test_zero_adds_and_multiplies_but_never_divides():
+    assert [operation for operation, _ in moves((0, 5))] == ["0+5=5", "0*5=0", "5-0=5"]
+    assert [operation for operation, _ in moves((5, 0))] == ["5+0=5", "5*0=0", "5-0=5"]
+    assert [operation for operation, _ in moves((0, 0))] == ["0+0=0", "0*0=0", "0-0=0"]
+
+
+def test_equal_numbers_give_zero_and_one():
+    assert [operation for operation, _ in moves((5, 5))] == ["5+5=10", "5*5=25", "5-5=0", "5/5=1"]
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=5))
+def test_moves_agree_with_the_textbook(nums):
+    expected = [(operation, tuple(child)) for child, operation in plain.children(nums)]
+    assert list(moves(nums)) == expected
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=4))
+def test_every_move_can_be_applied(nums):
+    for operation, left in moves(nums):
+        assert sorted(apply_operation(nums, operation)) == sorted(left)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "3+4=8",  # wrong
+        "4-3=2",
+        "3-4=1",  # the larger operand comes first
+        "3-4=-1",
+        "4/3=1",  # not exact
+        "4/3=1.33",
+        "5+3=8",  # no 5 here
+        "3+3=6",  # only one 3
+        "03+4=7",  # leading zero
+        "3+4=07",
+        "3 + 4=7",
+        "3+4",
+        "3+4=7 ",
+        "٣+4=7",
+        "3**4=81",
+        "3+4=7=7",
+        "",
+        "=",
+        "+=",
+    ],
+)
+def test_an_illegal_operation_is_refused(operation):
+    assert apply_operation((3, 4), operation) is None
+
+
+def test_only_one_of_two_equal_numbers_is_used():
+    assert apply_operation((5, 5, 5), "5+5=10") == (5, 10)
+
+
+def test_operands_may_stand_in_either_order_of_the_state():
+    assert apply_operation((3, 4, 9), "4+3=7") == (9, 7)
+    assert apply_operation((3, 12), "12/3=4") == (4,)
+
+
+# --- exact solutions ----------------------------------------------------------------------------------------
+
+
+def test_solutions_by_hand():
+    assert solve(Problem((2, 3, 4), 24)) == ("2*3=6", "4*6=24")
+    assert solve(Problem((84, 2, 14, 15), 26)) == ("14+15=29", "2*29=58", "84-58=26")
+    assert solve(Problem((5, 5, 1), 1)) == ("5-5=0", "1+0=1")
+    assert solve(Problem((4, 4, 5), 0)) == ("4-4=0", "5*0=0")
+    assert solve(Problem((3, 3, 8, 8), 24)) is None  # 8/(3-8/3) needs a fraction
+    assert solve(Problem((7,), 7)) == ()
+    assert solve(Problem((7,), 8)) is None
+
+
+def test_all_problems_of_two_and_three_small_numbers():
+    for count, top in ((2, 12), (3, 7)):
+        for nums in itertools.product(range(1, top + 1), repeat=count):
+            first = first_solutions(nums)
+            for target in range(61):
+                assert solve(Problem(nums, target)) == first.get(target), (nums, target)
+
+
+def test_all_problems_of_four_tiny_numbers():
+    for nums in itertools.product(range(1, 5), repeat=4):
+        first = first_solutions(nums)
+        for target in range(41):
+            assert solve(Problem(nums, target)) == first.get(target), (nums, target)
+
+
+def test_five_tiny_numbers():
+    """Ones and twos: states full of zeros, which the solver must not take for usual numbers."""
+    for nums in itertools.product((1, 2), repeat=5):
+        first = first_solutions(nums)
+        for target in range(41):
+            assert solve(Problem(nums, target)) == first.get(target), (nums, target)
+
+
+@settings(max_examples=60, deadline=None)
+@given(usual, st.integers(0, 120))
+def test_usual_problems_agree_with_the_textbook(nums, target):
+    solution = solve(Problem(tuple(nums), target))
+    assert (list(solution) if solution is not None else None) == plain.solve(nums, target)
+
+
+@settings(max_examples=20, deadline=None)
+@given(small, st.data())
+def test_targets_that_can_be_reached_are_reached(nums, data):
+    """Draw a leaf of the whole tree, ask for its number: also large, zero and awkward targets."""
+    target, _ = random_leaf(nums, data)
+    solution = solve(Problem(tuple(nums), target))
+    assert solution is not None
+    check_solution(Problem(tuple(nums), target), solution)
+    if len(nums) == 4:
+        assert list(solution) == plain.solve(nums, target)
+
+
+def random_leaf(nums, data):
+    operations = []
+    while len(nums) > 1:
+        nums, operation = data.draw(st.sampled_from(list(plain.children(nums))))
+        operations.append(operation)
+    return nums[0], operations
+
+
+def test_five_numbers_agree_with_the_textbook():
+    for seed in range(3):
+        rng = random.Random(seed)
+        nums = [rng.randint(1, 20) for _ in range(5)]
+        target = rng.randint(10, 100)
+        solution = solve(Problem(tuple(nums), target))
+        assert (list(solution) if solution else None) == plain.solve(nums, target)
+
+
+def test_numbers_of_any_size_are_exact():
+    assert solve(Problem((BIG, 1, 2), BIG + 3)) == (f"{BIG}+1={BIG + 1}", f"2+{BIG + 1}={BIG + 3}")
+    assert solve(Problem((BIG, BIG + 1), BIG * (BIG + 1))) == (f"{BIG}*{BIG + 1}={BIG * (BIG + 1)}",)
+    assert solve(Problem((2 * BIG + 1, 2), BIG)) is None  # a float would round the quotient to BIG
+    problem = Problem((BIG, 3, BIG, 7), 21)
+    assert list(solve(problem)) == plain.solve(list(problem.nums), problem.target)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 60))
+def test_all_solutions_are_all_and_in_order(nums, target):
+    problem = Problem(tuple(nums), target)
+    expected = [operations for result, operations in enumerate_leaves(nums) if result == target]
+    found = list(all_solutions(problem))
+    assert found == expected
+    assert (found[0] if found else None) == solve(problem)
+
+
+def test_the_first_of_many_solutions_comes_at_once():
+    assert next(all_solutions(Problem((1, 1, 1, 1, 1, 1), 1))) == solve(Problem((1, 1, 1, 1, 1, 1), 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(usual, st.integers(10, 100))
+def test_a_solution_passes_its_check_and_a_changed_one_does_not(nums, target):
+    problem = Problem(tuple(nums), target)
+    solution = solve(problem)
+    if solution is None:
+        return
+    check_solution(problem, solution)
+    for wrong in (solution[:-1], (*solution[:-1], solution[-1] + "0"), (*solution, "1+1=2")):
+        with pytest.raises(GrlibError, match="solution"):
+            check_solution(problem, wrong)
+
+
+# --- bad problems -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nums", "target", "named"),
+    [
+        ((), 5, "empty"),
+        ((0, 3), 5, "0"),
+        ((-2, 3), 5, "-2"),
+        ((2.5, 3), 5, "2.5"),
+        ((True, 3), 5, "True"),
+        (("2", 3), 5, "'2'"),
+        ("23", 5, "'23'"),
+        (7, 5, "7"),
+        ((2, 3), -1, "-1"),
+        ((2, 3), 2.0, "2.0"),
+        ((2, 3), "5", "'5'"),
+        ((2, 3), None, "None"),
+    ],
+)
+def test_a_bad_problem_is_one_clear_line(nums, target, named):
+    with pytest.raises(GrlibError) as caught:
+        Problem(nums, target)
+    message = str(caught.value)
+    assert named in message and "must" in message or "needs" in message
+    assert "\n" not in message
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_problem_keeps_order_and_cannot_be_changed():
+    problem = Problem([9, 2, 5], 10)
+    assert problem.nums == (9, 2, 5)
+    assert hash(problem) == hash(Problem((9, 2, 5), 10)) and problem != Problem((2, 5, 9), 10)
+    with pytest.raises(AttributeError):
+        problem.target = 11
+
+
+def test_the_key_ignores_order_and_nothing_else():
+    assert problem_key(Problem((9, 2, 5), 10)) == problem_key(Problem((5, 9, 2), 10))
+    assert problem_key(Problem((9, 2, 5), 10)) != problem_key(Problem((9, 2, 5), 11))
+    assert problem_key(Problem((9, 2, 5), 10)) != problem_key(Problem((9, 9, 2, 5), 10))
+
+
+# --- drawing ------------------------------------------------------------------------------------------------
+
+
+def test_drawn_problems_stay_what_they_are():
+    """The shipped base was trained on problems drawn like this: a change here would leak its training set."""
+    assert sample_problems(3, 0, SEEN) == [
+        (Problem((46, 53, 62, 97), 28), ("53-46=7", "97-62=35", "35-7=28")),
+        (Problem((78, 72, 90, 11), 72), ("90-78=12", "12-11=1", "72*1=72")),
+        (Problem((42, 54, 78, 36), 18), ("42+54=96", "78+36=114", "114-96=18")),
+    ]
+    assert sample_problems(2, "train/0/0", SEEN, num_count=4, max_number=30) == [
+        (Problem((7, 2, 27, 1), 95), ("7*27=189", "1+189=190", "190/2=95")),
+        (Problem((18, 20, 13, 7), 67), ("20-13=7", "7*7=49", "18+49=67")),
+    ]
+    across_a_block = sample_problems(2, 7, (10, 24), num_count=3, max_number=10, start=999)
+    assert across_a_block == [
+        (Problem((8, 2, 1), 24), ("2+1=3", "8*3=24")),
+        (Problem((2, 10, 1), 10), ("2-1=1", "10*1=10")),
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 990), st.integers(0, 30), st.integers(0, 30))
+def test_any_part_of_the_list_can_be_drawn_alone(start, before, after):
+    whole = sample_problems(before + after, "parts", SEEN, 3, 30, start=start)
+    assert sample_problems(before, "parts", SEEN, 3, 30, start=start) == whole[:before]
+    assert sample_problems(after, "parts", SEEN, 3, 30, start=start + before) == whole[before:]
+
+
+def test_a_part_across_blocks_is_the_same_as_the_whole():
+    assert sample_problems(30, 5, SEEN, 3, 30, start=985) == sample_problems(1015, 5, SEEN, 3, 30)[985:]
+
+
+def test_draws_keep_their_promises():
+    for problem, solution in sample_problems(300, 1, SEEN, num_count=4, max_number=20):
+        assert len(problem.nums) == 4 and all(1 <= n <= 20 for n in problem.nums)
+        assert problem.target in SEEN
+        assert solution == solve(problem)
+
+
+def test_targets_are_drawn_evenly_however_hard_they_are():
+    drawn = [p.target for p, _ in sample_problems(900, 2, (10, 24, 97), num_count=3, max_number=30)]
+    assert all(240 < drawn.count(target) < 360 for target in (10, 24, 97))
+
+
+def test_seeds_sizes_and_lists_differ():
+    base = sample_problems(20, 0, SEEN)
+    assert base == sample_problems(20, 0, SEEN)
+    assert base != sample_problems(20, 1, SEEN)
+    assert base != sample_problems(20, 0, SEEN, max_number=98)
+
+
+def test_excluded_problems_are_never_drawn():
+    first = sample_problems(200, 3, (6, 7, 8), num_count=2, max_number=9)
+    tabu = frozenset(problem_key(p) for p, _ in first if p.target != 7)
+    other = sample_problems(200, 3, (6, 7, 8), num_count=3, max_number=4, exclude=tabu)
+    assert not tabu & {problem_key(p) for p, _ in other}
+    easy = frozenset({problem_key(Problem((3, 4), 7))})
+    again = sample_problems(300, 3, (7,), num_count=2, max_number=9, exclude=easy)
+    assert not easy & {problem_key(p) for p, _ in again}
+    assert easy & {problem_key(p) for p, _ in sample_problems(300, 3, (7,), num_count=2, max_number=9)}
+
+
+def test_a_draw_that_cannot_succeed_says_so():
+    with pytest.raises(GrlibError, match=r"target 100: no solvable problem .* choose"):
+        sample_problems(1, 0, (100,), num_count=1, max_number=9)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"n": -1},
+        {"n": 1.5},
+        {"n": 1, "num_count": 0},
+        {"n": 1, "max_number": 0},
+        {"n": 1, "max_number": "99"},
+        {"n": 1, "start": -1},
+        {"n": 1, "targets": ()},
+        {"n": 1, "targets": (0,)},
+        {"n": 1, "targets": (10, "24")},
+    ],
+)
+def test_a_bad_request_is_one_clear_line(arguments):
+    with pytest.raises(GrlibError, match="must be") as caught:
+        sample_problems(**{"seed": 0, "targets": SEEN, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+# --- seen and unseen targets --------------------------------------------------------------------------------
+
+
+def test_targets_are_split_once_and_for_all():
+    assert UNSEEN == (22, 32, 38, 39, 42, 44, 78, 84, 90)
+    assert sorted(SEEN + UNSEEN) == list(range(10, 101))
+    assert split_targets(3, 10, 20, 0.2) == ((10, 11, 12, 13, 14, 15, 16, 17, 19), (18, 20))
+
+
+@given(st.integers(), st.integers(1, 50), st.integers(1, 90), st.floats(0.01, 0.99))
+def test_every_split_has_two_sides(seed, low, width, share):
+    seen, unseen = split_targets(seed, low, low + width, share)
+    assert seen and unseen and not set(seen) & set(unseen)
+    assert sorted(seen + unseen) == list(range(low, low + width + 1))
+    assert split_targets(seed, low, low + width, share) == (seen, unseen)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(0, 100, 10), (0, 0, 10), (0, 10, 10), (0, 10, 100, 0), (0, 10, 100, 1.0)]
+)
+def test_a_bad_split_is_one_clear_line(arguments):
+    with pytest.raises(GrlibError, match="must"):
+        split_targets(*arguments)
+
+
+# --- import -------------------------------------------------------------------------------------------------
+
+
+def test_problems_and_traces_need_no_heavy_package():
+    code = (
+        "import sys, grlib.countdown, grlib.search, grlib.traces\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(str(sorted(heavy)) if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

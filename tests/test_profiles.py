@@ -1,0 +1,115 @@
+"""Profiles: every setting is read somewhere, every value of the paper has a source, unknown names are
+refused."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from grlib import profiles
+from grlib.countdown_data import CountdownSettings
+from grlib.errors import GrlibError
+from grlib.search import HEURISTICS
+
+ROOT = Path(__file__).parents[1]
+
+
+def all_code():
+    """The package and the code cells of the notebooks as one text."""
+    pieces = [path.read_text() for path in (ROOT / "grlib").glob("*.py")]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        pieces += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return "\n".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("table", "owners"),
+    [
+        (profiles.Profile, "profile"),
+        (profiles.Stage, "stage"),
+        (CountdownSettings, "settings|task"),
+    ],
+)
+def test_every_setting_is_read(table, owners):
+    code = all_code()
+    names = [field.name for field in dataclasses.fields(table)]
+    unread = [name for name in names if not re.search(rf"\b(?:{owners})\.{name}\b", code)]
+    assert not unread, f"set but never read: {unread}"
+
+
+def test_every_value_of_the_paper_profile_has_a_source():
+    fields = {field.name for field in dataclasses.fields(profiles.Profile)} - {"name"}
+    sources = profiles.sources("paper")
+    assert set(sources) == fields
+    assert all(len(source) > 10 for source in sources.values())
+    assert set(profiles.SOURCES) <= fields, "a source for a setting that does not exist"
+
+
+def test_the_paper_profile_is_the_papers():
+    paper = profiles.get("paper")
+    assert paper.task.num_count == 4 and paper.task.max_number == 99
+    assert (paper.task.target_low, paper.task.target_high, paper.task.unseen_fraction) == (10, 100, 0.1)
+    assert paper.task.dfs_widths == (None,) and paper.task.bfs_beams == (1, 2, 3, 4, 5)
+    assert sum(stage.examples for stage in paper.stages) == 500_000
+    assert (paper.train_problems, paper.test_problems, paper.samples) == (200_000, 10_000, 32)
+    assert (paper.base_lr, paper.batch_rows, paper.iterations, paper.temperature) == (1e-5, 256, 3, 1.0)
+    assert (paper.rest_epochs, paper.guided_epochs, paper.budget) == (3, 2, 4096)
+    assert paper.budgets == tuple(range(0, 4097, 512))
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu", "paper"])
+def test_a_profile_makes_sense(name):
+    profile = profiles.get(name)
+    assert profile.name == name
+    assert profile.hidden % profile.heads == 0
+    assert profile.stages and profile.stages[-1].num_count == profile.task.num_count
+    assert profile.test_problems <= profile.task.reserved_test
+    assert profile.valid_problems <= profile.task.reserved_valid
+    assert profile.guided_rounds <= profile.task.num_count - 1
+    assert profile.budgets[0] == 0 and profile.budgets[-1] == profile.budget < profile.row_length
+    for field in dataclasses.fields(profile):
+        value = getattr(profile, field.name)
+        assert not isinstance(value, (int, float)) or isinstance(value, bool) or value >= 0, field.name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profile.budget = 1
+
+
+def test_smoke_is_the_laptop_profile_with_smaller_sizes():
+    """The shipped base belongs to both, so nothing that shapes the model, its tokens or its problems may
+    differ."""
+    smoke, laptop = profiles.get("smoke"), profiles.get("laptop")
+    for name in (
+        "task",
+        "hidden",
+        "layers",
+        "heads",
+        "intermediate",
+        "whole_numbers",
+        "budget",
+        "shipped_base",
+    ):
+        assert getattr(smoke, name) == getattr(laptop, name), name
+    assert smoke.train_problems < laptop.train_problems and smoke.test_problems <= laptop.test_problems
+
+
+def test_only_the_paper_profile_claims_sources():
+    assert profiles.sources("laptop") == {}
+
+
+@pytest.mark.parametrize("name", ["lapptop", "", None, 3, "Paper"])
+def test_an_unknown_profile_is_one_clear_line(name):
+    with pytest.raises(GrlibError, match="choose one of") as caught:
+        profiles.get(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_near_miss_gets_a_hint():
+    with pytest.raises(GrlibError, match="did you mean 'laptop'"):
+        profiles.get("laptp")
+
+
+def test_the_searchers_know_their_heuristics():
+    assert HEURISTICS == ("sum", "mult")
