@@ -1,4 +1,4 @@
-"""Guided-ReST's rewriting: lead a failed trace one subgoal further along a known solution (paper, Algorithm 1).
+"""Guided-ReST's rewriting: lead a failed trace one subgoal further along a solution (paper, Algorithm 1).
 
 A subgoal is the set of numbers after one more step of the solution. The trace is followed as far as it
 generated *and* visited the solution's nodes; the next one is then worked in where the search could have

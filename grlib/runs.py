@@ -59,7 +59,7 @@ def start(
     folder = Path(run_dir).expanduser().resolve() if str(run_dir) else default_folder(profile, seed)
     claim(folder, profile, seed)
     _seed_everything(seed)
-    warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets wanted: progress is plain lines
+    warnings.filterwarnings("ignore", message="IProgress not found")  # progress is plain lines
     return Run(notebook, settings, seed, folder, {"profile": profile, "seed": seed, "base": base, **sizes})
 
 
