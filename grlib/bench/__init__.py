@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -83,6 +84,8 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
     from grlib.bench import models
     from grlib.sampling import cores
 
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * cores():
+        print(f"{name}: the machine is busy (load {os.getloadavg()[0]:.1f}); do not quote the ratio")
     measure = models.bench_sampling if name == "sampling" else models.bench_training
     yield from measure(options.quick, folder, options.threads or cores())
 
