@@ -43,25 +43,27 @@ def _part(table: pd.DataFrame, x: str, **where: object) -> pd.DataFrame:
     return table.rename(columns={x: "x"}).sort_values("x")
 
 
+SMOOTHED = 20  # steps in the running mean of a learning curve
+
+
 def learning_curve(curve: pd.DataFrame, profile: str) -> Drawing:
     """Training loss (line) and validation loss (marks) against tokens seen, by method."""
     sheet = Sheet("How the loss falls while the models learn to search", profile)
     axis, table = sheet.axes[0], curve.groupby(["method", "step"], as_index=False).mean(numeric_only=True)
-    ends = []
-    for key in [key for key in STYLES if key in set(table["method"])]:
+    methods = [key for key in STYLES if key in set(table["method"])]
+    for key in methods:
         part = _part(table, "tokens_seen", method=key).assign(x=lambda rows: rows["x"] / 1e6)
+        part["loss"] = part["loss"].rolling(SMOOTHED, min_periods=1).mean()
         sheet.line(axis, "training", key, part, "loss", marker="", linewidth=1.6)
         if "valid_loss" in part:
             sheet.line(axis, "validation", key, part, "valid_loss", linestyle="none")
-        ends.append((part["x"].iloc[-1], part["loss"].iloc[-1], style_of(key).label, style_of(key).colour))
-    axis.set_ylim(0, None)
-    label_ends(axis, ends, gap=0.06 * axis.get_ylim()[1])
+    axis.set_yscale("log")  # most of the fall is in the first twentieth, most of the learning after it
     axis.set(xlabel="million tokens seen", ylabel="cross-entropy, nats a token")
     look: list[dict[str, Any]] = [
-        {"linewidth": 1.6, "label": "training"},
+        {"linewidth": 1.6, "label": f"training, mean of {SMOOTHED} steps"},
         {"marker": "o", "linestyle": "none", "label": "validation"},
     ]
-    sheet.legend([Line2D([], [], color="#444444", **options) for options in look])
+    sheet.legend([*map(handle, methods), *(Line2D([], [], color="#444444", **options) for options in look)])
     return sheet.finish(profile, curve.assign(seeds=curve.get("seed", pd.Series(0)).nunique()), interval="")
 
 

@@ -55,7 +55,7 @@ class Profile:
     slots: int = 128  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     # self-training (notebooks 05, 06)
-    train_problems: int = 1500
+    train_problems: int = 1024
     valid_problems: int = 100
     iterations: int = 3
     guided_rounds: int = 3  # at most; a solution of n numbers has n-1 steps
@@ -64,7 +64,7 @@ class Profile:
     rest_epochs: int = 3
     guided_epochs: int = 2
     # evaluation
-    test_problems: int = 50
+    test_problems: int = 48
     samples: int = 32
     iteration_samples: int = 4  # samples a problem for the accuracy after each iteration
     hint_problems: int = 100
