@@ -455,7 +455,12 @@ def command_line(clone: Path, *options: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     command = [sys.executable, "-m", "grlib", "reproduce", "--profile", "smoke", *options]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, cwd=clone.parent, **streams)
+    return subprocess.Popen(command, env=environment, cwd=clone.parent, preexec_fn=heed_interrupts, **streams)
+
+
+def heed_interrupts() -> None:
+    """A suite started in the background has SIGINT ignored, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition, seconds: float = 60):
