@@ -88,7 +88,8 @@ def test_licence_and_citation():
 
 
 def output_of(*command: str, **options) -> str:
-    outer = ("MAKE", "VENV", "PROFILE", "SEED", "BASE", "ARGS", "PYTHON")  # this suite may run under make itself
+    # the suite may itself run under make, whose settings must not reach the make that is tested
+    outer = ("MAKE", "VENV", "PROFILE", "SEED", "BASE", "ARGS", "PYTHON")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
     return subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=REPOSITORY, env=environment, **options
