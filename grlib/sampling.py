@@ -110,9 +110,8 @@ def sample(
         return _pool(workers).submit(sample_chunk, *arguments(number))
 
     try:
-        elsewhere = (
-            submit if len(parts) > 1 and workers > 1 else None
-        )  # starting workers for one chunk costs more
+        # starting workers for a single chunk costs more than they save
+        elsewhere = submit if len(parts) > 1 and workers > 1 else None
         frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         _pool.cache_clear()
