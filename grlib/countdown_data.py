@@ -26,6 +26,7 @@ class CountdownSettings:
     target_low: int = 10
     target_high: int = 100
     unseen_fraction: float = 0.1
+    heuristics: tuple[str, ...] = HEURISTICS
     dfs_widths: tuple[int | None, ...] = (None,)  # None: no cap, as in the reference
     bfs_beams: tuple[int, ...] = (1, 2, 3, 4, 5)
     target_seed: int = 0  # one split for every seed of a run: a shipped base has seen its "seen" targets
@@ -132,7 +133,7 @@ def random_search(
     settings: CountdownSettings, problem: Problem, solution: tuple[str, ...], rng: random.Random
 ) -> Imitated:
     """The trace of a searcher drawn at random: kind, heuristic and width."""
-    heuristic = rng.choice(HEURISTICS)
+    heuristic = rng.choice(settings.heuristics)
     if rng.random() < 0.5:
         width = rng.choice(settings.dfs_widths)
         trace = depth_first(problem, heuristic, width)

@@ -137,7 +137,7 @@ class Decoder:
             q, k, v = self._project(x, weights, n, length)
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             for store, new in ((wave.keys, k), (wave.values, v)):
-                cache = torch.zeros(n, self.kv_heads, capacity, self.head)
+                cache = torch.empty(n, self.kv_heads, capacity, self.head)  # read only where written
                 cache[:, :, :length] = new
                 store.append(cache)
             mixed = F.scaled_dot_product_attention(
@@ -200,9 +200,10 @@ class Decoder:
         outputs: list[list[int]],
     ) -> None:
         """Draw the next token of every row, store it, and mark the rows that are done."""
-        if temperature > 0:  # the largest of probability / exponential noise is a draw from the probabilities
-            noise = torch.empty_like(logits).exponential_(generator=generator)
-            tokens = (torch.softmax(logits / temperature, -1) / noise).argmax(-1)
+        if temperature > 0:  # one uniform number a row, looked up in the cumulated probabilities
+            sums = torch.softmax(logits / temperature, -1).cumsum(-1)
+            draws = torch.rand(len(logits), 1, generator=generator) * sums[:, -1:]
+            tokens = torch.searchsorted(sums, draws, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
         else:
             tokens = logits.argmax(-1)
         for wave, new in zip(waves, tokens.split([len(wave.rows) for wave in waves]), strict=True):
@@ -250,8 +251,10 @@ def _compact(wave: Wave) -> bool:
 def _make_room(wave: Wave) -> None:
     if wave.length < wave.keys[0].shape[2]:
         return
-    wave.keys = [F.pad(k, (0, 0, 0, GROWTH)) for k in wave.keys]
-    wave.values = [F.pad(v, (0, 0, 0, GROWTH)) for v in wave.values]
+    for store in (wave.keys, wave.values):
+        for number, old in enumerate(store):
+            store[number] = old.new_empty(*old.shape[:2], wave.length + GROWTH, old.shape[3])
+            store[number][:, :, : wave.length] = old
 
 
 def _padding_mask(wave: Wave) -> torch.Tensor | None:

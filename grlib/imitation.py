@@ -100,6 +100,7 @@ def train_base(
         profile.intermediate,
         profile.row_length,
         seed,
+        profile.kv_heads,
     )
     curve = train(
         model,

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from grlib.errors import GrlibError, one_line
-from grlib.tokenizer import load_tokenizer, vocabulary_digest
+from grlib.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
 
 if TYPE_CHECKING:
     import pandas
@@ -29,9 +29,11 @@ PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 25, 50, 100, 200, 400, 1000)
 class NumberFeatures(nn.Module):
     """Adds to each number's row of an embedding table what its digits and size have in common with others."""
 
-    def __init__(self, rows: torch.Tensor, values: torch.Tensor, width: int) -> None:
+    def __init__(self, tokens: list[tuple[int, int, int]], width: int) -> None:
         super().__init__()
+        rows, values, joined = torch.tensor(tokens).T
         self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("joined", joined, persistent=False)
         self.register_buffer(
             "digits", torch.stack([values % 10, values // 10 % 10, values // 100]), persistent=False
         )
@@ -40,10 +42,11 @@ class NumberFeatures(nn.Module):
         self.register_buffer("waves", torch.cat([angles.cos(), angles.sin(), size], 1), persistent=False)
         self.digit_vectors = nn.Parameter(0.02 * torch.randn(3, max(10, int(values.max()) // 100 + 1), width))
         self.wave_vectors = nn.Parameter(0.02 * torch.randn(self.waves.shape[1], width))
+        self.joined_vectors = nn.Parameter(0.02 * torch.randn(int(joined.max()) + 1, width))
 
     def forward(self, own: torch.Tensor) -> torch.Tensor:
         """own: (vocabulary, width) -> the same with the shared parts added to the number rows."""
-        shared = self.waves @ self.wave_vectors
+        shared = self.waves @ self.wave_vectors + self.joined_vectors[self.joined]
         for place in range(3):
             shared = shared + self.digit_vectors[place][self.digits[place]]
         return own.index_add(0, self.rows, shared)
@@ -57,8 +60,12 @@ def build_model(
     intermediate: int,
     positions: int,
     seed: int,
+    kv_heads: int | None = None,
 ) -> LlamaForCausalLM:
-    """A randomly initialised Llama with tied embeddings and structured number tokens, ready to be trained."""
+    """A randomly initialised Llama with tied embeddings and structured number tokens, ready to be trained.
+
+    `kv_heads` query heads share keys and values (None: every head has its own).
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -67,7 +74,7 @@ def build_model(
         intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=kv_heads or heads,
         max_position_embeddings=positions,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -77,12 +84,8 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-        numbers = {int(token): row for token, row in tokenizer.get_vocab().items() if token.isdigit()}
-        values = torch.tensor(sorted(numbers))
-        rows = torch.tensor([numbers[int(value)] for value in values])
-        parametrize.register_parametrization(
-            model.get_input_embeddings(), "weight", NumberFeatures(rows, values, hidden), unsafe=True
-        )
+        features = NumberFeatures(number_tokens(tokenizer), hidden)
+        parametrize.register_parametrization(model.get_input_embeddings(), "weight", features, unsafe=True)
     return model
 
 

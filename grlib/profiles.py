@@ -34,6 +34,7 @@ class Profile:
     hidden: int = 128
     layers: int = 5
     heads: int = 4
+    kv_heads: int = 1  # all heads share keys and values: sampling reads a quarter of the memory
     intermediate: int = 352
     whole_numbers: int = 256  # numbers below this are single tokens
     shipped_base: bool = True  # start from paper_results/base/<method> unless told to train it from scratch
@@ -51,20 +52,20 @@ class Profile:
     # sampling
     engine: str = "batched"
     temperature: float = 1.0
-    budget: int = 768  # tokens of a whole response, end token included
-    slots: int = 128  # rows in flight at once in one worker
+    budget: int = 1024  # tokens of a whole response, end token included
+    slots: int = 256  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     # self-training (notebooks 05, 06)
-    train_problems: int = 1024
+    train_problems: int = 2000
     valid_problems: int = 100
-    iterations: int = 3
+    iterations: int = 2
     guided_rounds: int = 3  # at most; a solution of n numbers has n-1 steps
     lr: float = 1e-3
     batch_rows: int = 16
     rest_epochs: int = 3
     guided_epochs: int = 2
     # evaluation
-    test_problems: int = 48
+    test_problems: int = 100
     samples: int = 32
     iteration_samples: int = 4  # samples a problem for the accuracy after each iteration
     hint_problems: int = 100
@@ -82,9 +83,9 @@ class Profile:
         return tuple(round(self.budget * i / 8) for i in range(9))
 
 
-SMALL_TASK = CountdownSettings(max_number=30, dfs_widths=(1, 2, 3), bfs_beams=(1, 2))
+SMALL_TASK = CountdownSettings(max_number=30, dfs_widths=(2, 3), bfs_beams=(1, 2))
 PAPER_TASK = CountdownSettings(reserved_test=10_000)
-BASE_STAGES = (Stage(3, 28_000, 16), Stage(4, 38_000, 6))
+BASE_STAGES = (Stage(3, 40_000, 20), Stage(4, 64_000, 6))
 
 LAPTOP = Profile(name="laptop", task=SMALL_TASK, stages=BASE_STAGES)
 SMOKE = replace(
@@ -115,6 +116,7 @@ GPU = Profile(
     hidden=384,
     layers=6,
     heads=6,
+    kv_heads=2,
     intermediate=1024,
     whole_numbers=1000,
     shipped_base=False,
@@ -126,6 +128,7 @@ GPU = Profile(
     live_steps=0,
     train_problems=50_000,
     valid_problems=1000,
+    iterations=3,
     test_problems=2000,
     lr=3e-4,
     batch_rows=256,
@@ -153,6 +156,7 @@ PAPER = Profile(
     live_steps=0,
     train_problems=200_000,
     valid_problems=1000,
+    iterations=3,
     test_problems=10_000,
     lr=1e-5,
     batch_rows=256,

@@ -33,18 +33,20 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_generator_alone():
     assert not torch.equal(logits(first), logits(third))
 
 
-def test_numbers_share_digits_and_waves():
-    """A number's row = its own + digit vectors + Fourier features of the value; other rows stay."""
+@pytest.mark.parametrize(("token", "sign"), [("27", 0), ("27+", 3)])
+def test_numbers_share_digits_and_waves(token, sign):
+    """A number's row = its own + digits + Fourier features of the value + the sign; other rows stay."""
     model = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0)
     embedding = model.get_input_embeddings()
     own, features = embedding.parametrizations.weight.original, embedding.parametrizations.weight[0]
-    row = TOKENIZER.get_vocab()["27"]
+    row = TOKENIZER.get_vocab()[token]
     wave = [math.cos(2 * math.pi * 27 / p) for p in PERIODS] + [
         math.sin(2 * math.pi * 27 / p) for p in PERIODS
     ]
     shared = torch.tensor([*wave, 27 / (NUMBERS - 1)]) @ features.wave_vectors
     digits = features.digit_vectors[0][7] + features.digit_vectors[1][2] + features.digit_vectors[2][0]
-    torch.testing.assert_close(embedding.weight[row], own[row] + shared + digits)
+    expected = own[row] + shared + digits + features.joined_vectors[sign]
+    torch.testing.assert_close(embedding.weight[row], expected)
     comma = TOKENIZER.get_vocab()[", "]
     assert torch.equal(embedding.weight[comma], own[comma])
 

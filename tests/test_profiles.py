@@ -64,7 +64,7 @@ def test_the_paper_profile_is_the_papers():
 def test_a_profile_makes_sense(name):
     profile = profiles.get(name)
     assert profile.name == name
-    assert profile.hidden % profile.heads == 0
+    assert profile.hidden % profile.heads == 0 and profile.heads % profile.kv_heads == 0
     assert profile.stages and profile.stages[-1].num_count == profile.task.num_count
     assert profile.test_problems <= profile.task.reserved_test
     assert profile.valid_problems <= profile.task.reserved_valid
@@ -86,6 +86,7 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
         "hidden",
         "layers",
         "heads",
+        "kv_heads",
         "intermediate",
         "whole_numbers",
         "budget",

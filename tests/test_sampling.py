@@ -136,7 +136,8 @@ def test_equal_arguments_give_equal_samples(pair):
 
 def test_rows_with_the_same_prompt_are_drawn_apart(pair):
     found = answer(*pair, [Request("<s>", "", 20)] * 40, ONE, seed=0)
-    assert len({sampled.text for sampled in found}) > 35
+    long = [sampled.text for sampled in found if sampled.new == 20]  # some end at once, and so alike
+    assert len(set(long)) == len(long) > 20
 
 
 # budgets

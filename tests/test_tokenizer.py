@@ -17,10 +17,12 @@ from grlib.tokenizer import (
     build_tokenizer,
     encode,
     load_tokenizer,
+    number_tokens,
     prompt_text,
     question,
     vocabulary_digest,
 )
+from grlib.traces import exploring_line
 
 TOKENIZER = build_tokenizer()
 PROBLEM = Problem((84, 2, 14, 15), 26)
@@ -68,16 +70,33 @@ def test_stock_phrases_and_numbers_are_single_tokens(phrase):
     assert len(encode(TOKENIZER, [phrase])[0]) == 1
 
 
+def test_a_number_takes_the_sign_before_the_next_number():
+    line = exploring_line("14+15=29", (84, 2, 29))
+    assert TOKENIZER.convert_ids_to_tokens(encode(TOKENIZER, [line])[0]) == [
+        "Exploring Operation: ", "14+", "15=", "29", ", Resulting Numbers: [", "84, ", "2, ", "29", "]\n",
+    ]  # fmt: skip
+    apart = build_tokenizer(joined=())
+    assert len(encode(apart, [line])[0]) == 13
+    assert apart.decode(encode(apart, [line])[0]) == line
+
+
+def test_number_tokens_know_their_number_and_sign():
+    found = {TOKENIZER.convert_ids_to_tokens(row): (n, sign) for row, n, sign in number_tokens(TOKENIZER)}
+    assert len(found) == 256 * 8
+    assert (found["7"], found["14+"], found["255, "]) == ((7, 0), (14, 3), (255, 1))
+
+
 def test_a_trace_splits_into_phrases_and_numbers():
     trace = straight_path(PROBLEM, solve(PROBLEM))
     ids = encode(TOKENIZER, [trace])[0]
-    assert {TOKENIZER.convert_ids_to_tokens(i) for i in ids} <= {*PHRASES, *map(str, range(256))}
-    assert len(ids) < len(trace) / 3
+    numbers = {TOKENIZER.convert_ids_to_tokens(row) for row, _, _ in number_tokens(TOKENIZER)}
+    assert {TOKENIZER.convert_ids_to_tokens(i) for i in ids} <= numbers | set(PHRASES)
+    assert len(ids) < len(trace) / 4
 
 
 def test_numbers_beyond_the_vocabulary_are_digits():
     assert TOKENIZER.convert_ids_to_tokens(encode(TOKENIZER, ["255+256=0007"])[0]) == [
-        "255", "+", "2", "5", "6", "=", "0", "0", "0", "7",
+        "255+", "2", "5", "6", "=", "0", "0", "0", "7",
     ]  # fmt: skip
 
 
@@ -147,7 +166,7 @@ def test_a_replaced_tokenizer_is_read_anew(tmp_path):
     TOKENIZER.save_pretrained(tmp_path)
     assert len(load_tokenizer(tmp_path)) == len(TOKENIZER)
     build_tokenizer(30).save_pretrained(tmp_path)
-    assert len(load_tokenizer(tmp_path)) == len(TOKENIZER) - 226
+    assert len(load_tokenizer(tmp_path)) == len(TOKENIZER) - 8 * 226
 
 
 def test_missing_and_damaged_folders_are_named(tmp_path):

@@ -1,0 +1,170 @@
+"""How the shipped base was chosen: one small training run a variant, all with the same processor time.
+
+    python docs/choose_base.py [--seconds 420] [reference digits ...]
+
+Every variant trains on one thread for the same processor seconds and is judged on validation problems of a
+sibling task (another draw of the seen and unseen targets: `target_seed` 1), so the test problems stay
+untouched. Rows go to docs/base_choice.csv; variants that are there already are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pandas as pd
+import torch
+
+from grlib import artefacts, countdown_data, imitation, metrics, profiles, sampling, tokenizer, training
+from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
+from grlib.model import bake, build_model
+
+OUT = Path(__file__).with_name("base_choice.csv")
+LAPTOP = profiles.get("laptop")
+TASK = replace(LAPTOP.task, target_seed=1)
+PROBLEMS, SAMPLES = 100, 8
+TOKENS_A_STEP = 2500
+EQUATION = re.compile(r"Exploring Operation: (\d+)([-+*/])(\d+)=(\d+),")
+STATE = re.compile(r"Current State: (\d+):")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from how the shipped base is made."""
+
+    joined: bool = True  # a number and the sign after it are one token
+    structured: bool = True  # number embeddings share digit and size vectors
+    order: str = "3 then 4"  # a quarter of the time on 3 numbers, then 4; or "4 only", or "mixed"
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of the profile
+
+
+VARIANTS = {
+    "reference": Variant(),
+    "numbers alone": Variant(joined=False),
+    "digits": Variant(joined=False, changes={"whole_numbers": 10}),
+    "plain embeddings": Variant(structured=False),
+    "AdamW": Variant(changes={"base_optimizer": "adamw"}),
+    "4 numbers only": Variant(order="4 only"),
+    "3 and 4 mixed": Variant(order="mixed"),
+    "keys for every head": Variant(changes={"kv_heads": 4}),
+    "192 wide, 4 layers": Variant(changes={"hidden": 192, "layers": 4, "heads": 6, "intermediate": 512}),
+    "half the rate": Variant(changes={"base_lr": LAPTOP.base_lr / 2}),
+    "twice the rate": Variant(changes={"base_lr": LAPTOP.base_lr * 2}),
+}
+
+
+def run(name: str, seconds: float) -> dict[str, Any]:
+    """Train one variant and measure it: a row of the table."""
+    variant = VARIANTS[name]
+    profile = replace(LAPTOP, task=TASK, **variant.changes)
+    words = tokenizer.build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
+    # the same text fits into the budget, whatever a token is
+    texts = [e.trace for e in countdown_data.imitation_examples(TASK, 200, start=imitation.VALID_START)]
+    ours, reference = (sum(map(len, tokenizer.encode(t, texts))) for t in (words, tokenizer.build_tokenizer()))
+    profile = replace(profile, budget=round(profile.budget * ours / reference))
+    net = build_model(
+        words, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length,
+        seed=0, kv_heads=profile.kv_heads,
+    )  # fmt: skip
+    if not variant.structured:
+        bake(net)
+    row = {"variant": name} | train(net, words, variant, profile, seconds, tokens_a_step=TOKENS_A_STEP * ours / reference)
+    row["parameters"] = sum(p.numel() for p in bake(net).parameters())
+    row |= measure(net.eval(), words, profile)
+    row["valid_nats_per_character"] = per_character(net, words, profile, texts)
+    return row
+
+
+def train(
+    net: Any, words: Any, variant: Variant, profile: profiles.Profile, seconds: float, tokens_a_step: float
+) -> dict[str, Any]:
+    """Train in place for `seconds` of processor time, the rate falling over the last fifth of them."""
+    settings = imitation.base_settings(profile)
+    optimizers = training._optimizers(net, settings)
+    rng, used, steps, tokens = Random(0), 0.0, 0, 0
+    stock: dict[int, list[training.Row]] = {3: [], 4: []}
+    made = {3: 0, 4: 0}
+    net.train()
+    while used < seconds:
+        share = used / seconds
+        count = {"3 then 4": 3 if share < 0.25 else 4, "4 only": 4, "mixed": rng.choice((3, 4))}[variant.order]
+        batch: list[training.Row] = []
+        while sum(len(row.ids) for row in batch) < tokens_a_step:
+            if not stock[count]:  # making examples is not counted: it is the same for all
+                examples = countdown_data.imitation_examples(TASK, 2000, start=made[count], num_count=count)
+                made[count] += 2000
+                stock[count] = imitation.imitation_rows("sos", examples, words, profile.row_length)
+            batch.append(stock[count].pop())
+        rate = settings.lr * min(1.0, share / settings.warmup + 1e-3, (1 - share) / 0.2)
+        begun = time.process_time()
+        training._step(net, batch, optimizers, rate, settings)
+        used += time.process_time() - begun
+        steps, tokens = steps + 1, tokens + sum(len(row.ids) for row in batch)
+    return {"seconds": round(used), "steps": steps, "tokens": tokens}
+
+
+def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[str]) -> float:
+    """Validation loss in nats a character: comparable between tokenizers."""
+    rows = imitation.validation_rows("sos", profile, words)
+    kept = [(row, text) for row, text in zip(rows, texts, strict=True) if len(row.ids) < profile.row_length]
+    total = training.score_rows(net, [row for row, _ in kept])[:, 0].sum()
+    return float(total / sum(len(text) for _, text in kept))
+
+
+def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
+    """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
+    task, settings = CountdownTask(profile.budget), sampling_settings(profile)
+    tests, _ = countdown_data.reserved_keys(TASK)
+    found: dict[str, Any] = {}
+    for split, items in {
+        "seen": countdown_data.draw(TASK, "valid", PROBLEMS, exclude=tests),
+        "unseen": countdown_data.draw(TASK, "valid-unseen", PROBLEMS, unseen=True),
+    }.items():
+        rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, SAMPLES)
+        right = rows.groupby("index")["correct"].sum()
+        for k in (1, 8):
+            found[f"{split}_pass@{k}"] = 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS
+        found[f"{split}_truncated"] = 100 * rows["truncated"].mean()
+        found[f"{split}_tokens"] = rows["tokens"].mean()
+        wrong = [not holds(*m.groups()) for text in rows["response"] for m in EQUATION.finditer(text)]
+        found[f"{split}_wrong_arithmetic"] = 100 * sum(wrong) / max(1, len(wrong))
+        targets = [
+            (int(m[1]), items[i][0].target)
+            for i, text in zip(rows["index"], rows["response"], strict=True)
+            for m in STATE.finditer(text)
+        ]
+        found[f"{split}_wrong_target"] = 100 * sum(a != b for a, b in targets) / max(1, len(targets))
+    return found
+
+
+def holds(left: str, sign: str, right: str, result: str) -> bool:
+    """Is an equation right?"""
+    a, b, c = int(left), int(right), int(result)
+    return {"+": a + b == c, "-": a - b == c, "*": a * b == c, "/": b > 0 and a == b * c}[sign]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
+    parser.add_argument("--seconds", type=float, default=420, help="processor seconds of training each")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.variants) - set(VARIANTS):
+        sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
+    torch.set_num_threads(1)
+    for name in chosen.variants:
+        known = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame()
+        if len(known) and name in set(known["variant"]):
+            continue
+        row = run(name, chosen.seconds)
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        artefacts.write_table(OUT, pd.concat([known, pd.DataFrame([row])], ignore_index=True))
+
+
+if __name__ == "__main__":
+    main()
