@@ -29,14 +29,10 @@ def problem_rows(items: Iterable[Solved]) -> pandas.DataFrame:
     rows = []
     for index, (problem, solution) in enumerate(items):
         check_solution(problem, solution)
-        info = {
-            "index": index,
-            "nums": list(problem.nums),
-            "target": problem.target,
-            "solution": list(solution),
-        }
         prompt = [{"role": "user", "content": question(problem)}]
-        rows.append([DATA_SOURCE, prompt, {"ground_truth": str(problem.target), "style": "rule"}, info])
+        goal = {"ground_truth": str(problem.target), "style": "rule"}
+        info = {"index": index, "nums": list(problem.nums), "target": problem.target}
+        rows.append([DATA_SOURCE, prompt, goal, info | {"solution": list(solution)}])
     return pandas.DataFrame(rows, columns=list(PROBLEM_COLUMNS))
 
 
@@ -67,14 +63,13 @@ def message_rows(prompts: Sequence[str], responses: Sequence[str]) -> pandas.Dat
     import pandas
 
     if len(prompts) != len(responses):
-        raise GrlibError(
-            f"{len(prompts)} prompts and {len(responses)} responses: there must be one response a prompt"
-        )
+        sizes = f"{len(prompts)} prompts and {len(responses)} responses"
+        raise GrlibError(f"{sizes}: there must be one response a prompt")
     pairs = zip(prompts, responses, strict=True)
-    messages = [
+    turns = [
         [{"role": role, "content": text} for role, text in zip(ROLES, pair, strict=True)] for pair in pairs
     ]
-    return pandas.DataFrame({"messages": messages})
+    return pandas.DataFrame({"messages": turns})
 
 
 def turns_from_rows(frame: pandas.DataFrame) -> list[tuple[str, str]]:
@@ -82,11 +77,10 @@ def turns_from_rows(frame: pandas.DataFrame) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for number, messages in enumerate(_column(frame, "messages", "an SFT file (data/sft_*.parquet)")):
         turns = [(turn.get("role"), turn.get("content")) for turn in messages if isinstance(turn, Mapping)]
-        if tuple(role for role, _ in turns) != ROLES or not all(isinstance(text, str) for _, text in turns):
-            raise GrlibError(
-                f"row {number}: its roles are {[r for r, _ in turns]}: must be {list(ROLES)}, with text"
-            )
-        found.append((str(turns[0][1]), str(turns[1][1])))
+        roles, texts = [role for role, _ in turns], [text for _, text in turns]
+        if roles != list(ROLES) or not all(isinstance(text, str) for text in texts):
+            raise GrlibError(f"row {number}: its roles are {roles}: must be {list(ROLES)}, with text")
+        found.append((str(texts[0]), str(texts[1])))
     return found
 
 

@@ -1,8 +1,9 @@
 """The tables: per-example rows summarised with intervals, published numbers beside them.
 
 Accuracies are in percent. `low` and `high` are the 95 % bootstrap interval over problems (each problem's
-score averaged over seeds first), `seed_sd` is the standard deviation of the seeds' means. A table whose
-results are missing keeps its published rows, unmeasured.
+score averaged over seeds first), `seed_sd` is the standard deviation of the seeds' means, `truncated` the
+percentage of the traces that the token budget cut off. The test problems are the same for every seed, the
+training problems are not. A table whose results are missing keeps its published rows, unmeasured.
 """
 
 from __future__ import annotations
@@ -18,6 +19,23 @@ from grlib.results import METHODS, SPLITS, Results, published
 TEST_SPLITS = ("seen", "unseen")
 KS = (1, 2, 4, 8, 16, 32)
 PROBLEM = ["method", "iteration", "split", "seed", "index"]
+ORDERS = {"method": METHODS, "split": SPLITS, "choose": ("first", "random", "last")}
+
+
+# Which rows
+
+
+def training_rows(results: Results, kind: str) -> pd.DataFrame:
+    """Rows made from training problems, numbered anew: problem 3 of another seed is another problem."""
+    rows = results.rows(kind)
+    return rows.assign(index=rows.groupby(["seed", "index"]).ngroup()) if len(rows) else rows
+
+
+def test_rows(results: Results, kind: str = "eval", last: bool = True) -> pd.DataFrame:
+    """Rows of test problems; with `last` those of each method's last iteration only."""
+    rows = results.rows(kind)
+    rows = rows[rows["split"].isin(TEST_SPLITS)]
+    return last_iteration(rows) if last else rows
 
 
 def last_iteration(rows: pd.DataFrame) -> pd.DataFrame:
@@ -33,6 +51,9 @@ def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
     return [k for k in ks if k <= samples]
 
 
+# A score for every problem and seed
+
+
 def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column a k."""
     counts = rows.astype({"correct": bool}).groupby(PROBLEM, observed=True)["correct"].agg(["size", "sum"])
@@ -44,9 +65,28 @@ def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
 
 
 def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
-    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column a budget."""
+    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column a budget.
+
+    A sample counts when its whole response, end token included, is within the budget (the authors' rule).
+    """
     within = pd.DataFrame({b: rows["correct"].astype(bool) & (rows["tokens"] <= b) for b in budgets})
     return within.groupby([rows[key] for key in PROBLEM], observed=True).mean().reset_index()
+
+
+def correct_shares(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Share of correct samples of each problem, by the column `by`: `by`, seed, index, correct."""
+    return rows.astype({"correct": float}).groupby([by, "seed", "index"])["correct"].mean().reset_index()
+
+
+def solved_shares(rows: pd.DataFrame, rounds: Sequence[int]) -> pd.DataFrame:
+    """Whether each training problem was solved in a guided round or before: one column a round."""
+    solved = pd.DataFrame({r: rows["round_solved"].astype(int).between(0, r) for r in rounds})
+    return (
+        solved.groupby([rows[key] for key in ("method", "iteration", "seed", "index")]).mean().reset_index()
+    )
+
+
+# Groups of rows summarised
 
 
 def over_seeds(scores: pd.DataFrame, names: Sequence[object]) -> pd.DataFrame:
@@ -61,109 +101,91 @@ def summarise(
     rows = []
     for key, group in scores.groupby(list(by), sort=False, observed=True):
         problems = over_seeds(group, names)
-        means, low, high = map(np.atleast_1d, metrics.bootstrap_interval(problems.to_numpy()))
         by_seed = group.groupby("seed")[list(names)].mean()
-        spread = by_seed.std(ddof=1)
-        for i, name in enumerate(names):
-            numbers = {"measured": means[i], "low": low[i], "high": high[i], "seed_sd": spread[name]}
-            numbers = {column: scale * value for column, value in numbers.items()}
-            head = dict(zip(by, key, strict=True)) | {label: name}
-            rows.append(head | numbers | {"problems": len(problems), "seeds": len(by_seed)})
+        numbers = [*metrics.bootstrap_interval(problems.to_numpy()), by_seed.std(ddof=1)]
+        for name, *values in zip(names, *(scale * np.asarray(column) for column in numbers), strict=True):
+            rows.append([*key, name, *values, len(problems), len(by_seed)])
     columns = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def cross_entropy(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """Nats a token of each group, all tokens weighing the same, with the interval over problems."""
     out = []
     scored = rows[rows["nll"].notna() & (rows["nll_tokens"] > 0)]
-    for key, group in scored.groupby(list(by), sort=False, observed=True):
+    for key, group in scored.groupby(by, sort=False, observed=True):
         sums = group.groupby("index")[["nll", "nll_tokens"]].sum()
-        value, low, high = metrics.bootstrap_ratio(sums["nll"], sums["nll_tokens"])
-        head = dict(zip(by, key, strict=True))
-        sizes = {"traces": len(group), "problems": len(sums), "mean_tokens": group["nll_tokens"].mean()}
-        sizes["seeds"] = group["seed"].nunique() if "seed" in group else 1
-        out.append(head | {"cross_entropy": value, "ce_low": low, "ce_high": high} | sizes)
-    columns = [*by, "cross_entropy", "ce_low", "ce_high", "traces", "problems", "mean_tokens", "seeds"]
-    return pd.DataFrame(out, columns=columns)
+        interval = metrics.bootstrap_ratio(sums["nll"], sums["nll_tokens"])
+        by_seed = group.groupby("seed")[["nll", "nll_tokens"]].sum()
+        spread = (by_seed["nll"] / by_seed["nll_tokens"]).std(ddof=1)
+        sizes = [len(group), len(sums), group["nll_tokens"].mean(), len(by_seed)]
+        out.append([key, *interval, spread, *sizes])
+    columns = ["cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces", "problems"]
+    columns += ["mean_tokens", "seeds"]
+    return pd.DataFrame(out, columns=[by, *columns])
 
 
 def truncation(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Samples a problem, percent cut off by the token limit and mean tokens of each group."""
+    """Samples a problem, percent cut off by the token budget and mean tokens of each group."""
     columns = [*by, "samples", "truncated", "mean_tokens"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
+    rows = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
     groups = rows.groupby(list(by), sort=False, observed=True)
-    each = rows[[*by, "index", "seed"]].drop_duplicates()
-    problems = each.groupby(list(by), sort=False, observed=True).size()
-    table = pd.DataFrame(
-        {"samples": groups.size() // problems, "truncated": 100 * groups["truncated"].mean()}
+    problems = (
+        rows.drop_duplicates([*by, "seed", "index"]).groupby(list(by), sort=False, observed=True).size()
     )
-    return table.assign(mean_tokens=groups["tokens"].mean()).reset_index()[columns]
+    table = pd.DataFrame({"samples": groups.size() // problems, "mean_tokens": groups["tokens"].mean()})
+    return table.assign(truncated=100 * groups["truncated"].mean()).reset_index()[columns]
+
+
+def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The table with the columns of `truncation` added."""
+    return table.merge(truncation(rows, by), on=list(by), how="left")
 
 
 def in_order(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Rows sorted by `by`, methods and splits in their usual order."""
-    orders = {"method": METHODS, "split": SPLITS}
+    """Rows sorted by `by`; methods, splits and node choices in their usual order."""
 
     def place(column: pd.Series) -> pd.Series:
-        order = orders.get(str(column.name))
+        order = ORDERS.get(str(column.name))
         return column.map({name: i for i, name in enumerate(order)}) if order else column
 
     return table.sort_values(list(by), key=place, kind="stable").reset_index(drop=True)
 
 
-def _test_rows(results: Results, kind: str = "eval") -> pd.DataFrame:
-    rows = results.rows(kind)
-    return rows[rows["split"].isin(TEST_SPLITS)]
+# The tables
 
 
 def table1(results: Results) -> pd.DataFrame:
     """Accuracy and cross-entropy of the successful traces by number of optimal steps given (Table 1)."""
     paper = published("table1_hints").pivot(index="steps", columns="quantity", values="value")
-    paper = paper.rename(columns=lambda name: f"published_{name}").rename_axis(columns=None).reset_index()
-    rows = results.rows("hints")
-    shares = hint_scores(rows)
-    accuracy = summarise(shares, ["steps"], ["accuracy"], "what").drop(columns="what")
-    accuracy = accuracy.rename(columns={"measured": "accuracy"})
-    likelihood = cross_entropy(rows[rows["correct"].astype(bool)], ["steps"])[
-        ["steps", "cross_entropy", "ce_low", "ce_high", "traces"]
-    ]
-    cut = truncation(rows, ["steps"])
-    table = paper
-    for part in (accuracy, likelihood, cut):
+    table = paper.add_prefix("published_").rename_axis(columns=None).reset_index()
+    rows = training_rows(results, "hints")
+    accuracy = summarise(correct_shares(rows, "steps"), ["steps"], ["correct"], "what").drop(columns="what")
+    likelihood = cross_entropy(rows[rows["correct"].astype(bool)], "steps")
+    likelihood = likelihood[["steps", "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces"]]
+    for part in (accuracy.rename(columns={"measured": "accuracy"}), likelihood, truncation(rows, ["steps"])):
         table = table.merge(part.astype({"steps": "int64"}), on="steps", how="outer")
     return in_order(table, ["steps"])
 
 
-def hint_scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """Share of correct samples by steps given, seed and problem."""
-    accuracy = rows["correct"].astype(float).groupby([rows[key] for key in ("steps", "seed", "index")]).mean()
-    return accuracy.rename("accuracy").reset_index()
-
-
 def table2(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
     """pass@k by method, split and k, last iteration of each method, with truncation shares (Table 2)."""
-    rows = last_iteration(_test_rows(results))
+    rows = test_rows(results)
     ks = largest_ks(rows, ks)
     measured = summarise(pass_scores(rows, ks), ["method", "split"], ks, "k")
-    measured = measured.merge(truncation(rows, ["method", "split"]), on=["method", "split"], how="left")
-    paper = published("table2_countdown")[["method", "split", "k", "value"]].rename(
-        columns={"value": "published"}
-    )
-    table = paper.merge(measured.astype({"k": "int64"}), on=["method", "split", "k"], how="outer")
+    measured = with_truncation(measured, rows, ["method", "split"]).astype({"k": "int64"})
+    paper = published("table2_countdown")[["method", "split", "k", "value"]]
+    paper = paper.rename(columns={"value": "published"})
+    table = paper.merge(measured, on=["method", "split", "k"], how="outer")
     return in_order(table, ["split", "method", "k"])
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """Table 2 as the paper prints it: one row a method, one column a split and k, 'published / measured'."""
-
-    def cell(row: pd.Series) -> str:
-        return " / ".join(
-            "-" if pd.isna(value) else f"{value:.1f}" for value in (row["published"], row["measured"])
-        )
-
-    cells = table.assign(cell=table.apply(cell, axis=1))
+    texts = table[["published", "measured"]].map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
+    cells = table.assign(cell=texts["published"] + " / " + texts["measured"])
     wide = cells.pivot(index="method", columns=["split", "k"], values="cell").fillna("-")
     return wide.reindex([method for method in METHODS if method in wide.index])
 
@@ -181,9 +203,10 @@ def budget_table(results: Results, budgets: Sequence[int] = (), kind: str = "eva
     Rows of `kind` "eval" are sampled at temperature 1, so a point is the expected accuracy of one sample; the
     paper decodes greedily (kind "greedy").
     """
-    rows = last_iteration(_test_rows(results, kind))
+    rows = test_rows(results, kind)
     budgets = list(budgets) or default_budgets(rows)
     table = summarise(budget_shares(rows, budgets), ["method", "split"], budgets, "budget")
+    table = with_truncation(table, rows, ["method", "split"])
     return in_order(table, ["split", "method", "budget"])
 
 
@@ -201,15 +224,12 @@ def pass_at_budgets(rows: pd.DataFrame, budgets: Sequence[int], ks: Sequence[int
 
 def iteration_table(results: Results, ks: Sequence[int] = (1, 8, 32)) -> pd.DataFrame:
     """pass@k of every stored iteration; each method starts from the SoS model, its iteration 0."""
-    rows = _test_rows(results)
-    start = rows[rows["method"] == "sos"]
-    trained = rows[rows["iteration"] > 0]
-    found = set(trained["method"].unique())
-    later = [method for method in METHODS if method in found]
-    rows = pd.concat([trained, *(start.assign(method=m, iteration=0) for m in later)])
-    ks = largest_ks(rows, ks)
-    by = ["method", "iteration", "split"]
-    table = summarise(pass_scores(rows, ks), by, ks, "k").merge(truncation(rows, by), on=by, how="left")
+    rows = test_rows(results, last=False)
+    trained, start = rows[rows["iteration"] > 0], rows[rows["method"] == "sos"]
+    methods = trained["method"].unique()
+    rows = pd.concat([trained, *(start.assign(method=method, iteration=0) for method in methods)])
+    ks, by = largest_ks(rows, ks), ["method", "iteration", "split"]
+    table = with_truncation(summarise(pass_scores(rows, ks), by, ks, "k"), rows, by)
     return in_order(table, ["split", "k", "method", "iteration"])
 
 
@@ -218,42 +238,31 @@ def yield_table(results: Results) -> pd.DataFrame:
 
     `measured` is cumulative: what is solved in that round or before, so what becomes training data.
     """
-    rows = results.rows("yield")
-    parts = []
-    for (method, iteration), group in rows.groupby(["method", "iteration"], observed=True):
-        rounds = list(range(int(group["round_solved"].max()) + 1)) or [0]
-        solved = pd.DataFrame({r: group["round_solved"].between(0, r) for r in rounds})
-        scores = solved.groupby([group["seed"], group["index"]]).mean().reset_index()
-        scores = scores.assign(method=method, iteration=iteration)
-        parts.append(summarise(scores, ["method", "iteration"], rounds, "round"))
-    table = pd.concat(parts) if parts else summarise(rows, ["method", "iteration"], [], "round")
-    return in_order(table, ["method", "iteration", "round"])
+    rows, by = training_rows(results, "yield"), ["method", "iteration"]
+    rounds = list(range(int(rows["round_solved"].max()) + 1)) if len(rows) else []
+    table = summarise(solved_shares(rows, rounds or [0]), by, rounds or [0], "round")
+    last = rows.groupby("method")["round_solved"].max().clip(lower=0)
+    table = table[table["round"] <= table["method"].map(last)]  # ReST has no guided rounds
+    return in_order(with_truncation(table, rows, by), [*by, "round"])
 
 
 def likelihood_table(results: Results) -> pd.DataFrame:
     """Cross-entropy under the SoS model of successful self-generated, hinted and guided traces."""
-    return cross_entropy(results.rows("likelihood"), ["kind"])
+    return cross_entropy(training_rows(results, "likelihood"), "kind")
 
 
 def selection_table(results: Results) -> pd.DataFrame:
     """Node selection first / random / last: success after the guided rounds, likelihood of the traces."""
-    rows = results.rows("selection")
-    correct = rows["correct"].astype(float).groupby([rows[key] for key in ("choose", "seed", "index")]).mean()
-    success = summarise(correct.rename("success").reset_index(), ["choose"], ["success"], "what").drop(
-        columns="what"
-    )
+    rows = training_rows(results, "selection")
     good = rows[rows["correct"].astype(bool)]
-    table = success.rename(columns={"measured": "success"}).merge(
-        cross_entropy(good, ["choose"])[["choose", "cross_entropy", "ce_low", "ce_high"]],
-        on="choose",
-        how="left",
-    )
-    rounds = good.groupby("choose")[["round", "tokens"]].mean()
-    table = table.merge(
-        rounds.rename(columns={"round": "mean_rounds", "tokens": "mean_tokens"}), on="choose", how="left"
-    )
-    order = {"first": 0, "random": 1, "last": 2}
-    return table.sort_values("choose", key=lambda column: column.map(order)).reset_index(drop=True)
+    success = summarise(correct_shares(rows, "choose"), ["choose"], ["correct"], "what").drop(columns="what")
+    surprise = cross_entropy(good, "choose")[["choose", "cross_entropy", "ce_low", "ce_high", "ce_seed_sd"]]
+    means = good.groupby("choose")[["round", "tokens"]].mean().add_prefix("mean_").reset_index()
+    cut = truncation(rows, ["choose"])[["choose", "samples", "truncated"]]
+    table = success.rename(columns={"measured": "success"})
+    for part in (surprise, means.rename(columns={"mean_round": "mean_rounds"}), cut):
+        table = table.merge(part, on="choose", how="left")
+    return in_order(table, ["choose"])
 
 
 def token_table(
@@ -269,28 +278,28 @@ def token_table(
     Levels are `shares` of the lower of the two final accuracies. `ratio` is reference / method tokens, 2 for
     half the tokens; its interval is paired by problem.
     """
-    rows = last_iteration(_test_rows(results, kind))
-    budgets = default_budgets(rows, points)
-    out = []
+    rows = test_rows(results, kind)
+    budgets, out = default_budgets(rows, points), []
     for split in TEST_SPLITS:
-        pair = [rows[(rows["method"] == m) & (rows["split"] == split)] for m in (method, reference)]
-        scores = [over_seeds(budget_shares(part, budgets), budgets) for part in pair]
+        parts = [rows[(rows["method"] == name) & (rows["split"] == split)] for name in (method, reference)]
+        scores = [budget_shares(part, budgets).set_index(["seed", "index"])[budgets] for part in parts]
         shared = scores[0].index.intersection(scores[1].index)
         if shared.empty:
             continue
-        ours, theirs = (score.loc[shared].to_numpy() for score in scores)
-        ends = min(ours[:, -1].mean(), theirs[:, -1].mean())
-        draws = list(zip(metrics.resampled_means(ours), metrics.resampled_means(theirs), strict=True))
+        scores = [score.loc[shared] for score in scores]
+        problems, by_seed = ([s.groupby(key).mean().to_numpy() for s in scores] for key in ("index", "seed"))
+        means, draws = [p.mean(axis=0) for p in problems], [metrics.resampled_means(p) for p in problems]
+        cut = [100 * part["truncated"].astype(float).mean() for part in parts]
         for share in shares:  # where a method solves nothing, the ratio is not a number
-            level = share * ends
-            ratios = np.array([metrics.token_ratio(budgets, a, b, level) for a, b in draws])
-            ratio = metrics.token_ratio(budgets, ours.mean(axis=0), theirs.mean(axis=0), level)
-            low, high = metrics.interval_of(ratio, ratios)[1:]
-            needed = [
-                metrics.tokens_at_accuracy(budgets, score.mean(axis=0), level) for score in (ours, theirs)
-            ]
-            head = {"split": split, "method": method, "reference": reference, "accuracy": 100 * level}
-            tokens = {"tokens": needed[0], "reference_tokens": needed[1]}
-            out.append(head | tokens | {"ratio": ratio, "low": low, "high": high, "problems": len(shared)})
-    head_columns = ["split", "method", "reference", "accuracy", "tokens", "reference_tokens"]
-    return pd.DataFrame(out, columns=[*head_columns, "ratio", "low", "high", "problems"])
+            level = share * min(mean[-1] for mean in means)
+            needed = [metrics.tokens_at_accuracy(budgets, mean, level) for mean in means]
+            drawn, each = (
+                np.array([metrics.token_ratio(budgets, a, b, level) for a, b in zip(*curves, strict=True)])
+                for curves in (draws, by_seed)
+            )
+            interval = metrics.interval_of(needed[1] / needed[0] if needed[0] > 0 else np.nan, drawn)
+            head = [split, method, reference, 100 * level, *needed, *cut]
+            out.append([*head, *interval, pd.Series(each).std(ddof=1), len(problems[0]), len(each)])
+    columns = ["split", "method", "reference", "accuracy", "tokens", "reference_tokens", "truncated"]
+    columns += ["reference_truncated", "ratio", "low", "high", "seed_sd", "problems", "seeds"]
+    return pd.DataFrame(out, columns=columns)

@@ -121,18 +121,77 @@ def test_table2_by_hand():
     assert len(table) == 36  # published rows stay, measured or not
 
 
+def test_scores_of_problems_by_hand():
+    correct = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    scores = tables.pass_scores(rows(correct), [1, 2, 4])
+    assert scores[2].tolist() == pytest.approx([1 / 2, 5 / 6, 0])
+    assert scores[[1, 2, 4]].mean().tolist() == pytest.approx([1 / 4, (1 / 2 + 5 / 6) / 3, 2 / 3])
+    with pytest.raises(GrlibError):
+        tables.pass_scores(rows(correct), [5])
+    within = rows([[1, 1], [0, 1]], [[100, 300], [50, 200]])
+    budgets = [0, 99, 100, 200, 300]
+    assert tables.budget_shares(within, budgets)[budgets].mean().tolist() == [0, 0, 0.25, 0.5, 0.75]
+
+
+def test_training_problems_of_two_seeds_are_different_problems(full):
+    count = 2 * 80
+    assert tables.yield_table(full)["problems"].eq(count).all()
+    assert tables.table1(full)["problems"].eq(count).all()
+    assert tables.selection_table(full)["problems"].eq(count).all()
+    assert tables.likelihood_table(full)["problems"].eq(count).all()
+    assert tables.table2(full)["problems"].dropna().eq(80).all()
+    judged = claims.claims(full).set_index(["claim", "split"])
+    assert judged.loc[("guided_yield", ""), "problems"] == count
+    assert judged.loc[("guided_above_rest", "seen"), "problems"] == 80
+
+
+def test_every_table_shows_truncation_and_the_spread_over_seeds(full):
+    one = made_up(problems=20, samples=4)
+    for make in (
+        tables.table2,
+        tables.budget_table,
+        tables.iteration_table,
+        tables.yield_table,
+        tables.table1,
+    ):
+        measured = make(full).dropna(subset=["samples"])
+        assert measured[["seed_sd", "truncated"]].notna().all(axis=None)
+        assert measured["seeds"].eq(2).all()
+        alone = make(one).dropna(subset=["samples"])
+        assert alone["seed_sd"].isna().all()
+        assert alone["seeds"].eq(1).all()
+    tokens = tables.token_table(full)
+    assert tokens[["seed_sd", "truncated", "reference_truncated"]].notna().all(axis=None)
+    assert tables.likelihood_table(full)["ce_seed_sd"].gt(0).all()
+    judged = claims.claims(full)
+    assert judged.loc[judged["status"] != claims.NOT_RUN, "seed_sd"].notna().all()
+
+
+def test_spread_of_a_claim_is_that_of_the_seeds_differences():
+    parts = [
+        rows(np.arange(10)[:, None] < solved, method=method, seed=seed)
+        for seed, pair in enumerate([(9, 4), (7, 4)])
+        for method, solved in zip(("sos", "bc"), pair, strict=True)
+    ]
+    made = results.Results("laptop", (0, 1), {"eval": pd.concat(parts, ignore_index=True)})
+    row = claims.claims(made).set_index(["claim", "split"]).loc[("sos_above_bc", "seen")]
+    assert row["measured"] == pytest.approx(40)
+    assert row["seed_sd"] == pytest.approx(np.std([50, 30], ddof=1))
+    assert row["seeds"] == 2
+
+
 def test_table2_interval_is_the_bootstrap_over_problems(full):
     one = tables.table2(full).set_index(["method", "split", "k"]).loc[("rest", "unseen", 4)]
     part = full.rows("eval").query("method == 'rest' and split == 'unseen' and iteration == 2")
     by_seed = []
     for _, group in part.groupby("seed"):
         correct = group.sort_values(["index", "sample"])["correct"].to_numpy(bool).reshape(80, 32)
-        by_seed.append(metrics.pass_at_k_scores(correct, [4])[:, 0])
+        by_seed.append([metrics.pass_at_k(32, c, 4) for c in correct.sum(axis=1)])
     expected = metrics.bootstrap_interval(np.mean(by_seed, axis=0))
     assert one[["measured", "low", "high"]].tolist() == pytest.approx([100 * value for value in expected])
 
 
-def test_budget_table_equals_the_metric(full):
+def test_budget_table_counts_whole_responses(full):
     table = tables.budget_table(full, [0, 100, 300, 600])
     part = full.rows("eval").query("method == 'sos' and split == 'seen' and seed == 0")
     order = part.sort_values(["index", "sample"])
@@ -142,9 +201,9 @@ def test_budget_table_equals_the_metric(full):
         order["tokens"].to_numpy().reshape(shape),
     )
     alone = tables.budget_table(results.Results("laptop", (0,), {"eval": part}), [0, 100, 300, 600])
-    assert alone["measured"].tolist() == pytest.approx(
-        100 * metrics.budget_curve(correct, tokens, [0, 100, 300, 600])
-    )
+    expected = [100 * (correct & (tokens <= budget)).mean() for budget in (0, 100, 300, 600)]
+    assert alone["measured"].tolist() == pytest.approx(expected)
+    assert alone["truncated"].tolist() == pytest.approx([100 * part["truncated"].mean()] * 4)
     rising = table.groupby(["method", "split"])["measured"].apply(
         lambda values: values.is_monotonic_increasing
     )
@@ -165,7 +224,9 @@ def test_cross_entropy_weights_tokens_and_skips_failures(full):
     frame = pd.DataFrame(
         {"kind": "hinted", "index": [0, 1, 2], "nll": [1.0, 9.0, np.nan], "nll_tokens": [10, 30, 0]}
     )
-    assert tables.cross_entropy(frame, ["kind"])["cross_entropy"].tolist() == [pytest.approx(0.25)]
+    assert tables.cross_entropy(frame.assign(seed=0), "kind")["cross_entropy"].tolist() == [
+        pytest.approx(0.25)
+    ]
     table = tables.likelihood_table(full).set_index("kind")["cross_entropy"]
     assert table["self_generated"] < table["guided"] < table["hinted"]
 
