@@ -1,12 +1,13 @@
 """One function a figure, each returning the figure and exactly what it draws.
 
 Every function takes a table of `grlib.tables` and a profile name and returns (figure, drawn): `drawn` has one
-row a plotted point with the columns panel, series, kind ("measured" or "published"), x, y, low, high.
+row a plotted point, with panel, series, kind ("measured" or "published"), x, y, low, high and seed_sd.
 Accuracies are in percent. Missing measurements leave an empty panel or the published marks alone.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,334 +17,240 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from grlib.style import (
-    SPLIT_TITLES,
-    STYLES,
-    Sheet,
-    handle,
-    k_axis,
-    label_ends,
-    measured_methods,
-    percent_axis,
-    profile_tag,
-    style_of,
-    top_of,
-)
-from grlib.tables import TEST_SPLITS
+from grlib import style
+from grlib.style import Sheet, handle, percent_axis
+from grlib.tables import TEST_SPLITS, in_order
 
-__all__ = ["STYLES", "profile_tag", "style_of"]
 Drawing = tuple[Figure, pd.DataFrame]
-PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 test problems"
-
-
-def _part(table: pd.DataFrame, x: str, **where: object) -> pd.DataFrame:
-    """Rows where the columns equal the values, with column `x` named x and sorted."""
-    for column, value in where.items():
-        table = table[table[column] == value]
-    return table.rename(columns={x: "x"}).sort_values("x")
-
-
+PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems a split, 32 samples each, no interval given"
 SMOOTHED = 20  # steps in the running mean of a learning curve
+LINES = ("-", "--", ":", "-.")
+SHADES = (style.BLUE, style.SKY, style.ORANGE, style.VERMILLION, style.PURPLE, style.GREEN, style.GREY)
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--")
+NATS = "cross-entropy, nats a token"
+
+
+def _lines(
+    sheet: Sheet, axis: Axes, panel: str, table: pd.DataFrame, x: str, y: str = "measured", **look: Any
+) -> list[str]:
+    """One line a method of the table against column `x`, measured ones side by side; the methods drawn."""
+    keys = style.measured_methods(table, y)
+    for i, key in enumerate(keys):
+        part = table[table["method"] == key].rename(columns={x: "x"}).sort_values("x")
+        shift = 3 * (i - (len(keys) - 1) / 2) if y == "measured" else 0
+        sheet.line(axis, panel, key, part, y, shift=shift, **look)
+    return keys
+
+
+def _key(label: str, **look: Any) -> Line2D:
+    """A legend entry that stands for no single method."""
+    return Line2D([], [], color="#444444", label=label, **look)
+
+
+def _nats(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the interval and spread of its cross-entropy in the columns low, high and seed_sd."""
+    table = table.drop(columns=style.SPREAD, errors="ignore")
+    return table.rename(columns={"ce_low": "low", "ce_high": "high", "ce_seed_sd": "seed_sd"})
+
+
+def _two_splits(title: str, profile: str, height: float) -> Sheet:
+    sheet = Sheet(title, profile, 2, height, sharex=True, sharey=True)
+    for axis, split in zip(sheet.axes, TEST_SPLITS, strict=True):
+        axis.set_title(f"{split} targets", loc="left")
+    return sheet
 
 
 def learning_curve(curve: pd.DataFrame, profile: str) -> Drawing:
     """Training loss (line) and validation loss (marks) against tokens seen, by method."""
     sheet = Sheet("How the loss falls while the models learn to search", profile)
-    axis, table = sheet.axes[0], curve.groupby(["method", "step"], as_index=False).mean(numeric_only=True)
-    methods = [key for key in STYLES if key in set(table["method"])]
-    for key in methods:
-        part = _part(table, "tokens_seen", method=key).assign(x=lambda rows: rows["x"] / 1e6)
-        part["loss"] = part["loss"].rolling(SMOOTHED, min_periods=1).mean()
-        sheet.line(axis, "training", key, part, "loss", marker="", linewidth=1.6)
-        if "valid_loss" in part:
-            sheet.line(axis, "validation", key, part, "valid_loss", linestyle="none")
+    axis, numbers = sheet.axes[0], curve.astype({"tokens_seen": float, "loss": float})
+    table = numbers.groupby(["method", "step"], as_index=False).mean(numeric_only=True)
+    table["millions"] = table["tokens_seen"] / 1e6
+    losses = table.groupby("method")["loss"]
+    table["loss"] = losses.transform(lambda loss: loss.rolling(SMOOTHED, min_periods=1).mean())
+    methods = _lines(sheet, axis, "training", table, "millions", "loss", marker="", linewidth=1.6)
+    if "valid_loss" in table:
+        _lines(sheet, axis, "validation", table, "millions", "valid_loss", linestyle="none")
     axis.set_yscale("log")  # most of the fall is in the first twentieth, most of the learning after it
-    axis.set(xlabel="million tokens seen", ylabel="cross-entropy, nats a token")
-    look: list[dict[str, Any]] = [
-        {"linewidth": 1.6, "label": f"training, mean of {SMOOTHED} steps"},
-        {"marker": "o", "linestyle": "none", "label": "validation"},
-    ]
-    sheet.legend([*map(handle, methods), *(Line2D([], [], color="#444444", **options) for options in look)])
-    return sheet.finish(profile, curve.assign(seeds=curve.get("seed", pd.Series(0)).nunique()), interval="")
+    axis.set(xlabel="million tokens seen", ylabel=NATS)
+    marks = [_key(f"training, mean of {SMOOTHED} steps"), _key("validation", marker="o", linestyle="none")]
+    sheet.legend([*map(handle, methods), *marks])
+    seeds = curve["seed"].nunique() if "seed" in curve else 1
+    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval="")
 
 
 def accuracy_against_budget(table: pd.DataFrame, profile: str) -> Drawing:
     """Accuracy within a token budget, seen targets solid, unseen ones dotted (Figures 3 and 4)."""
-    sheet = Sheet("Accuracy against token budget", profile, 2, 4.8, sharex=True, sharey=True)
-    methods = measured_methods(table)
+    sheet = _two_splits("Accuracy against token budget", profile, 4.8)
     for axis, split, line in zip(sheet.axes, TEST_SPLITS, ("-", ":"), strict=True):
-        for key in methods:
-            part = _part(table, "budget", method=key, split=split)
-            sheet.line(axis, split, key, part, linestyle=line, markersize=6)
-        axis.set_title(SPLIT_TITLES[split], loc="left")
-        axis.set_xlabel("token budget (whole response)")
-    percent_axis(sheet.axes[0], "accuracy, %", top_of(table["high"]))
-    sheet.axes[0].set_xlim(0, None)
-    sheet.legend([handle(key) for key in methods])
-    return sheet.finish(profile, table.dropna(subset=["measured"]))
+        _lines(sheet, axis, split, table[table["split"] == split], "budget", linestyle=line)
+        percent_axis(axis, "accuracy, %", table["high"])
+        axis.set(xlabel="token budget (whole response)", xlim=(0, None))
+        axis.label_outer()
+    sheet.legend(map(handle, style.measured_methods(table)))
+    return sheet.finish(profile, table)
 
 
 def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k on seen and unseen targets, measured filled, published hollow (Table 2)."""
-    sheet = Sheet(
-        "pass@k: how much does drawing more samples help?", profile, 2, 5.2, sharex=True, sharey=True
-    )
-    paper = table.dropna(subset=["published"])
-    printed = [key for key in STYLES if key in set(paper["method"])]
-    methods = measured_methods(table)
+    sheet = _two_splits("pass@k: how much does drawing more samples help?", profile, 5.4)
     for axis, split in zip(sheet.axes, TEST_SPLITS, strict=True):
-        for key in printed:
-            sheet.line(axis, split, key, _part(paper, "k", method=key, split=split), "published")
-        for key in methods:
-            sheet.line(axis, split, key, _part(table, "k", method=key, split=split))
-        k_axis(axis, sorted(table["k"].unique()))
-        axis.set_title(SPLIT_TITLES[split], loc="left")
-    percent_axis(sheet.axes[0], "problems solved, %")
-    sheet.axes[1].set_ylim(sheet.axes[0].get_ylim())
-    sheet.legend([handle(key) for key in methods] + [handle(key, "published") for key in printed], columns=4)
-    return sheet.finish(profile, table.dropna(subset=["measured"]), PUBLISHED_RUN)
+        part = table[table["split"] == split]
+        _lines(sheet, axis, split, part, "k", "published")
+        _lines(sheet, axis, split, part, "k")
+        style.k_axis(axis, sorted(table["k"].unique()))
+        percent_axis(axis, "problems solved, %")
+        axis.label_outer()
+    kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
+    sheet.legend([handle(key, kind) for key, kind in kinds], columns=4)
+    return sheet.finish(profile, table, PUBLISHED_RUN)
 
 
-def headline(table: pd.DataFrame, profile: str, split: str = "seen") -> Drawing:
+def headline(table: pd.DataFrame, profile: str) -> Drawing:
     """The README's first figure: pass@k of SoS, ReST and Guided-ReST, published left, measured right."""
-    story = (
-        "ReST retrains a searching model (SoS) on its own successes; Guided-ReST repairs its failures first."
-    )
     title = "Does guidance teach a model to solve more problems?"
-    sheet = Sheet(title, profile, 2, 5.0, story, sharex=True, sharey=True)
-    keys, ks = ("sos", "rest", "guided_rest"), sorted(table["k"].unique())
-    for axis, column in zip(sheet.axes, ("published", "measured"), strict=True):
-        panel = table[(table["split"] == split) & table["method"].isin(keys) & table[column].notna()]
-        k_axis(axis, ks, room=3.4)
-        ends = []
-        for key in [key for key in keys if key in set(panel["method"])]:
-            part = _part(panel, "k", method=key)
-            sheet.line(axis, column, key, part, column, markersize=7)
-            ends.append(
-                (part["x"].iloc[-1], part[column].iloc[-1], style_of(key).label, style_of(key).colour)
-            )
-        percent_axis(axis)
-        label_ends(axis, ends, gap=6)
-        _gap_note(axis, panel, column)
-    sheet.axes[0].set_title("the paper (published)", loc="left")
-    sheet.axes[1].set_title(f"this repository (measured, {profile})", loc="left")
-    sheet.axes[0].set_ylabel(f"{SPLIT_TITLES[split]}: problems solved\nby at least one of k samples, %")
-    marks = [("white", 1, "published"), ("#444444", 2, "measured, with 95 % interval")]
-    look: dict[str, Any] = {"color": "#444444", "marker": "o"}
-    sheet.legend(
-        [Line2D([], [], markerfacecolor=face, linewidth=w, label=text, **look) for face, w, text in marks]
-    )
-    return sheet.finish(profile, table[table["split"] == split].dropna(subset=["measured"]), PUBLISHED_RUN)
+    story = "ReST retrains a search model (SoS) on its own successes; Guided-ReST repairs its failures first."
+    sheet = Sheet(title, profile, 2, 6.6, story, nrows=2, sharex=True, sharey=True)
+    table = table[table["method"].isin(["sos", "rest", "guided_rest"])]
+    names = {"published": "The paper (published)", "measured": f"This repository (measured, {profile})"}
+    for axis, (split, kind) in zip(sheet.axes, product(TEST_SPLITS, names), strict=True):
+        part = table[table["split"] == split]
+        keys = _lines(sheet, axis, split, part, "k", kind, markersize=7)
+        style.k_axis(axis, sorted(table["k"].unique()), room=4.3)
+        percent_axis(axis, f"{split} targets: solved by\nat least one of k samples, %")
+        axis.label_outer()
+        last = part[part["k"] == part.loc[part[kind].notna(), "k"].max()].set_index("method")
+        style.label_ends(axis, {key: (last.loc[key, "k"], last.loc[key, kind]) for key in keys})
+        axis.text(0, 1.03, _gap(part, kind), transform=axis.transAxes, fontsize=9.5, color=style.VERMILLION)
+        if split == "seen":
+            axis.set_title(names[kind], loc="left", pad=20, fontsize=12, weight="bold")
+    hollow = _key("published", marker="o", markerfacecolor="white", linewidth=1)
+    sheet.legend([hollow, _key("measured, with 95 % interval", marker="o", linewidth=2)])
+    return sheet.finish(profile, table, PUBLISHED_RUN)
 
 
-def _gap_note(axis: Axes, panel: pd.DataFrame, column: str) -> None:
-    """Say in the panel what Guided-ReST adds to ReST at the fewest and the most samples."""
-    wide = panel.pivot(index="k", columns="method", values=column)
-    if not {"rest", "guided_rest"} <= set(wide):
-        return
-    gap = (wide["guided_rest"] - wide["rest"]).dropna()
-    if gap.empty:
-        return
-    lines = [
-        f"{value:+.1f} points at k = {k}"
-        for k, value in ((gap.index[i], gap.iloc[i]) for i in sorted({0, len(gap) - 1}))
-    ]
-    text = "Guided-ReST less ReST:\n" + "\n".join(lines).replace("-", "\u2212")
-    look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 10, "linespacing": 1.4}
-    x, y = 0.99, 0.03
-    late = panel.loc[panel["k"] >= panel["k"].median(), column]
-    if late.min() < 32:  # lines run low: the note goes to the free corner above them
-        (x, y), look = (0.02, 0.98), look | {"ha": "left", "va": "top"}
-    axis.text(x, y, text, transform=axis.transAxes, **look, color=STYLES["guided_rest"].colour)
+def _gap(part: pd.DataFrame, kind: str) -> str:
+    """What Guided-ReST adds to ReST at the fewest and the most samples."""
+    wide = part.pivot(index="k", columns="method", values=kind).reindex(columns=["guided_rest", "rest"])
+    gap = wide.diff(-1, axis=1)["guided_rest"].dropna()
+    ends = dict.fromkeys([*gap.index[:1], *gap.index[-1:]])
+    points = ", ".join(f"{gap[k]:+.1f} at k = {k}" for k in ends).replace("-", "\u2212")
+    return f"Guided-ReST less ReST: {points}" if points else ""
 
 
 def hints(table: pd.DataFrame, profile: str) -> Drawing:
     """Accuracy and cross-entropy of the successful traces against the optimal steps given (Table 1)."""
     sheet = Sheet("Hints make problems easier, and the traces less likely?", profile, 2, 4.4)
-    columns = (
-        ("accuracy", ("low", "high"), "accuracy, %"),
-        ("cross_entropy", ("ce_low", "ce_high"), "cross-entropy, nats a token"),
-    )
-    for axis, (column, ends, label) in zip(sheet.axes, columns, strict=True):
-        part = _part(table, "steps")
-        part = part.assign(low=part[ends[0]], high=part[ends[1]])
+    columns = {"accuracy": table, "cross_entropy": _nats(table)}
+    for axis, (column, part) in zip(sheet.axes, columns.items(), strict=True):
+        part = part.rename(columns={"steps": "x"})
         sheet.line(axis, column, "sos", part, f"published_{column}")
         sheet.line(axis, column, "sos", part, column)
-        axis.set(xlabel="optimal steps given", ylabel=label, xticks=sorted(table["steps"].unique()))
-        axis.set_ylim(0, None)
+        axis.set(xlabel="optimal steps given", ylabel=NATS, xticks=part["x"], ylim=(0, None))
     percent_axis(sheet.axes[0], "accuracy, %")
     sheet.legend([handle("sos"), handle("sos", "published")])
-    return sheet.finish(profile, table.dropna(subset=["accuracy"]), "published: 10,000 training problems")
+    return sheet.finish(profile, table, "published: Llama-3.2-1B, 10,000 training problems")
 
 
 def data_yield(table: pd.DataFrame, profile: str) -> Drawing:
     """Share of training problems that each method turns into training data, by iteration and guided round."""
     sheet = Sheet("How many problems become training data?", profile)
-    axis, methods = sheet.axes[0], measured_methods(table)
-    iterations = sorted(table["iteration"].unique())
-    shades = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#CC79A7"]
-    hatches, width, rounds, ticks = ["", "//", "..", "xx", "\\\\"], 0.8 / max(1, len(methods)), set(), {}
-    for i, iteration in enumerate(iterations):
-        for j, key in enumerate(methods):
-            part, at = (
-                _part(table, "round", method=key, iteration=iteration),
-                i + width * (j - (len(methods) - 1) / 2),
-            )
-            below = 0.0
-            for row in part.itertuples():
-                shade = int(row.x) % len(shades)
-                axis.bar(
-                    at,
-                    row.measured - below,
-                    width * 0.92,
-                    bottom=below,
-                    color=shades[shade],
-                    hatch=hatches[shade],
-                    edgecolor="white",
-                )
-                below = row.measured
-                rounds.add(int(row.x))
-            if len(part):
-                last = part.iloc[-1]
-                axis.vlines(at, last["low"], last["high"], color="black", linewidth=1.4)
-                axis.annotate(
-                    f"{below:.0f}",
-                    (at, last["high"]),
-                    (0, 3),
-                    textcoords="offset points",
-                    ha="center",
-                    weight="bold",
-                )
-                sheet.record(
-                    f"iteration {iteration}",
-                    key,
-                    "measured",
-                    part["x"],
-                    part["measured"],
-                    part["low"],
-                    part["high"],
-                )
-                ticks[at] = f"{style_of(key).label}\niteration {iteration}"
+    ticks: dict[float, str] = {}
+    axis, table = sheet.axes[0], in_order(table, ["iteration", "method", "round"])
+    for (iteration, key), part in table.groupby(["iteration", "method"], sort=False):
+        at = len(ticks) + 0.4 * iteration
+        ticks[at] = f"{style.style_of(key).label}\niteration {iteration}"
+        below = part["measured"].shift(fill_value=0)
+        bars = axis.bar([at] * len(part), part["measured"] - below, 0.9, bottom=below)
+        for bar, r in zip(bars, part["round"], strict=True):
+            bar.set(**_fill(r))
+        style.spread(axis, part.tail(1).assign(x=at), "measured", "black")
+        top, high = part[["measured", "high"]].iloc[-1]
+        style.above_bar(axis, at, high, f"{top:.0f}")
+        numbers = [part[name] for name in ("round", "measured", *style.SPREAD)]
+        sheet.record(f"iteration {iteration}", key, "measured", *numbers)
     axis.set_xticks(list(ticks), list(ticks.values()))
     axis.tick_params(axis="x", length=0)
-    percent_axis(axis, "training problems solved, %")
-    names = {0: "own sample"} | {r: f"after guided round {r}" for r in rounds if r}
-    order = sorted(rounds)
-    boxes = [
-        Patch(facecolor=shades[r % 5], hatch=hatches[r % 5], edgecolor="white", label=names[r]) for r in order
-    ]
-    sheet.legend(boxes)
+    percent_axis(axis, "training problems solved, %", top=108)
+    names = {r: f"after guided round {r}" if r else "own sample" for r in sorted(table["round"].unique())}
+    sheet.legend([Patch(label=name, **_fill(r)) for r, name in names.items()])
     return sheet.finish(profile, table)
+
+
+def _fill(number: int) -> dict[str, Any]:
+    return {"facecolor": SHADES[number % 7], "hatch": HATCHES[number % 7], "edgecolor": "white"}
 
 
 def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_rest") -> Drawing:
     """Share of training problems solved after each round of rewriting, one line an iteration."""
     sheet = Sheet("Training problems solved after each round of rewriting", profile, height=4.2)
     axis, rows = sheet.axes[0], table[table["method"] == method]
-    ends = []
-    for iteration, line in zip(sorted(rows["iteration"].unique()), ("-", "--", ":", "-."), strict=False):
-        part = _part(rows, "round", iteration=iteration)
-        sheet.line(axis, f"iteration {iteration}", method, part, linestyle=line)
-        ends.append(
-            (part["x"].iloc[-1], part["measured"].iloc[-1], f"iteration {iteration}", style_of(method).colour)
-        )
+    iterations = list(zip(sorted(rows["iteration"].unique()), LINES, strict=False))
+    for iteration, line in iterations:
+        part = rows[rows["iteration"] == iteration]
+        _lines(sheet, axis, f"iteration {iteration}", part, "round", linestyle=line)
     percent_axis(axis, "training problems solved, %")
-    label_ends(axis, ends, gap=5)
     axis.set(xlabel="guided rounds (0: the model's own sample)", xticks=sorted(rows["round"].unique()))
+    sheet.legend([_key(f"iteration {iteration}", linestyle=line) for iteration, line in iterations])
     return sheet.finish(profile, rows)
 
 
 def accuracy_by_iteration(table: pd.DataFrame, profile: str, k: int | None = None) -> Drawing:
-    """pass@k (default: the largest k measured) after each iteration, from the SoS model at 0."""
-    k = k or int(table["k"].max()) if len(table) else 1
-    sheet = Sheet("What each iteration of self-training adds", profile, 2, 4.6, sharey=True)
-    ks, low_k = sorted({1, k}), 1
+    """pass@1 and pass@k (default: the largest k measured) after each iteration, from the SoS model at 0."""
+    sheet = _two_splits("What each iteration of self-training adds", profile, 4.6)
+    ks = sorted({1, k or max(table["k"], default=1)})
+    lines = dict(zip(ks, ("-",) if len(ks) == 1 else (":", "-"), strict=True))
+    table = table[table["k"].isin(ks)]
     for axis, split in zip(sheet.axes, TEST_SPLITS, strict=True):
-        for key in measured_methods(table):
-            for value in ks:
-                look: dict[str, Any] = {"linestyle": ":" if value == low_k and k > 1 else "-"}
-                part = _part(table, "iteration", method=key, split=split, k=value)
-                sheet.line(axis, f"{split} pass@{value}", key, part, **look)
+        for value, line in lines.items():
+            part = table[(table["split"] == split) & (table["k"] == value)]
+            _lines(sheet, axis, f"{split} pass@{value}", part, "iteration", linestyle=line)
         axis.set(xlabel="iteration (0: the SoS model)", xticks=sorted(table["iteration"].unique()))
-        axis.set_title(SPLIT_TITLES[split], loc="left")
-    percent_axis(sheet.axes[0], "problems solved, %", top_of(table["high"]))
-    lines = [
-        Line2D([], [], color="#444444", linestyle=":" if v == 1 and k > 1 else "-", label=f"pass@{v}")
-        for v in ks
-    ]
-    sheet.legend([handle(key) for key in measured_methods(table)] + lines)
+        percent_axis(axis, "problems solved, %", table["high"])
+        axis.label_outer()
+    kinds = [_key(f"pass@{value}", linestyle=line) for value, line in lines.items()]
+    sheet.legend([*map(handle, style.measured_methods(table)), *kinds])
     return sheet.finish(profile, table)
 
 
 def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
     """Cross-entropy under the SoS model of successful self-generated, hinted and guided traces."""
     sheet = Sheet("How likely does the SoS model find each kind of trace?", profile, height=4.0)
-    axis = sheet.axes[0]
-    rows = table.rename(columns={"cross_entropy": "measured", "ce_low": "low", "ce_high": "high"})
-    order = [kind for kind in ("self_generated", "guided", "hinted") if kind in set(rows["kind"])]
-    for i, kind in enumerate(order):
-        part = rows[rows["kind"] == kind]
-        sheet.bars(axis, "likelihood", kind, [i], part, width=0.6)
-        note = f"{part['measured'].iloc[0]:.3f}\n{int(part['traces'].iloc[0])} traces"
-        axis.annotate(
-            note, (i, part["high"].iloc[0]), (0, 4), textcoords="offset points", ha="center", fontsize=9.5
-        )
-    axis.set_xticks(range(len(order)), [style_of(kind).label for kind in order])
-    axis.set_ylim(0, 1.3 * float(rows["high"].max()) if len(rows) else 1)
-    axis.set_ylabel("cross-entropy, nats a token\n(lower is likelier)")
-    return sheet.finish(profile, table)
+    rows = _nats(table).set_index("kind").reindex(["self_generated", "guided", "hinted"])
+    rows["note"] = [f"{row.cross_entropy:.3f}\n{row.traces:.0f} traces" for row in rows.itertuples()]
+    sheet.bars(sheet.axes[0], "likelihood", rows, "cross_entropy")
+    sheet.axes[0].set_ylabel(f"{NATS}\n(lower is likelier)")
+    return sheet.finish(profile, rows)
 
 
 def node_selection(table: pd.DataFrame, profile: str) -> Drawing:
-    """Node selection: success after the guided rounds against cross-entropy of the traces it makes."""
-    sheet = Sheet("Which child to rewrite: success against likelihood", profile, height=4.4)
-    axis = sheet.axes[0]
-    for row in table.dropna(subset=["cross_entropy"]).itertuples():
-        style = style_of(row.choose)
-        axis.hlines(row.success, row.ce_low, row.ce_high, color=style.colour, linewidth=1.4)
-        part = pd.DataFrame(
-            {"x": [row.cross_entropy], "measured": [row.success], "low": [row.low], "high": [row.high]}
-        )
-        sheet.line(axis, "choice", row.choose, part, markersize=10)
-        at: dict[str, Any] = {
-            "xy": (row.cross_entropy, row.success),
-            "xytext": (9, 9),
-            "textcoords": "offset points",
-        }
-        axis.annotate(style.label, **at, color=style.colour, weight="bold")
-    percent_axis(axis, "problems solved, %")
-    axis.margins(x=0.2)
-    axis.set_xlabel(
-        "cross-entropy of the successful traces under the SoS model, nats a token (left is likelier)"
-    )
+    """Node selection: success after the guided rounds beside the cross-entropy of the traces it makes."""
+    sheet = Sheet("Which child to rewrite: success against likelihood", profile, 2, 4.2)
+    rows = table.set_index("choose")
+    rows["note"] = rows["success"].map("{:.1f}".format)
+    sheet.bars(sheet.axes[0], "success", rows, "success")
+    rows["note"] = rows["cross_entropy"].map("{:.3f}".format)
+    sheet.bars(sheet.axes[1], "likelihood", _nats(rows), "cross_entropy")
+    percent_axis(sheet.axes[0], "training problems solved, %", top=108)
+    sheet.axes[1].set_ylabel(f"{NATS}\n(successful traces; lower is likelier)")
+    for axis in sheet.axes:
+        axis.set_xlabel("explored child that the rewrite takes")
     return sheet.finish(profile, table)
 
 
 def trace_lengths(rows: pd.DataFrame, profile: str, group: str = "solver") -> Drawing:
     """Cumulative share of traces by length in tokens, one line a value of `group` (solver or method)."""
     sheet = Sheet(f"How long are the traces, by {group}?", profile)
-    axis, colours = (
-        sheet.axes[0],
-        ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#777777"],
-    )
-    groups = list(rows.groupby(group, sort=True))
-    for i, (name, part) in enumerate(groups):
-        lengths = np.sort(part["tokens"].to_numpy())
-        share = 100 * np.arange(1, len(lengths) + 1) / len(lengths)
-        look: dict[str, Any] = {
-            "color": colours[i % 7],
-            "linestyle": ("-", "--", ":", "-.")[i % 4],
-            "linewidth": 2,
-        }
+    axis = sheet.axes[0]
+    for i, (name, part) in enumerate(rows.groupby(group)):
+        lengths, share = np.sort(part["tokens"]), 100 * np.arange(1, len(part) + 1) / len(part)
         solved = f", {100 * part['correct'].mean():.0f} % reach the goal" if "correct" in part else ""
-        label = style_of(str(name)).label if name in STYLES else str(name)
-        axis.plot(
-            lengths, share, drawstyle="steps-post", label=f"{label}: {len(part)} traces{solved}", **look
-        )
+        label = style.STYLES[name].label if name in style.STYLES else name
+        (line,) = axis.plot(lengths, share, drawstyle="steps-post", linewidth=2, color=SHADES[i % 7])
+        line.set(linestyle=LINES[i % 4], label=f"{label}: {len(part)} traces{solved}")
         sheet.record("lengths", str(name), "measured", lengths, share)
     percent_axis(axis, "traces of at most this length, %")
-    longest = rows["tokens"].max() if len(rows) else 1
-    if longest > 4 * (rows["tokens"].median() if len(rows) else 1):
+    if rows["tokens"].max() > 4 * rows["tokens"].median():
         axis.set_xscale("log")
     axis.set_xlabel("tokens")
     sheet.legend(columns=2)

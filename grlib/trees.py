@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import difflib
 import html
+import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from grlib.errors import GrlibError
-from grlib.style import profile_tag
-from grlib.traces import Tree
+from grlib.style import Sheet
+from grlib.traces import Node, Tree
 
-ROW_INCHES, WIDTH_INCHES = 0.36, 9.0
+Steps = Sequence[str] | None  # operations of a solution
 _OPERATION = re.compile(r"(\d+)([-+*/])(\d+)=\d+")
 
 
@@ -39,6 +40,11 @@ class Look:
     shape: str = "round"
     sign: str = ""
 
+    def border(self) -> dict[str, Any]:
+        """Fill and border, for a box or a legend entry."""
+        names = ("facecolor", "edgecolor", "linewidth", "linestyle")
+        return dict(zip(names, (self.fill, self.edge, self.width, self.line), strict=True))
+
 
 LOOKS = {
     "root": Look("start", "white", "black", 2.2),
@@ -52,260 +58,144 @@ LOOKS = {
     "rewritten": Look("step written by the rewrite", "#C9EBDF", "#D55E00", 3.0, "-", "round", " ◄"),
     "more": Look("", "none", "none", 0.0),
 }
+FADED, STRONG = ("dropped", "more"), ("correct", "goal", "rewritten")
 
 
-def _same_operation(a: str, b: str) -> bool:
-    """Equal up to the order of operands of + and *."""
-    left, right = _OPERATION.fullmatch(a), _OPERATION.fullmatch(b)
-    if not left or not right or left[2] != right[2] or left[2] not in "+*":
-        return a == b
-    return sorted((left[1], left[3])) == sorted((right[1], right[3]))
+def _canonical(operation: str) -> object:
+    """The operation without its result, the operands of + and * in one order."""
+    match = _OPERATION.fullmatch(operation)
+    if match and match[2] in "+*":
+        return match[2], *sorted((match[1], match[3]))
+    return operation
 
 
-def correct_nodes(tree: Tree, solution: Sequence[str] | None = None) -> set[int]:
+def correct_nodes(tree: Tree, solution: Steps = None) -> set[int]:
     """Indices of the nodes on the solution (all matching branches); without one, on the path to the goal."""
     if solution is None:
-        found, index = set(), tree.goal
-        while index is not None:
-            found.add(index)
-            index = tree.nodes[index].parent
-        return found
+        return set() if tree.goal is None else set(tree.path(tree.goal))
     level, found = [0], {0}
-    for operation in solution:
-        level = [
-            c
-            for i in level
-            for c in tree.nodes[i].children
-            if _same_operation(tree.nodes[c].operation, operation)
-        ]
+    for step in map(_canonical, solution):
+        children = [child for index in level for child in tree.nodes[index].children]
+        level = [child for child in children if _canonical(tree.nodes[child].operation) == step]
         found.update(level)
     return found
 
 
 def _kept(tree: Tree, important: set[int], max_nodes: int) -> set[int]:
     """About `max_nodes` nodes at most: important ones first, then visited ones, in order of appearance."""
-    nodes = tree.nodes
-    order = sorted(nodes, key=lambda n: (n.index not in important, n.visited_at is None, n.generated_at))
-    kept: set[int] = {0}
-    for node in order:
-        line, index = [], node.index
-        while index not in kept:
-            line.append(index)
-            index = nodes[index].parent or 0
-        if len(kept) + len(line) <= max_nodes or node.index in important:
-            kept.update(line)
+    kept = {0}
+    for node in sorted(
+        tree.nodes, key=lambda n: (n.index not in important, n.visited_at is None, n.generated_at)
+    ):
+        line = set(tree.path(node.index))
+        if node.index in important or len(kept | line) <= max_nodes:
+            kept |= line
     return kept
 
 
-def _size(tree: Tree, index: int) -> int:
-    """Nodes in the subtree, its root included."""
-    total, stack = 0, [index]
-    while stack:
-        total += 1
-        stack.extend(tree.nodes[stack.pop()].children)
-    return total
-
-
-def _roles(tree: Tree, correct: set[int], special: dict[int, str]) -> dict[int, str]:
-    roles = {}
-    for node in tree.nodes:
-        if node.index in special:
-            role = special[node.index]
-        elif node.index == 0:
-            role = "root"
-        elif node.outcome == "goal":
-            role = "goal"
-        elif node.index in correct:
-            role = "correct"
-        elif node.outcome == "miss":
-            role = "miss"
-        else:
-            role = "unvisited" if node.visited_at is None else "wrong"
-        roles[node.index] = role
-    return roles
+def _role(node: Node, correct: set[int], special: dict[int, str]) -> str:
+    if node.index in special:
+        return special[node.index]
+    if node.index == 0 or node.outcome == "goal":
+        return "goal" if node.index else "root"
+    if node.index in correct:
+        return "correct"
+    if node.outcome == "miss":
+        return "miss"
+    return "unvisited" if node.visited_at is None else "wrong"
 
 
 def _layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: int) -> pd.DataFrame:
     """One row a drawn box: node, name, parent, operation, text, role, order of visit, x (depth), y (row)."""
-    important = correct | {i for i, role in special.items() if role != "dropped"} | {0}
-    kept, roles = _kept(tree, important, max_nodes), _roles(tree, correct, special)
-    visited = sorted((n for n in tree.nodes if n.visited_at is not None), key=lambda n: n.visited_at or 0)
-    order = {node.index: i + 1 for i, node in enumerate(visited)}
-    rows: list[dict[str, object]] = []
-    next_row = 0.0
+    kept = _kept(tree, {i for i in correct | set(special) if special.get(i) != "dropped"}, max_nodes)
+    visited = [node for node in tree.nodes if node.visited_at is not None]
+    order = {n.index: i + 1 for i, n in enumerate(sorted(visited, key=lambda n: n.visited_at or 0))}
+    rows: list[tuple[object, ...]] = []
+    free_row = itertools.count()
 
     def place(index: int, depth: int) -> float:
-        nonlocal next_row
-        node, ys = tree.nodes[index], []
-        for child in node.children:
-            if child in kept:
-                ys.append(place(child, depth + 1))
-        folded = [child for child in node.children if child not in kept]
+        node = tree.nodes[index]
+        ys = [place(child, depth + 1) for child in node.children if child in kept]
+        folded = set(node.children) - kept
         if folded:
-            count = sum(_size(tree, child) for child in folded)
-            rows.append(
-                {
-                    "node": -1,
-                    "parent": index,
-                    "text": f"+{count} more",
-                    "role": "more",
-                    "x": depth + 1,
-                    "y": next_row,
-                }
-            )
-            ys.append(next_row)
-            next_row += 1
-        y = (ys[0] + ys[-1]) / 2 if ys else next_row
-        next_row += 0 if ys else 1
-        numbers = ", ".join(map(str, node.nums))
-        text = (numbers if len(numbers) <= 20 else numbers[:19] + "…") + LOOKS[roles[index]].sign
-        head = {"node": index, "name": node.name, "parent": -1 if node.parent is None else node.parent}
-        rest = {
-            "operation": node.operation,
-            "text": text,
-            "role": roles[index],
-            "order": order.get(index, 0),
-            "x": depth,
-            "y": y,
-        }
-        rows.append(head | rest)
+            hidden = sum(not folded.isdisjoint(tree.path(other.index)) for other in tree.nodes)
+            ys.append(next(free_row))
+            rows.append((-1, "", index, "", f"+{hidden} more", "more", 0, depth + 1, ys[-1]))
+        y = (ys[0] + ys[-1]) / 2 if ys else next(free_row)
+        role, numbers = _role(node, correct, special), ", ".join(map(str, node.nums))
+        text = (numbers if len(numbers) <= 20 else numbers[:19] + "…") + LOOKS[role].sign
+        parent = -1 if node.parent is None else node.parent
+        rows.append((index, node.name, parent, node.operation, text, role, order.get(index, 0), depth, y))
         return y
 
     place(0, 0)
     columns = ["node", "name", "parent", "operation", "text", "role", "order", "x", "y"]
-    frame = pd.DataFrame(rows, columns=columns).fillna({"name": "", "operation": "", "order": 0})
-    return frame.astype({"order": int, "x": float, "y": float})
+    return pd.DataFrame(rows, columns=columns).astype({"x": float, "y": float})
 
 
 def _draw(axis: Axes, boxes: pd.DataFrame) -> None:
     """Boxes, elbow edges with their operations, visit numbers."""
-    at = {row.node: row for row in boxes.itertuples() if row.node >= 0}
+    at = {row.node: row for row in boxes.itertuples()}
     for row in boxes.itertuples():
-        look = LOOKS[row.role]
-        faded = row.role in ("dropped", "more")
+        look, faded, strong = LOOKS[row.role], row.role in FADED, row.role in STRONG
+        ink = "#666666" if faded else "black"
         if row.parent >= 0:
             start, bend = at[row.parent], row.x - 0.46
-            strong = row.role in ("correct", "goal", "rewritten")
-            edge: dict[str, Any] = {
-                "color": look.edge if strong else "#999999",
-                "linewidth": 2.2 if strong else 1.0,
-                "zorder": 1,
-            }
-            edge |= {"linestyle": ":" if faded else "-"}
-            axis.plot([start.x, bend, bend, row.x], [start.y, start.y, row.y, row.y], **edge)
-            op: dict[str, Any] = {
-                "fontsize": 9,
-                "ha": "left",
-                "va": "bottom",
-                "color": "#888888" if faded else "black",
-                "zorder": 4,
-            }
-            axis.text(bend + 0.025, row.y - 0.06, row.operation[:18], **op)
-        colour = "white" if row.role == "goal" else "#888888" if faded else "black"
-        box: dict[str, Any] = {
-            "boxstyle": f"{look.shape},pad=0.28",
-            "facecolor": look.fill,
-            "edgecolor": look.edge,
-        }
-        box |= {"linewidth": look.width, "linestyle": look.line}
-        weight = "bold" if row.role in ("correct", "goal", "root", "selected", "rewritten") else "normal"
-        style: dict[str, Any] = {
-            "fontsize": 9.5,
-            "ha": "left",
-            "va": "center",
-            "color": colour,
-            "weight": weight,
-            "zorder": 3,
-        }
-        axis.text(row.x, row.y, row.text, bbox=box if row.role != "more" else None, **style)
+            path = [start.x, bend, bend, row.x], [start.y, start.y, row.y, row.y]
+            edge = axis.plot(*path, ":" if faded else "-", color="#999999", linewidth=1, zorder=1)[0]
+            if strong:
+                edge.set(color=look.edge, linewidth=2.2)
+            axis.text(bend + 0.025, row.y - 0.12, row.operation[:18], fontsize=9.5, color=ink, zorder=4)
+        box = look.border() | {"boxstyle": f"{look.shape},pad=0.28"} if row.role != "more" else None
+        text = axis.text(row.x, row.y, row.text, bbox=box, fontsize=10, va="center", color=ink, zorder=3)
+        text.set_fontweight("bold" if strong or row.role in ("root", "selected") else "normal")
         if row.order:
-            number: dict[str, Any] = {
-                "fontsize": 7.5,
-                "ha": "right",
-                "va": "bottom",
-                "color": "#444444",
-                "zorder": 5,
-            }
-            axis.text(row.x - 0.035, row.y + 0.44, str(row.order), **number)
-    axis.set_xlim(-0.09, max(3.0, boxes["x"].max()) + 0.62)
-    axis.set_ylim(boxes["y"].max() + 0.75, -0.75)
+            axis.text(row.x - 0.035, row.y + 0.44, row.order, fontsize=8, ha="right", color="#444444")
+    axis.set(xlim=(-0.09, max(3.0, boxes["x"].max()) + 0.62), ylim=(boxes["y"].max() + 0.75, -0.75))
     axis.axis("off")
 
 
-def _sheet(panels: Sequence[tuple[str, pd.DataFrame]], title: str, note: str, profile: str) -> Figure:
+def _sheet(panels: Mapping[str, pd.DataFrame], title: str = "", note: str = "", profile: str = "") -> Figure:
     """Panels one above the other, each as high as its rows need, a legend of the node kinds that occur."""
-    heights = [boxes["y"].max() + 1.5 for _, boxes in panels]
-    roles = [
-        role for role in LOOKS if role != "more" and any((boxes["role"] == role).any() for _, boxes in panels)
-    ]
-    legend_rows = -(-len(roles) // 4)
-    top, bottom, gap = (0.32 if title else 0.05), 0.32 + 0.22 * legend_rows, 0.34
-    total = top + bottom + ROW_INCHES * sum(heights) + gap * len(panels)
-    fig = plt.figure(figsize=(WIDTH_INCHES, total))
-    plt.close(fig)  # notebooks show the returned figure; keeping it open would show it twice
-    below = total - top
-    for (name, boxes), height in zip(panels, heights, strict=True):
-        below -= ROW_INCHES * height + gap
-        axis = fig.add_axes((0.01, below / total, 0.98, ROW_INCHES * height / total))
-        axis.set_title(name, loc="left", fontsize=11, weight="bold", pad=4)
+    heights = [boxes["y"].max() + 1.5 for boxes in panels.values()]
+    found = set(pd.concat(panels.values())["role"]) - {"more"}
+    looks = [look for role, look in LOOKS.items() if role in found]
+    handles = [Patch(label=look.label + look.sign, **look.border()) for look in looks]
+    height = 0.36 * sum(heights) + 0.4 * len(panels) + 0.75 + 0.21 * math.ceil(len(handles) / 3)
+    sheet = Sheet(title, profile, height=height, nrows=len(panels), height_ratios=heights)
+    for axis, (name, boxes) in zip(sheet.axes, panels.items(), strict=True):
+        axis.set_title(name, loc="left", weight="bold")
         _draw(axis, boxes)
-    fig.text(0.01, 1 - 0.08 / total, title, ha="left", va="top", fontsize=13, weight="bold")
-    text = " ".join(part for part in ("Small numbers: order of visits.", note) if part)
-    fig.text(0.01, 0.06 / total, text, ha="left", va="bottom", fontsize=8.5, color="#444444")
-    handles = []
-    for role in roles:
-        look = LOOKS[role]
-        border: dict[str, Any] = {
-            "facecolor": look.fill,
-            "edgecolor": look.edge,
-            "linewidth": look.width,
-            "linestyle": look.line,
-        }
-        handles.append(Patch(label=look.label + look.sign, **border))
-    place: dict[str, Any] = {
-        "loc": "lower left",
-        "bbox_to_anchor": (0.0, 0.24 / total),
-        "ncols": 4,
-        "fontsize": 9,
-    }
-    fig.legend(handles=handles, frameon=False, borderpad=0.2, handlelength=1.6, columnspacing=1.4, **place)
-    profile_tag(fig, profile)
-    return fig
+    sheet.legend(handles, columns=3)
+    sheet.close([f"Small numbers: order of visits. {note}".strip()])
+    return sheet.fig
 
 
 def draw_tree(
-    tree: Tree,
-    solution: Sequence[str] | None = None,
-    selected: int | None = None,
-    *,
-    title: str = "",
-    note: str = "",
-    profile: str = "",
-    max_nodes: int = 25,
+    tree: Tree, solution: Steps = None, selected: int | None = None, *, max_nodes: int = 25, **words: str
 ) -> tuple[Figure, pd.DataFrame]:
     """A parsed trace as a tree: the figure and one row a drawn box (`_layout`).
 
     `solution` (operations) colours the nodes on it; without one, the path to the goal. `selected` marks the
     node that a rewrite picks. Siblings beyond `max_nodes` boxes fold into '+n more', the solution never.
+    `words`: title, note and profile.
     """
     _check(tree, selected, max_nodes)
     special = {} if selected is None else {selected: "selected"}
     boxes = _layout(tree, correct_nodes(tree, solution), special, max_nodes)
     heading = f"target {tree.target}" if tree.target is not None else ""
-    return _sheet([(heading, boxes)], title, note, profile), boxes
+    return _sheet({heading: boxes}, **words), boxes
 
 
 def draw_rewrite(
     before: Tree,
     after: Tree,
     selected: int | str | None,
-    solution: Sequence[str] | None = None,
+    solution: Steps = None,
     cut: int | None = None,
     *,
-    title: str = "",
-    note: str = "",
-    profile: str = "",
     max_nodes: int = 16,
+    **words: str,
 ) -> tuple[Figure, pd.DataFrame]:
     """A rewrite in two panels: the failed trace with the selected node, and the trace it becomes (Figure 2).
 
@@ -320,46 +210,40 @@ def draw_rewrite(
     if cut is None and chosen is not None:
         cut = chosen.generated_at if chosen.visited_at is None else chosen.visited_at
     old = {n.index: "dropped" for n in before.nodes if n.index and cut is not None and n.generated_at >= cut}
-    if chosen is not None:
-        old[chosen.index] = "selected"
-    made = next((n for n in after.nodes if n.name == name and not n.leaf), None)
-    new = {} if made is None else {made.index: "rewritten"}
+    old |= {} if chosen is None else {chosen.index: "selected"}
+    new = {n.index: "rewritten" for n in after.nodes if n.name == name and not n.leaf}
     target = f"target {before.target}: " if before.target is not None else ""
     first = _layout(before, correct_nodes(before, solution) - set(old), old, max_nodes)
     second = _layout(after, correct_nodes(after, solution) - set(new), new, max_nodes)
-    panels = [(f"{target}the failed search", first), ("after the rewrite", second)]
+    panels = {f"{target}the failed search": first, "after the rewrite": second}
     drawn = pd.concat([first.assign(panel="before"), second.assign(panel="after")], ignore_index=True)
-    return _sheet(panels, title, note, profile), drawn
+    return _sheet(panels, **words), drawn
 
 
 def _check(tree: Tree, selected: int | None, max_nodes: int) -> None:
-    if not tree.nodes:
-        raise GrlibError(
-            "a tree without nodes cannot be drawn: the trace has no root line; parse a whole trace"
-        )
-    if selected is not None and not 0 <= selected < len(tree.nodes):
-        raise GrlibError(
-            f"selected={selected}: must be a node index below {len(tree.nodes)}; take one of tree.nodes"
-        )
+    count = len(tree.nodes)
+    if not count:
+        raise GrlibError("a tree without nodes cannot be drawn: its trace has no root line; give a whole one")
+    if selected is not None and not 0 <= selected < count:
+        raise GrlibError(f"selected={selected}: must be a node index below {count}; take one of tree.nodes")
     if max_nodes < 1:
         raise GrlibError(f"max_nodes={max_nodes}: must be at least 1; 25 fits a page")
+
+
+SIGNS = {
+    "-": ("del", "color:#8C3A00;background:#FBE9DF"),
+    "+": ("ins", "color:#00497A;background:#DDEEF9;font-weight:bold;text-decoration:none"),
+    ">": ("i", "color:#4B2E83"),
+}
 
 
 class TraceDiff(str):
     """A diff as text, a sign before each line: - cut, + written, > continued; notebooks show it in colour."""
 
     def _repr_html_(self) -> str:
-        looks = {
-            "-": ("del", "color:#8C3A00;background:#FBE9DF"),
-            "+": ("ins", "color:#00497A;background:#DDEEF9;font-weight:bold;text-decoration:none"),
-            ">": ("i", "color:#4B2E83"),
-            " ": ("span", ""),
-        }
-        lines = []
-        for line in self.split("\n"):
-            tag, style = looks.get(line[:1], looks[" "])
-            lines.append(f'<{tag} style="{style}">{html.escape(line)}</{tag}>')
-        return f'<pre style="line-height:1.35">{chr(10).join(lines)}</pre>'
+        lines = [(*SIGNS.get(line[:1], ("span", "")), html.escape(line)) for line in self.split("\n")]
+        shown = "\n".join(f'<{tag} style="{look}">{text}</{tag}>' for tag, look, text in lines)
+        return f'<pre style="line-height:1.35">{shown}</pre>'
 
 
 def trace_diff(before: str, after: str, continued: str = "", context: int = 3) -> TraceDiff:
@@ -368,23 +252,20 @@ def trace_diff(before: str, after: str, continued: str = "", context: int = 3) -
     Stretches of more than 2 * `context` + 1 kept, cut or continued lines are folded.
     """
     old, new = before.splitlines(), after.splitlines()
-    same = next(
-        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
-    )
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
     out = _fold(old[:same], "  ", context, "kept")
     matcher = difflib.SequenceMatcher(None, old[same:], new[same:], autojunk=False)
     for kind, a, b, c, d in matcher.get_opcodes():
-        if kind == "equal":
-            out += _fold(old[same + a : same + b], "  ", context, "kept")
-            continue
-        out += _fold(old[same + a : same + b], "- ", context, "cut")
-        out += [f"+ {line}" for line in new[same + c : same + d]]
+        sign, what = ("  ", "kept") if kind == "equal" else ("- ", "cut")
+        out += _fold(old[same + a : same + b], sign, context, what)
+        out += [f"+ {line}" for line in new[same + c : same + d] if kind != "equal"]
     out += _fold(continued.splitlines(), "> ", context, "continued")
     return TraceDiff("\n".join(out))
 
 
 def _fold(lines: Sequence[str], sign: str, context: int, what: str) -> list[str]:
-    if len(lines) <= 2 * context + 1:
-        return [sign + line for line in lines]
-    middle = f"{sign}... {len(lines) - 2 * context} lines {what} ..."
-    return [*(sign + line for line in lines[:context]), middle, *(sign + line for line in lines[-context:])]
+    if len(lines) > 2 * context + 1:
+        middle = f"... {len(lines) - 2 * context} lines {what} ..."
+        lines = [*lines[:context], middle, *lines[-context:]]
+    return [sign + line for line in lines]

@@ -69,7 +69,7 @@ def test_the_returned_table_is_what_is_drawn(name, full):
         "|".join(key): part[["x", "y"]]
         for key, part in drawn.groupby(["panel", "series", "kind"], sort=False)
     }
-    if name in ("data_yield", "likelihood", "trace_lengths"):
+    if name in ("data_yield", "likelihood", "node_selection", "trace_lengths"):
         assert not lines  # bars and steps: checked below
     else:
         assert set(lines) == set(groups)
@@ -78,9 +78,10 @@ def test_the_returned_table_is_what_is_drawn(name, full):
 
 
 def test_bars_have_the_heights_of_the_table(full):
-    fig, drawn = draw("likelihood", full)
-    heights = [bar.get_height() for bar in fig.axes[0].patches]
-    assert heights == pytest.approx(drawn["y"].tolist())
+    for name in ("likelihood", "node_selection"):
+        fig, drawn = draw(name, full)
+        heights = [bar.get_height() for axis in fig.axes for bar in axis.patches]
+        assert heights == pytest.approx(drawn["y"].tolist())
     fig, drawn = draw("data_yield", full)
     tops = [bar.get_y() + bar.get_height() for bar in fig.axes[0].patches]
     assert sorted(tops) == pytest.approx(sorted(drawn["y"]))
@@ -94,6 +95,45 @@ def test_every_figure_names_its_profile(name, profile, full):
     assert f"profile {profile}" in words
     assert (profile.upper() in words) == (profile != "paper")
     assert "seed" in words
+
+
+def test_captions_count_seeds_and_show_their_spread_and_what_was_cut_off(full):
+    for name in set(DRAWINGS) - {"learning_curve", "trace_lengths"}:
+        fig, drawn = draw(name, full)
+        words = " ".join(text.get_text() for text in fig.texts)
+        assert "seeds: 2" in words
+        assert "s.d. of the seeds" in words
+        assert drawn["seed_sd"].notna().any()
+        if name not in ("likelihood", "node_selection"):  # their rows do not say which traces were cut off
+            assert "cut off by the token budget" in words
+        fig, drawn = draw(name, made_up(problems=12, samples=2))
+        words = " ".join(text.get_text() for text in fig.texts)
+        assert "seeds: 1;" in words
+        assert "s.d." not in words
+        assert drawn["seed_sd"].isna().all()
+
+
+def test_intervals_stand_side_by_side_at_the_same_x(full):
+    fig, _ = draw("accuracy_against_budget", full)
+    fig.canvas.draw()
+    ends = [
+        line.get_transform().transform(line.get_xydata())[-1, 0]
+        for line in fig.axes[0].get_lines()
+        if line.get_gid()
+    ]
+    assert len(set(np.round(ends, 1))) == len(ends) == 5
+    assert all(0 < end <= fig.axes[0].bbox.x1 + 1 for end in ends)
+
+
+def test_headline_shows_both_splits_published_and_measured(full):
+    fig, drawn = draw("headline", full)
+    assert set(zip(drawn["panel"], drawn["kind"], strict=True)) == {
+        (split, kind) for split in ("seen", "unseen") for kind in ("published", "measured")
+    }
+    assert len({axis.get_ylim() for axis in fig.axes}) == 1
+    words = [text.get_text() for axis in fig.axes for text in axis.texts]
+    assert words.count("Guided-ReST") == words.count("SoS") == 4
+    assert "Guided-ReST less ReST: +0.4 at k = 1, +20.2 at k = 32" in words
 
 
 def test_small_zero_and_missing_results_still_draw(tmp_path):
