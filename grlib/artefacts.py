@@ -13,23 +13,18 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
-from grlib.sources import code_digest
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "DiskFull", "MissingArtefact", "atomic", "atomic_folder", "chunked", "code_digest", "digest", "in_words",
-    "is_disk_full", "is_whole", "plain", "problem_with", "read_json", "read_table", "remove_leftovers",
-    "rows", "worker_pool", "write_bytes", "write_json", "write_table",
-]  # fmt: skip
-
 PROGRESS_SECONDS = 5.0
+ENDS = {".csv": (b"\n",), ".svg": (b"</svg>", b"</svg>\n"), ".png": (b"IEND\xaeB`\x82",)}
 
 
 class MissingArtefact(GrlibError):
@@ -49,39 +44,41 @@ class DiskFull(GrlibError):
 
 @contextlib.contextmanager
 def atomic(path: Path, size: int = 0) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there takes the place of `path` at the end.
+    """Give a temporary path beside `path`; the file or folder made there takes its place at the end.
 
-    Killed or failing on the way leaves the old file as it was. A full disk raises DiskFull, which says how
+    Killed or failing on the way leaves what was there before. A full disk raises DiskFull, which says how
     many bytes were needed if `size` is known.
     """
-    temporary = _temporary(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f"{os.getpid()}-{threading.get_ident()}"
+    new, old = (path.with_name(f".{path.name}.{mark}-{kind}.tmp") for kind in ("new", "old"))
     try:
-        with _disk_full_explained(path, temporary, size):
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
+        yield new
+        for written in (new, *new.rglob("*")):
+            _sync(written)
+        if path.is_dir():
+            path.rename(old)
+        new.rename(path)
+        _sync(path.parent)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        needs = f"needs {size / 1e6:.3g} MB" if size else "does not fit"
+        raise DiskFull(
+            f"disk full: {path} {needs}, {shutil.disk_usage(path.parent).free / 1e6:.3g} MB are free; "
+            "free some space (python -m grlib clean, or another --run-dir) and run the same command again"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(new)
+        _remove(old)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """As `atomic`, for a folder (a saved model): gives an empty one, which takes the place of `path`."""
-    temporary, old = _temporary(path), _temporary(path, "old")
-    try:
-        with _disk_full_explained(path, temporary):
-            temporary.mkdir()
-            yield temporary
-            for file in sorted(temporary.rglob("*")):
-                _sync(file)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-            _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with atomic(path) as temporary:
+        temporary.mkdir()
+        yield temporary
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -91,59 +88,54 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
-def _temporary(path: Path, kind: str = "new") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}-{kind}.tmp")
-
-
 def _sync(path: Path) -> None:
-    with contextlib.suppress(PermissionError, IsADirectoryError):  # folders cannot be opened on every system
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-@contextlib.contextmanager
-def _disk_full_explained(path: Path, temporary: Path, size: int = 0) -> Iterator[None]:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        yield
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        needed = f"{size / 1e6:.3g}" if size else f"more than {_size(temporary) / 1e6:.3g}"
-        free = shutil.disk_usage(path.parent).free
-        raise DiskFull(
-            f"disk full: {path} needs {needed} MB, {free / 1e6:.3g} MB are free; "
-            "free some space (python -m grlib clean, or another --run-dir) and run the same command again"
-        ) from error
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error means that the disk or the quota is full, also when a library wrapped it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files under `folder` whose writers are gone (killed, or the machine went down)."""
-    for path in sorted(folder.rglob(".*.tmp")):
-        writer = path.name.split(".")[-2].split("-")[0]
-        if writer.isdigit() and not _alive(int(writer)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
     import psutil
 
-    return psutil.pid_exists(pid)
+    for path in sorted(folder.rglob(".*.tmp")):
+        writer = path.name.split(".")[-2].split("-")[0]
+        if writer.isdigit() and not psutil.pid_exists(int(writer)):
+            _remove(path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder; GrlibError while another process does. A killed process's lock does not count."""
+    import fcntl
+
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = f"process {file.read().strip() or '?'} is running notebooks here"
+            raise GrlibError(f"{folder}: {holder}; wait for it, end it, or name another --run-dir") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
 
 
 # Tables and JSON
@@ -168,34 +160,27 @@ def write_table(path: Path, frame: pandas.DataFrame) -> Path:
 def read_table(path: Path) -> pandas.DataFrame:
     """Read a .parquet or .csv table; a missing or damaged file raises MissingArtefact."""
     import pandas
-
-    fault = problem_with(path)
-    if fault:
-        raise MissingArtefact(f"{path}: {fault}; delete it and run the step that makes it again")
-    if path.suffix == ".csv":
-        return pandas.read_csv(path)
     import pyarrow.parquet
 
+    _refuse_if_damaged(path)
+    options = {"page_checksum_verification": True, "partitioning": None}
     try:
-        return pyarrow.parquet.read_table(
-            path, page_checksum_verification=True, partitioning=None
-        ).to_pandas()
+        if path.suffix == ".csv":
+            return pandas.read_csv(path)
+        return pyarrow.parquet.read_table(path, **options).to_pandas()
     except (OSError, ValueError) as error:
-        raise MissingArtefact(f"{path}: damaged; delete it and run its step again") from error
+        raise MissingArtefact(f"{path}: damaged; delete it and run the step that makes it again") from error
 
 
 def write_json(path: Path, value: Any) -> Path:
     """Write JSON with sorted keys; numpy numbers become plain ones, NaN and infinities become null."""
-    return write_bytes(
-        path, (json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-    )
+    text = json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False)
+    return write_bytes(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or damaged file raises MissingArtefact."""
-    fault = problem_with(path)
-    if fault:
-        raise MissingArtefact(f"{path}: {fault}; delete it and run the step that makes it again")
+    _refuse_if_damaged(path)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -203,8 +188,8 @@ def plain(value: Any) -> Any:
     """The same value out of dicts, lists, strings, numbers and None only, as JSON has them."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # numpy numbers and arrays
         return plain(value.tolist())
     if isinstance(value, float):
@@ -225,74 +210,49 @@ def problem_with(path: Path) -> str | None:
     if not path.exists():
         return "missing"
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix != ".tmp"]
-        faults = (f"{file.name} is {fault}" for file in files if (fault := problem_with(file)))
-        return next(faults, None) if files else "empty"
+        faults = [f"{file.name} is {fault}" for file in _files(path) if (fault := problem_with(file))]
+        return next(iter(faults), None) if _files(path) else "empty"
     if path.stat().st_size == 0:
         return "empty"
-    check = _CHECKS.get(path.suffix)
     try:
-        whole = check is None or check(path)
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    return None if whole else "cut short or damaged"
+        return None if _opens(path) else "cut short or damaged"
+    except Exception:  # whatever a library says of a damaged file
+        return "cut short or damaged"
 
 
-def _whole_parquet(path: Path) -> bool:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        return file.metadata is not None
-
-
-def _whole_json(path: Path) -> bool:
-    json.loads(path.read_text(encoding="utf-8"))
-    return True
-
-
-def _whole_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length)) if length < path.stat().st_size else {}
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return path.stat().st_size == 8 + length + max(ends)
-
-
-def _whole_csv(path: Path) -> bool:
-    return path.read_bytes().endswith(b"\n")
-
-
-def _has_end(ending: bytes) -> Callable[[Path], bool]:
-    return lambda path: ending in path.read_bytes()[-32:]
-
-
-_CHECKS: dict[str, Callable[[Path], bool]] = {
-    ".parquet": _whole_parquet,
-    ".json": _whole_json,
-    ".ipynb": _whole_json,
-    ".safetensors": _whole_safetensors,
-    ".csv": _whole_csv,
-    ".svg": _has_end(b"</svg>"),
-    ".png": _has_end(b"IEND\xaeB`\x82"),
-}
-
-
-def rows(path: Path) -> int | None:
-    """Number of rows of a table file, None for other files."""
+def _opens(path: Path) -> bool:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_metadata(path).num_rows
-    if path.suffix == ".csv":
-        return max(0, path.read_bytes().count(b"\n") - 1)
-    return None
+        pyarrow.parquet.read_metadata(path)
+    elif path.suffix in (".json", ".ipynb"):
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "numpy"):
+            pass
+    return path.suffix not in ENDS or path.read_bytes().endswith(ENDS[path.suffix])
+
+
+def _refuse_if_damaged(path: Path) -> None:
+    if fault := problem_with(path):
+        raise MissingArtefact(f"{path}: {fault}; delete it and run the step that makes it again")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".tmp"]
+
+
+def without_rows(path: Path) -> bool:
+    """Whether a file is a table without a single row."""
+    return path.suffix in (".parquet", ".csv") and read_table(path).empty
 
 
 def digest(path: Path) -> str:
     """SHA-256 (hex) of a file, or of a folder's relative names and contents; temporary files do not count."""
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix != ".tmp"]
-        listing = "".join(f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in files)
+        listing = "".join(f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in _files(path))
         return hashlib.sha256(listing.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -305,7 +265,7 @@ def chunked(
     folder: Path,
     key: Mapping[str, Any],
     count: int,
-    compute: Callable[[int], pandas.DataFrame] | None,
+    compute: Callable[[int], pandas.DataFrame],
     submit: Callable[[int], Future[pandas.DataFrame]] | None = None,
     progress: Callable[[str], None] | None = None,
     label: str = "work",
@@ -320,96 +280,47 @@ def chunked(
 
     if count < 1:
         raise GrlibError(f"{label}: {count} chunks; there must be at least 1")
-    _use_key(folder, plain(key))
-    frames = {
-        number: frame for number in range(count) if (frame := _stored_chunk(folder, number)) is not None
-    }
-    missing = [number for number in range(count) if number not in frames]
-    report = _Progress(label, count, len(frames), progress or _print_line)
-    with contextlib.closing(
-        _from_futures(missing, submit, report) if submit else _in_turn(missing, compute)
-    ) as results:
-        for number, frame in results:
+    if not is_whole(folder / "key.json") or read_json(folder / "key.json") != plain(key):
+        for chunk in folder.glob("chunk_*.parquet"):
+            chunk.unlink()
+        write_json(folder / "key.json", key)
+    paths = [folder / f"chunk_{number:06d}.parquet" for number in range(count)]
+    frames = {}
+    for number, path in enumerate(paths):
+        with contextlib.suppress(MissingArtefact):
+            frames[number] = read_table(path)
+    say = progress or partial(print, flush=True)
+    if frames:
+        say(f"{label}: {len(frames)} of {count} chunks were done before")
+    began = shown = time.monotonic()
+    missing = sorted(set(range(count)) - set(frames))
+    with contextlib.closing(_finished(missing, compute, submit)) as finished:
+        for done, (number, frame) in enumerate(finished, start=1):
             # read back, so that fresh and resumed rows went through the same file and have the same types
-            frames[number] = read_table(write_table(_chunk_path(folder, number), frame))
-            report.one_more()
+            frames[number] = read_table(write_table(paths[number], frame))
+            now = time.monotonic()
+            if done == len(missing) or now - shown >= PROGRESS_SECONDS:
+                shown, pace = now, (now - began) / done
+                left = f"{in_words(pace * (len(missing) - done))} left, {in_words(now - began)} spent"
+                say(f"{label}: {len(frames)}/{count} chunks, {pace:.2g} s a chunk, {left}")
     return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
 
 
-def _chunk_path(folder: Path, number: int) -> Path:
-    return folder / f"chunk_{number:06d}.parquet"
-
-
-def _use_key(folder: Path, key: Any) -> None:
-    path = folder / "key.json"
-    if is_whole(path) and read_json(path) == key:
+def _finished(
+    numbers: list[int],
+    compute: Callable[[int], pandas.DataFrame],
+    submit: Callable[[int], Future[pandas.DataFrame]] | None,
+) -> Generator[tuple[int, pandas.DataFrame]]:
+    """Chunks with their numbers as they get done; leaving early calls off those that have not started."""
+    if submit is None:
+        yield from ((number, compute(number)) for number in numbers)
         return
-    for chunk in folder.glob("chunk_*.parquet"):
-        chunk.unlink()
-    write_json(path, key)
-
-
-def _stored_chunk(folder: Path, number: int) -> pandas.DataFrame | None:
-    path = _chunk_path(folder, number)
+    futures = {submit(number): number for number in numbers}
     try:
-        return read_table(path) if path.exists() else None
-    except MissingArtefact:
-        return None
-
-
-def _in_turn(
-    numbers: list[int], compute: Callable[[int], pandas.DataFrame] | None
-) -> Generator[tuple[int, pandas.DataFrame]]:
-    if compute is None:
-        raise TypeError("chunked needs compute or submit")
-    for number in numbers:
-        yield number, compute(number)
-
-
-def _from_futures(
-    numbers: list[int], submit: Callable[[int], Future[pandas.DataFrame]], report: _Progress
-) -> Generator[tuple[int, pandas.DataFrame]]:
-    open_futures = {submit(number): number for number in numbers}
-    try:
-        while open_futures:
-            done, _ = wait(open_futures, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda future: open_futures[future]):
-                yield open_futures.pop(future), future.result()
-            report.still_busy()
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
     finally:
-        for future in open_futures:
+        for future in futures:
             future.cancel()
-
-
-def _print_line(line: str) -> None:
-    print(line, flush=True)
-
-
-class _Progress:
-    """Prints how far the work is, in one line at most every few seconds."""
-
-    def __init__(self, label: str, count: int, found: int, show: Callable[[str], None]) -> None:
-        self.label, self.count, self.found, self.done, self.show = label, count, found, found, show
-        self.started = self.shown = time.monotonic()
-        if found:
-            show(f"{label}: {found} of {count} chunks were done before")
-
-    def one_more(self) -> None:
-        self.done += 1
-        if self.done == self.count or time.monotonic() - self.shown >= PROGRESS_SECONDS:
-            self._line()
-
-    def still_busy(self) -> None:
-        if self.done < self.count and time.monotonic() - self.shown >= 6 * PROGRESS_SECONDS:
-            self._line()
-
-    def _line(self) -> None:
-        self.shown = time.monotonic()
-        elapsed = max(self.shown - self.started, 1e-9)
-        rate = (self.done - self.found) / elapsed
-        left = f"{in_words((self.count - self.done) / rate)} left" if rate else "time left unknown"
-        pace = f"{rate:.2f} chunks/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s a chunk"
-        self.show(f"{self.label}: {self.done}/{self.count} chunks, {pace}, {left}, {in_words(elapsed)} spent")
 
 
 def in_words(seconds: float) -> str:
@@ -422,27 +333,21 @@ def in_words(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def worker_pool(
-    processes: int, initializer: Callable[..., None] | None = None, *arguments: Any
-) -> ProcessPoolExecutor:
-    """A pool of fresh processes for `chunked(submit=...)`; `initializer(*arguments)` runs first in each.
+def worker_pool(processes: int, initializer: Callable[[], None] | None = None) -> ProcessPoolExecutor:
+    """A pool of fresh processes for `chunked(submit=...)`; `initializer()` runs first in each.
 
     They end with the process that made them, even if it is killed: nothing computes behind a dead notebook.
     """
     import multiprocessing
 
-    return ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(os.getpid(), initializer, arguments),
-    )
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(), initializer))
 
 
-def _start_worker(parent: int, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _start_worker(parent: int, initializer: Callable[[], None] | None) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if initializer:
-        initializer(*arguments)
+        initializer()
 
 
 def _end_with(parent: int) -> None:

@@ -4,6 +4,8 @@
 class GrlibError(ValueError):
     """A bad value, a missing artefact or a corrupt file: one line with the value, the rule and the remedy."""
 
+    exit_code = 2
+
 
 def one_line(error: BaseException) -> str:
     """The first line of what another library raised, to be quoted in a message of our own."""

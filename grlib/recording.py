@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from grlib import artefacts, freshness, notebooks, runner, runs
-from grlib.artefacts import MissingArtefact
+import nbformat
+
+from grlib import artefacts, freshness, notebooks, readme, runner, runs
 from grlib.errors import GrlibError
 from grlib.notebooks import REPOSITORY, Notebook
+from grlib.results import seed_folders
 
 FIGURES = REPOSITORY / "figures"
 FIGURE_NOTEBOOK = "09"
@@ -26,61 +27,73 @@ def measured_folder(profile: str, seed: int) -> Path:
 def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -> list[str]:
     """Store a finished run: results, tables, manifests, figures, the notebooks' outputs; returns notes.
 
+    Every seed keeps its results; the notebooks' outputs, the example figures and the costs are those of the
+    lowest recorded seed. Then figures and tables are drawn again, and the README written, from all seeds.
     Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
     With `dest` all of it goes there and the repository's own record stays as it is.
     """
     if request.profile == "smoke" and not dest:
-        raise GrlibError(
-            "profile 'smoke': its numbers mean nothing and are not recorded; give --dest for a trial"
-        )
-    chosen = [notebook for notebook in notebooks.every() if notebook.in_profile(request.profile)]
+        raise GrlibError("profile 'smoke': its numbers mean nothing, so give --dest for a trial")
+    chosen = request.notebooks()
     stale = _stale(chosen, request, allow_stale)
     target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
-    _check_owner(target, request)
-    with runner.locked(request.folder):
-        names = _declared(chosen, request)
-        hide = _private_texts(request)
-        for kind in STORED:
-            _replace(target / kind, request.folder, [name for name in names if name.startswith(f"{kind}/")])
-        figures = target / "figures" if dest else FIGURES / request.profile
-        if dest or request.seed == 0 or not figures.is_dir():  # the examples shown are those of seed 0
-            _replace(figures, request.folder, _with_companions(names, request.folder))
-        recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None, hide)
-    commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
-    summary = {
-        "profile": request.profile,
-        "seed": request.seed,
-        "commits": commits,
-        "stale": stale,
-        "notebooks": recorded,
-    }
-    artefacts.write_json(target / "record.json", summary)
-    notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
-    notes += (
-        [] if recorded else ["notebooks: left as they are, since their defaults are another profile or seed"]
+    _refuse_other_owner(target, request)
+    lowest = bool(dest) or all(
+        request.seed <= seed for seed in seed_folders(target.parents[1], request.profile)
     )
-    notes += [f"note: the notebooks ran at {len(commits)} different commits"] if len(commits) > 1 else []
+    figures = target / "figures" if dest else FIGURES / request.profile
+    recorded = {}
+    with artefacts.locked(request.folder):
+        files = _files(chosen, request)
+        for kind in STORED:
+            _replace(target / kind, kind, request.folder, files)
+        if lowest:
+            _replace(figures, "figures", request.folder, files)
+            recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
+    commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
+    owner = {"profile": request.profile, "seed": request.seed}
+    artefacts.write_json(
+        target / "record.json", owner | {"commits": commits, "stale": stale, "notebooks": recorded}
+    )
+    if not dest:
+        if lowest:
+            readme.record_costs({"smoke": runs.run_folder("smoke", 0), request.profile: request.folder})
+        redraw(request.profile, outputs=True)
+    notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
+    if not recorded:
+        notes.append("notebooks: left as they are, since they hold another profile or a lower seed")
+    if len(commits) > 1:
+        notes.append(f"note: the notebooks ran at {len(commits)} different commits")
     return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
 
 
 def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> dict[str, str]:
-    """Notebooks out of date and why; GrlibError when one never finished or none is allowed."""
-    found = {}
+    """Notebooks out of date and why; GrlibError when one never finished, or none is allowed.
+
+    The parameters are those that the notebooks ran with, which must be the same for all of them.
+    """
+    found, agreed = {}, dict[str, Any]()
     for notebook in chosen:
-        reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
+        ran_with = freshness.recorded_parameters(notebook, request.folder)
+        for name, value in ran_with.items():
+            if agreed.setdefault(name, value) != value:
+                raise GrlibError(
+                    f"{notebook.name}: ran with {name}={value!r}, an earlier notebook with {agreed[name]!r}; "
+                    f"first: {request.resume_command()} -p {name} {value}"
+                )
+        ran_with = {**ran_with, **request.injected(notebook)}
+        reason = freshness.why_stale(notebook, ran_with, request.folder)
         if reason and (not allowed or freshness.recall(notebook, request.folder) is None):
-            raise GrlibError(
-                f"{notebook.name}: {reason}, so this run is not complete; first: {request.resume_command()}"
-            )
+            first = request.resume_command()
+            raise GrlibError(f"{notebook.name}: {reason}, so this run is not complete; first: {first}")
         if reason:
             found[notebook.name] = reason
     return found
 
 
-def _check_owner(target: Path, request: runner.Request) -> None:
-    path = target / "record.json"
-    if path.exists():
-        owner = artefacts.read_json(path)
+def _refuse_other_owner(target: Path, request: runner.Request) -> None:
+    if (target / "record.json").exists():
+        owner = artefacts.read_json(target / "record.json")
         if (owner["profile"], owner["seed"]) != (request.profile, request.seed):
             raise GrlibError(
                 f"{target}: holds the record of profile {owner['profile']}, seed {owner['seed']}; "
@@ -88,130 +101,99 @@ def _check_owner(target: Path, request: runner.Request) -> None:
             )
 
 
-def _declared(chosen: list[Notebook], request: runner.Request) -> list[str]:
-    """Every file (relative to the run folder) that the notebooks declare, and all manifests."""
-    names = {name for notebook in chosen for name in notebook.writes(request.profile)}
-    files: set[str] = {f"manifests/{notebook.name}.json" for notebook in chosen}
-    for name in names:
-        path = request.folder / name
-        inside = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-        files.update(file.relative_to(request.folder).as_posix() for file in inside)
-    return sorted(name for name in files if (request.folder / name).is_file())
+def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
+    """The files of the run that the notebooks declare, figures in all formats, and the manifests."""
+    folder, found = request.folder, set[Path]()
+    for notebook in chosen:
+        for name in (*notebook.writes(request.profile), f"manifests/{notebook.name}.json"):
+            path = folder / name
+            found.update(path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.stem}.*"))
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def _with_companions(names: Iterable[str], folder: Path) -> list[str]:
-    """The declared figures with the other two of .png, .svg and .csv."""
-    stems = {name.rpartition(".")[0] for name in names if name.startswith("figures/")}
-    return sorted(
-        f"{stem}{end}"
-        for stem in stems
-        for end in (".png", ".svg", ".csv")
-        if (folder / f"{stem}{end}").exists()
-    )
-
-
-def _replace(target: Path, folder: Path, names: list[str]) -> None:
-    """Make `target` hold exactly these files of the run folder (paths without their first part)."""
-    if not names:
-        return
-    with artefacts.atomic_folder(target) as fresh:
-        for name in names:
-            destination = fresh / name.partition("/")[2]
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, destination)
+def _replace(target: Path, kind: str, folder: Path, files: list[str]) -> list[Path]:
+    """Make `target` hold exactly these files of one kind (the first part of their names)."""
+    names = [name.removeprefix(f"{kind}/") for name in files if name.startswith(f"{kind}/")]
+    if names:
+        with artefacts.atomic_folder(target) as fresh:
+            for name in names:
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / kind / name, fresh / name)
+    return [target / name for name in names]
 
 
 def _record_notebooks(
-    chosen: list[Notebook], request: runner.Request, dest: Path | None, hide: dict[str, str]
+    chosen: list[Notebook], request: runner.Request, dest: Path | None, seeds: tuple[int, ...] = ()
 ) -> dict[str, str]:
-    """Write the cleaned outputs; returns the digest of the manifest that each notebook belongs to."""
-    done = {}
+    """Write the cleaned outputs; returns the digest of the manifest that each notebook belongs to.
+
+    Into the repository only those whose default is this profile. `seeds`: those that the outputs are about.
+    """
+    done: dict[str, str] = {}
+    hide = {str(request.folder): f"runs/{request.profile}/seed{request.seed}", f"{REPOSITORY}/": ""}
+    hide |= {str(REPOSITORY): ".", sys.prefix: "<environment>", sys.base_prefix: "<python>"}
+    hide[str(Path.home())] = "~"
     for notebook in chosen:
-        defaults = notebook.parameters()
-        if dest is None and (defaults.get("profile"), defaults.get("seed")) != (
-            request.profile,
-            request.seed,
-        ):
+        if dest is None and notebook.parameters().get("profile") != request.profile:
             continue
         executed = notebooks.read(freshness.executed_path(notebook, request.folder))
         content = notebooks.with_outputs(notebook, executed, hide)
-        manifest = artefacts.digest(request.folder / "manifests" / f"{notebook.name}.json")
-        recorded = {"profile": request.profile, "seed": request.seed, "manifest": manifest}
-        content["metadata"]["grlib"] = {**content["metadata"].get("grlib", {}), "recorded": recorded}
-        _write_notebook((dest / notebook.path.name) if dest else notebook.path, content)
-        done[notebook.name] = manifest
+        done[notebook.name] = artefacts.digest(request.folder / "manifests" / f"{notebook.name}.json")
+        recorded = {"profile": request.profile, "seed": request.seed, "manifest": done[notebook.name]}
+        recorded |= {"seeds": list(seeds)} if seeds else {}
+        content.metadata["grlib"] = {**notebook.declared, "recorded": recorded}
+        path = dest / notebook.path.name if dest else notebook.path
+        artefacts.write_bytes(path, f"{nbformat.writes(content)}\n".encode())
     return done
-
-
-def _write_notebook(path: Path, content: dict[str, Any]) -> None:
-    import nbformat
-
-    node = nbformat.from_dict(content)
-    artefacts.write_bytes(path, (nbformat.writes(node) + "\n").encode())
-
-
-def _private_texts(request: runner.Request) -> dict[str, str]:
-    """Absolute paths of this machine and what stands for them in stored outputs."""
-    relative = f"runs/{request.profile}/seed{request.seed}"
-    return {
-        str(request.folder): relative,
-        f"{REPOSITORY}/": "",
-        str(REPOSITORY): ".",
-        sys.prefix: "<environment>",
-        sys.base_prefix: "<python>",
-        str(Path.home()): "~",
-    }
 
 
 # Redrawing
 
 
-def redraw(profile: str, source: str = "", dest: str = "") -> list[str]:
-    """Draw every figure and table again from all recorded seeds; returns what was written.
+def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False) -> None:
+    """Draw every figure and table again from all recorded seeds, and refresh the README; says what it wrote.
 
     Results come from the record of the profile, or from `source`: a folder with seed<number>/results in it,
     or one run folder. Figures go to figures/<profile>, tables beside the results, or both to `dest`.
+    `outputs`: with several seeds, notebook 09 keeps the outputs of this, with its manifest in the record.
     """
-    runs.resolve(profile, {})
+    runs.resolve(profile, 0, {})
     stored = Path(source).expanduser().resolve() if source else measured_folder(profile, 0).parent
     folders = _stored_seeds(stored, profile)
     work = REPOSITORY / "runs" / "figures" / profile
     shutil.rmtree(work, ignore_errors=True)
-    first = min(folders)
     for seed, folder in folders.items():
         for kind in ("results", "manifests"):
             if (folder / kind).is_dir():
                 shutil.copytree(folder / kind, work / "measured" / profile / f"seed{seed}" / kind)
+    first = min(folders)
     shutil.copytree(folders[first] / "results", work / "results")
-    runs.claim(work, profile, first)
     notebook = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK)
     parameters = {"results_dir": str(work / "measured")} if "results_dir" in notebook.parameters() else {}
     request = runner.Request(profile, first, str(work), only=(notebook.name,), parameters=parameters)
     runner.reproduce(request)
-    places = {
-        "figures": Path(dest).resolve() / "figures" if dest else FIGURES / profile,
-        "tables": Path(dest).resolve() / "tables" if dest else stored / "tables",
-    }
-    names = _declared([notebook], request)
-    written = []
-    for name in [*_with_companions(names, work), *(name for name in names if name.startswith("tables/"))]:
+    places = {"figures": FIGURES / profile, "tables": stored / "tables"}
+    if outputs and len(folders) > 1 and _record_notebooks([notebook], request, None, tuple(folders)):
+        places["manifests"] = stored / "manifests"
+    for name in _files([notebook], request):
         kind, _, rest = name.partition("/")
-        artefacts.write_bytes(places[kind] / rest, (work / name).read_bytes())
-        written.append(runs.shown(places[kind] / rest))
-    return written
+        if kind in places:
+            place = (Path(dest).resolve() / kind if dest else places[kind]) / rest
+            artefacts.write_bytes(place, (work / name).read_bytes())
+            print("wrote", runs.shown(place))
+    if not source and not dest and readme.refresh():
+        print("wrote README.md")
 
 
 def _stored_seeds(stored: Path, profile: str) -> dict[int, Path]:
     """The folders with results under `stored`, by seed; MissingArtefact when there are none."""
-    from grlib.results import seed_folders
-
     if (stored / "results").is_dir():
         owners = [stored / name for name in ("record.json", "run.json") if (stored / name).is_file()]
         return {int(artefacts.read_json(owners[0])["seed"]) if owners else 0: stored}
     found = seed_folders(stored.parent, stored.name)
     folders = {seed: folder for seed, folder in found.items() if (folder / "results").is_dir()}
     if not folders:
-        raise MissingArtefact(
+        raise artefacts.MissingArtefact(
             f"{runs.shown(stored)}: no seed<number>/results in it, so no {profile} run is recorded there; "
             f"first `python -m grlib reproduce --profile {profile}`, then `record`; or give another --source"
         )

@@ -17,27 +17,30 @@ from typing import Any
 
 import papermill
 import psutil
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from grlib import artefacts, freshness, notebooks, runs
 from grlib.artefacts import in_words
-from grlib.errors import GrlibError
+from grlib.errors import GrlibError, one_line
 from grlib.notebooks import Notebook
 
-KERNEL = "python3"
 EXIT = {"missing artefact": 3, "error": 4, "memory": 5, "dead kernel": 5, "time-out": 6, "disk full": 7}
+CAUSES = {  # by the exception's name and text
+    r"^MissingArtefact": "missing artefact",
+    r"^DiskFull|No space left on device|Disk quota exceeded": "disk full",
+    r"^(MemoryError|OutOfMemoryError|BrokenProcessPool)|can't allocate memory|out of memory": "memory",
+    r"^DeadKernelError|Kernel died": "dead kernel",
+}
 
 
 class Failure(GrlibError):
     """A notebook that did not finish, or finished without its artefacts."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, cause: str) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = EXIT[cause]
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,24 @@ class Request:
     @property
     def folder(self) -> Path:
         """The run folder, absolute."""
-        if self.run_dir:
-            return Path(self.run_dir).expanduser().resolve()
-        return runs.default_folder(self.profile, self.seed)
+        return runs.run_folder(self.profile, self.seed, self.run_dir)
 
     def injected(self, notebook: Notebook) -> dict[str, Any]:
-        """The papermill parameters for one notebook."""
+        """The papermill parameters for one notebook: those that it declares."""
         common = {"profile": self.profile, "seed": self.seed, "run_dir": str(self.folder)}
         return notebooks.bind(notebook, {**common, **self.parameters})
+
+    def notebooks(self) -> list[Notebook]:
+        """The notebooks to run, in order; every name and value of the request is checked first."""
+        runs.resolve(self.profile, self.seed, {})
+        if self.timeout is not None and self.timeout <= 0:
+            raise GrlibError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
+        chosen = [book for book in notebooks.select(self.only, self.start) if book.in_profile(self.profile)]
+        known = sorted({name for book in chosen for name in self.injected(book) | book.parameters()})
+        for name in self.parameters:
+            if name not in known:
+                raise GrlibError(f"parameter {name!r}: {notebooks.suggest(name, known)}")
+        return chosen
 
     def resume_command(self) -> str:
         """The command that goes on after a failure; what was forced and finished is not run again."""
@@ -77,23 +90,10 @@ class Request:
         return shlex.join(words)
 
 
-def selected(request: Request) -> list[Notebook]:
-    """The notebooks of a request in order; every name and value of the request is checked first."""
-    runs.resolve(request.profile, {})
-    runs.check_seed(request.seed)
-    if request.timeout is not None and request.timeout <= 0:
-        raise GrlibError(f"--timeout {request.timeout:g}: must be more than 0 seconds")
-    available = notebooks.every()
-    chosen = notebooks.select(available, request.only, request.start)
-    chosen = [notebook for notebook in chosen if notebook.in_profile(request.profile)]
-    notebooks.check_known(chosen, request.parameters)
-    return chosen
-
-
 def status(request: Request) -> Iterator[tuple[str, str]]:
     """Each selected notebook's name with "up to date" or why it would run."""
     waiting: set[str] = set()
-    for notebook in selected(request):
+    for notebook in request.notebooks():
         reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
         late = sorted(waiting.intersection(notebook.reads(request.profile)))
         if reason is None and late:
@@ -105,27 +105,27 @@ def status(request: Request) -> Iterator[tuple[str, str]]:
 
 def reproduce(request: Request) -> None:
     """Bring the selected notebooks up to date, in order; Failure at the first that does not get there."""
-    chosen = selected(request)
-    folder = request.folder
+    chosen, folder, began = request.notebooks(), request.folder, time.monotonic()
     runs.claim(folder, request.profile, request.seed)
-    with locked(folder):
+    with artefacts.locked(folder):
         artefacts.remove_leftovers(folder)
         if request.force:
             for notebook in chosen:
                 freshness.state_path(notebook, folder).unlink(missing_ok=True)
                 shutil.rmtree(folder / "steps" / notebook.name, ignore_errors=True)
-        clock = _Clock(request, chosen)
+        costs = [_known_seconds(notebook, request) for notebook in chosen]
         for number, notebook in enumerate(chosen, start=1):
             title = f"[{number}/{len(chosen)}] {notebook.name}"
             reason = freshness.why_stale(notebook, request.injected(notebook), folder)
             if reason is None:
                 say(f"{title}: up to date")
-            else:
-                say(f"{title}: running ({reason}){clock.forecast(number - 1)}")
-                seconds, megabytes = _bring_up_to_date(notebook, request)
-                say(
-                    f"{title}: done in {in_words(seconds)}, peak memory {megabytes} MB{clock.summary(number)}"
-                )
+                continue
+            cost, ahead = costs[number - 1], costs[number:]
+            say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
+            paid = _bring_up_to_date(notebook, request)
+            spent = f"{in_words(paid['seconds'])}, peak memory {paid['peak_memory_mb']} MB"
+            left = f", about {in_words(sum(ahead))} left" if all(ahead) and ahead else ""
+            say(f"{title}: done in {spent}; {in_words(time.monotonic() - began)} in all{left}")
     say(f"all up to date in {runs.shown(folder)}")
 
 
@@ -134,89 +134,35 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _bring_up_to_date(notebook: Notebook, request: Request) -> tuple[float, int]:
+def _known_seconds(notebook: Notebook, request: Request) -> float:
+    """What a notebook cost here before or in a recorded run of the profile; 0 when nothing is known."""
+    if known := freshness.recall(notebook, request.folder):
+        return float(known["seconds"])
+    measured = notebooks.REPOSITORY / "paper_results" / "measured" / request.profile
+    manifests = sorted(measured.glob(f"seed*/manifests/{notebook.name}.json"))
+    return float(artefacts.read_json(manifests[0])["wall_seconds"]) if manifests else 0.0
+
+
+def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
+    """Run a notebook between the checks of what it reads and writes; returns what it cost."""
     folder, parameters = request.folder, request.injected(notebook)
-    for name in notebook.reads(request.profile):
-        fault = artefacts.problem_with(freshness.located(name, folder))
-        if fault:
-            message = runs.missing_message(name, fault, request.profile, folder)
-            raise Failure(f"{notebook.name} cannot start: {message}", EXIT["missing artefact"])
+    try:
+        runs.refuse_missing(notebook.reads(request.profile), request.profile, folder)
+    except artefacts.MissingArtefact as error:
+        raise Failure(f"{notebook.name} cannot start: {error}", "missing artefact") from error
     before = freshness.snapshot(notebook, parameters, folder)
     freshness.state_path(notebook, folder).unlink(missing_ok=True)
-    began = time.monotonic()
-    megabytes = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
-    seconds = time.monotonic() - began
+    cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
     for name in notebook.writes(request.profile):
-        fault = artefacts.problem_with(folder / name) or (
-            "without rows" if artefacts.rows(folder / name) == 0 else None
-        )
-        if fault:
+        fault = artefacts.problem_with(folder / name)
+        if fault or artefacts.without_rows(folder / name):
             raise Failure(
-                f"{notebook.name} ran to its end, but its declared artefact {name} is {fault}; "
-                f"correct the notebook, then: {request.resume_command()}",
-                EXIT["missing artefact"],
+                f"{notebook.name} ran to its end, but its declared artefact {name} is "
+                f"{fault or 'without rows'}; correct the notebook, then: {request.resume_command()}",
+                "missing artefact",
             )
-    freshness.remember(notebook, before, folder, {"seconds": round(seconds, 1), "peak_memory_mb": megabytes})
-    return seconds, megabytes
-
-
-class _Clock:
-    """Elapsed time, and time left as far as earlier runs of the same profile tell."""
-
-    def __init__(self, request: Request, chosen: list[Notebook]) -> None:
-        self.began = time.monotonic()
-        self.costs = [_known_seconds(notebook, request) for notebook in chosen]
-
-    def forecast(self, done: int) -> str:
-        cost = self.costs[done]
-        return "" if cost is None else f", takes about {in_words(cost)}"
-
-    def summary(self, done: int) -> str:
-        left = self.costs[done:]
-        unknown = any(cost is None for cost in left)
-        ahead = (
-            ""
-            if not left
-            else ", time left unknown"
-            if unknown
-            else f", about {in_words(sum(filter(None, left)))} left"
-        )
-        return f"; {in_words(time.monotonic() - self.began)} in all{ahead}"
-
-
-def _known_seconds(notebook: Notebook, request: Request) -> float | None:
-    record = freshness.recall(notebook, request.folder)
-    if record:
-        return float(record["seconds"])
-    recorded = notebooks.REPOSITORY / "paper_results" / "measured" / request.profile
-    for path in sorted(recorded.glob(f"seed*/manifests/{notebook.name}.json")):
-        return float(artefacts.read_json(path)["wall_seconds"])
-    return None
-
-
-# One runner at a time
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder; GrlibError while another runner does. A killed runner's lock does not count."""
-    import fcntl
-
-    path = folder / "lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise GrlibError(
-                f"{runs.shown(folder)}: process {file.read().strip() or '?'} is running notebooks here; "
-                "wait for it, end it, or name another --run-dir"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-        file.truncate(0)
+    freshness.remember(notebook, before, folder, cost)
+    return cost
 
 
 # One notebook
@@ -224,177 +170,131 @@ def locked(folder: Path) -> Iterator[None]:
 
 def execute(
     notebook: Notebook, parameters: Mapping[str, Any], folder: Path, resume: str, timeout: float | None
-) -> int:
-    """Run one notebook in a fresh kernel of this interpreter and keep the executed file; returns peak MB.
+) -> dict[str, Any]:
+    """Run one notebook in a fresh kernel of this interpreter and keep the executed file; returns its cost.
 
     Raises Failure with the section, the cell, the class of the cause and the command that resumes.
     """
     final = freshness.executed_path(notebook, folder)
     partial, failed = final.with_suffix(".partial.ipynb"), final.with_suffix(".failed.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
-    watch = _Watch()
-    alarm = threading.Timer(timeout, watch.out_of_time) if timeout else None
-    if alarm:
-        alarm.daemon = True
-        alarm.start()
-    papermill_engines.register("grlib", _engine(watch))
+    kernel, began = _Kernel(), time.monotonic()
+    alarm = threading.Timer(timeout or threading.TIMEOUT_MAX, kernel.out_of_time)
+    alarm.daemon = True
+    alarm.start()
+    papermill_engines.register("grlib", _Engine)
     try:
         papermill.execute_notebook(
-            notebook.path,
-            partial,
-            parameters=dict(parameters),
-            engine_name="grlib",
-            kernel_name=KERNEL,
-            language="python",
-            progress_bar=False,
-            stdout_file=_Indented(sys.stdout),
-            stderr_file=_Indented(sys.stderr),
-            cwd=folder,
-        )
-        os.replace(partial, final)
+            notebook.path, partial, parameters=dict(parameters), cwd=folder, progress_bar=False,
+            engine_name="grlib", kernel=kernel, kernel_name="python3", language="python",
+            stdout_file=_Indented(sys.stdout), stderr_file=_Indented(sys.stderr),
+        )  # fmt: skip
+        partial.replace(final)
     except Exception as error:
+        cause, explained = _cause(error, kernel, timeout)
+        lines = [
+            f"{notebook.name} failed ({cause})",
+            *_where(notebook, error, kernel),
+            f"cause:   {explained}",
+        ]
         if partial.exists():
-            os.replace(partial, failed)
-        cause, last_line = _cause(error, watch, timeout)
-        where = _where(
-            notebook, error.cell_index if isinstance(error, PapermillExecutionError) else watch.cell
-        )
-        lines = [f"{notebook.name} failed ({cause})", *where, f"cause:   {last_line}"]
-        lines += [f"so far:  {runs.shown(failed)}"] if failed.exists() else []
-        raise Failure("\n  ".join([*lines, f"resume:  {resume}"]), EXIT[cause]) from error
+            partial.replace(failed)
+            lines.append(f"so far:  {runs.shown(failed)}")
+        raise Failure("\n  ".join([*lines, f"resume:  {resume}"]), cause) from error
     finally:
-        if alarm:
-            alarm.cancel()
-        watch.end_kernel()
+        alarm.cancel()
+        kernel.end()
     failed.unlink(missing_ok=True)
-    return watch.peak_megabytes()
+    return {
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mb": kernel.megabytes(),
+        "sections": notebooks.read(final).seconds_by_section(),
+    }
 
 
-class _Watch:
-    """What the runner knows of the kernel: its process, the cell it is in, its memory."""
+class _Kernel:
+    """What the runner knows of the kernel: the cell it is in, its processes and their memory."""
 
-    def __init__(self) -> None:
-        self.cell = 0
-        self.timed_out = False
-        self._kernel: psutil.Process | None = None
-        self._memory: runs.PeakMemory | None = None
+    cell, timed_out = 0, False
+    memory: runs.PeakMemory | None = None
 
-    def entered(self, cell: int, pid: int | None) -> None:
-        self.cell = cell
-        if self._kernel is None and pid is not None:
-            self._kernel, self._memory = psutil.Process(pid), runs.PeakMemory(pid)
+    def entered(self, cell: int, pid: int) -> None:
+        self.cell, self.memory = cell, self.memory or runs.PeakMemory(pid)
         if self.timed_out:
-            self.end_kernel()
+            self.end()
 
     def out_of_time(self) -> None:
         self.timed_out = True
-        self.end_kernel()
+        self.end()
 
-    def end_kernel(self) -> None:
+    def end(self) -> None:
         """Kill the kernel and the workers that it started."""
-        if self._kernel is None:
-            return
-        with contextlib.suppress(psutil.Error):
-            for process in [*self._kernel.children(recursive=True), self._kernel]:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
+        for process in self.memory.processes() if self.memory else []:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
-    def peak_megabytes(self) -> int:
-        return self._memory.megabytes() if self._memory else 0
+    def megabytes(self) -> int:
+        return self.memory.megabytes() if self.memory else 0
 
 
-class _ThisInterpreter(KernelSpecManager):
-    """Any kernel name means the interpreter of this program, whatever else the user has installed."""
+class _Engine(NBClientEngine):
+    """A papermill engine whose kernels are of this interpreter, know this grlib, and report to a _Kernel."""
 
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
-        return KernelSpec(argv=command, display_name="Python 3", language="python")
-
-
-def _engine(watch: _Watch) -> type[NBClientEngine]:
-    """A papermill engine whose kernels report to `watch`."""
-
-    class Client(PapermillNotebookClient):
-        def create_kernel_manager(self) -> Any:
-            manager = super().create_kernel_manager()
-            manager.kernel_spec_manager = _ThisInterpreter(parent=manager)
-            return manager
-
-        def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
-            watch.entered(cell_index, self.km.provisioner.pid)
-            return super().execute_cell(cell, cell_index, **options)
-
-    class Engine(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-            files = {name: options[name] for name in ("stdout_file", "stderr_file")}
-            client = Client(
-                nb_man, kernel_name=kernel_name, startup_timeout=options["start_timeout"], **files
-            )
-            return client.execute(env=_kernel_environment())
-
-    return Engine
-
-
-def _kernel_environment() -> dict[str, str]:
-    """This process's environment, with this very grlib importable and the debugger's warning off."""
-    paths = [str(notebooks.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+        kernel, files = options["kernel"], {name: options[name] for name in ("stdout_file", "stderr_file")}
+        client = PapermillNotebookClient(
+            nb_man,
+            kernel_name=kernel_name,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=50"],
+            **files,
+        )
+        client.on_cell_start = lambda cell, cell_index: kernel.entered(cell_index, client.km.provisioner.pid)
+        # without folders to look in, no kernel that the user installed under this name wins
+        client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []
+        paths = [str(notebooks.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        grlib_first = {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        return client.execute(env={**os.environ, **grlib_first})
 
 
 class _Indented:
     """A stream that marks each line of a notebook's output, as it comes."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream, self.at_start = stream, True
+        self.stream, self.at_start, self.flush = stream, True, stream.flush
 
     def write(self, text: str) -> None:
         for line in text.splitlines(keepends=True):
             self.stream.write(f"      | {line}" if self.at_start else line)
             self.at_start = line.endswith("\n")
 
-    def flush(self) -> None:
-        self.stream.flush()
-
 
 # Explaining a failure
 
 
-def _where(notebook: Notebook, index: int) -> list[str]:
+def _where(notebook: Notebook, error: Exception, kernel: _Kernel) -> list[str]:
     """Section and cell, numbered as in the notebook's file (papermill adds one cell after the parameters)."""
+    failed = error.cell_index if isinstance(error, PapermillExecutionError) else kernel.cell
     cells = notebook.cells
-    tagged = [n for n, cell in enumerate(cells) if "parameters" in cell.get("metadata", {}).get("tags", [])]
-    own = index - 1 if tagged and index > tagged[0] else index
-    own = min(own, len(cells) - 1)
-    code_number = sum(cell["cell_type"] == "code" for cell in cells[: own + 1])
-    return [
-        f"section: {notebook.section(own)}",
-        f"cell:    {own + 1} of {len(cells)} (code cell {code_number})",
-    ]
+    tagged = [number for number, cell in enumerate(cells) if notebooks.is_tagged(cell, "parameters")]
+    own = min(failed - (tagged != [] and failed > tagged[0]), len(cells) - 1)
+    code_number = sum(cell.cell_type == "code" for cell in cells[: own + 1])
+    cell = f"cell:    {own + 1} of {len(cells)} (code cell {code_number})"
+    return [f"section: {notebook.sections()[own]}", cell]
 
 
-def _cause(error: Exception, watch: _Watch, timeout: float | None) -> tuple[str, str]:
+def _cause(error: Exception, kernel: _Kernel, timeout: float | None) -> tuple[str, str]:
     """The class of the cause (a key of EXIT) and one line about it."""
-    if watch.timed_out:
+    if kernel.timed_out:
         return "time-out", f"not finished after {timeout:g} s; allow more with --timeout, or leave it out"
-    if isinstance(error, DeadKernelError) or (
-        isinstance(error, RuntimeError) and "Kernel died" in str(error)
-    ):
-        total, peak = psutil.virtual_memory().total / 1e6, watch.peak_megabytes()
-        memory = f"usually for want of memory (peak {peak} MB of {total:.0f} MB)"
-        return "dead kernel", f"the kernel died, {memory}; close other programs or use a smaller profile"
-    if artefacts.is_disk_full(error):
-        return "disk full", _last_line(error)
-    name = error.ename if isinstance(error, PapermillExecutionError) else type(error).__name__
-    by_name: Mapping[str, str] = {
-        "MissingArtefact": "missing artefact", "DiskFull": "disk full",
-        "MemoryError": "memory", "OutOfMemoryError": "memory", "BrokenProcessPool": "memory",
-    }  # fmt: skip
-    out_of_memory = re.search(r"can't allocate memory|out of memory", str(error))
-    return by_name.get(name.rpartition(".")[2], "memory" if out_of_memory else "error"), _last_line(error)
-
-
-def _last_line(error: Exception) -> str:
+    name, line = type(error).__name__, one_line(error)
     if isinstance(error, PapermillExecutionError):
-        return f"{error.ename}: {error.evalue}".strip().splitlines()[0]
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        name, line = error.ename.rpartition(".")[2], f"{error.ename}: {error.evalue}".strip().splitlines()[0]
+    text = f"{name}: {error}"
+    cause = next((cause for pattern, cause in CAUSES.items() if re.search(pattern, text)), "error")
+    if cause == "dead kernel":
+        memory = f"peak {kernel.megabytes()} MB of {psutil.virtual_memory().total / 1e6:.0f} MB"
+        line = f"the kernel died, usually for want of memory ({memory}); close other programs"
+        line += " or use a smaller profile"
+    return cause, line

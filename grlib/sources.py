@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from importlib.util import resolve_name
 from pathlib import Path
 
 from grlib.errors import GrlibError
 
 PACKAGE = Path(__file__).resolve().parent
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_digest(*modules: str) -> str:
@@ -34,53 +36,34 @@ def reached(modules: Iterable[str]) -> dict[str, str]:
         if path is None:
             raise GrlibError(f"module {name!r}: must be one of {PACKAGE.name}/*.py")
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        todo.extend(imported_modules(tree, name if path.name == "__init__.py" else name.rpartition(".")[0]))
+        todo += imported_modules(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
         found[name] = tree_digest(tree)
     return found
 
 
 def module_file(name: str) -> Path | None:
     """The file of a grlib module, None when there is no such module."""
-    head, *rest = name.split(".")
-    if head != PACKAGE.name:
-        return None
-    base = PACKAGE.joinpath(*rest)
-    candidates = (base.with_name(base.name + ".py"), base / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+    base = PACKAGE.parent.joinpath(*name.split("."))
+    candidates = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+    found = next((path for path in candidates if path.is_file()), None)
+    return found if name.split(".")[0] == PACKAGE.name else None
 
 
-def imported_modules(tree: ast.AST, package: str = "") -> Iterator[str]:
+def imported_modules(tree: ast.AST, package: str = "") -> list[str]:
     """Names of the grlib modules that a syntax tree imports; `package` resolves relative imports."""
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, package)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if module_file(name) is not None)
-
-
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    if not node.level:
-        return node.module or ""
-    parts = package.split(".")[: len(package.split(".")) - node.level + 1]
-    return ".".join([*parts, *([node.module] if node.module else [])])
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [name for name in names if module_file(name) is not None]
 
 
 def tree_digest(tree: ast.AST) -> str:
     """Digest of a syntax tree without positions and docstrings (the tree is changed in place)."""
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_text(body[0]):
-            del body[0]
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )

@@ -226,7 +226,12 @@ def test_workers_give_the_same_rows_in_order(tmp_path):
     alone = artefacts.chunked(tmp_path / "a", {}, 6, chunk, progress=lambda line: None)
     with artefacts.worker_pool(2) as pool:
         together = artefacts.chunked(
-            tmp_path / "b", {}, 6, None, lambda number: pool.submit(chunk, number), progress=lambda line: None
+            tmp_path / "b",
+            {},
+            6,
+            chunk,
+            lambda number: pool.submit(chunk, number),
+            progress=lambda line: None,
         )
     pandas.testing.assert_frame_equal(together, alone)
     assert artefacts.digest(tmp_path / "a") == artefacts.digest(tmp_path / "b")

@@ -54,7 +54,7 @@ def recorded(tmp_path_factory):
 # the README
 
 
-@pytest.mark.parametrize("name", ["status", "results", "profiles"])
+@pytest.mark.parametrize("name", ["status", "results", "profiles", "sections"])
 def test_the_readme_shows_the_recorded_results(name):
     assert readme.stored_part(README, name) == readme.parts()[name], REFRESH
 
@@ -67,13 +67,13 @@ def test_the_readme_links_to_files_that_exist():
 
 
 def test_the_readme_names_every_module_and_exit_code():
-    from grlib.__main__ import EXIT_CODES
+    from grlib import __main__ as command_line
 
     layout = README[README.index("## How the code is laid out") : README.index("## Deviations")]
     modules = {path.stem for path in (REPOSITORY / "grlib").glob("*.py")} - {"__init__", "__main__"}
     unimportant = {"errors", "sources", "housekeeping"}
     assert modules - unimportant - set(re.findall(r"`(\w+)`", layout)) == set()
-    codes = re.findall(r"(?:^|[:;]) *(\d+) [a-z]", EXIT_CODES, re.MULTILINE)
+    codes = re.findall(r"(?:^|[:;]) *(\d+) [a-z]", command_line.__doc__, re.MULTILINE)
     assert codes == re.findall(r"^\| (\d+) \|", README, re.MULTILINE)
 
 
@@ -98,21 +98,60 @@ def test_parts_follow_the_record(recorded, monkeypatch):
     row = tables.table2(stored).set_index(["method", "split", "k"]).loc[("sos", "seen", 1)]
     assert f"| SoS | 55.3 / {row['measured']:.1f} |" in text
     assert text.startswith(README.partition("<!-- status:begin -->")[0])
-    assert text.endswith(README.rpartition("<!-- profiles:end -->")[2])
+    assert text.endswith(README.rpartition("<!-- sections:end -->")[2])
 
 
 def test_costs_come_from_finished_runs(recorded, monkeypatch):
     monkeypatch.setattr(notebooks, "REPOSITORY", recorded)
-    state = recorded / "runs" / "smoke" / "seed0" / "state" / "04_hints.json"
-    artefacts.write_json(state, {"seconds": 12.0, "peak_memory_mb": 640})
     artefacts.write_table(
-        readme.costs_path(), pd.DataFrame([["laptop", "04_hints", 125.0, 1200]], columns=readme.COST_COLUMNS)
+        readme.costs_path(),
+        pd.DataFrame(
+            [["laptop", "04_hints", 125.0, 1200]],
+            columns=["profile", "notebook", "seconds", "peak_memory_mb"],
+        ),
     )
-    readme.record_costs()
-    assert list(readme.known_costs()) == [("smoke", "04_hints"), ("laptop", "04_hints")]
+    assert "No run with the time of its sections" in readme.parts()["sections"], "as before there were any"
+    state = recorded / "runs" / "smoke" / "seed0" / "state" / "04_hints.json"
+    cost = {"seconds": 12.0, "peak_memory_mb": 640, "sections": [["Data", 0.5], ["Table 1 | all", 11.5]]}
+    artefacts.write_json(state, cost)
+    readme.record_costs({"smoke": state.parents[1], "laptop": recorded / "runs" / "laptop" / "seed0"})
+    rows = readme.known_costs()[["profile", "notebook", "section", "seconds"]].to_numpy().tolist()
+    assert rows == [
+        ["laptop", "04_hints", "", 125.0],
+        ["smoke", "04_hints", "", 12.0],
+        ["smoke", "04_hints", "Table 1 | all", 11.5],
+    ]
     line = next(line for line in readme.parts()["status"].splitlines() if "04_hints.ipynb" in line)
     assert "| 12 s, 0.6 GB | 2 min, 1.2 GB |" in line
+
+    cost |= {"seconds": 100.0, "sections": [["Look", 25.0], ["A table | all", 70.0], ["More", 5.0]]}
+    artefacts.write_json(recorded / "runs" / "laptop" / "seed0" / "state" / "04_hints.json", cost)
+    readme.record_costs({"laptop": recorded / "runs" / "laptop" / "seed0"})
+    assert readme.parts()["sections"].strip().splitlines()[2:] == [
+        "| 04 hints | Look | 25 s | 25 % |",
+        "| 04 hints | A table \\| all | 70 s | 70 % |",
+        "| **all others** |  | 5 s | 5 % |",
+    ]
     readme.costs_path().unlink()
+    for profile in ("smoke", "laptop"):
+        shutil.rmtree(recorded / "runs" / profile)
+
+
+def test_recorded_sizes_are_shown_where_they_are_not_the_profiles_own(recorded, monkeypatch):
+    monkeypatch.setattr(notebooks, "REPOSITORY", recorded)
+    own = profiles.get("laptop")
+    assert readme.recorded_sizes("laptop") == {}
+    assert "in the record" not in readme.profile_table()
+    path = (
+        recorded / "paper_results" / "measured" / "laptop" / "seed1" / "manifests" / "03_imitate_search.json"
+    )
+    before = artefacts.read_json(path)
+    given = {"profile": "laptop", "seed": 1, "test_problems": 401, "samples": 0, "iterations": own.iterations}
+    artefacts.write_json(path, {**before, "parameters": given})
+    assert readme.recorded_sizes("laptop") == {"test_problems": 401}
+    assert f"| 401 × 32 in the record, {own.test_problems} × 32 by default |" in readme.profile_table()
+    assert "profile laptop with `test_problems` 401, seeds 0, 1, on" in readme.parts()["status"]
+    artefacts.write_json(path, before)
 
 
 def test_missing_or_doubled_markers_are_refused():

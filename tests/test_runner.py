@@ -13,7 +13,7 @@ import nbformat
 import pandas
 import pytest
 
-from grlib import artefacts, freshness, notebooks, recording, runner, runs, sources
+from grlib import artefacts, freshness, notebooks, profiles, recording, runner, runs, sources
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 
@@ -279,7 +279,7 @@ def test_start_resolves_sizes_and_refuses_bad_ones(tmp_path):
     run = runs.start(
         "03_x", profile="smoke", seed=4, run_dir=str(tmp_path / "run"), samples=7, test_problems=0
     )
-    standard = runs.resolve("smoke", {})
+    standard = profiles.get("smoke")
     assert run.profile.samples == 7
     assert run.profile.test_problems == standard.test_problems
     for bad in ({"sampels": 3}, {"samples": "3"}, {"samples": -1}, {"samples": True}):
@@ -299,7 +299,7 @@ def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
     first.save_table(table, "results/01.parquet")
     run = runs.start("02_x", profile="smoke", run_dir=str(tmp_path / "run"))
     pandas.testing.assert_frame_equal(run.load_table("results/01.parquet"), table)
-    run.save_json({"a": 1}, "tables/a.json")
+    run.save_table(table, "tables/a.csv")
     figure = matplotlib.figure.Figure(figsize=(2, 2))
     figure.add_subplot().plot([1, 2], [3, 4], label="x")
     assert run.save_figure(figure, "fig1_x", table).read_bytes().startswith(b"\x89PNG")
@@ -314,7 +314,7 @@ def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
         "results/01.parquet": artefacts.digest(tmp_path / "run" / "results" / "01.parquet")
     }
     assert set(manifest["outputs"]) == {
-        "tables/a.json",
+        "tables/a.csv",
         *(f"figures/fig1_x.{end}" for end in ("png", "svg", "csv")),
     }
     assert {"commit", "dirty", "versions", "device", "seeds", "wall_seconds", "peak_memory_mb"} <= set(
@@ -403,6 +403,105 @@ def test_record_stores_a_whole_run_and_figures_redraws_it(lab, capsys):
     assert main(["figures"]) == 0
     assert (lab / "figures" / "laptop" / "f.svg").exists()
     assert artefacts.digest(stored) == before, "redrawing gives the recorded tables"
+
+
+SEEDED = """
+import json
+from pathlib import Path
+folder = Path(run_dir)
+for name in ("results", "figures", "manifests"):
+    (folder / name).mkdir(exist_ok=True)
+print(f"seed {seed}, {test_problems} problems")
+(folder / "results" / "r.csv").write_text("x\\n" + f"{seed}\\n" * test_problems)
+(folder / "figures" / "f.svg").write_text(f"<svg>{seed}</svg>\\n")
+manifest = {"commit": "abc", "wall_seconds": 1, "parameters": {"test_problems": test_problems}}
+(folder / "manifests" / "03_test.json").write_text(json.dumps(manifest))
+"""
+ALL_SEEDS = """
+from pathlib import Path
+folder = Path(run_dir)
+for name in ("figures", "tables", "manifests"):
+    (folder / name).mkdir(exist_ok=True)
+found = sorted(Path(results_dir or folder).glob("laptop/seed*/results/r.csv"))
+rows = [path.read_text().splitlines()[1] for path in found] or ["one"]
+print("seeds", *rows)
+(folder / "figures" / "all.csv").write_text("x\\n" + "\\n".join(rows) + "\\n")
+(folder / "tables" / "t.csv").write_text("x\\n" + "\\n".join(rows) + "\\n")
+(folder / "manifests" / "09_figures.json").write_text('{"commit": "abc", "wall_seconds": 1}')
+"""
+
+
+def test_seeds_recorded_one_after_another_stand_side_by_side(lab, capsys):
+    for path in (lab / "notebooks").glob("*.ipynb"):
+        path.unlink()
+    common = 'profile = "laptop"\nseed = 0\nrun_dir = ""\n'
+    make_notebook(
+        lab / "notebooks", "03_test", "## Test", SEEDED, parameters=common + "test_problems = 2",
+        writes=["results/r.csv", "figures/f.svg"],
+    )  # fmt: skip
+    make_notebook(
+        lab / "notebooks", "09_figures", "## Draw", ALL_SEEDS, parameters=common + 'results_dir = ""',
+        reads=["results/r.csv"], writes=["figures/all.csv", "tables/t.csv"],
+    )  # fmt: skip
+    measured = lab / "paper_results" / "measured" / "laptop"
+    assert main(["reproduce", "-p", "test_problems", "4"]) == 0, "notebook 09 ignores the parameter"
+    assert main(["status"]) == 0
+    assert "parameter test_problems changed" in capsys.readouterr().out
+    for seed in (1, 0, 2):  # the lowest wins, whatever the order
+        options = ["--seed", str(seed)]
+        assert main(["reproduce", *options, "-p", "test_problems", "4"]) == 0
+        assert main(["record", *options]) == 0, "the parameters are those that the run had"
+
+    for seed in (0, 1, 2):
+        assert (measured / f"seed{seed}" / "results" / "r.csv").read_text() == "x\n" + f"{seed}\n" * 4
+        manifest = artefacts.read_json(measured / f"seed{seed}" / "manifests" / "03_test.json")
+        assert manifest["parameters"] == {"test_problems": 4}
+    assert (measured / "tables" / "t.csv").read_text() == "x\n0\n1\n2\n"
+    assert (lab / "figures" / "laptop" / "all.csv").read_text() == "x\n0\n1\n2\n"
+    assert (lab / "figures" / "laptop" / "f.svg").read_text() == "<svg>0</svg>\n"
+    lowest, all_seeds = (
+        nbformat.read(lab / "notebooks" / f"{name}.ipynb", as_version=4) for name in ("03_test", "09_figures")
+    )
+    assert lowest.cells[-1].outputs[0].text == "seed 0, 4 problems\n"
+    assert all_seeds.cells[-1].outputs[0].text == "seeds 0 1 2\n"
+    assert all_seeds.metadata.grlib.recorded.seeds == [0, 1, 2]
+    manifest = artefacts.digest(measured / "manifests" / "09_figures.json")
+    assert all_seeds.metadata.grlib.recorded.manifest == manifest
+
+    costs = (measured.parent / "costs.csv").read_text()
+    before = artefacts.digest(lab / "notebooks")
+    assert main(["record", "--seed", "2"]) == 0
+    assert "hold another profile or a lower seed" in capsys.readouterr().out
+    assert (measured.parent / "costs.csv").read_text() == costs, "costs are those of the lowest seed"
+    assert artefacts.digest(lab / "notebooks") == before
+
+    assert main(["reproduce", "--only", "03"]) == 0
+    assert main(["reproduce", "--only", "09"]) == 0
+    assert main(["reproduce", "--only", "03", "-p", "test_problems", "5"]) == 0
+    assert main(["record"]) == 2
+    assert "input results/r.csv changed" in capsys.readouterr().err
+
+
+def test_a_record_of_notebooks_with_different_parameters_is_refused(lab, capsys):
+    request = runner.Request("laptop", parameters={"rows": "2"})
+    runner.reproduce(request)
+    runner.reproduce(runner.Request("laptop", only=("02",), parameters={"rows": "3"}))
+    assert main(["record"]) == 2
+    message = capsys.readouterr().err
+    assert "02_read: ran with rows=3, an earlier notebook with 2" in message
+    assert message.count("\n") == 1
+
+
+def test_the_time_of_each_section_is_kept(lab):
+    make_notebook(
+        lab / "notebooks", "04_slow", "## Quick", "x = 1", "## Slow | one", "import time\ntime.sleep(0.6)",
+        "### still slow", "time.sleep(0.6)",
+    )  # fmt: skip
+    runner.reproduce(runner.Request("smoke", only=("04",)))
+    state = artefacts.read_json(lab / "runs" / "smoke" / "seed0" / "state" / "04_slow.json")
+    assert [name for name, _ in state["sections"]] == ["Title", "Quick", "Slow | one"], "in order"
+    seconds = dict(state["sections"])
+    assert seconds["Quick"] < 1.2 <= seconds["Slow | one"] <= state["seconds"]
 
 
 def test_smoke_is_recorded_only_on_request_and_never_over_another_profile(lab, capsys):
