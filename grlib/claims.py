@@ -7,7 +7,8 @@ above 0), 'not at this scale' when it was measured and the rule fails, 'not run'
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "above": ("above 0", lambda low, high: low > 0),
     "below": ("below 0", lambda low, high: high < 0),
     "no gain": (f"ends below +{NO_GAIN_POINTS:g} points", lambda low, high: high < NO_GAIN_POINTS),
+    "87": ("at or above 87", lambda low, high: low >= 87),
 }
 COLUMNS = ["claim", "split", "statement", "published", "measured", "low", "high", "seed_sd", "unit"]
 COLUMNS += ["problems", "seeds", "rule", "status", "source", "note"]
 
-Term = tuple[int, str, int]  # sign, method, k
 Found = dict[str, Any]  # rule; when measured also measured, low, high, seed_sd, problems, seeds, holds
 Rule = Callable[[Results, str], Found]  # of a split, '' for a claim about training problems
 
@@ -64,35 +65,37 @@ def _percent(scores: pd.DataFrame, name: object = "correct", **where: object) ->
     return 100 * scores.pivot(index="index", columns="seed", values=name).astype(float)
 
 
-def _test_rows(results: Results, greedy: bool) -> pd.DataFrame:
-    return tables.test_rows(results, "greedy" if greedy and len(results.rows("greedy")) else "eval")
-
-
-def _combination(terms: Sequence[Term], test: str = "above", greedy: bool = False) -> Rule:
-    """The signed sum of pass@k values, paired by problem, has its interval above 0 / below 0 / shows no gain.
+def _combination(formula: str, test: str = "above", greedy: bool = False) -> Rule:
+    """The signed sum of pass@k values (method@k), paired by problem, has an interval that passes the test.
 
     Where fewer samples were drawn than the claim's k, the largest k measured takes its place.
     """
 
     def judge(results: Results, split: str) -> Found:
-        every = _test_rows(results, greedy)
-        rows = every[every["method"].isin([method for _, method, _ in terms])]
+        rows = tables.test_rows(results, "greedy" if greedy and len(results.rows("greedy")) else "eval")
+        rows = rows[rows["method"].isin([method for _, method, _ in _terms(formula)])]
         largest = max(tables.largest_ks(rows), default=1)
-        used = [(sign, method, min(k, largest)) for sign, method, k in terms]
-        formula = " ".join(f"{'+' if sign > 0 else '-'} {method}@{k}" for sign, method, k in used)
-        rule = f"95 % paired bootstrap interval of {formula.lstrip('+ ')} {BOUNDS[test][0]}"
-        scores = tables.pass_scores(rows, sorted({k for *_, k in used}))
-        values = sum(sign * _percent(scores, k, method=method, split=split) for sign, method, k in used)
-        grows = len({k for *_, k in terms}) > 1
-        found = {} if grows and largest == 1 else _judged(values, test)
-        return {"rule": rule} | _published_sum(terms, split) | found
+        used = re.sub(r"@(\d+)", lambda k: f"@{min(int(k[1]), largest)}", formula)
+        terms, asked = _terms(used), {k for *_, k in _terms(formula)}
+        paired = "paired " if len(terms) > 1 else ""
+        scores = tables.pass_scores(rows, sorted({k for *_, k in terms}))
+        values = sum(sign * _percent(scores, k, method=method, split=split) for sign, method, k in terms)
+        found = {} if len(asked) > 1 and largest == 1 else _judged(values, test)
+        rule = f"95 % {paired}bootstrap interval of {used} {BOUNDS[test][0]}"
+        return {"rule": rule} | _published_sum(formula, split) | found
 
     return judge
 
 
-def _published_sum(terms: Sequence[Term], split: str) -> Found:
+def _terms(formula: str) -> list[tuple[int, str, int]]:
+    """Sign, method and k of each term."""
+    found = re.findall(r"([-+]?) ?(\w+)@(\d+)", formula)
+    return [(-1 if sign == "-" else 1, method, int(k)) for sign, method, k in found]
+
+
+def _published_sum(formula: str, split: str) -> Found:
     paper = published("table2_countdown").set_index(["method", "split", "k"])["value"]
-    values = [sign * paper.get((method, split, k), math.nan) for sign, method, k in terms]
+    values = [sign * paper.get((method, split, k), math.nan) for sign, method, k in _terms(formula)]
     return {} if np.isnan(values).any() else {"published": round(sum(values), 2)}
 
 
@@ -174,38 +177,17 @@ def _tokens(method: str, reference: str, at_least: float) -> Rule:
     def judge(results: Results, split: str) -> Found:
         kind = "greedy" if len(results.rows("greedy")) else "eval"
         table = tables.token_table(results, method, reference, shares=(0.9,), kind=kind)
-        measured = table[(table["split"] == split) & table["ratio"].notna()].rename(
-            columns={"ratio": "measured"}
-        )
-        found = {"rule": rule}
-        for row in measured[["measured", "low", "high", "seed_sd", "problems", "seeds"]].to_dict("records"):
-            found |= row | {"holds": row["low"] > 1 and row["measured"] >= at_least}
+        found: Found = {"rule": rule}
+        for row in table[(table["split"] == split) & table["ratio"].notna()].to_dict("records"):
+            found |= {name: row[name] for name in ("low", "high", "seed_sd", "problems", "seeds")}
+            found |= {"measured": row["ratio"], "holds": row["low"] > 1 and row["ratio"] >= at_least}
         return found
-
-    return judge
-
-
-def _accuracy_at_least(method: str, percent: float) -> Rule:
-    def judge(results: Results, split: str) -> Found:
-        scores = tables.pass_scores(_test_rows(results, greedy=True), [1])
-        found = _judged(_percent(scores, 1, method=method, split=split))
-        holds = {"holds": found["low"] >= percent} if found else {}
-        return {"rule": f"95 % bootstrap interval of {method}@1 at or above {percent:g}"} | found | holds
 
     return judge
 
 
 def _not_built(results: Results, split: str) -> Found:
     return {"rule": "needs code self-repair results"}
-
-
-def _above(method: str, other: str, k: int = 1, test: str = "above", greedy: bool = False) -> Rule:
-    return _combination([(1, method, k), (-1, other, k)], test, greedy)
-
-
-def _changes(method: str, other: str, first: int, last: int, test: str) -> Rule:
-    terms = [(1, method, last), (-1, other, last), (-1, method, first), (1, other, first)]
-    return _combination(terms, test)
 
 
 WHOLE: dict[str, Rule] = {
@@ -217,18 +199,18 @@ WHOLE: dict[str, Rule] = {
     "code_guided_above_rest": _not_built,
 }
 BY_SPLIT: dict[str, Rule] = {
-    "sos_above_bc": _above("sos", "bc"),
-    "rest_above_sos": _above("rest", "sos"),
-    "guided_above_rest": _above("guided_rest", "rest", 32),
-    "gap_grows": _changes("guided_rest", "rest", 1, 8, "above"),
-    "rest_fades": _changes("rest", "sos", 1, 32, "below"),
-    "guided_above_matched": _above("guided_rest", "rest_matched", 32),
+    "sos_above_bc": _combination("sos@1 - bc@1"),
+    "rest_above_sos": _combination("rest@1 - sos@1"),
+    "guided_above_rest": _combination("guided_rest@32 - rest@32"),
+    "gap_grows": _combination("guided_rest@8 - rest@8 - guided_rest@1 + rest@1"),
+    "rest_fades": _combination("rest@32 - sos@32 - rest@1 + sos@1", "below"),
+    "guided_above_matched": _combination("guided_rest@32 - rest_matched@32"),
     "guided_tokens": _tokens("guided_rest", "rest", 1.0),
-    "guided_ppo_accuracy": _accuracy_at_least("guided_rest_ppo", 87),
-    "guided_ppo_above_ppo": _above("guided_rest_ppo", "sos_ppo", greedy=True),
+    "guided_ppo_accuracy": _combination("guided_rest_ppo@1", "87", greedy=True),
+    "guided_ppo_above_ppo": _combination("guided_rest_ppo@1 - sos_ppo@1", greedy=True),
     "guided_ppo_tokens": _tokens("guided_rest_ppo", "sos_ppo", 1.5),
-    "rest_ppo_no_gain": _above("rest_ppo", "sos_ppo", test="no gain", greedy=True),
-    "operation_above_token": _above("guided_rest_ppo", "guided_rest_ppo_token", greedy=True),
-    "dense_no_gain": _above("guided_rest_ppo_dense", "guided_rest_ppo", test="no gain", greedy=True),
+    "rest_ppo_no_gain": _combination("rest_ppo@1 - sos_ppo@1", "no gain", greedy=True),
+    "operation_above_token": _combination("guided_rest_ppo@1 - guided_rest_ppo_token@1", greedy=True),
+    "dense_no_gain": _combination("guided_rest_ppo_dense@1 - guided_rest_ppo@1", "no gain", greedy=True),
 }
 RULES = WHOLE | BY_SPLIT

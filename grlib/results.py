@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -156,16 +155,12 @@ def _check_profile(folder: Path, profile: str) -> None:
             raise GrlibError(f"{path}: profile {found!r} among results of {profile!r}: must be one profile")
 
 
-@cache
-def _published(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise GrlibError(f"{path}: published numbers are missing; use a full checkout of the repository")
-    return pd.read_csv(path, keep_default_na=False, dtype={"value": str})
-
-
 def published(name: str) -> pd.DataFrame:
     """One hand-copied table of paper_results/published: `value` as a number, `digits` as printed."""
-    frame = _published(PUBLISHED / f"{name}.csv")
+    path = PUBLISHED / f"{name}.csv"
+    if not path.is_file():
+        raise GrlibError(f"{path}: published numbers are missing; use a full checkout of the repository")
+    frame = pd.read_csv(path, keep_default_na=False, dtype={"value": str})
     return frame.assign(digits=frame["value"], value=pd.to_numeric(frame["value"], errors="coerce"))
 
 

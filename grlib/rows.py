@@ -65,11 +65,9 @@ def message_rows(prompts: Sequence[str], responses: Sequence[str]) -> pandas.Dat
     if len(prompts) != len(responses):
         sizes = f"{len(prompts)} prompts and {len(responses)} responses"
         raise GrlibError(f"{sizes}: there must be one response a prompt")
-    pairs = zip(prompts, responses, strict=True)
-    turns = [
-        [{"role": role, "content": text} for role, text in zip(ROLES, pair, strict=True)] for pair in pairs
-    ]
-    return pandas.DataFrame({"messages": turns})
+    asked = [{"role": "user", "content": text} for text in prompts]
+    answered = [{"role": "assistant", "content": text} for text in responses]
+    return pandas.DataFrame({"messages": [list(turns) for turns in zip(asked, answered, strict=True)]})
 
 
 def turns_from_rows(frame: pandas.DataFrame) -> list[tuple[str, str]]:

@@ -33,9 +33,8 @@ class Style:
 
 
 # Okabe-Ito colours; methods that share a hue are one family, its PPO version darker and dashed.
-GREY, SKY, BLUE, GREEN, ORANGE, VERMILLION, PURPLE = (
-    *("#777777", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7"),
-)
+GREY, SKY, BLUE, GREEN = "#777777", "#56B4E9", "#0072B2", "#009E73"
+ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
 STYLES = {
     "base": Style("Base", GREY, "o"),
     "bc": Style("BC", PURPLE, "v", "-", ".."),

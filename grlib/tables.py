@@ -78,14 +78,6 @@ def correct_shares(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     return rows.astype({"correct": float}).groupby([by, "seed", "index"])["correct"].mean().reset_index()
 
 
-def solved_shares(rows: pd.DataFrame, rounds: Sequence[int]) -> pd.DataFrame:
-    """Whether each training problem was solved in a guided round or before: one column a round."""
-    solved = pd.DataFrame({r: rows["round_solved"].astype(int).between(0, r) for r in rounds})
-    return (
-        solved.groupby([rows[key] for key in ("method", "iteration", "seed", "index")]).mean().reset_index()
-    )
-
-
 # Groups of rows summarised
 
 
@@ -120,23 +112,23 @@ def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
         spread = (by_seed["nll"] / by_seed["nll_tokens"]).std(ddof=1)
         sizes = [len(group), len(sums), group["nll_tokens"].mean(), len(by_seed)]
         out.append([key, *interval, spread, *sizes])
-    columns = ["cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces", "problems"]
-    columns += ["mean_tokens", "seeds"]
-    return pd.DataFrame(out, columns=[by, *columns])
+    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces", "problems", "mean_tokens"]
+    return pd.DataFrame(out, columns=[*columns, "seeds"])
 
 
 def truncation(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Samples a problem, percent cut off by the token budget and mean tokens of each group."""
-    columns = [*by, "samples", "truncated", "mean_tokens"]
-    if rows.empty:
-        return pd.DataFrame(columns=columns)
-    rows = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
-    groups = rows.groupby(list(by), sort=False, observed=True)
-    problems = (
-        rows.drop_duplicates([*by, "seed", "index"]).groupby(list(by), sort=False, observed=True).size()
+    numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
+    problems = numbers.astype({"truncated": float, "tokens": float}).groupby(
+        [*by, "seed", "index"], sort=False, observed=True
     )
-    table = pd.DataFrame({"samples": groups.size() // problems, "mean_tokens": groups["tokens"].mean()})
-    return table.assign(truncated=100 * groups["truncated"].mean()).reset_index()[columns]
+    counts = {
+        "samples": ("tokens", "size"),
+        "truncated": ("truncated", "mean"),
+        "mean_tokens": ("tokens", "mean"),
+    }
+    table = problems.agg(**counts).groupby(list(by), sort=False, observed=True).mean().reset_index()
+    return table.assign(truncated=100 * table["truncated"])
 
 
 def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -157,17 +149,20 @@ def in_order(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 # The tables
 
 
+def success_by(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Share of correct samples, cross-entropy of the successful traces and truncation, by one column."""
+    table = summarise(correct_shares(rows, by), [by], ["correct"], "what").drop(columns="what")
+    likelihood = cross_entropy(rows[rows["correct"].astype(bool)], by)
+    likelihood = likelihood[[by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces"]]
+    return with_truncation(table.merge(likelihood, on=by, how="left"), rows, [by])
+
+
 def table1(results: Results) -> pd.DataFrame:
     """Accuracy and cross-entropy of the successful traces by number of optimal steps given (Table 1)."""
     paper = published("table1_hints").pivot(index="steps", columns="quantity", values="value")
-    table = paper.add_prefix("published_").rename_axis(columns=None).reset_index()
-    rows = training_rows(results, "hints")
-    accuracy = summarise(correct_shares(rows, "steps"), ["steps"], ["correct"], "what").drop(columns="what")
-    likelihood = cross_entropy(rows[rows["correct"].astype(bool)], "steps")
-    likelihood = likelihood[["steps", "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces"]]
-    for part in (accuracy.rename(columns={"measured": "accuracy"}), likelihood, truncation(rows, ["steps"])):
-        table = table.merge(part.astype({"steps": "int64"}), on="steps", how="outer")
-    return in_order(table, ["steps"])
+    paper = paper.add_prefix("published_").rename_axis(columns=None).reset_index()
+    measured = success_by(training_rows(results, "hints"), "steps").rename(columns={"measured": "accuracy"})
+    return in_order(paper.merge(measured.astype({"steps": "int64"}), on="steps", how="outer"), ["steps"])
 
 
 def table2(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
@@ -203,10 +198,9 @@ def budget_table(results: Results, budgets: Sequence[int] = (), kind: str = "eva
     Rows of `kind` "eval" are sampled at temperature 1, so a point is the expected accuracy of one sample; the
     paper decodes greedily (kind "greedy").
     """
-    rows = test_rows(results, kind)
+    rows, by = test_rows(results, kind), ["method", "split"]
     budgets = list(budgets) or default_budgets(rows)
-    table = summarise(budget_shares(rows, budgets), ["method", "split"], budgets, "budget")
-    table = with_truncation(table, rows, ["method", "split"])
+    table = with_truncation(summarise(budget_shares(rows, budgets), by, budgets, "budget"), rows, by)
     return in_order(table, ["split", "method", "budget"])
 
 
@@ -239,9 +233,11 @@ def yield_table(results: Results) -> pd.DataFrame:
     `measured` is cumulative: what is solved in that round or before, so what becomes training data.
     """
     rows, by = training_rows(results, "yield"), ["method", "iteration"]
-    rounds = list(range(int(rows["round_solved"].max()) + 1)) if len(rows) else []
-    table = summarise(solved_shares(rows, rounds or [0]), by, rounds or [0], "round")
     last = rows.groupby("method")["round_solved"].max().clip(lower=0)
+    rounds = list(range(max(last, default=0) + 1))
+    solved = pd.DataFrame({r: rows["round_solved"].astype(int).between(0, r) for r in rounds})
+    shares = solved.groupby([rows[key] for key in (*by, "seed", "index")]).mean().reset_index()
+    table = summarise(shares, by, rounds, "round")
     table = table[table["round"] <= table["method"].map(last)]  # ReST has no guided rounds
     return in_order(with_truncation(table, rows, by), [*by, "round"])
 
@@ -254,15 +250,10 @@ def likelihood_table(results: Results) -> pd.DataFrame:
 def selection_table(results: Results) -> pd.DataFrame:
     """Node selection first / random / last: success after the guided rounds, likelihood of the traces."""
     rows = training_rows(results, "selection")
-    good = rows[rows["correct"].astype(bool)]
-    success = summarise(correct_shares(rows, "choose"), ["choose"], ["correct"], "what").drop(columns="what")
-    surprise = cross_entropy(good, "choose")[["choose", "cross_entropy", "ce_low", "ce_high", "ce_seed_sd"]]
-    means = good.groupby("choose")[["round", "tokens"]].mean().add_prefix("mean_").reset_index()
-    cut = truncation(rows, ["choose"])[["choose", "samples", "truncated"]]
-    table = success.rename(columns={"measured": "success"})
-    for part in (surprise, means.rename(columns={"mean_round": "mean_rounds"}), cut):
-        table = table.merge(part, on="choose", how="left")
-    return in_order(table, ["choose"])
+    means = rows[rows["correct"].astype(bool)].groupby("choose")[["round", "tokens"]].mean().reset_index()
+    means = means.rename(columns={"round": "mean_rounds", "tokens": "mean_tokens"})
+    table = success_by(rows, "choose").drop(columns="mean_tokens").rename(columns={"measured": "success"})
+    return in_order(table.merge(means, on="choose", how="left"), ["choose"])
 
 
 def token_table(
