@@ -66,15 +66,16 @@ def run(name: str, seconds: float) -> dict[str, Any]:
     words = tokenizer.build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
     texts = [e.trace for e in countdown_data.imitation_examples(TASK, 200, start=imitation.VALID_START)]
-    ours, reference = (sum(map(len, tokenizer.encode(t, texts))) for t in (words, tokenizer.build_tokenizer()))
-    profile = replace(profile, budget=round(profile.budget * ours / reference))
+    usual = tokenizer.build_tokenizer()
+    longer = sum(map(len, tokenizer.encode(words, texts))) / sum(map(len, tokenizer.encode(usual, texts)))
+    profile = replace(profile, budget=round(profile.budget * longer))
     net = build_model(
         words, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length,
         seed=0, kv_heads=profile.kv_heads,
     )  # fmt: skip
     if not variant.structured:
         bake(net)
-    row = {"variant": name} | train(net, words, variant, profile, seconds, tokens_a_step=TOKENS_A_STEP * ours / reference)
+    row = {"variant": name} | train(net, words, variant, profile, seconds, TOKENS_A_STEP * longer)
     row["parameters"] = sum(p.numel() for p in bake(net).parameters())
     row |= measure(net.eval(), words, profile)
     row["valid_nats_per_character"] = per_character(net, words, profile, texts)
@@ -93,7 +94,9 @@ def train(
     net.train()
     while used < seconds:
         share = used / seconds
-        count = {"3 then 4": 3 if share < 0.25 else 4, "4 only": 4, "mixed": rng.choice((3, 4))}[variant.order]
+        count = {"3 then 4": 3 if share < 0.25 else 4, "4 only": 4, "mixed": rng.choice((3, 4))}[
+            variant.order
+        ]
         batch: list[training.Row] = []
         while sum(len(row.ids) for row in batch) < tokens_a_step:
             if not stock[count]:  # making examples is not counted: it is the same for all
@@ -150,7 +153,7 @@ def holds(left: str, sign: str, right: str, result: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
     parser.add_argument("--seconds", type=float, default=420, help="processor seconds of training each")
     chosen = parser.parse_args()

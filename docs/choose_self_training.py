@@ -1,0 +1,107 @@
+"""How self-training's settings were chosen: one iteration of ReST and Guided-ReST a variant, on validation.
+
+    python docs/choose_self_training.py BASE_FOLDER [--problems 1000] [--work FOLDER] [variants ...]
+
+All variants share the sampled traces of the first iteration. Validation problems (seen targets, never tested)
+judge them; rows go to docs/self_training_choice.csv, and variants that are there already are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grlib import artefacts, countdown_data, metrics, profiles, selftrain
+from grlib.countdown_task import CountdownTask, evaluate, loop_settings, sampling_settings
+
+OUT = Path(__file__).with_name("self_training_choice.csv")
+LAPTOP = profiles.get("laptop")
+PROBLEMS, SAMPLES = 100, 16
+VARIANTS: dict[str, dict[str, Any]] = {
+    "AdamW 1e-3": {},
+    "AdamW 3e-4": {"lr": 3e-4},
+    "AdamW 3e-3": {"lr": 3e-3},
+    "Muon 1e-3": {"optimizer": "muon"},
+    "Muon 3e-3": {"optimizer": "muon", "lr": 3e-3},
+    "AdamW 1e-3, twice the epochs": {"epochs_factor": 2},
+}
+
+
+def measure(model: Path, work: Path, label: str) -> dict[str, float]:
+    """pass@k in percent, truncated share and tokens on validation problems."""
+    task = CountdownTask(LAPTOP.budget)
+    tests, _ = countdown_data.reserved_keys(LAPTOP.task)
+    items = countdown_data.draw(LAPTOP.task, "valid", PROBLEMS, exclude=tests)
+    policy = selftrain.sampled_policy(model, sampling_settings(LAPTOP), "choose", work / label, label, say)
+    rows = evaluate(task, policy, items, SAMPLES)
+    right = rows.groupby("index")["correct"].sum()
+    found = {
+        f"pass@{k}": 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS for k in (1, 4, 16)
+    }
+    return found | {"truncated": 100 * rows["truncated"].mean(), "tokens": rows["tokens"].mean()}
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", type=Path, help="folder of the SoS base")
+    parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
+    parser.add_argument("--problems", type=int, default=1000, help="training problems")
+    parser.add_argument("--work", type=Path, default=Path("runs/choose_self_training"))
+    chosen = parser.parse_args()
+    if unknown := set(chosen.variants) - set(VARIANTS):
+        sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
+    items = countdown_data.make_splits(LAPTOP.task, chosen.problems, 1, 1, seed=1_000).train
+    task, methods = CountdownTask(LAPTOP.budget), ("rest", "guided_rest")
+    kept = {}
+    for method in methods:
+        kept[method] = selftrain.gather_iteration(
+            task, items, chosen.base, loop_settings(LAPTOP, method), method=method, iteration=1, seed=1_000,
+            work=chosen.work / method, progress=say,
+        ).kept()  # fmt: skip
+    record({"variant": "SoS", "method": "sos", "traces": 0} | measure(chosen.base, chosen.work, "sos"))
+    for name in chosen.variants:
+        for method in methods:
+            if not known(name, method):
+                out = chosen.work / f"{method} {name}".replace(" ", "_")
+                curve = fine_tune(kept[method], chosen.base, method, out, dict(VARIANTS[name]))
+                row = {"variant": name, "method": method, "traces": len(kept[method]), "steps": len(curve)}
+                record(row | measure(out, chosen.work, f"eval_{out.name}"))
+
+
+def fine_tune(
+    kept: list[selftrain.Attempt], base: Path, method: str, out: Path, changes: dict[str, Any]
+) -> pd.DataFrame:
+    """Fine-tune the base on kept traces with changed settings."""
+    settings = loop_settings(LAPTOP, method)
+    training = settings.training
+    training = replace(training, epochs=training.epochs * changes.pop("epochs_factor", 1), **changes)
+    return selftrain.fine_tune(
+        kept, base, replace(settings, training=training), seed="choose", out=out, work=Path(f"{out}_work"),
+        label=out.name, progress=say,
+    )  # fmt: skip
+
+
+def known(name: str, method: str) -> bool:
+    """Is this row in the table already?"""
+    table = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame({"variant": [], "method": []})
+    return bool(((table["variant"] == name) & (table["method"] == method)).any())
+
+
+def record(row: dict[str, Any]) -> None:
+    """Add a row to the table."""
+    if not known(row["variant"], row["method"]):
+        old = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame()
+        artefacts.write_table(OUT, pd.concat([old, pd.DataFrame([row])], ignore_index=True))
+
+
+if __name__ == "__main__":
+    main()
