@@ -186,17 +186,13 @@ def _tokens(method: str, reference: str, at_least: float) -> Rule:
     return judge
 
 
-def _not_built(results: Results, split: str) -> Found:
-    return {"rule": "needs code self-repair results"}
-
-
 WHOLE: dict[str, Rule] = {
     "hints_accuracy": _hints_accuracy,
     "hints_cross_entropy": _likelier("hints", "steps", 2, 0),
     "guided_yield": _yield,
     "guided_likelier": _likelier("likelihood", "kind", "hinted", "guided"),
     "node_choice_trades": _node_choice,
-    "code_guided_above_rest": _not_built,
+    "code_guided_above_rest": lambda results, split: {"rule": "needs code self-repair results"},
 }
 BY_SPLIT: dict[str, Rule] = {
     "sos_above_bc": _combination("sos@1 - bc@1"),

@@ -7,6 +7,7 @@ Accuracies are in percent. Missing measurements leave an empty panel or the publ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -53,11 +54,12 @@ def _nats(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"ce_low": "low", "ce_high": "high", "ce_seed_sd": "seed_sd"})
 
 
-def _two_splits(title: str, profile: str, height: float) -> Sheet:
-    sheet = Sheet(title, profile, 2, height, sharex=True, sharey=True)
+def _splits(sheet: Sheet, table: pd.DataFrame) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
+    """Panel, split and its rows, for seen and for unseen targets."""
     for axis, split in zip(sheet.axes, TEST_SPLITS, strict=True):
         axis.set_title(f"{split} targets", loc="left")
-    return sheet
+        yield axis, split, table[table["split"] == split]
+        axis.label_outer()
 
 
 def learning_curve(curve: pd.DataFrame, profile: str) -> Drawing:
@@ -81,26 +83,24 @@ def learning_curve(curve: pd.DataFrame, profile: str) -> Drawing:
 
 def accuracy_against_budget(table: pd.DataFrame, profile: str) -> Drawing:
     """Accuracy within a token budget, seen targets solid, unseen ones dotted (Figures 3 and 4)."""
-    sheet = _two_splits("Accuracy against token budget", profile, 4.8)
-    for axis, split, line in zip(sheet.axes, TEST_SPLITS, ("-", ":"), strict=True):
-        _lines(sheet, axis, split, table[table["split"] == split], "budget", linestyle=line)
+    sheet = Sheet("Accuracy against token budget", profile, 2, 4.8, sharex=True, sharey=True)
+    for axis, split, part in _splits(sheet, table):
+        _lines(sheet, axis, split, part, "budget", linestyle="-" if split == "seen" else ":")
         percent_axis(axis, "accuracy, %", table["high"])
         axis.set(xlabel="token budget (whole response)", xlim=(0, None))
-        axis.label_outer()
     sheet.legend(map(handle, style.measured_methods(table)))
     return sheet.finish(profile, table)
 
 
 def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k on seen and unseen targets, measured filled, published hollow (Table 2)."""
-    sheet = _two_splits("pass@k: how much does drawing more samples help?", profile, 5.4)
-    for axis, split in zip(sheet.axes, TEST_SPLITS, strict=True):
-        part = table[table["split"] == split]
+    title = "pass@k: how much does drawing more samples help?"
+    sheet = Sheet(title, profile, 2, 5.4, sharex=True, sharey=True)
+    for axis, split, part in _splits(sheet, table):
         _lines(sheet, axis, split, part, "k", "published")
         _lines(sheet, axis, split, part, "k")
         style.k_axis(axis, sorted(table["k"].unique()))
         percent_axis(axis, "problems solved, %")
-        axis.label_outer()
     kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
     sheet.legend([handle(key, kind) for key, kind in kinds], columns=4)
     return sheet.finish(profile, table, PUBLISHED_RUN)
@@ -166,7 +166,7 @@ def data_yield(table: pd.DataFrame, profile: str) -> Drawing:
             bar.set(**_fill(r))
         style.spread(axis, part.tail(1).assign(x=at), "measured", "black")
         top, high = part[["measured", "high"]].iloc[-1]
-        style.above_bar(axis, at, high, f"{top:.0f}")
+        axis.annotate(f"{top:.0f}", (at, high), (0, 4), textcoords="offset points", ha="center")
         numbers = [part[name] for name in ("round", "measured", *style.SPREAD)]
         sheet.record(f"iteration {iteration}", key, "measured", *numbers)
     axis.set_xticks(list(ticks), list(ticks.values()))
@@ -197,17 +197,16 @@ def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_re
 
 def accuracy_by_iteration(table: pd.DataFrame, profile: str, k: int | None = None) -> Drawing:
     """pass@1 and pass@k (default: the largest k measured) after each iteration, from the SoS model at 0."""
-    sheet = _two_splits("What each iteration of self-training adds", profile, 4.6)
+    sheet = Sheet("What each iteration of self-training adds", profile, 2, 4.6, sharex=True, sharey=True)
     ks = sorted({1, k or max(table["k"], default=1)})
     lines = dict(zip(ks, ("-",) if len(ks) == 1 else (":", "-"), strict=True))
     table = table[table["k"].isin(ks)]
-    for axis, split in zip(sheet.axes, TEST_SPLITS, strict=True):
+    for axis, split, part in _splits(sheet, table):
         for value, line in lines.items():
-            part = table[(table["split"] == split) & (table["k"] == value)]
-            _lines(sheet, axis, f"{split} pass@{value}", part, "iteration", linestyle=line)
+            rows = part[part["k"] == value]
+            _lines(sheet, axis, f"{split} pass@{value}", rows, "iteration", linestyle=line)
         axis.set(xlabel="iteration (0: the SoS model)", xticks=sorted(table["iteration"].unique()))
         percent_axis(axis, "problems solved, %", table["high"])
-        axis.label_outer()
     kinds = [_key(f"pass@{value}", linestyle=line) for value, line in lines.items()]
     sheet.legend([*map(handle, style.measured_methods(table)), *kinds])
     return sheet.finish(profile, table)
@@ -217,8 +216,8 @@ def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
     """Cross-entropy under the SoS model of successful self-generated, hinted and guided traces."""
     sheet = Sheet("How likely does the SoS model find each kind of trace?", profile, height=4.0)
     rows = _nats(table).set_index("kind").reindex(["self_generated", "guided", "hinted"])
-    rows["note"] = [f"{row.cross_entropy:.3f}\n{row.traces:.0f} traces" for row in rows.itertuples()]
-    sheet.bars(sheet.axes[0], "likelihood", rows, "cross_entropy")
+    notes = rows["cross_entropy"].map("{:.3f}\n".format) + rows["traces"].map("{:.0f} traces".format)
+    sheet.bars(sheet.axes[0], "likelihood", rows, "cross_entropy", notes)
     sheet.axes[0].set_ylabel(f"{NATS}\n(lower is likelier)")
     return sheet.finish(profile, rows)
 
@@ -227,10 +226,9 @@ def node_selection(table: pd.DataFrame, profile: str) -> Drawing:
     """Node selection: success after the guided rounds beside the cross-entropy of the traces it makes."""
     sheet = Sheet("Which child to rewrite: success against likelihood", profile, 2, 4.2)
     rows = table.set_index("choose")
-    rows["note"] = rows["success"].map("{:.1f}".format)
-    sheet.bars(sheet.axes[0], "success", rows, "success")
-    rows["note"] = rows["cross_entropy"].map("{:.3f}".format)
-    sheet.bars(sheet.axes[1], "likelihood", _nats(rows), "cross_entropy")
+    sheet.bars(sheet.axes[0], "success", rows, "success", rows["success"].map("{:.1f}".format))
+    nats = rows["cross_entropy"].map("{:.3f}".format)
+    sheet.bars(sheet.axes[1], "likelihood", _nats(rows), "cross_entropy", nats)
     percent_axis(sheet.axes[0], "training problems solved, %", top=108)
     sheet.axes[1].set_ylabel(f"{NATS}\n(successful traces; lower is likelier)")
     for axis in sheet.axes:

@@ -5,7 +5,6 @@ A row is one sampled trace; `grlib.tables` makes the tables and `grlib.claims` j
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from grlib.artefacts import write_bytes
+from grlib.artefacts import read_json, write_bytes
 from grlib.errors import GrlibError
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "paper_results" / "published"
@@ -146,10 +145,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _check_profile(folder: Path, profile: str) -> None:
     for path in sorted(folder.glob("manifests/*.json")):
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise GrlibError(f"{path}: is not JSON; run its notebook again") from error
+        manifest = read_json(path)
         found = manifest.get("profile") or manifest.get("parameters", {}).get("profile")
         if isinstance(found, str) and found != profile:
             raise GrlibError(f"{path}: profile {found!r} among results of {profile!r}: must be one profile")

@@ -121,7 +121,7 @@ class Sheet:
         self.fig.text(0.008, 1 - 0.38 / height, story, ha="left", va="top", fontsize=10, color="#444444")
         profile_tag(self.fig, profile)
 
-    def record(self, panel: str, series: str, kind: str, x: Any, y: Any, *spread: Any) -> None:
+    def record(self, panel: str, series: Any, kind: str, x: Any, y: Any, *spread: Any) -> None:
         """Note points as drawn; `spread` is low, high and seed_sd, as far as they are known."""
         rows = pd.DataFrame({"x": np.atleast_1d(np.asarray(x))})
         for name, values in zip(("y", *SPREAD), (y, *spread, None, None, None), strict=False):
@@ -148,17 +148,18 @@ class Sheet:
             artist.set_transform(axis.transData + ScaledTranslation(shift, 0, self.fig.dpi_scale_trans))
         self.record(panel, key, kind, data["x"], data[y], *map(data.get, SPREAD))
 
-    def bars(self, axis: Axes, panel: str, data: pd.DataFrame, y: str) -> None:
-        """One bar a row, whose index is its key, with its interval and its `note` on top."""
-        data = data[data[y].notna()].assign(x=lambda rows: range(len(rows)))
-        for key, row in data.iterrows():
-            style = style_of(key)
-            axis.bar(row["x"], row[y], 0.6, color=style.colour, hatch=style.hatch, edgecolor="white")
-            above_bar(axis, row["x"], row["high"], row["note"])
-            self.record(panel, key, "measured", row["x"], row[y], *map(row.get, SPREAD))
-        spread(axis, data, y, "black")
-        axis.set_xticks(data["x"], [STYLES[key].label for key in data.index])
+    def bars(self, axis: Axes, panel: str, data: pd.DataFrame, y: str, notes: pd.Series) -> None:
+        """One bar a row, whose index is its key, with its interval and its note on top."""
+        data = data[data[y].notna()]
+        styles, ends = [style_of(key) for key in data.index], [data[y] - data["low"], data["high"] - data[y]]
+        looks: Any = {"color": [style.colour for style in styles], "hatch": [style.hatch for style in styles]}
+        bars = axis.bar(
+            [style.label for style in styles], data[y], 0.6, yerr=ends, edgecolor="white", **looks
+        )
+        axis.bar_label(bars, notes[data.index], padding=4, fontsize=9.5)
+        spread(axis, data[[y, "seed_sd"]].assign(x=range(len(data))), y, "black")
         axis.set_ylim(0, 1.3 * max(data["high"], default=0) or 1)
+        self.record(panel, data.index, "measured", range(len(data)), data[y], *map(data.get, SPREAD))
 
     def legend(self, handles: Iterable[Line2D | Patch] | None = None, columns: int = 6) -> None:
         """One legend under the panels."""
@@ -204,11 +205,6 @@ def spread(axis: Axes, data: pd.DataFrame, y: str, colour: str) -> list[Artist]:
         ends = [data[y] - data["seed_sd"], data[y] + data["seed_sd"]]
         artists += axis.plot(data["x"], pd.concat(ends, axis=1), "_", markersize=7, color=colour)
     return artists
-
-
-def above_bar(axis: Axes, x: float, y: float, text: str) -> None:
-    """A note over the end of a bar's interval."""
-    axis.annotate(text, (x, y), (0, 4), textcoords="offset points", ha="center", fontsize=9.5)
 
 
 def handle(key: str, kind: str = "measured") -> Line2D:

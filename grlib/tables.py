@@ -40,8 +40,6 @@ def test_rows(results: Results, kind: str = "eval", last: bool = True) -> pd.Dat
 
 def last_iteration(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of each method's last iteration."""
-    if rows.empty:
-        return rows
     return rows[rows["iteration"] == rows.groupby("method")["iteration"].transform("max")]
 
 
@@ -119,9 +117,8 @@ def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 def truncation(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Samples a problem, percent cut off by the token budget and mean tokens of each group."""
     numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
-    problems = numbers.astype({"truncated": float, "tokens": float}).groupby(
-        [*by, "seed", "index"], sort=False, observed=True
-    )
+    numbers = numbers.astype({"truncated": float, "tokens": float})
+    problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
     counts = {
         "samples": ("tokens", "size"),
         "truncated": ("truncated", "mean"),
@@ -140,8 +137,7 @@ def in_order(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Rows sorted by `by`; methods, splits and node choices in their usual order."""
 
     def place(column: pd.Series) -> pd.Series:
-        order = ORDERS.get(str(column.name))
-        return column.map({name: i for i, name in enumerate(order)}) if order else column
+        return column.map(ORDERS[column.name].index) if column.name in ORDERS else column
 
     return table.sort_values(list(by), key=place, kind="stable").reset_index(drop=True)
 

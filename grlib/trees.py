@@ -83,10 +83,9 @@ def correct_nodes(tree: Tree, solution: Steps = None) -> set[int]:
 
 def _kept(tree: Tree, important: set[int], max_nodes: int) -> set[int]:
     """About `max_nodes` nodes at most: important ones first, then visited ones, in order of appearance."""
+    nodes = sorted(tree.nodes, key=lambda node: (node.visited_at is None, node.generated_at))
     kept = {0}
-    for node in sorted(
-        tree.nodes, key=lambda n: (n.index not in important, n.visited_at is None, n.generated_at)
-    ):
+    for node in sorted(nodes, key=lambda node: node.index not in important):
         line = set(tree.path(node.index))
         if node.index in important or len(kept | line) <= max_nodes:
             kept |= line
@@ -94,22 +93,17 @@ def _kept(tree: Tree, important: set[int], max_nodes: int) -> set[int]:
 
 
 def _role(node: Node, correct: set[int], special: dict[int, str]) -> str:
-    if node.index in special:
-        return special[node.index]
-    if node.index == 0 or node.outcome == "goal":
-        return "goal" if node.index else "root"
-    if node.index in correct:
-        return "correct"
-    if node.outcome == "miss":
-        return "miss"
-    return "unvisited" if node.visited_at is None else "wrong"
+    """The first kind that fits."""
+    fits = {"root": node.index == 0, "goal": node.outcome == "goal", "correct": node.index in correct}
+    fits |= {"miss": node.outcome == "miss", "unvisited": node.visited_at is None, "wrong": True}
+    return special.get(node.index) or next(role for role, holds in fits.items() if holds)
 
 
 def _layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: int) -> pd.DataFrame:
     """One row a drawn box: node, name, parent, operation, text, role, order of visit, x (depth), y (row)."""
     kept = _kept(tree, {i for i in correct | set(special) if special.get(i) != "dropped"}, max_nodes)
-    visited = [node for node in tree.nodes if node.visited_at is not None]
-    order = {n.index: i + 1 for i, n in enumerate(sorted(visited, key=lambda n: n.visited_at or 0))}
+    visits = sorted((n.visited_at, n.index) for n in tree.nodes if n.visited_at is not None)
+    order = {index: number for number, (_, index) in enumerate(visits, start=1)}
     rows: list[tuple[object, ...]] = []
     free_row = itertools.count()
 
