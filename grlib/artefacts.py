@@ -12,8 +12,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -294,8 +294,10 @@ def chunked(
         say(f"{label}: {len(frames)} of {count} chunks were done before")
     began = shown = time.monotonic()
     missing = sorted(set(range(count)) - set(frames))
-    with contextlib.closing(_finished(missing, compute, submit)) as finished:
-        for done, (number, frame) in enumerate(finished, start=1):
+    futures = {number: submit(number) for number in missing} if submit else {}
+    try:
+        for done, number in enumerate(missing, start=1):
+            frame = futures.pop(number).result() if submit else compute(number)
             # read back, so that fresh and resumed rows went through the same file and have the same types
             frames[number] = read_table(write_table(paths[number], frame))
             now = time.monotonic()
@@ -303,24 +305,10 @@ def chunked(
                 shown, pace = now, (now - began) / done
                 left = f"{in_words(pace * (len(missing) - done))} left, {in_words(now - began)} spent"
                 say(f"{label}: {len(frames)}/{count} chunks, {pace:.2g} s a chunk, {left}")
-    return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
-
-
-def _finished(
-    numbers: list[int],
-    compute: Callable[[int], pandas.DataFrame],
-    submit: Callable[[int], Future[pandas.DataFrame]] | None,
-) -> Generator[tuple[int, pandas.DataFrame]]:
-    """Chunks with their numbers as they get done; leaving early calls off those that have not started."""
-    if submit is None:
-        yield from ((number, compute(number)) for number in numbers)
-        return
-    futures = {submit(number): number for number in numbers}
-    try:
-        yield from ((futures[future], future.result()) for future in as_completed(futures))
     finally:
-        for future in futures:
+        for future in futures.values():
             future.cancel()
+    return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
 
 
 def in_words(seconds: float) -> str:

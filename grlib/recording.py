@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,15 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     if request.profile == "smoke" and not dest:
         raise GrlibError("profile 'smoke': its numbers mean nothing, so give --dest for a trial")
     chosen = request.notebooks()
+    request = _as_it_ran(request, chosen)
     stale = _stale(chosen, request, allow_stale)
     target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
     _refuse_other_owner(target, request)
-    lowest = bool(dest) or all(
-        request.seed <= seed for seed in seed_folders(target.parents[1], request.profile)
+    lowest = bool(dest) or request.seed <= min(
+        seed_folders(target.parents[1], request.profile), default=request.seed
     )
     figures = target / "figures" if dest else FIGURES / request.profile
-    recorded = {}
+    recorded = False
     with artefacts.locked(request.folder):
         files = _files(chosen, request)
         for kind in STORED:
@@ -52,9 +54,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
             recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
     commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
     owner = {"profile": request.profile, "seed": request.seed}
-    artefacts.write_json(
-        target / "record.json", owner | {"commits": commits, "stale": stale, "notebooks": recorded}
-    )
+    artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": stale})
     if not dest:
         if lowest:
             readme.record_costs({"smoke": runs.run_folder("smoke", 0), request.profile: request.folder})
@@ -67,22 +67,22 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
 
 
-def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> dict[str, str]:
-    """Notebooks out of date and why; GrlibError when one never finished, or none is allowed.
-
-    The parameters are those that the notebooks ran with, which must be the same for all of them.
-    """
-    found, agreed = {}, dict[str, Any]()
+def _as_it_ran(request: runner.Request, chosen: list[Notebook]) -> runner.Request:
+    """The request with the parameters that its notebooks were given; the first decides where they differ."""
+    given: dict[str, Any] = {}
     for notebook in chosen:
-        ran_with = freshness.recorded_parameters(notebook, request.folder)
-        for name, value in ran_with.items():
-            if agreed.setdefault(name, value) != value:
-                raise GrlibError(
-                    f"{notebook.name}: ran with {name}={value!r}, an earlier notebook with {agreed[name]!r}; "
-                    f"first: {request.resume_command()} -p {name} {value}"
-                )
-        ran_with = {**ran_with, **request.injected(notebook)}
-        reason = freshness.why_stale(notebook, ran_with, request.folder)
+        defaults = notebook.parameters() | {"profile": request.profile, "seed": request.seed}
+        for name, value in freshness.recorded_parameters(notebook, request.folder).items():
+            if value != defaults.get(name):
+                given.setdefault(name, value)
+    return replace(request, parameters=given)
+
+
+def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> dict[str, str]:
+    """Notebooks out of date and why; GrlibError when one never finished, or none is allowed."""
+    found = {}
+    for notebook in chosen:
+        reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
         if reason and (not allowed or freshness.recall(notebook, request.folder) is None):
             first = request.resume_command()
             raise GrlibError(f"{notebook.name}: {reason}, so this run is not complete; first: {first}")
@@ -111,7 +111,7 @@ def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def _replace(target: Path, kind: str, folder: Path, files: list[str]) -> list[Path]:
+def _replace(target: Path, kind: str, folder: Path, files: list[str]) -> None:
     """Make `target` hold exactly these files of one kind (the first part of their names)."""
     names = [name.removeprefix(f"{kind}/") for name in files if name.startswith(f"{kind}/")]
     if names:
@@ -119,32 +119,29 @@ def _replace(target: Path, kind: str, folder: Path, files: list[str]) -> list[Pa
             for name in names:
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / kind / name, fresh / name)
-    return [target / name for name in names]
 
 
 def _record_notebooks(
     chosen: list[Notebook], request: runner.Request, dest: Path | None, seeds: tuple[int, ...] = ()
-) -> dict[str, str]:
-    """Write the cleaned outputs; returns the digest of the manifest that each notebook belongs to.
+) -> bool:
+    """Write the cleaned outputs, each with the digest of its manifest; returns whether there were any.
 
     Into the repository only those whose default is this profile. `seeds`: those that the outputs are about.
     """
-    done: dict[str, str] = {}
+    chosen = [book for book in chosen if dest or book.parameters().get("profile") == request.profile]
     hide = {str(request.folder): f"runs/{request.profile}/seed{request.seed}", f"{REPOSITORY}/": ""}
     hide |= {str(REPOSITORY): ".", sys.prefix: "<environment>", sys.base_prefix: "<python>"}
     hide[str(Path.home())] = "~"
     for notebook in chosen:
-        if dest is None and notebook.parameters().get("profile") != request.profile:
-            continue
         executed = notebooks.read(freshness.executed_path(notebook, request.folder))
         content = notebooks.with_outputs(notebook, executed, hide)
-        done[notebook.name] = artefacts.digest(request.folder / "manifests" / f"{notebook.name}.json")
-        recorded = {"profile": request.profile, "seed": request.seed, "manifest": done[notebook.name]}
+        manifest = artefacts.digest(request.folder / "manifests" / f"{notebook.name}.json")
+        recorded = {"profile": request.profile, "seed": request.seed, "manifest": manifest}
         recorded |= {"seeds": list(seeds)} if seeds else {}
         content.metadata["grlib"] = {**notebook.declared, "recorded": recorded}
         path = dest / notebook.path.name if dest else notebook.path
         artefacts.write_bytes(path, f"{nbformat.writes(content)}\n".encode())
-    return done
+    return bool(chosen)
 
 
 # Redrawing
@@ -162,10 +159,9 @@ def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False
     folders = _stored_seeds(stored, profile)
     work = REPOSITORY / "runs" / "figures" / profile
     shutil.rmtree(work, ignore_errors=True)
+    (work / "measured" / profile).mkdir(parents=True, exist_ok=True)
     for seed, folder in folders.items():
-        for kind in ("results", "manifests"):
-            if (folder / kind).is_dir():
-                shutil.copytree(folder / kind, work / "measured" / profile / f"seed{seed}" / kind)
+        (work / "measured" / profile / f"seed{seed}").symlink_to(folder, target_is_directory=True)
     first = min(folders)
     shutil.copytree(folders[first] / "results", work / "results")
     notebook = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK)

@@ -156,11 +156,9 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     for name in notebook.writes(request.profile):
         fault = artefacts.problem_with(folder / name)
         if fault or artefacts.without_rows(folder / name):
-            raise Failure(
-                f"{notebook.name} ran to its end, but its declared artefact {name} is "
-                f"{fault or 'without rows'}; correct the notebook, then: {request.resume_command()}",
-                "missing artefact",
-            )
+            message = f"{notebook.name} ran to its end, but its declared artefact {name} is "
+            message += f"{fault or 'without rows'}; correct the notebook, then: {request.resume_command()}"
+            raise Failure(message, "missing artefact")
     freshness.remember(notebook, before, folder, cost)
     return cost
 
@@ -191,12 +189,8 @@ def execute(
         )  # fmt: skip
         partial.replace(final)
     except Exception as error:
-        cause, explained = _cause(error, kernel, timeout)
-        lines = [
-            f"{notebook.name} failed ({cause})",
-            *_where(notebook, error, kernel),
-            f"cause:   {explained}",
-        ]
+        cause, why = _cause(error, kernel, timeout)
+        lines = [f"{notebook.name} failed ({cause})", *_where(notebook, error, kernel), f"cause:   {why}"]
         if partial.exists():
             partial.replace(failed)
             lines.append(f"so far:  {runs.shown(failed)}")
@@ -243,13 +237,8 @@ class _Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
         kernel, files = options["kernel"], {name: options[name] for name in ("stdout_file", "stderr_file")}
-        client = PapermillNotebookClient(
-            nb_man,
-            kernel_name=kernel_name,
-            coalesce_streams=True,
-            extra_arguments=["--log-level=50"],
-            **files,
-        )
+        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, coalesce_streams=True, **files)
+        client.extra_arguments = ["--log-level=50"]
         client.on_cell_start = lambda cell, cell_index: kernel.entered(cell_index, client.km.provisioner.pid)
         # without folders to look in, no kernel that the user installed under this name wins
         client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []

@@ -93,20 +93,18 @@ def claim(folder: Path, profile: str, seed: int) -> None:
     if not artefacts.is_whole(path):
         artefacts.write_json(path, owner)
     elif (found := artefacts.read_json(path)) != owner:
-        held = (
-            f"holds a run of profile {found.get('profile')}, seed {found.get('seed')}, not {profile}, {seed}"
-        )
-        raise GrlibError(f"{folder}: {held}; name another run_dir")
+        held = f"profile {found.get('profile')}, seed {found.get('seed')}, not {profile}, {seed}"
+        raise GrlibError(f"{folder}: holds a run of {held}; name another run_dir")
 
 
 class Run:
     """What a notebook holds on to: settings, and paths of artefacts relative to the run folder."""
 
     def __init__(
-        self, notebook: str, profile: profiles.Profile, folder: Path, parameters: Mapping[str, Any]
+        self, notebook: str, profile: profiles.Profile, folder: Path, parameters: dict[str, Any]
     ) -> None:
         self.notebook, self.profile, self.folder = notebook, profile, folder
-        self.parameters, self.seed = dict(parameters), parameters["seed"]
+        self.parameters, self.seed = parameters, parameters["seed"]
         self._inputs: dict[str, str] = {}
         self._outputs: set[str] = set()
         self._began = time.monotonic()

@@ -488,8 +488,10 @@ def test_a_record_of_notebooks_with_different_parameters_is_refused(lab, capsys)
     runner.reproduce(runner.Request("laptop", only=("02",), parameters={"rows": "3"}))
     assert main(["record"]) == 2
     message = capsys.readouterr().err
-    assert "02_read: ran with rows=3, an earlier notebook with 2" in message
-    assert message.count("\n") == 1
+    assert message == (
+        "error: 02_read: parameter rows changed, so this run is not complete; "
+        "first: python -m grlib reproduce --profile laptop --seed 0 -p rows 2\n"
+    )
 
 
 def test_the_time_of_each_section_is_kept(lab):
