@@ -267,7 +267,8 @@ def _where(notebook: Notebook, error: Exception, kernel: _Kernel) -> list[str]:
     failed = error.cell_index if isinstance(error, PapermillExecutionError) else kernel.cell
     cells = notebook.cells
     tagged = [number for number, cell in enumerate(cells) if notebooks.is_tagged(cell, "parameters")]
-    own = min(failed - (tagged != [] and failed > tagged[0]), len(cells) - 1)
+    after_injected = bool(tagged) and failed > tagged[0]
+    own = min(failed - after_injected, len(cells) - 1)
     code_number = sum(cell.cell_type == "code" for cell in cells[: own + 1])
     cell = f"cell:    {own + 1} of {len(cells)} (code cell {code_number})"
     return [f"section: {notebook.sections()[own]}", cell]
