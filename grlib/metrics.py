@@ -100,6 +100,24 @@ def bootstrap_ratio(
         return interval_of(top / bottom, means[:, 0] / means[:, 1])
 
 
+def within_budgets(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) -> NDArray[np.bool_]:
+    """Which samples are correct within each budget: the shape of `correct`, and an axis of budgets.
+
+    A sample counts when it is correct and its whole response, end token included, is at most the budget
+    (the authors' rule).
+    """
+    right, lengths = np.asarray(correct, dtype=bool), np.asarray(tokens)
+    if right.shape != lengths.shape:
+        raise GrlibError(f"tokens of shape {lengths.shape}: must be one a sample, as correct {right.shape}")
+    return right[..., None] & (lengths[..., None] <= np.atleast_1d(budgets))
+
+
+def budget_curve(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) -> Floats:
+    """Accuracy over all samples at each token budget, shape (budgets,); see `within_budgets`."""
+    within = within_budgets(correct, tokens, budgets)
+    return within.reshape(-1, within.shape[-1]).mean(axis=0)
+
+
 def tokens_at_accuracy(budgets: ArrayLike, curve: ArrayLike, level: float) -> float:
     """Smallest budget at which the curve reaches `level`, linear between points; nan when it never does."""
     x, y = np.asarray(budgets, dtype=np.float64), np.asarray(curve, dtype=np.float64)

@@ -63,11 +63,9 @@ def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
 
 
 def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
-    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column a budget.
-
-    A sample counts when its whole response, end token included, is within the budget (the authors' rule).
-    """
-    within = pd.DataFrame({b: rows["correct"].astype(bool) & (rows["tokens"] <= b) for b in budgets})
+    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column a budget."""
+    found = metrics.within_budgets(rows["correct"], rows["tokens"], budgets)
+    within = pd.DataFrame(found, columns=list(budgets), index=rows.index)
     return within.groupby([rows[key] for key in PROBLEM], observed=True).mean().reset_index()
 
 

@@ -52,7 +52,7 @@ PHRASES = (
     "/",
     "=",
 )
-# What follows a number and stands before the next one is one token with it: a quarter fewer tokens in a trace.
+# A number and what leads from it to the next number are one token: a quarter fewer tokens in a trace.
 JOINED = (", ", ",", "+", "-", "*", "/", "=")
 # One user turn and one assistant turn; without the latter the text ends where the model must begin.
 CHAT_TEMPLATE = (

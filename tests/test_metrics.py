@@ -141,6 +141,17 @@ def test_ratio_weights_by_the_denominator():
         metrics.bootstrap_ratio([0.0], [0])
 
 
+def test_budget_curve_by_hand():
+    correct = [[True, True], [False, True]]
+    tokens = [[100, 300], [50, 200]]
+    assert metrics.budget_curve(correct, tokens, [0, 99, 100, 200, 300]) == pytest.approx(
+        [0, 0, 0.25, 0.5, 0.75]
+    )
+    assert metrics.budget_curve([True, False], [10, 5], [10]) == pytest.approx([0.5])
+    with pytest.raises(GrlibError):
+        metrics.budget_curve(correct, [[1, 2]], [5])
+
+
 def test_tokens_at_equal_accuracy_by_hand():
     budgets, slow, fast = [0, 100, 200], [0.0, 0.2, 0.6], [0.0, 0.6, 0.8]
     assert metrics.tokens_at_accuracy(budgets, slow, 0.4) == pytest.approx(150)
