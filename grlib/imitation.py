@@ -86,9 +86,13 @@ def train_base(
             batches += [[]] * (-(-stage.examples // batch_rows) * profile.base_epochs)
             continue
         progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
-        examples = imitation_examples(profile.task, stage.examples, num_count=stage.num_count)
         first = len(rows)
-        rows += imitation_rows(method, examples, tokenizer, profile.row_length)
+        rows += imitation_rows(  # the examples' texts are not kept: they take more memory than the training
+            method,
+            imitation_examples(profile.task, stage.examples, num_count=stage.num_count),
+            tokenizer,
+            profile.row_length,
+        )
         stage_settings = TrainSettings(lr=1.0, batch_rows=batch_rows, epochs=profile.base_epochs)
         for batch in plan_batches(stage.examples, stage_settings, seed + number):
             batches.append([first + i for i in batch])

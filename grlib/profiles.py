@@ -47,7 +47,7 @@ class Profile:
     base_warmup: float = 0.02
     base_lr: float = 3e-3
     base_epochs: int = 1
-    live_steps: int = 500  # steps of the full base run that notebook 03 trains live
+    live_steps: int = 300  # steps of the full base run that notebook 03 trains live
     sft_examples: int = 2000  # rows that notebook 02 writes for reading and reuse
     # sampling
     engine: str = "batched"
