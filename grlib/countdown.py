@@ -8,13 +8,21 @@ paper's and Stream of Search's rules).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from math import log10, prod
+from typing import Any
 
 from grlib.errors import GrlibError
 
+# An operation in canonical digits. Possessive repeats (`*+`) never give characters back: refused in one pass.
+NUMBER = r"(?:0|[1-9][0-9]*+)"
+OPERATION = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
+_DIGITS = 4300  # Python converts no longer text to an integer nor back
+_TOO_LONG = 10**_DIGITS
 Move = tuple[str, tuple[int, ...]]  # an operation such as '14+15=29' and the numbers it leaves
 Pair = tuple[int, int, tuple[int, ...]]  # indices i < j of two numbers, and those of the others
 
@@ -61,110 +69,144 @@ def moves(nums: Sequence[int]) -> Iterator[Move]:
 def apply_operation(nums: Sequence[int], operation: str) -> tuple[int, ...] | None:
     """The numbers left by `operation`, or None where it is no legal move (wrong, inexact, not available).
 
-    The text is compared with what the legal move on its two operands would print: nothing is evaluated.
+    Nothing is evaluated: the text is taken apart.
     """
-    for sign in "+*-/":
-        left, found, rest = operation.partition(sign)
-        right, equals, _ = rest.partition("=")
-        if found and equals and _canonical(left) and _canonical(right):
-            break
-    else:
+    parts = OPERATION.fullmatch(operation)
+    if not parts:
         return None
-    a, b = int(left), int(right)
-    remaining = list(nums)
-    for operand in (a, b):
-        if operand not in remaining:
-            return None
-        remaining.remove(operand)
-    for legal, x, y, result in pair_results(a, b):
-        if legal == sign and (x, y) == (a, b) and operation == f"{x}{sign}{y}={result}":
-            return (*remaining, result)
-    return None
+    left = list(nums)
+    try:
+        a, sign, b, c = int(parts[1]), parts[2], int(parts[3]), int(parts[4])
+        left.remove(a)
+        left.remove(b)
+    except ValueError:  # not available, or more digits than Python converts
+        return None
+    return (*left, c) if holds(a, sign, b, c) else None
 
 
-def _canonical(digits: str) -> bool:
-    """True for an ASCII integer without leading zeros, short enough for exact conversion."""
-    return (
-        digits.isascii() and digits.isdigit() and len(digits) < 4000 and (digits[0] != "0" or digits == "0")
-    )
+def holds(a: int, sign: str, b: int, c: int) -> bool:
+    """Is `a sign b = c` a legal move? The larger operand comes first in - and /, and a division is exact."""
+    if sign == "+":
+        return a + b == c
+    if sign == "*":
+        return a * b == c
+    if sign == "-":
+        return b + c == a
+    return bool(b and c) and b * c == a
+
+
+def check_length(nums: Sequence[int], *others: int, results: bool = True) -> None:
+    """GrlibError where Python cannot write a number or, with `results`, what moves on `nums` may lead to."""
+    for number in (*nums, *others, prod(nums) << len(nums) if results else 0):
+        if number >= _TOO_LONG:
+            length = int(number.bit_length() * log10(2)) + 1
+            raise GrlibError(
+                f"numbers of about {length} digits ({number // 10 ** (length - 6)}...): Python writes none "
+                f"of more than {_DIGITS}; use smaller ones"
+            )
 
 
 # --- exact solving ------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1 << 15)
-def _results(a: int, b: int) -> frozenset[int]:
+class Memo(dict[Any, Any]):
+    """The answers of a function by its argument, made when first asked for; emptied when they are many."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __missing__(self, argument: Any) -> Any:
+        if len(self) > 1 << 15:
+            self.clear()
+        self[argument] = answer = self.function(argument)
+        return answer
+
+
+def _results(pair: tuple[int, int]) -> frozenset[int]:
     """What the moves on a pair give."""
-    low, high = (a, b) if a <= b else (b, a)
-    if low and high % low == 0:
-        return frozenset((a + b, a * b, high - low, high // low))
-    return frozenset((a + b, a * b, high - low))
+    low, high = pair if pair[0] <= pair[1] else pair[::-1]
+    if low and not high % low:
+        return frozenset((low + high, low * high, high - low, high // low))
+    return frozenset((low + high, low * high, high - low))
 
 
-def _lead(firsts: frozenset[int], y: int, ends: frozenset[int]) -> bool:
-    """Does a move on one of `firsts` and y > 0 give one of `ends`?
+RESULTS = Memo(_results)
 
-    A move is undone by a move: v and y make u exactly if u and y make v. Written out for speed: most problems
-    drawn at random have no solution, and it is here that this is found.
-    """
-    for u in ends:
-        if u > y:
-            if u + y in firsts or u - y in firsts or u * y in firsts or (not u % y and u // y in firsts):
-                return True
-        elif u + y in firsts or y - u in firsts or u * y in firsts or (u and not y % u and y // u in firsts):
+
+@lru_cache(maxsize=64)
+def index_pairs(count: int) -> tuple[Pair, ...]:
+    """All index pairs i < j of `count` numbers in order, each with the other indices."""
+    pairs = combinations(range(count), 2)
+    return tuple((i, j, tuple(k for k in range(count) if k not in (i, j))) for i, j in pairs)
+
+
+# Can one of the numbers `us` be combined with k and m, all three used, into the target? A move is undone by a
+# move (u and k make e exactly if e and k make u), so both ways to do it are asked from the target backwards.
+# k, m and the target are positive. Written out for speed: most problems drawn at random have no solution, and
+# it is here that this is found.
+
+
+def _join(us: Collection[int], k: int, m: int, target: int) -> bool:
+    """By a move on u and what k and m make."""
+    for w in RESULTS[k, m]:
+        if w + target in us or (w - target if w > target else target - w) in us:
+            return True
+        if w and (w * target in us or (not w % target and w // target in us)):
+            return True
+        if 0 < w <= target and not target % w and target // w in us:
             return True
     return False
 
 
-def _three_reach(v: int, k: int, m: int, target: int) -> bool:
-    """Can v and the positive k and m be combined into the positive target?"""
-    first = frozenset((v,))
-    return (
-        _lead(first, k, _results(m, target))
-        or _lead(first, m, _results(k, target))
-        or _lead(first, target, _without_zero(k, m))
-    )
+def _chain(us: Collection[int], k: int, m: int, target: int) -> bool:
+    """By a move on u and k, then one with m: one of them + or -, the other * or /.
+
+    Two of one kind are a join: (u + k) - m is u + (k - m). Only (u * k) / m need not be: it is asked here.
+    """
+    last = target * m  # before a division by m
+    if last + k in us or last - k in us or k - last in us or (not last % k and last // k in us):
+        return True
+    last = target + m  # before a subtraction of m
+    if (
+        last * k in us
+        or (not last % k and last // k in us)
+        or (last <= k and not k % last and k // last in us)
+    ):
+        return True
+    last = abs(target - m)  # before an addition of m, or a subtraction from m
+    if (
+        last * k in us
+        or (not last % k and last // k in us)
+        or (0 < last <= k and not k % last and k // last in us)
+    ):
+        return True
+    if target % m and m % target:
+        return False
+    last = target // m or m // target
+    return last + k in us or last - k in us or k - last in us
 
 
-def _without_zero(k: int, m: int) -> frozenset[int]:
-    """What k and m make, except 0: v + 0 = v is found as (v+k)-m, and no move takes 0*target back to v."""
-    return _results(k, m) if k != m else _results(k, m) - {0}
-
-
-def _first_of_three(nums: tuple[int, ...], target: int) -> Pair | None:
-    """Of three positive numbers, the first pair with a move from which the positive target can be reached."""
-    for pair in index_pairs(3):
-        i, j, (k,) = pair
-        if not _results(nums[i], nums[j]).isdisjoint(_results(nums[k], target)):
-            return pair
-    return None
-
-
-def _first_of_four(nums: tuple[int, ...], target: int) -> Pair | None:
+def _first_of_four(nums: tuple[int, ...], target: int) -> tuple[Pair, ...]:
     """Of four positive numbers, the first pair with a move from which the positive target can be reached."""
-    ends = [_results(number, target) for number in nums]
     for pair in index_pairs(4):
-        i, j, (k, m) = pair
-        firsts = _results(nums[i], nums[j])
-        if _lead(firsts, nums[k], ends[m]) or _lead(firsts, nums[m], ends[k]):
-            return pair
-        # Combining both pairs first is the same from either side: pairs without number 0 need not try it.
-        if not i and _lead(firsts, target, _without_zero(nums[k], nums[m])):
-            return pair
-    return None
+        i, j, (third, fourth) = pair
+        us, k, m = RESULTS[nums[i], nums[j]], nums[third], nums[fourth]
+        # Joining two pairs is the same from either side: pairs without number 0 need not try it.
+        if (not i and _join(us, k, m, target)) or _chain(us, k, m, target) or _chain(us, m, k, target):
+            return (pair,)
+    return ()
 
 
 def _reaches(nums: tuple[int, ...], target: int, memo: dict[tuple[int, ...], bool]) -> bool:
-    """Can all of `nums` be combined into the target? Three numbers need no search, more are memoised."""
+    """Can all of `nums` be combined into the target? Three usual ones need no search, more are memoised."""
     count = len(nums)
     if count == 1:
         return nums[0] == target
     if count == 2 and target and nums[0]:
-        return nums[1] in _results(nums[0], target)
-    if count == 2:
-        return target in _results(*nums)
+        return nums[1] in RESULTS[nums[0], target]
     if count == 3 and target and nums[0] and nums[1]:
-        return _three_reach(nums[2], nums[0], nums[1], target)
+        k, m, u = nums
+        return _join((u,), k, m, target) or _chain((u,), k, m, target) or _chain((u,), m, k, target)
     key = tuple(sorted(nums))
     if key not in memo:
         memo[key] = _first_step(nums, target, memo) is not None
@@ -173,24 +215,14 @@ def _reaches(nums: tuple[int, ...], target: int, memo: dict[tuple[int, ...], boo
 
 def _first_step(nums: tuple[int, ...], target: int, memo: dict[tuple[int, ...], bool]) -> Move | None:
     """The first move from which the target can still be reached."""
-    pairs = index_pairs(len(nums))
-    if 3 <= len(nums) <= 4 and target and all(nums):
-        pair = _first_of_three(nums, target) if len(nums) == 3 else _first_of_four(nums, target)
-        pairs = (pair,) if pair else ()
-    for i, j, others in pairs:
+    usual = len(nums) == 4 and target and all(nums)
+    for i, j, others in _first_of_four(nums, target) if usual else index_pairs(len(nums)):
         rest = tuple([nums[k] for k in others])
         for sign, left, right, result in pair_results(nums[i], nums[j]):
             child = (*rest, result)
             if _reaches(child, target, memo):
                 return f"{left}{sign}{right}={result}", child
     return None
-
-
-@lru_cache(maxsize=64)
-def index_pairs(count: int) -> tuple[Pair, ...]:
-    """All index pairs i < j of `count` numbers in order, each with the other indices."""
-    pairs = combinations(range(count), 2)
-    return tuple((i, j, tuple(k for k in range(count) if k not in (i, j))) for i, j in pairs)
 
 
 def solve(problem: Problem) -> tuple[str, ...] | None:
@@ -204,17 +236,22 @@ def solve(problem: Problem) -> tuple[str, ...] | None:
 def _solve(nums: tuple[int, ...], target: int) -> tuple[str, ...] | None:
     operations: list[str] = []
     memo: dict[tuple[int, ...], bool] = {}
-    while len(nums) > 1:
-        step = _first_step(nums, target, memo)
-        if step is None:
-            return None
-        operation, nums = step
-        operations.append(operation)
+    try:
+        while len(nums) > 1:
+            step = _first_step(nums, target, memo)
+            if step is None:
+                return None
+            operation, nums = step
+            operations.append(operation)
+    except ValueError:
+        check_length(nums)
+        raise
     return tuple(operations) if nums[0] == target else None
 
 
 def all_solutions(problem: Problem) -> Iterator[tuple[str, ...]]:
     """Every sequence of operations that reaches the target, depth first; the first is the optimal one."""
+    check_length(problem.nums)
     memo: dict[tuple[int, ...], bool] = {}
 
     def extend(nums: tuple[int, ...], operations: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -229,19 +266,22 @@ def all_solutions(problem: Problem) -> Iterator[tuple[str, ...]]:
     return extend(problem.nums, ())
 
 
-def check_solution(problem: Problem, solution: Sequence[str]) -> None:
-    """GrlibError unless `solution` is a full list of legal operations from the numbers to the target."""
-    nums: tuple[int, ...] | None = problem.nums
+def check_solution(problem: Problem, solution: Sequence[str]) -> list[tuple[int, ...]]:
+    """The numbers after every step; GrlibError unless the steps are legal and lead to the target."""
+    check_length(problem.nums, problem.target, results=False)
+    nums: tuple[int, ...] = problem.nums
+    states = []
     for operation in solution:
-        nums = apply_operation(nums, operation) if nums else None
-        if nums is None:
+        left = apply_operation(nums, operation)
+        if left is None:
             raise GrlibError(
                 f"solution {list(solution)!r} does not fit {problem}: {operation!r} is not a legal move there"
             )
+        nums = left
+        states.append(nums)
     if nums != (problem.target,):
-        raise GrlibError(
-            f"solution {list(solution)!r} leaves {list(nums or ())}, not the target of {problem}"
-        )
+        raise GrlibError(f"solution {list(solution)!r} leaves {list(nums)}, not the target of {problem}")
+    return states
 
 
 # --- drawing problems ---------------------------------------------------------------------------------------

@@ -8,29 +8,26 @@ met it, so that the text stays a trace the model might have written.
 from __future__ import annotations
 
 import random
+import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from re import Match
 from typing import NamedTuple
 
 from grlib.countdown import Problem, apply_operation, check_solution
 from grlib.errors import GrlibError
-from grlib.traces import (
-    PARTS,
-    VISIT,
-    arithmetic_holds,
-    exploring_line,
-    generated_line,
-    goal_line,
-    moving_line,
-    nodes_made,
-    split_operations,
-    state_line,
-)
+from grlib.traces import exploring_line, generated_line, goal_line, moving_line, split_operations, state_line
 
-_LONGEST = 4000  # digits: Python writes and reads no integer of more than 4300
 CHOICES = ("random", "first", "last")
+CASES = {
+    "a": "no root line: start over",
+    "b": "last step: explore it at the parent and reach the goal",
+    "c": "next node generated, never visited: visit it",
+    "d": "parent without visited children: make the next node its first child",
+    "e": "put the next node in the place of a visited child",
+    "-": "a problem of one number: nothing to guide",
+}
 
 
 class Subgoal(NamedTuple):
@@ -42,9 +39,14 @@ class Subgoal(NamedTuple):
     @property
     def spellings(self) -> tuple[str, ...]:
         """The operation and, for + and *, the one with its operands swapped."""
-        a, sign, rest = self.operation.partition("+" if "+" in self.operation else "*")
-        b, _, c = rest.partition("=")
-        return (self.operation, f"{b}{sign}{a}={c}") if sign else (self.operation,)
+        operands, _, result = self.operation.partition("=")
+        a, sign, b = operands.partition("+" if "+" in operands else "*")
+        return (self.operation, f"{b}{sign}{a}={result}") if sign else (self.operation,)
+
+    @property
+    def bag(self) -> list[str]:
+        """The numbers as sorted digits: the same for every order."""
+        return sorted(map(str, self.nums))
 
 
 class Edit(NamedTuple):
@@ -67,56 +69,49 @@ class Rewrite(NamedTuple):
     edits: tuple[Edit, ...]  # what changed, in the order of the text
 
 
-CASES = {
-    "a": "no root line: start over",
-    "b": "last step: explore it at the parent and reach the goal",
-    "c": "next node generated, never visited: visit it",
-    "d": "parent without visited children: make the next node its first child",
-    "e": "put the next node in the place of a visited child",
-    "-": "a problem of one number: nothing to guide",
-}
-
-
-def subgoals(problem: Problem, solution: Sequence[str]) -> list[Subgoal]:
+def subgoals(problem: Problem, solution: Sequence[str]) -> tuple[Subgoal, ...]:
     """The steps of a solution; GrlibError unless it solves the problem."""
-    return list(_plan(problem, _as_steps(solution)))
-
-
-def _as_steps(solution: Sequence[str]) -> tuple[str, ...]:
     steps = tuple(solution) if not isinstance(solution, str) and hasattr(solution, "__iter__") else None
-    if steps is None or not all(isinstance(step, str) for step in steps):
+    if steps is None or not {*map(type, steps)} <= {str}:
         raise GrlibError(f"solution is {solution!r}: it must be a list of operations such as '14+15=29'")
-    return steps
+    return _plan(problem, steps)
 
 
 @lru_cache(maxsize=4096)
 def _plan(problem: Problem, solution: tuple[str, ...]) -> tuple[Subgoal, ...]:
-    if any(len(step) > _LONGEST for step in solution) or max(problem.nums).bit_length() > 3 * _LONGEST:
-        raise GrlibError(
-            f"solution with numbers of more than {_LONGEST} digits: they cannot be written into a trace"
-        )
-    steps: list[Subgoal] = []
-    left = [*problem.nums]
-    for operation in solution:
-        parts = PARTS.fullmatch(operation)
-        if not parts or not arithmetic_holds(*parts.groups()):
-            break
-        a, b, c = int(parts[1]), int(parts[3]), int(parts[4])
-        if a not in left:
-            break
-        left.remove(a)
-        if b not in left:
-            break
-        left.remove(b)
-        left.append(c)
-        steps.append(Subgoal(operation, tuple(left)))
-    if len(steps) < len(solution) or left != [problem.target]:
-        check_solution(problem, solution)  # raises, with the reason
-        raise GrlibError(f"solution {list(solution)!r} does not solve {problem}")
-    return tuple(steps)
+    return tuple(map(Subgoal, solution, check_solution(problem, solution)))
 
 
-# --- how far the trace follows the solution -------------------------------------------------------
+# --- reading the trace ------------------------------------------------------------------------------
+
+# A node made (two lines; groups: operation, nums, parent's name with a comma, child index, target, nums,
+# operation) and a node visited (two lines; groups: name, target, nums, operations); loose inside brackets.
+_OPERATION = r"[0-9]++[-+*/][0-9]++=[0-9]++"
+_MADE = re.compile(
+    rf"\nExploring Operation: ({_OPERATION}), Resulting Numbers: \[([^\]\n]*+)\]"
+    r"\nGenerated Node #((?:[0-9]++,)++)([0-9]++): ([0-9]++):\[([^\]\n]*+)\]"
+    rf" Operation: ({_OPERATION})(?=\n)"
+)
+_VISIT = re.compile(
+    r"\nMoving to Node #([0-9,]++)\nCurrent State: ([0-9]++):\[([^\]\n]*+)\], Operations: \[([^\n]*)\](?=\n)"
+)
+
+
+@lru_cache(maxsize=64)
+def _names(depth: int) -> re.Pattern[str]:
+    """A name `depth` steps below the root, as in a Generated line; its group is the parent's with a comma."""
+    return re.compile(rf"#((?:[0-9]++,){{{depth}}})[0-9]++:")
+
+
+def _nodes_made(trace: str, parents: Collection[str], depth: int, start: int) -> list[Match[str]]:
+    """The Exploring and Generated lines of all nodes made under `parents`, from offset `start` on."""
+    found, head = [], "\nGenerated Node "
+    for name in _names(depth).finditer(trace, start):
+        if name[1] in parents and trace.startswith(head, line := name.start() - len(head)):
+            node = _MADE.match(trace, max(trace.rfind("\n", 0, max(line, 0)), 0))
+            if node and node.start() >= start:
+                found.append(node)
+    return found
 
 
 class _Visits:
@@ -126,7 +121,6 @@ class _Visits:
         self.trace = trace
         self.allowance = 4 * len(trace)  # characters to search before an index is made: keeps it all linear
         self.index: dict[str, list[Match[str]]] | None = None
-        self.known: dict[str, Match[str] | None] = {}
 
     def after(self, name: str, position: int) -> Iterator[Match[str]]:
         """All visits (Moving and state line) to a node that begin at `position` or later, in order."""
@@ -136,29 +130,18 @@ class _Visits:
             self.allowance -= (found if found >= 0 else len(self.trace)) - at
             if self.allowance < 0:
                 self.index = {}
-                for visit in VISIT.finditer(self.trace):
+                for visit in _VISIT.finditer(self.trace):
                     self.index.setdefault(visit[1], []).append(visit)
                 break
             if found < 0:
                 return
-            here = VISIT.match(self.trace, found)
+            here = _VISIT.match(self.trace, found)
             if here:
                 yield here
             at = found + 1
         visits = self.index.get(name, [])
         for k in range(bisect_left(visits, at, key=Match.start), len(visits)):
             yield visits[k]
-
-    def first(self, name: str, position: int) -> Match[str] | None:
-        """The first visit at `position` or later. Ask for a name with rising positions: answers are kept."""
-        if self.trace.startswith(moving_line(name), position):  # depth-first traces visit a node at once
-            visit = VISIT.match(self.trace, position - 1)
-            if visit:
-                return visit
-        visit = self.known.get(name)
-        if name not in self.known or (visit and visit.start() < position - 1):
-            visit = self.known[name] = next(self.after(name, position), None)
-        return visit
 
 
 class _Reached(NamedTuple):
@@ -174,65 +157,66 @@ class _Reached(NamedTuple):
 
 def _follow(
     trace: str, problem: Problem, plan: tuple[Subgoal, ...], visits: _Visits
-) -> tuple[_Reached | None, list[Match[str]]]:
-    """The deepest node of the solution (None without a root line; earliest of several) and the nodes below.
+) -> tuple[_Reached | None, list[Match[str]], list[Match[str]]]:
+    """The deepest node of the solution (None without a root line), the nodes made under it and its equals,
+    and those of them that the next step makes.
 
-    Of nodes equally deep those in the solution's own spelling come first: the authors' program finds these.
+    Of nodes equally deep those in the solution's own spelling come first: the authors' program finds these;
+    then the earliest.
     """
-    root = state_line(problem.target, problem.nums, ())
+    root, target = state_line(problem.target, problem.nums, ()), str(problem.target)
     start = 0 if trace.startswith(root) else trace.find("\n" + root) + 1
     if not start and not trace.startswith(root):
-        return None, []
+        return None, [], []
     reached = {"0,": _Reached(False, start, start + len(root), "0", problem.nums, ())}
     made: list[Match[str]] = []
+    steps: list[Match[str]] = []
     for depth in range(1, len(plan)):
-        made = nodes_made(trace, depth, min(node.end for node in reached.values()) - 1)
-        deeper = _step(problem, plan[:depth], reached, made, visits)
+        made = _nodes_made(trace, reached, depth, min([node.end for node in reached.values()]) - 1)
+        steps = _steps(made, plan[depth - 1], target)
+        deeper = _visited(steps, target, plan[:depth], reached, visits) if steps else {}
         if not deeper:
             break
         reached = deeper
-    return min(reached.values()), made
+    return min(reached.values()), made, steps
 
 
-def _step(
-    problem: Problem,
+def _steps(made: list[Match[str]], goal: Subgoal, target: str) -> list[Match[str]]:
+    """Those of the nodes that a step of the solution makes, in whatever order of operands or numbers."""
+    spellings = goal.spellings
+    return [
+        node
+        for node in made
+        if node[1] in spellings
+        and (node[1], node[2], target) == (node[7], node[6], node[5])
+        and sorted(node[2].split(", ")) == goal.bag
+    ]
+
+
+def _visited(
+    steps: list[Match[str]],
+    target: str,
     path: tuple[Subgoal, ...],
     reached: dict[str, _Reached],
-    made: list[Match[str]],
     visits: _Visits,
 ) -> dict[str, _Reached]:
     """The nodes one step below `reached` that the trace made and then visited, by name with a comma."""
-    goal, spellings, bag, target = path[-1], path[-1].spellings, _bag(path[-1]), str(problem.target)
     deeper: dict[str, _Reached] = {}
     tried = set()
-    for node in made:
-        if node[1] not in spellings or node[3] not in reached or not _agree(node, target, bag):
-            continue
+    for node in steps:
         name = node[3] + node[4]
         if name in tried or node.start() < reached[node[3]].end - 1:
             continue
         tried.add(name)
         for visit in visits.after(name, node.end() + 1):
             operations = _spelled(visit[4], path)
-            if operations and visit[2] == target and sorted(visit[3].split(", ")) == bag:
+            if operations and visit[2] == target and sorted(visit[3].split(", ")) == path[-1].bag:
                 nums = _numbers(visit[3])
-                exact = nums == goal.nums and operations == tuple(step.operation for step in path)
+                exact = nums == path[-1].nums and operations == tuple([step.operation for step in path])
                 new = _Reached(not exact, node.start() + 1, visit.end() + 1, name, nums, operations)
                 deeper[name + ","] = new
                 break
     return deeper
-
-
-def _bag(goal: Subgoal) -> list[str]:
-    """The subgoal's numbers as sorted digits: the same for every order."""
-    return sorted(map(str, goal.nums))
-
-
-def _agree(made: Match[str], target: str, bag: list[str]) -> bool:
-    """Do the Exploring and the Generated line of a new node say the same, with these numbers in any order?"""
-    return (
-        made[1] == made[7] and made[2] == made[6] and made[5] == target and sorted(made[2].split(", ")) == bag
-    )
 
 
 def _numbers(nums: str) -> tuple[int, ...]:
@@ -252,8 +236,8 @@ def progress(trace: str, problem: Problem, solution: Sequence[str]) -> int:
 
     A step counts when its node is generated and afterwards visited; the last one when its goal line follows.
     """
-    plan = _plan(problem, _as_steps(solution))
-    node, _ = _follow(trace, problem, plan, _Visits(trace))
+    plan = subgoals(problem, solution)
+    node, *_ = _follow(trace, problem, plan, _Visits(trace))
     if node is None:
         return -1
     depth = len(node.operations)
@@ -295,9 +279,9 @@ def rewrite_steps(
     """`rewrite` with its reasons: which case applied, where, and what was replaced."""
     if choose not in CHOICES:
         raise GrlibError(f"choose is {choose!r}: it must be one of {', '.join(CHOICES)}")
-    plan = _plan(problem, _as_steps(solution))
+    plan = subgoals(problem, solution)
     visits = _Visits(trace)
-    parent, made = _follow(trace, problem, plan, visits)
+    parent, made, steps = _follow(trace, problem, plan, visits)
     whole = len(trace)
     if parent is None:
         return _edited(trace, "a", [Edit(0, whole, state_line(problem.target, problem.nums, ()))])
@@ -309,18 +293,16 @@ def rewrite_steps(
         return _edited(trace, "b", [Edit(parent.end, whole, _last_lines(goal.operation, problem))], parent)
 
     path, first = parent.name + ",", parent.end - 1
-    own = [node for node in made if node[3] == path and node.start() >= first]
     nums = apply_operation(parent.nums, goal.operation) if parent.inexact else goal.nums
     assert nums is not None  # the parent holds the solution's numbers, in whatever order
-    spellings = goal.spellings
-    same = [node for node in own if node[1] in spellings]
-    if same and (same := [node for node in same if _agree(node, str(problem.target), _bag(goal))]):
+    if same := [node for node in steps if node[3] == path and node.start() >= first]:
         node = min(same, key=lambda node: node[1] != goal.operation or _numbers(node[2]) != nums)
         lines = _visit_lines(path + node[4], problem, _numbers(node[2]), (*parent.operations, node[1]))
         return _edited(trace, "c", [Edit(node.end() + 1, whole, lines)], parent, path + node[4])
 
     operations = (*parent.operations, goal.operation)
-    visited = [(node, visit) for node in own if (visit := visits.first(path + node[4], node.end() + 1))]
+    own = [node for node in made if node[3] == path and node.start() >= first]
+    visited = [(n, visit) for n in own if (visit := next(visits.after(path + n[4], n.end() + 1), None))]
     if not visited:
         name = path + "0"
         lines = _node_lines(name, problem, nums, goal.operation)

@@ -1,18 +1,19 @@
 """The trace language of Stream of Search: rendering, grading, parsing and auditing traces.
 
 A trace is text a model may have written, so everything that reads one accepts any text, evaluates nothing and
-takes time linear in its length. Every other module spells a line through the renderers here.
+takes time linear in its length. Other modules spell a line through the renderers here; only
+the searchers, for speed, spell most of theirs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import MAX_EMAX, Context, Decimal, localcontext
-from functools import lru_cache
 
-from grlib.countdown import Problem
+from grlib.countdown import NUMBER, OPERATION, Problem, holds
 
 # --- rendering ------------------------------------------------------------------------------------
 
@@ -50,38 +51,25 @@ def miss_line(n: int, target: int) -> str:
 # --- the shape of a line --------------------------------------------------------------------------
 
 # Possessive repeats (`*+`) never give characters back: a line that does not match is dropped in one pass.
-_NUMBER = r"(?:0|[1-9][0-9]*+)"
-_NUMBERS = rf"{_NUMBER}(?:, {_NUMBER})*+"
-_OPERATION = rf"{_NUMBER}[-+*/]{_NUMBER}={_NUMBER}"
+_NUMBERS = rf"{NUMBER}(?:, {NUMBER})*+"
+_OPERATION = rf"{NUMBER}[-+*/]{NUMBER}={NUMBER}"
 _OPERATIONS = rf"(?:'{_OPERATION}'(?:, '{_OPERATION}')*+)?+"
 _INDEX = r"(?:0|[1-9][0-9]{0,8}+)"
 _NAME = rf"{_INDEX}(?:,{_INDEX}){{0,255}}+"  # bounded: leaves get names made from their parent's
 # The last group of each alternative tells the kind of line.
 LINE = re.compile(
-    rf"Current State: (?P<state_target>{_NUMBER}):\[(?P<state_nums>{_NUMBERS})\]"
+    rf"Current State: (?P<state_target>{NUMBER}):\[(?P<state_nums>{_NUMBERS})\]"
     rf", Operations: \[(?P<state>{_OPERATIONS})\]"
     rf"|Exploring Operation: (?P<operation>{_OPERATION}), Resulting Numbers: \[(?P<exploring>{_NUMBERS})\]"
-    rf"|Generated Node #(?P<name>{_NAME}): {_NUMBER}:\[(?P<nums>{_NUMBERS})\]"
+    rf"|Generated Node #(?P<name>{_NAME}): {NUMBER}:\[(?P<nums>{_NUMBERS})\]"
     rf" Operation: (?P<generated>{_OPERATION})"
     rf"|Moving to Node #(?P<moving>{_NAME})"
-    rf"|{_NUMBER},(?P<goal>{_NUMBER}) equal: Goal Reached"
-    rf"|{_NUMBER},(?P<miss>{_NUMBER}) unequal: No Solution"
+    rf"|{NUMBER},(?P<goal>{NUMBER}) equal: Goal Reached"
+    rf"|{NUMBER},(?P<miss>{NUMBER}) unequal: No Solution"
     r"|(?P<end>No solution found\.)"
 )
-_STATE = re.compile(rf"Current State: ({_NUMBER}):\[({_NUMBERS})\], Operations: \[({_OPERATIONS})\]\n")
+_STATE = re.compile(rf"Current State: ({NUMBER}):\[({_NUMBERS})\], Operations: \[({_OPERATIONS})\]\n")
 _EXPLORING = re.compile(rf"Exploring Operation: ({_OPERATION}), Resulting Numbers: \[({_NUMBERS})\]\n")
-PARTS = re.compile(rf"({_NUMBER})([-+*/])({_NUMBER})=({_NUMBER})")
-# A node made (two lines; groups: operation, nums, parent's name with a comma, child index, target, nums,
-# operation) and a node visited (two lines; groups: name, target, nums, operations); loose inside brackets.
-_LOOSE_OPERATION = r"[0-9]++[-+*/][0-9]++=[0-9]++"
-_MADE = re.compile(
-    rf"\nExploring Operation: ({_LOOSE_OPERATION}), Resulting Numbers: \[([^\]\n]*+)\]"
-    r"\nGenerated Node #((?:[0-9]++,)++)([0-9]++): ([0-9]++):\[([^\]\n]*+)\]"
-    rf" Operation: ({_LOOSE_OPERATION})(?=\n)"
-)
-VISIT = re.compile(
-    r"\nMoving to Node #([0-9,]++)\nCurrent State: ([0-9]++):\[([^\]\n]*+)\], Operations: \[([^\n]*)\](?=\n)"
-)
 _NEEDS_NO_NEWLINE = ("goal", "miss", "end")  # lines that cannot be the beginning of a longer one
 
 
@@ -96,21 +84,6 @@ def scan(trace: str) -> Iterator[tuple[int, str, re.Match[str] | None]]:
     match = LINE.fullmatch(last)
     if match and match.lastgroup in _NEEDS_NO_NEWLINE:
         yield start, last, match
-
-
-@lru_cache(maxsize=64)
-def _generated(depth: int) -> re.Pattern[str]:
-    return re.compile(rf"\nGenerated Node #(?:[0-9]++,){{{depth}}}[0-9]++:")
-
-
-def nodes_made(trace: str, depth: int, start: int) -> list[re.Match[str]]:
-    """The Exploring and Generated lines of all nodes `depth` steps below the root, from offset `start` on."""
-    found = []
-    for node in _generated(depth).finditer(trace, start):  # by the rarer line first
-        made = _MADE.match(trace, max(trace.rfind("\n", 0, node.start()), 0))
-        if made and made.start() >= start:
-            found.append(made)
-    return found
 
 
 def split_operations(text: str) -> tuple[str, ...]:
@@ -188,42 +161,33 @@ def _judge(trace: str, problem: Problem) -> str:
     written_target, written_nums, operations = visit.groups()
     if written_target != target:
         return "wrong target"
-    pool = _count(map(digits, problem.nums))
-    reason = _take(pool, operations) if operations else ""
-    if reason:
-        return reason
-    if pool != _count(written_nums.split(", ")):
+    pool = [*map(digits, problem.nums)]
+    if wrong := _take(pool, operations):
+        return wrong
+    if sorted(pool) != sorted(written_nums.split(", ")):
         return "wrong numbers in state line"
-    reason = _take(pool, explored[1])
-    if reason:
-        return reason
-    if pool == {target: 1}:
+    if wrong := _take(pool, explored[1]):
+        return wrong
+    if pool == [target]:
         return "correct" if explored[2] == target else "wrong resulting numbers"
-    return "target missed" if list(pool.values()) == [1] else "numbers left over"
+    return "target missed" if len(pool) == 1 else "numbers left over"
 
 
-def _count(numbers: Iterable[str]) -> dict[str, int]:
-    """A multiset. Canonical digits stand for the number, so hostile numbers are never converted."""
-    pool: dict[str, int] = {}
-    for number in numbers:
-        pool[number] = pool.get(number, 0) + 1
-    return pool
+def _take(pool: list[str], operations: str) -> str:
+    """Carry out all (well-formed) operations in a text on numbers; the reason why that fails, or ''.
 
-
-def _take(pool: dict[str, int], operations: str) -> str:
-    """Carry out all (well-formed) operations in a text on a multiset; the reason why that fails, or ''."""
-    for a, sign, b, c in PARTS.findall(operations):
-        for operand in (a, b):
-            left = pool.get(operand, 0)
-            if left > 1:
-                pool[operand] = left - 1
-            elif left:
-                del pool[operand]
-            else:
-                return "number not available"
-        if not arithmetic_holds(a, sign, b, c):
+    Canonical digits stand for the numbers: none is converted before it is found in the pool.
+    """
+    short = len(operations) < _INT_DIGITS
+    for a, sign, b, c in OPERATION.findall(operations):
+        try:
+            pool.remove(a)
+            pool.remove(b)
+        except ValueError:
+            return "number not available"
+        if not (holds(int(a), sign, int(b), int(c)) if short else arithmetic_holds(a, sign, b, c)):
             return "wrong arithmetic"
-        pool[c] = pool.get(c, 0) + 1
+        pool.append(c)
     return ""
 
 
@@ -236,18 +200,8 @@ def arithmetic_holds(a: str, sign: str, b: str, c: str) -> bool:
         if len(c) > len(a) + len(b):
             return False
         with localcontext(Context(prec=len(a) + len(b) + len(c), Emax=MAX_EMAX)):
-            return _holds(Decimal(a), sign, Decimal(b), Decimal(c))  # type: ignore[arg-type]
-    return _holds(int(a), sign, int(b), int(c))
-
-
-def _holds(a: int, sign: str, b: int, c: int) -> bool:
-    if sign == "+":
-        return a + b == c
-    if sign == "*":
-        return a * b == c
-    if sign == "-":
-        return b + c == a
-    return bool(b and c) and b * c == a
+            return holds(Decimal(a), sign, Decimal(b), Decimal(c))  # type: ignore[arg-type]
+    return holds(int(a), sign, int(b), int(c))
 
 
 def digits(number: int) -> str:
@@ -427,8 +381,8 @@ def audit(trace: str, problem: Problem) -> dict[str, int]:
     `wrong_outcomes` counts goal and miss lines that contradict their own numbers or the problem's target.
     """
     counts = dict.fromkeys(AUDITED, 0)
-    target, inputs = digits(problem.target), _count(map(digits, problem.nums))
-    here, size = dict(inputs), len(problem.nums)  # what the last state line says
+    target, inputs = digits(problem.target), [*map(digits, problem.nums)]
+    here, size = Counter(inputs), len(inputs)  # what the last state line says
     for _, line, match in scan(trace):
         kind = match.lastgroup if match else None
         counts["lines"] += 1
@@ -440,11 +394,11 @@ def audit(trace: str, problem: Problem) -> dict[str, int]:
         elif kind == "state":
             counts["states"] += 1
             nums = match["state_nums"].split(", ")
-            here, size = _count(nums), len(nums)
-            follows = size + match["state"].count("=") == len(problem.nums)  # cheap, before the copy
+            here, size = Counter(nums), len(nums)
+            follows = size + match["state"].count("=") == len(inputs)  # cheap, before the copy
             if follows:
-                reached = dict(inputs)
-                follows = not _take(reached, match["state"]) and reached == here
+                reached = [*inputs]
+                follows = not _take(reached, match["state"]) and sorted(reached) == sorted(nums)
             counts["wrong_states"] += not follows or match["state_target"] != target
         elif kind in ("goal", "miss"):
             counts["outcomes"] += 1
@@ -455,12 +409,12 @@ def audit(trace: str, problem: Problem) -> dict[str, int]:
     return counts
 
 
-def _audit_operation(counts: dict[str, int], here: dict[str, int], size: int, match: re.Match[str]) -> None:
-    a, sign, b, c = PARTS.findall(match["operation"])[0]
+def _audit_operation(counts: dict[str, int], here: Counter[str], size: int, match: re.Match[str]) -> None:
+    ((a, sign, b, c),) = OPERATION.findall(match["operation"])
     counts["wrong_arithmetic"] += not arithmetic_holds(a, sign, b, c)
-    if here.get(a, 0) < 1 + (a == b) or not here.get(b, 0):
+    if here[a] < 1 + (a == b) or not here[b]:
         counts["unavailable_numbers"] += 1
         return
     written = match["exploring"].split(", ")
-    left = {number: here.get(number, 0) - (number == a) - (number == b) + (number == c) for number in written}
-    counts["wrong_resulting_numbers"] += len(written) != size - 1 or _count(written) != left
+    right = len(written) == size - 1 and Counter([*written, a, b]) == here + Counter([c])
+    counts["wrong_resulting_numbers"] += not right

@@ -201,6 +201,20 @@ def test_numbers_of_any_size_are_exact():
     assert list(solve(problem)) == plain.solve(list(problem.nums), problem.target)
 
 
+def test_numbers_too_long_to_write_are_one_clear_line():
+    """Python writes no integer of more than 4300 digits."""
+    huge, long = 10**5000, 10**3000
+    for problem in (Problem((huge, 1), huge + 1), Problem((long, long), long * long)):
+        for call in (solve, all_solutions):
+            with pytest.raises(GrlibError, match=r"0000\.\.\..*4300; use smaller") as caught:
+                call(problem)
+            assert "\n" not in str(caught.value) and len(str(caught.value)) < 150
+    with pytest.raises(GrlibError, match="use smaller"):
+        check_solution(Problem((huge, 1), huge + 1), ("1+1=2",))
+    assert solve(Problem((long, 1), long + 1)) == (f"{long}+1={long + 1}",)
+    assert solve(Problem((3, 4), huge)) is None
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 60))
 def test_all_solutions_are_all_and_in_order(nums, target):
