@@ -97,13 +97,14 @@ def holds(a: int, sign: str, b: int, c: int) -> bool:
 
 def check_length(nums: Sequence[int], *others: int, results: bool = True) -> None:
     """GrlibError where Python cannot write a number or, with `results`, what moves on `nums` may lead to."""
-    for number in (*nums, *others, prod(nums) << len(nums) if results else 0):
-        if number >= _TOO_LONG:
-            length = int(number.bit_length() * log10(2)) + 1
-            raise GrlibError(
-                f"numbers of about {length} digits ({number // 10 ** (length - 6)}...): Python writes none "
-                f"of more than {_DIGITS}; use smaller ones"
-            )
+    numbers = (*nums, *others, prod(nums) << len(nums) if results else 0)
+    if max(numbers) >= _TOO_LONG:
+        number = next(number for number in numbers if number >= _TOO_LONG)
+        length = int(number.bit_length() * log10(2)) + 1
+        raise GrlibError(
+            f"numbers of about {length} digits ({number // 10 ** (length - 6)}...): Python writes none of "
+            f"more than {_DIGITS}; use smaller ones"
+        )
 
 
 # --- exact solving ------------------------------------------------------------------------------------------

@@ -143,6 +143,11 @@ class _Visits:
         for k in range(bisect_left(visits, at, key=Match.start), len(visits)):
             yield visits[k]
 
+    def first(self, name: str, position: int) -> Match[str] | None:
+        """The first of these visits; depth-first traces visit a node at once."""
+        here = _VISIT.match(self.trace, position - 1)
+        return here if here and here[1] == name else next(self.after(name, position), None)
+
 
 class _Reached(NamedTuple):
     """A node of the solution that the trace generated and visited, as the trace writes it."""
@@ -302,7 +307,7 @@ def rewrite_steps(
 
     operations = (*parent.operations, goal.operation)
     own = [node for node in made if node[3] == path and node.start() >= first]
-    visited = [(n, visit) for n in own if (visit := next(visits.after(path + n[4], n.end() + 1), None))]
+    visited = [(n, visit) for n in own if (visit := visits.first(path + n[4], n.end() + 1))]
     if not visited:
         name = path + "0"
         lines = _node_lines(name, problem, nums, goal.operation)
@@ -326,14 +331,11 @@ def _edited(
     child: str = "",
     options: int = 0,
 ) -> Rewrite:
-    pieces: list[str] = []
-    at = 0
-    for start, end, text in edits:
-        pieces += (trace[at:start], text)
-        at = end
-    pieces.append(trace[at:])
+    text, at = "", 0
+    for start, end, new in edits:
+        text, at = text + trace[at:start] + new, end
     depth, name = (len(parent.operations), parent.name) if parent else (-1, "")
-    return Rewrite("".join(pieces), case, depth, name, child, options, tuple(edits))
+    return Rewrite(text + trace[at:], case, depth, name, child, options, tuple(edits))
 
 
 def _node_lines(name: str, problem: Problem, nums: tuple[int, ...], operation: str) -> str:

@@ -161,7 +161,10 @@ def _judge(trace: str, problem: Problem) -> str:
     written_target, written_nums, operations = visit.groups()
     if written_target != target:
         return "wrong target"
-    pool = [*map(digits, problem.nums)]
+    try:
+        pool = [*map(str, problem.nums)]
+    except ValueError:
+        pool = [*map(digits, problem.nums)]
     if wrong := _take(pool, operations):
         return wrong
     if sorted(pool) != sorted(written_nums.split(", ")):

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,15 +30,12 @@ def parser() -> argparse.ArgumentParser:
         description="Time grlib against a plain textbook version of the same thing, on the same inputs, in "
         "one process. Outputs are compared first. Nothing is written unless --json is given.",
     )
-    top.add_argument(
-        "names", nargs="*", metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} (default: all)"
-    )
-    top.add_argument("--quick", action="store_true", help="few inputs: shows that it works, ratios are rough")
-    top.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the shipped base)")
-    top.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="CPU threads for the models (default: all cores)"
-    )
-    top.add_argument("--json", type=Path, metavar="PATH", help="also write the figures to this file")
+    add = top.add_argument
+    add("names", nargs="*", metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} (default: all)")
+    add("--quick", action="store_true", help="few inputs: shows that it works, ratios are rough")
+    add("--model", type=Path, metavar="DIR", help="model folder (default: the shipped base)")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads for the models (default: all cores)")
+    add("--json", type=Path, metavar="PATH", help="also write the figures to this file")
     return top
 
 
@@ -56,11 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         raise GrlibError(
             f"no model in {options.model}: config.json is missing; name a model folder with --model"
         )
-    chosen = options.names or SECTIONS
     rows = []
     print(f"{'':36s} {'unit':>9s} {'plain':>12s} {'grlib':>12s} {'ratio':>8s}")
-    for name in SECTIONS:
-        for row in _run(name, options) if name in chosen else ():
+    for name in options.names or SECTIONS:
+        for row in _run(name, options):
             rows.append(row)
             print(_line(row), flush=True)
     if options.json:
@@ -74,8 +70,7 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
     if name in TEXT_SECTIONS:
         from grlib.bench import speed
 
-        section: Callable[[bool], Iterator[Row]] = getattr(speed, f"bench_{name}")
-        yield from section(options.quick)
+        yield from getattr(speed, f"bench_{name}")(options.quick)
         return
     folder = options.model or SHIPPED
     if not (folder / "config.json").is_file():
@@ -86,8 +81,7 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * cores():
         print(f"{name}: the machine is busy (load {os.getloadavg()[0]:.1f}); do not quote the ratio")
-    measure = models.bench_sampling if name == "sampling" else models.bench_training
-    yield from measure(options.quick, folder, options.threads or cores())
+    yield from getattr(models, f"bench_{name}")(options.quick, folder, options.threads or cores())
 
 
 def _line(row: Row) -> str:

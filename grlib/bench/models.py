@@ -12,6 +12,7 @@ from typing import Any
 
 from grlib.bench.speed import SEED, Row
 from grlib.countdown_data import draw, imitation_examples
+from grlib.errors import one_line
 from grlib.profiles import LAPTOP
 from grlib.sampling import Request, SamplingSettings, answer, sample
 
@@ -31,9 +32,6 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-# --- sampling -----------------------------------------------------------------------------------------------
-
-
 def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     """New tokens a second at temperature 1: transformers' `generate` and continuous batching, grlib's engine.
 
@@ -41,18 +39,16 @@ def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     """
     import torch
 
-    from grlib.tokenizer import prompt_text
+    from grlib.tokenizer import encode, prompt_text
 
     torch.set_num_threads(threads)
     model, tokenizer = _load(folder)
-    count, budget = (
-        (16, 96) if quick else (128, min(LAPTOP.budget, model.config.max_position_embeddings - 32))
-    )
-    solved = draw(LAPTOP.task, "bench", count)
-    requests = [Request(prompt_text(problem), "", budget) for problem, _ in solved]
-    slots = min(LAPTOP.slots, -(-count // threads))
-    settings = SamplingSettings(slots=slots, workers=threads)
-    theirs = SamplingSettings(engine="transformers", slots=slots)
+    count, budget = 16, 96
+    if not quick:
+        count, budget = 128, min(LAPTOP.budget, model.config.max_position_embeddings - 32)
+    requests = [Request(prompt_text(problem), "", budget) for problem, _ in draw(LAPTOP.task, "bench", count)]
+    settings = SamplingSettings(slots=min(LAPTOP.slots, -(-count // threads)), workers=threads)
+    theirs = SamplingSettings(engine="transformers", slots=settings.slots)
 
     def ours(part: Sequence[Request], chunk: int) -> list[Any]:
         if threads == 1:
@@ -60,99 +56,78 @@ def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as chunks:
             return sample(folder, part, replace(settings, chunk=chunk), seed=SEED, folder=Path(chunks))
 
-    same = _greedy_agreement(model, tokenizer, requests[: 4 if quick else 16])
+    few = requests[: 4 if quick else 16]
+    greedy = [
+        answer(model, tokenizer, few, SamplingSettings(engine=engine, temperature=0), 0)
+        for engine in ("batched", "transformers")
+    ]
+    same = sum(a == b for a, b in zip(*greedy, strict=True))  # rounding can tip a near tie
     ours(requests[: 4 * threads], 1)  # so many chunks that every worker starts and loads the model
     fast, answers = _timed(lambda: ours(requests, -(-count // threads)))
     slow, reference = _timed(lambda: answer(model, tokenizer, requests, theirs, SEED))
     rate = sum(found.new for found in answers) / fast
-    note = f"{count} requests of up to {budget} tokens, {threads} threads; greedy outputs equal: {same}"
+    note = f"{count} requests of up to {budget} tokens, {threads} threads"
+    note += f"; greedy outputs equal: {same} of {len(few)}"
     yield Row("sampling, to generate", "tokens/s", sum(f.new for f in reference) / slow, rate, note)
-    speed, note = _continuous_batching(model, tokenizer, requests, slots)
+    prompts = encode(tokenizer, [request.prompt for request in requests])
+    try:
+        speed = _continuous_batching(model, tokenizer, prompts, budget, settings.slots)
+        note = f"generate_batch, {count} requests, {settings.slots} at once"
+    except Exception as error:  # whatever it raises, the report says so and goes on
+        speed, note = None, f"generate_batch of transformers does not run here: {one_line(error)}"[:160]
     yield Row("sampling, to continuous batching", "tokens/s", speed, rate, note)
 
 
-def _greedy_agreement(model: Any, tokenizer: Any, requests: Sequence[Any]) -> str:
-    """How many greedy outputs of both engines are equal (rounding can tip a near tie)."""
-    sides = [
-        answer(model, tokenizer, requests, SamplingSettings(engine=engine, temperature=0), 0)
-        for engine in ("batched", "transformers")
-    ]
-    return f"{sum(a == b for a, b in zip(*sides, strict=True))} of {len(requests)}"
-
-
 def _continuous_batching(
-    model: Any, tokenizer: Any, requests: Sequence[Any], slots: int
-) -> tuple[float | None, str]:
-    """(tokens a second, note) of transformers' `generate_batch`; (None, reason) where it does not run."""
+    model: Any, tokenizer: Any, prompts: Sequence[Any], budget: int, slots: int
+) -> float:
+    """Tokens a second of transformers' `generate_batch`."""
     from transformers import GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-    from grlib.tokenizer import encode
-
-    prompts = encode(tokenizer, [request.prompt for request in requests])
-    budget = requests[0].budget
-    choice = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        max_new_tokens=budget,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    pages = -(-(max(map(len, prompts)) + budget) // PAGE)
-    cache = ContinuousBatchingConfig(  # left to itself it takes nearly all memory for its cache
-        page_size=PAGE, num_blocks=slots * pages, max_requests_per_batch=slots, max_batch_tokens=1024
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    choice = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, max_new_tokens=budget, **ends)
+    blocks = slots * -(
+        -(max(map(len, prompts)) + budget) // PAGE
+    )  # left to itself it takes nearly all memory
+    cache = ContinuousBatchingConfig(
+        page_size=PAGE, num_blocks=blocks, max_requests_per_batch=slots, max_batch_tokens=1024
     )
     arguments = {"generation_config": choice, "continuous_batching_config": cache}
     logging.disable(logging.WARNING)
     try:
         seconds, found = _timed(lambda: model.generate_batch(inputs=prompts, **arguments))
-        tokens = sum(len(answer.generated_tokens) for answer in found.values())
-    except Exception as error:  # whatever it raises, the report says so and goes on
-        return None, f"generate_batch of transformers does not run here: {type(error).__name__}: {error}"[
-            :160
-        ]
     finally:
         logging.disable(logging.NOTSET)
-    if len(found) < len(requests) or not tokens:
-        return None, "generate_batch of transformers does not run here: it gave no answers"
-    return tokens / seconds, f"generate_batch, {len(requests)} requests, {slots} at once"
-
-
-# --- training -----------------------------------------------------------------------------------------------
+    tokens = sum(len(answer.generated_tokens) for answer in found.values())
+    if len(found) < len(prompts) or not tokens:
+        raise RuntimeError("it gave no answers")
+    return tokens / seconds
 
 
 def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
-    """Row tokens a second (padding not counted): the padded transformers Trainer against
-    grlib.training.train."""
+    """Row tokens a second (padding not counted): the Trainer of transformers, which pads, and `train`."""
     import torch
 
     from grlib.imitation import imitation_rows
     from grlib.training import TrainSettings, mean_nll, train
 
     torch.set_num_threads(threads)
-    tokenizer = _load(folder)[1]
+    (model, tokenizer), (reference, _) = _load(folder), _load(folder)
     examples = imitation_examples(LAPTOP.task, 32 if quick else 256, start=20_000_000)
     rows = imitation_rows("sos", examples, tokenizer, LAPTOP.row_length)
     settings = TrainSettings(lr=1e-4, batch_rows=LAPTOP.batch_rows, checkpoint_seconds=1e9)
     tokens = sum(len(row.ids) for row in rows)
-    model = _load(folder)[0]
     fast, _ = _timed(lambda: train(model, rows, settings, seed=SEED))
-    reference = _load(folder)[0]
-    note = (
-        f"{len(rows)} rows of {tokens / len(rows):.0f} tokens, {LAPTOP.batch_rows} a step, {threads} threads"
-    )
+    note = f"{len(rows)} rows of {tokens / len(rows):.0f} tokens, {threads} threads"
     try:
         slow = _trainer_seconds(reference, tokenizer, rows, settings)
     except ImportError as error:
-        note = f"no comparison: the Trainer of transformers needs another package ({error})".splitlines()[0][
-            :160
-        ]
+        note = f"no comparison: the Trainer of transformers needs another package ({one_line(error)})"[:160]
         yield Row("training", "tokens/s", None, tokens / fast, note)
         return
-    note += (
-        f"; loss after it {mean_nll(reference.eval(), rows[:32]):.3f} and {mean_nll(model, rows[:32]):.3f}"
-    )
+    losses = mean_nll(reference.eval(), rows[:32]), mean_nll(model, rows[:32])
+    note += f"; loss after it {losses[0]:.3f} and {losses[1]:.3f}"
     yield Row("training, to Trainer", "tokens/s", tokens / slow, tokens / fast, note)
 
 
@@ -169,6 +144,8 @@ def _trainer_seconds(model: Any, tokenizer: Any, rows: Sequence[Any], settings: 
         }
         for row in rows
     ]
+    quiet = {"save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    beta1, beta2 = settings.betas
     with tempfile.TemporaryDirectory() as place:
         arguments = TrainingArguments(
             output_dir=place,
@@ -178,15 +155,12 @@ def _trainer_seconds(model: Any, tokenizer: Any, rows: Sequence[Any], settings: 
             lr_scheduler_type="cosine",
             warmup_steps=settings.warmup,
             weight_decay=settings.weight_decay,
-            adam_beta1=settings.betas[0],
-            adam_beta2=settings.betas[1],
+            adam_beta1=beta1,
+            adam_beta2=beta2,
             max_grad_norm=settings.clip,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
             use_cpu=True,
             dataloader_pin_memory=False,
+            **quiet,
         )
         collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
         trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator)

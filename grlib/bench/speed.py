@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from grlib import countdown, guidance, search, traces
 from grlib.bench import plain
@@ -21,7 +21,7 @@ from grlib.errors import GrlibError
 
 Item = TypeVar("Item")
 SEED = 20_240
-NUM_COUNT, MAX_NUMBER = 4, 99  # the paper's task
+NUM_COUNT, MAX_NUMBER, TARGETS = 4, 99, countdown.split_targets(0)[0]  # the paper's task
 PORTIONS = 10
 
 
@@ -50,162 +50,150 @@ def compare(
     fast: Callable[[Item], Any],
     note: str = "",
     must_agree: float = 1.0,
+    each: int = 1,
 ) -> Row:
-    """Time two functions on the same inputs, in CPU microseconds an input, and require equal outputs.
+    """Time two functions on the same inputs, in CPU microseconds, and require equal outputs.
 
     `must_agree` below 1 is for a plain rule that is known to do less; the share that agrees is then reported.
+    An input counts as `each`.
     """
     seconds = {slow: 0.0, fast: 0.0}
     agree = 0
     for first in range(PORTIONS):
-        portion = inputs[first::PORTIONS]
         outputs = []
         for side in (slow, fast):
             start = time.process_time()
-            outputs.append([side(item) for item in portion])
+            outputs.append([side(item) for item in inputs[first::PORTIONS]])
             seconds[side] += time.process_time() - start
         agree += sum(a == b for a, b in zip(*outputs, strict=True))
     share = agree / len(inputs)
     if share < must_agree:
         raise GrlibError(f"bench {what}: only {share:.1%} of the outputs are equal; no ratio is reported")
+    note = note or f"{len(inputs) * each} inputs"
     if must_agree < 1:
         note = f"{note}; {share:.1%} of the outputs equal"
-    micro = 1e6 / len(inputs)
+    micro = 1e6 / len(inputs) / each
     return Row(what, "us", seconds[slow] * micro, seconds[fast] * micro, note)
 
 
-# --- problems, solutions, traces ----------------------------------------------------------------------------
+class Task(NamedTuple):
+    """A problem with its solution, and a searcher drawn as in the imitation set."""
+
+    problem: Problem
+    solution: tuple[str, ...]
+    heuristic: str
+    beam: int  # 0: depth first
+    rng: random.Random  # each side gets its own: a breadth-first search uses it up
 
 
-def _targets() -> tuple[int, ...]:
-    return countdown.split_targets(0)[0]
-
-
-def _searched(problem: Problem, number: int) -> str:
-    """grlib's trace with searcher, heuristic and beam drawn as in the imitation set."""
+def _task(problem: Problem, solution: Sequence[str], number: int) -> Task:
     rng = random.Random(number)
     heuristic = rng.choice(search.HEURISTICS)
-    if rng.random() < 0.5:
-        return search.depth_first(problem, heuristic)
-    return search.breadth_first(problem, rng.choice((1, 2, 3, 4, 5)), heuristic, rng)
+    return Task(problem, tuple(solution), heuristic, rng.choice((0, 0, 0, 0, 0, 1, 2, 3, 4, 5)), rng)
 
 
-def _searched_plainly(nums: list[int], target: int, number: int) -> str:
-    rng = random.Random(number)
-    heuristic = rng.choice(search.HEURISTICS)
-    if rng.random() < 0.5:
-        return plain.depth_first(nums, target, heuristic)
-    return plain.breadth_first(nums, target, rng.choice((1, 2, 3, 4, 5)), heuristic, rng)
+def _tasks(count: int, seed: int = SEED) -> list[Task]:
+    drawn = countdown.sample_problems(count, seed, TARGETS, NUM_COUNT, MAX_NUMBER)
+    return [_task(*solved, number) for number, solved in enumerate(drawn)]
+
+
+def _trace(task: Task) -> str:
+    if not task.beam:
+        return search.depth_first(task.problem, task.heuristic)
+    return search.breadth_first(task.problem, task.beam, task.heuristic, task.rng)
+
+
+def _plain_trace(task: Task) -> str:
+    nums, target = list(task.problem.nums), task.problem.target
+    if not task.beam:
+        return plain.depth_first(nums, target, task.heuristic)
+    return plain.breadth_first(nums, target, task.beam, task.heuristic, task.rng)
+
+
+def _plain_solve(problem: Problem) -> tuple[str, ...] | None:
+    solution = plain.solve(list(problem.nums), problem.target)
+    return None if solution is None else tuple(solution)
+
+
+# --- one section each: `quick` takes few inputs ------------------------------------------------------------
 
 
 def bench_problems(quick: bool) -> Iterator[Row]:
     """Draw solvable problems, solve them, write a trace of each."""
-    targets, size = _targets(), 3 if quick else 50
+    size = 3 if quick else 50
 
-    def slow(block: int) -> list[tuple[list[int], list[str], str]]:
+    def slow(block: int) -> list[tuple[Any, ...]]:
         rng = random.Random(f"problems/{SEED + block}/{NUM_COUNT}/{MAX_NUMBER}/0")
-        drawn = [plain.draw_problem(rng, targets, NUM_COUNT, MAX_NUMBER) for _ in range(size)]
-        return [(n, s, _searched_plainly(n, t, i)) for i, (n, t, s) in enumerate(drawn)]
+        drawn = [plain.draw_problem(rng, TARGETS, NUM_COUNT, MAX_NUMBER) for _ in range(size)]
+        tasks = [_task(Problem(tuple(nums), t), steps, i) for i, (nums, t, steps) in enumerate(drawn)]
+        return [(*task[:-1], _plain_trace(task)) for task in tasks]
 
-    def fast(block: int) -> list[tuple[list[int], list[str], str]]:
-        drawn = countdown.sample_problems(size, SEED + block, targets, NUM_COUNT, MAX_NUMBER)
-        return [(list(p.nums), list(s), _searched(p, i)) for i, (p, s) in enumerate(drawn)]
+    def fast(block: int) -> list[tuple[Any, ...]]:
+        return [(*task[:-1], _trace(task)) for task in _tasks(size, SEED + block)]
 
-    row = compare("problem + solution + trace", range(2 * PORTIONS), slow, fast)
-    assert row.plain is not None
-    yield Row(row.what, "us", row.plain / size, row.grlib / size, f"{2 * PORTIONS * size} problems")
-
-
-def _draws(count: int, solvable: bool | None = None) -> list[Problem]:
-    """Random draws as the problem generator makes them: most cannot be solved."""
-    rng, targets = random.Random(SEED), _targets()
-    found: list[Problem] = []
-    while len(found) < count:
-        nums = tuple(rng.randint(1, MAX_NUMBER) for _ in range(NUM_COUNT))
-        problem = Problem(nums, rng.choice(targets))
-        if solvable is None or solvable == (countdown.solve(problem) is not None):
-            found.append(problem)
-    return found
+    yield compare("problem + solution + trace", range(2 * PORTIONS), slow, fast, each=size)
 
 
 def bench_solver(quick: bool) -> Iterator[Row]:
-    """Solve random draws, and those that can be solved."""
-    for solvable, name, count in (
-        (None, "solver, random draws", 6000),
-        (True, "solver, solvable problems", 2000),
-    ):
-        inputs = _draws(count // (20 if quick else 1), solvable)
-        share = sum(countdown.solve(p) is not None for p in inputs) / len(inputs)
-        yield compare(
-            name,
-            inputs,
-            lambda p: plain.solve(list(p.nums), p.target),
-            lambda p: list(solution) if (solution := countdown.solve(p)) else None,
-            f"{len(inputs)} problems, {share:.0%} solvable",
-        )
+    """Solve random draws, as the problem generator makes them, and those of them that can be solved."""
+    rng = random.Random(SEED)
+    drawn = [
+        tuple(rng.randint(1, MAX_NUMBER) for _ in range(NUM_COUNT)) for _ in range(300 if quick else 6000)
+    ]
+    problems = [Problem(nums, rng.choice(TARGETS)) for nums in drawn]
+    solvable = [problem for problem in problems if countdown.solve(problem)]
+    note = f"{len(problems)} inputs, {len(solvable) / len(problems):.0%} solvable"
+    yield compare("solver, random draws", problems, _plain_solve, countdown.solve, note)
+    yield compare("solver, solvable problems", solvable, _plain_solve, countdown.solve)
 
 
 def bench_trace(quick: bool) -> Iterator[Row]:
-    """Write traces of given problems, by searcher."""
-    problems = [p for p, _ in countdown.sample_problems(40 if quick else 1000, SEED, _targets())]
-    items = [(list(p.nums), p, i) for i, p in enumerate(problems)]
-    yield compare(
-        "trace, all searchers",
-        items,
-        lambda item: _searched_plainly(item[0], item[1].target, item[2]),
-        lambda item: _searched(item[1], item[2]),
-        f"{len(items)} traces",
-    )
+    """Write traces of given problems: by all searchers, and by depth-first search alone."""
+    count = 40 if quick else 1000
+    pairs = list(zip(_tasks(count), _tasks(count), strict=True))
+    choices = {"all searchers": pairs}
     for heuristic in search.HEURISTICS:
-
-        def slow(item: tuple[list[int], Problem, int], heuristic: str = heuristic) -> str:
-            return plain.depth_first(item[0], item[1].target, heuristic)
-
-        def fast(item: tuple[list[int], Problem, int], heuristic: str = heuristic) -> str:
-            return search.depth_first(item[1], heuristic)
-
-        yield compare(f"trace, depth first, {heuristic}", items[: len(items) // 2], slow, fast)
+        alone = [task._replace(heuristic=heuristic, beam=0) for task, _ in pairs[::2]]
+        choices[f"depth first, {heuristic}"] = list(zip(alone, alone, strict=True))
+    for name, chosen in choices.items():
+        yield compare(f"trace, {name}", chosen, lambda p: _plain_trace(p[0]), lambda p: _trace(p[1]))
 
 
-# --- rewriting and grading ----------------------------------------------------------------------------------
-
-
-def _written(count: int) -> list[tuple[Problem, tuple[str, ...], str]]:
-    """Problem, solution and trace of the searchers, finished or not."""
-    solved = countdown.sample_problems(count, SEED + 1, _targets())
-    return [(p, s, _searched(p, i)) for i, (p, s) in enumerate(solved)]
+def _written(quick: bool) -> tuple[list[tuple[Task, str]], str]:
+    """Tasks and the traces of their searchers, finished or not; a note on their size."""
+    written = [(task, _trace(task)) for task in _tasks(60 if quick else 600, SEED + 1)]
+    mean = sum(len(trace) for _, trace in written) / len(written)
+    return written, f"{len(written)} traces of {mean:,.0f} characters"
 
 
 def bench_rewrite(quick: bool) -> Iterator[Row]:
-    """One guided round on failed traces; a successful one is cut somewhere first, as if it had met its
-    budget."""
+    """One guided round on failed traces; a successful one is cut, as if it had met its budget."""
     cut = random.Random(SEED)
+    written, note = _written(quick)
     items = []
-    for number, (problem, solution, trace) in enumerate(_written(60 if quick else 600)):
-        if traces.grade(trace, problem):
+    for number, (task, trace) in enumerate(written):
+        if traces.grade(trace, task.problem):
             trace = trace[: int(cut.random() * len(trace))]
-        items.append((problem, solution, trace, number))
-    mean = sum(len(item[2]) for item in items) / len(items)
+        items.append((trace, task.problem, task.solution, random.Random(number), random.Random(number)))
     yield compare(
         "rewrite",
         items,
-        lambda i: plain.rewrite(i[2], list(i[0].nums), i[0].target, i[1], random.Random(i[3])),
-        lambda i: guidance.rewrite(i[2], i[0], i[1], rng=random.Random(i[3])),
-        f"{len(items)} traces of {mean:,.0f} characters",
+        lambda i: plain.rewrite(i[0], list(i[1].nums), i[1].target, i[2], i[3]),
+        lambda i: guidance.rewrite(*i[:3], rng=i[4]),
+        f"{note} before cutting",
         must_agree=0.9,
     )
 
 
 def bench_grade(quick: bool) -> Iterator[Row]:
     """Grade traces of the searchers, right and wrong ones."""
-    items = _written(60 if quick else 600)
-    mean = sum(len(trace) for *_, trace in items) / len(items)
+    written, note = _written(quick)
     yield compare(
         "grade",
-        items,
-        lambda i: plain.grade(i[2], list(i[0].nums), i[0].target),
-        lambda i: traces.grade(i[2], i[0]).correct,
-        f"{len(items)} traces of {mean:,.0f} characters",
+        [(trace, task.problem) for task, trace in written],
+        lambda item: plain.grade(item[0], list(item[1].nums), item[1].target),
+        lambda item: traces.grade(*item).correct,
+        note,
     )
 
 
@@ -214,28 +202,35 @@ def bench_grade(quick: bool) -> Iterator[Row]:
 _PROBLEM = Problem((3, 4, 5, 6), 24)
 _ROOT = traces.state_line(24, (3, 4, 5, 6), ())
 _NODE = traces.exploring_line("3+4=7", (5, 6, 7)) + traces.generated_line("0,0", 24, (5, 6, 7), "3+4=7")
-HOSTILE: dict[str, Callable[[int], str]] = {
-    "one long number": lambda n: _ROOT + "Exploring Operation: " + "9" * n,
-    "a long goal line": lambda n: _ROOT + "1" * n + ",24 equal: Goal Reached\n",
-    "a long list": lambda n: "Current State: 24:[" + "3, " * (n // 3) + "3], Operations: []\n",
-    "a long name": lambda n: (
-        _ROOT + "Generated Node #0" + ",0" * (n // 2) + ": 24:[5, 6, 7] Operation: 3+4=7\n"
+_MISS = traces.exploring_line("3+9=12", (3,)) + traces.miss_line(3, 24)
+HOSTILE: dict[str, tuple[str, str, str]] = {  # what begins, what is repeated to the wanted size, what ends
+    "one long number": (_ROOT + "Exploring Operation: ", "9", ""),
+    "a long goal line": (_ROOT, "1", ",24 equal: Goal Reached\n"),
+    "a long list": ("Current State: 24:[", "3, ", "3], Operations: []\n"),
+    "a long list, many operations": (
+        "Current State: 24:[" + "3, " * 20_000 + "3], Operations: []\n",
+        _MISS,
+        "",
     ),
-    "long operations": lambda n: (
-        "Current State: 24:[24], Operations: [" + "'3+4=7', " * (n // 9) + "'3+4=7']\n"
-    ),
-    "many roots": lambda n: _ROOT * (n // len(_ROOT)),
-    "many equal nodes": lambda n: _ROOT + _NODE * (n // len(_NODE)),
-    "many moves": lambda n: _ROOT + _NODE + traces.moving_line("0,0") * (n // 21),
-    "half lines": lambda n: _ROOT + "Exploring Operation: 3+4=7, Resulting Numbers: [5, 6, 7\n" * (n // 56),
-    "many goals": lambda n: "24,24 equal: Goal Reache\n" * (n // 25),
-    "no lines": lambda n: "Current State" * (n // 13),
+    "a long name": (_ROOT + "Generated Node #0", ",0", ": 24:[5, 6, 7] Operation: 3+4=7\n"),
+    "long operations": ("Current State: 24:[24], Operations: [", "'3+4=7', ", "'3+4=7']\n"),
+    "many roots": ("", _ROOT, ""),
+    "many equal nodes": (_ROOT, _NODE, ""),
+    "many moves": (_ROOT + _NODE, traces.moving_line("0,0"), ""),
+    "half lines": (_ROOT, "Exploring Operation: 3+4=7, Resulting Numbers: [5, 6, 7\n", ""),
+    "many goals": ("", "24,24 equal: Goal Reache\n", ""),
+    "no lines": ("", "Current State", ""),
+    "names without lines": (_ROOT, "#0,0:", ""),
 }
 
 
+def _hostile(kind: str, size: int) -> str:
+    begin, again, end = HOSTILE[kind]
+    return begin + again * (size // len(again)) + end
+
+
 def bench_hostile(quick: bool) -> Iterator[Row]:
-    """Every function that reads a trace on text made to be slow to read, at three sizes: time must grow in
-    step."""
+    """Every reader of traces on text made to be slow to read, at three sizes: time must grow in step."""
     solution = countdown.solve(_PROBLEM) or ()
     readers: dict[str, Callable[[str], object]] = {
         "grade": lambda text: traces.grade(text, _PROBLEM),
@@ -246,8 +241,8 @@ def bench_hostile(quick: bool) -> Iterator[Row]:
     }
     top = 250_000 if quick else 1_000_000
     for name, reader in readers.items():
-        worst = max((_seconds(reader, make(top)), kind) for kind, make in HOSTILE.items())[1]
-        times = [_seconds(reader, HOSTILE[worst](size)) for size in (top // 4, top // 2, top)]
+        worst = max(HOSTILE, key=lambda kind: _seconds(reader, _hostile(kind, top)))
+        times = [_seconds(reader, _hostile(worst, size)) for size in (top // 4, top // 2, top)]
         shown = ", ".join(f"{seconds * 1e3:.0f}" for seconds in times)
         note = f"{shown} ms at {top // 4:,}, {top // 2:,}, {top:,} characters; slowest text: {worst}"
         yield Row(f"hostile text, {name}", "ms", None, times[-1] * 1e3, note)
@@ -262,11 +257,6 @@ def _seconds(function: Callable[[str], object], text: str) -> float:
     return best
 
 
-# --- import -------------------------------------------------------------------------------------------------
-
-LIGHT = "import grlib.countdown, grlib.search, grlib.traces"
-
-
 def bench_import(quick: bool) -> Iterator[Row]:
     """A fresh Python that imports what problems and traces need, against an empty one."""
 
@@ -275,8 +265,8 @@ def bench_import(quick: bool) -> Iterator[Row]:
         subprocess.run([sys.executable, "-c", code], check=True)
         return time.perf_counter() - before
 
-    tries = 2 if quick else 7
-    empty = min(start("pass") for _ in range(tries))
-    whole = min(start(LIGHT) for _ in range(tries))
+    tries = range(2 if quick else 7)
+    empty = min(start("pass") for _ in tries)
+    whole = min(start("import grlib.countdown, grlib.search, grlib.traces") for _ in tries)
     note = f"{whole * 1e3:.0f} ms with the start of Python"
     yield Row("import of countdown, search, traces", "ms", None, (whole - empty) * 1e3, note)
