@@ -27,6 +27,7 @@ PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems a split, 32 samples ea
 SMOOTHED = 20  # steps in the running mean of a learning curve
 LINES = ("-", "--", ":", "-.")
 SHADES = (style.BLUE, style.SKY, style.ORANGE, style.VERMILLION, style.PURPLE, style.GREEN, style.GREY)
+ROUNDS = ("#666666", "#FBD9C0", "#F0A56B", "#D55E00")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--")
 NATS = "cross-entropy, nats a token"
 
@@ -178,7 +179,8 @@ def data_yield(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def _fill(number: int) -> dict[str, Any]:
-    return {"facecolor": SHADES[number % 7], "hatch": HATCHES[number % 7], "edgecolor": "white"}
+    """Grey for what a model solves by itself, then tints of the colour of Guided-ReST, one a round."""
+    return {"facecolor": ROUNDS[number % 4], "hatch": HATCHES[number % 7], "edgecolor": "white"}
 
 
 def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_rest") -> Drawing:
