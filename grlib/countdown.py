@@ -192,8 +192,10 @@ def _first_of_four(nums: tuple[int, ...], target: int) -> tuple[Pair, ...]:
     for pair in index_pairs(4):
         i, j, (third, fourth) = pair
         us, k, m = RESULTS[nums[i], nums[j]], nums[third], nums[fourth]
+        if _chain(us, k, m, target) or _chain(us, m, k, target):
+            return (pair,)
         # Joining two pairs is the same from either side: pairs without number 0 need not try it.
-        if (not i and _join(us, k, m, target)) or _chain(us, k, m, target) or _chain(us, m, k, target):
+        if not i and _join(us, k, m, target):
             return (pair,)
     return ()
 
@@ -343,9 +345,10 @@ def sample_problems(
 def _draw(
     rng: random.Random, targets: Sequence[int], num_count: int, max_number: int, exclude: frozenset[tuple]
 ) -> tuple[Problem, tuple[str, ...]]:
-    target = targets[int(rng.random() * len(targets))]
+    uniform, places = rng.random, range(num_count)
+    target = targets[int(uniform() * len(targets))]
     for _ in range(100_000):
-        nums = tuple([int(rng.random() * max_number) + 1 for _ in range(num_count)])
+        nums = tuple([int(uniform() * max_number) + 1 for _ in places])
         solution = _solve(nums, target)
         if solution is not None:
             problem = Problem(nums, target)
