@@ -107,6 +107,19 @@ def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
     return sheet.finish(profile, table, PUBLISHED_RUN)
 
 
+def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
+    """pass@k against what k samples cost: k times the mean tokens of the method's traces."""
+    title = "Solved problems for the same number of tokens"
+    sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
+    table = table.dropna(subset="measured").assign(spent=table["k"] * table["mean_tokens"].astype(float))
+    for axis, split, part in _splits(sheet, table):
+        _lines(sheet, axis, split, part, "spent")
+        percent_axis(axis, "problems solved by at least one sample, %", table["high"])
+        axis.set(xlabel="tokens sampled a problem", xscale="log")
+    sheet.legend(map(handle, style.measured_methods(table)))
+    return sheet.finish(profile, table)
+
+
 def headline(table: pd.DataFrame, profile: str) -> Drawing:
     """The README's first figure: pass@k of SoS, ReST and Guided-ReST, published left, measured right."""
     title = "Does guidance teach a model to solve more problems?"

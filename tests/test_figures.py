@@ -31,6 +31,7 @@ DRAWINGS = {
     "accuracy_against_budget": tables.budget_table,
     "pass_at_k": tables.table2,
     "headline": tables.table2,
+    "pass_at_tokens": tables.table2,
     "hints": tables.table1,
     "data_yield": tables.yield_table,
     "rewriting_rounds": tables.yield_table,
@@ -159,6 +160,13 @@ def test_published_marks_are_hollow_and_named(full):
     paper = drawn[(drawn["kind"] == "published") & (drawn["series"] == "rest") & (drawn["panel"] == "seen")]
     assert paper["y"].tolist() == [62.3, 67.7, 71.3, 73.6, 75.3, 76.6]
     assert len({axis.get_ylim() for axis in fig.axes}) == 1
+
+
+def test_pass_at_tokens_counts_what_the_samples_cost(full):
+    _, drawn = draw("pass_at_tokens", full)
+    table = tables.table2(full).dropna(subset="measured").sort_values(["split", "method", "k"])
+    spent = sorted(table["k"] * table["mean_tokens"])
+    assert sorted(drawn["x"]) == pytest.approx(spent) and set(drawn["kind"]) == {"measured"}
 
 
 @pytest.mark.parametrize("name", ["accuracy_against_budget", "pass_at_k", "headline", "data_yield", "hints"])
