@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 GROWTH = 128  # columns a wave's cache grows by
-COMPACT_BELOW = 0.75  # a wave drops its finished rows when fewer than this share are still running
+COMPACT_BELOW = 0.92  # a wave drops its finished rows when fewer than this share are still running
 
 
 @dataclass
@@ -37,8 +37,9 @@ class Wave:
     length: int  # columns filled so far
     running: torch.Tensor  # (n,) bool
     last: torch.Tensor  # (n,) the newest token of each row
-    keys: list[torch.Tensor] = field(default_factory=list)  # a layer each: (n, kv heads, capacity, head size)
-    values: list[torch.Tensor] = field(default_factory=list)
+    # a layer each; keys lie transposed, because then the product with the queries runs along memory
+    keys: list[torch.Tensor] = field(default_factory=list)  # (n, kv heads, head size, capacity)
+    values: list[torch.Tensor] = field(default_factory=list)  # (n, kv heads, capacity, head size)
 
     def keep(self, chosen: torch.Tensor) -> None:
         """Drop every row not in the bool mask `chosen`."""
@@ -66,13 +67,14 @@ class Decoder:
         self.head = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps, self.eos = config.rms_norm_eps, config.eos_token_id
         base = model.model
-        self.embedding, self.final_norm = base.embed_tokens.weight.detach(), base.norm.weight.detach()
-        self.output = output_matrix(model).detach()
+        self.embedding = base.embed_tokens.weight.detach()
+        self.output = _after_norm(base.norm, output_matrix(model))
         self.layers = [_layer_weights(layer) for layer in base.layers]
         positions = torch.arange(config.max_position_embeddings)[None]
         with torch.no_grad():
             cos, sin = base.rotary_emb(self.embedding, positions)
         self.cos, self.sin = cos[0].detach(), sin[0].detach()
+        self.scores = torch.empty(0)
 
     @torch.no_grad()
     def generate(
@@ -95,7 +97,7 @@ class Decoder:
             sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
         )
         waves: list[Wave] = []
-        admit = max(1, slots // 4)
+        admit = max(1, slots // 2)
         while waiting or waves:
             while waiting and sum(len(wave.rows) for wave in waves) <= slots - admit:
                 chosen = [waiting.popleft() for _ in range(min(admit, len(waiting)))]
@@ -134,14 +136,14 @@ class Decoder:
         x = self.embedding[ids].flatten(0, 1)
         cos, sin = self.cos[places][:, None], self.sin[places][:, None]
         for weights in self.layers:
-            q, k, v = self._project(x, weights, n, length)
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-            for store, new in ((wave.keys, k), (wave.values, v)):
-                cache = torch.empty(n, self.kv_heads, capacity, self.head)  # read only where written
-                cache[:, :, :length] = new
-                store.append(cache)
+            q, k, v = self._project(x, weights, n, length, cos, sin)
+            keys = torch.empty(n, self.kv_heads, self.head, capacity)  # read only where written
+            values = torch.empty(n, self.kv_heads, capacity, self.head)
+            keys[..., :length], values[:, :, :length] = k.transpose(-1, -2), v
+            wave.keys.append(keys)
+            wave.values.append(values)
             mixed = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=visible[:, None], enable_gqa=self.heads != self.kv_heads
+                q, k, v, attn_mask=visible[:, None], scale=1.0, enable_gqa=self.heads != self.kv_heads
             )
             x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * length, -1), weights)
         return wave, self._logits(x.view(n, length, -1)[:, -1])
@@ -159,37 +161,63 @@ class Decoder:
         cos, sin = self.cos[places][:, None, None], self.sin[places][:, None, None]
         groups = self.heads // self.kv_heads
         for number, weights in enumerate(self.layers):
-            q, k, v = self._project(x, weights, len(x), 1)
-            q = _rotate(q, cos, sin).view(-1, self.kv_heads, groups, self.head) * self.head**-0.5
-            k = _rotate(k, cos, sin)
+            q, k, v = self._project(x, weights, len(x), 1, cos, sin)
+            q = q.reshape(-1, self.kv_heads, groups, self.head)
             mixed = torch.empty_like(q)
             for wave, mask, own_q, own_k, own_v, out in zip(
                 waves, masks, q.split(sizes), k.split(sizes), v.split(sizes), mixed.split(sizes), strict=True
             ):
-                keys, values, end = wave.keys[number], wave.values[number], wave.length + 1
-                keys[:, :, wave.length], values[:, :, wave.length] = own_k[:, :, 0], own_v[:, :, 0]
-                scores = own_q @ keys[:, :, :end].transpose(-1, -2)
-                if mask is not None:
-                    scores += mask
-                torch.matmul(scores.softmax(-1), values[:, :, :end], out=out)
+                keys, values = wave.keys[number], wave.values[number]
+                keys[..., wave.length], values[:, :, wave.length] = own_k[:, :, 0], own_v[:, :, 0]
+                self._attend(own_q, keys, values, wave.length + 1, mask, out)
             x = self._finish_layer(x, mixed.reshape(len(x), -1), weights)
         for wave in waves:
             wave.length += 1
         return self._logits(x)
 
-    def _project(self, x: torch.Tensor, weights: dict, n: int, length: int) -> list[torch.Tensor]:
-        """Queries, keys and values as (n, heads, length, head size)."""
-        joint = F.rms_norm(x, x.shape[-1:], weights["norm1"], self.eps) @ weights["qkv"]
-        heads = joint.view(n, length, -1, self.head).transpose(1, 2)
-        return list(heads.split([self.heads, self.kv_heads, self.kv_heads], 1))
+    def _attend(
+        self,
+        q: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        end: int,
+        mask: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        """Attention of one query a head over the first `end` columns; `out` is shaped as q, (n, kv heads,
+        groups, head size). The scores live in a buffer that is kept, as a fresh one costs page faults."""
+        n, groups = len(q) * self.kv_heads, q.shape[2]
+        if self.scores.numel() < n * groups * end:
+            self.scores = torch.empty(n * groups * (end + GROWTH))
+        scores = self.scores[: n * groups * end].view(n, groups, end)
+        torch.bmm(q.flatten(0, 1), keys[..., :end].flatten(0, 1), out=scores)
+        if mask is not None:
+            scores.view(-1, self.kv_heads, groups, end).add_(mask)
+        torch.softmax(scores, -1, out=scores)
+        torch.bmm(scores, values[:, :, :end].flatten(0, 1), out=out.view(n, groups, self.head))
+
+    def _project(
+        self, x: torch.Tensor, weights: dict, n: int, length: int, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (scaled) and keys, both rotated, and values, as (n, heads, length, head size)."""
+        joint = (self._normed(x) @ weights["qkv"]).view(n, length, -1, self.head).transpose(1, 2)
+        turning, v = joint.split([self.heads + self.kv_heads, self.kv_heads], 1)
+        q, k = _rotate(turning, cos, sin).split([self.heads, self.kv_heads], 1)
+        return q, k, v
 
     def _finish_layer(self, x: torch.Tensor, mixed: torch.Tensor, weights: dict) -> torch.Tensor:
         x = torch.addmm(x, mixed, weights["out"])
-        gate, up = (F.rms_norm(x, x.shape[-1:], weights["norm2"], self.eps) @ weights["gate_up"]).chunk(2, -1)
+        gate, up = (self._normed(x) @ weights["gate_up"]).chunk(2, -1)
         return torch.addmm(x, F.silu(gate) * up, weights["down"])
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.final_norm, self.eps) @ self.output.T
+        return self._normed(x) @ self.output
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        """x over its root mean square; the norm's weights are in the next matrix. F.rms_norm, which has no
+        kernel of its own on the CPU, takes twice the time."""
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        return x * squares.div_(x.shape[-1]).add_(self.eps).rsqrt_()
 
     def _choose(
         self,
@@ -201,7 +229,7 @@ class Decoder:
     ) -> None:
         """Draw the next token of every row, store it, and mark the rows that are done."""
         if temperature > 0:  # one uniform number a row, looked up in the cumulated probabilities
-            sums = torch.softmax(logits / temperature, -1).cumsum(-1)
+            sums = torch.softmax(logits.div_(temperature), -1).cumsum(-1)
             draws = torch.rand(len(logits), 1, generator=generator) * sums[:, -1:]
             tokens = torch.searchsorted(sums, draws, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
         else:
@@ -221,15 +249,21 @@ class Decoder:
 def _layer_weights(layer: nn.Module) -> dict[str, torch.Tensor]:
     """One block's matrices, those read together side by side, stored (in, out)."""
     attention, mlp = layer.self_attn, layer.mlp
-    joint = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+    queries = attention.q_proj.weight * attention.scaling
+    joint = [queries, attention.k_proj.weight, attention.v_proj.weight]
     return {
-        "norm1": layer.input_layernorm.weight.detach(),
-        "qkv": torch.cat(joint).T.detach().contiguous(),
+        "qkv": _after_norm(layer.input_layernorm, torch.cat(joint)),
         "out": attention.o_proj.weight.T.detach().contiguous(),
-        "norm2": layer.post_attention_layernorm.weight.detach(),
-        "gate_up": torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).T.detach().contiguous(),
+        "gate_up": _after_norm(
+            layer.post_attention_layernorm, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        ),
         "down": mlp.down_proj.weight.T.detach().contiguous(),
     }
+
+
+def _after_norm(norm: nn.Module, matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix (out, in) that follows a norm, as (in, out) with the norm's weights multiplied in."""
+    return (matrix * norm.weight).T.detach().contiguous()
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -249,12 +283,14 @@ def _compact(wave: Wave) -> bool:
 
 
 def _make_room(wave: Wave) -> None:
-    if wave.length < wave.keys[0].shape[2]:
+    if wave.length < wave.values[0].shape[2]:
         return
-    for store in (wave.keys, wave.values):
+    for store, columns in ((wave.keys, 3), (wave.values, 2)):
         for number, old in enumerate(store):
-            store[number] = old.new_empty(*old.shape[:2], wave.length + GROWTH, old.shape[3])
-            store[number][:, :, : wave.length] = old
+            shape = list(old.shape)
+            shape[columns] += GROWTH
+            store[number] = old.new_empty(shape)  # not F.pad: filling touches every new page at once
+            store[number].narrow(columns, 0, wave.length).copy_(old)
 
 
 def _padding_mask(wave: Wave) -> torch.Tensor | None:

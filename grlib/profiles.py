@@ -53,7 +53,7 @@ class Profile:
     engine: str = "batched"
     temperature: float = 1.0
     budget: int = 1024  # tokens of a whole response, end token included
-    slots: int = 256  # rows in flight at once in one worker
+    slots: int = 96  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     # self-training (notebooks 05, 06)
     train_problems: int = 2000

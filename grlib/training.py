@@ -43,7 +43,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    micro_tokens: int = 4096  # padded tokens of one forward pass: bounds memory
+    micro_tokens: int = 2048  # padded tokens of one forward pass: bounds memory
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) 
 
 
 @torch.no_grad()
-def score_rows(model: PreTrainedModel, rows: Sequence[Row], micro_tokens: int = 8192) -> np.ndarray:
+def score_rows(model: PreTrainedModel, rows: Sequence[Row], micro_tokens: int = 2048) -> np.ndarray:
     """(rows, 2): summed negative log-likelihood in nats and count of response tokens of each row."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     result = np.zeros((len(rows), 2))
