@@ -227,6 +227,21 @@ def accuracy_by_iteration(table: pd.DataFrame, profile: str, k: int | None = Non
     return sheet.finish(profile, table)
 
 
+def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
+    """pass@1 and pass@k of the self-trained methods against how often the SoS model solves a problem."""
+    sheet = Sheet("Which problems does each method gain?", profile, 2, 4.6, sharex=True, sharey=True)
+    names = table.drop_duplicates("group").set_index("group")["solved_by_sos"].sort_index()
+    for axis, (k, part) in zip(sheet.axes, table.groupby("k"), strict=False):
+        axis.set_title(f"pass@{k}", loc="left")
+        _lines(sheet, axis, f"pass@{k}", part, "group")
+        axis.set_xticks(names.index, names)
+        axis.set_xlabel("share of SoS samples that solve the problem")
+        percent_axis(axis, "problems solved, %", table["high"])
+        axis.label_outer()
+    sheet.legend(map(handle, style.measured_methods(table)))
+    return sheet.finish(profile, table)
+
+
 def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
     """Cross-entropy under the SoS model of successful self-generated, hinted and guided traces."""
     sheet = Sheet("How likely does the SoS model find each kind of trace?", profile, height=4.0)

@@ -210,7 +210,7 @@ def pass_at_budgets(rows: pd.DataFrame, budgets: Sequence[int], ks: Sequence[int
     return pd.concat(parts, ignore_index=True)
 
 
-def iteration_table(results: Results, ks: Sequence[int] = (1, 8, 32)) -> pd.DataFrame:
+def iteration_table(results: Results, ks: Sequence[int] = (1, 4, 8, 32)) -> pd.DataFrame:
     """pass@k of every stored iteration; each method starts from the SoS model, its iteration 0."""
     rows = test_rows(results, last=False)
     trained, start = rows[rows["iteration"] > 0], rows[rows["method"] == "sos"]
@@ -219,6 +219,47 @@ def iteration_table(results: Results, ks: Sequence[int] = (1, 8, 32)) -> pd.Data
     ks, by = largest_ks(rows, ks), ["method", "iteration", "split"]
     table = with_truncation(summarise(pass_scores(rows, ks), by, ks, "k"), rows, by)
     return in_order(table, ["split", "k", "method", "iteration"])
+
+
+def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15)) -> pd.DataFrame:
+    """pass@1 and pass@k of the self-trained methods by how often SoS solves a problem; both splits together.
+
+    `group` 0 holds the problems that no sample of SoS solves, group i those it solves in more than
+    edges[i - 1] and at most edges[i] of its samples. SoS itself is left out: its samples made the groups.
+    """
+    rows = test_rows(results)
+    key, by = ["split", "seed", "index"], ["method", "group"]
+    usual = (
+        rows[rows["method"] == "sos"].astype({"correct": float}).groupby(key, observed=True)["correct"].mean()
+    )
+    groups = usual.reset_index(name="share")
+    groups["group"] = np.searchsorted(np.asarray(edges), groups.pop("share"), side="left")
+    rows = rows[rows["method"].isin(["rest", "rest_matched", "guided_rest"])].merge(groups, on=key)
+    # the same problem number means another problem in the other split
+    rows = rows.assign(index=rows["index"] + rows["split"].map({"seen": 0, "unseen": 1_000_000}))
+    ks = sorted({1, *largest_ks(rows)[-1:]})
+    scores = pass_scores(rows, ks).merge(
+        rows[["seed", "index", "group"]].drop_duplicates(), on=["seed", "index"]
+    )
+    names = ["none", *(f"up to {100 * edge:g} %" for edge in edges[1:]), f"over {100 * edges[-1]:g} %"]
+    table = with_truncation(summarise(scores, by, ks, "k"), rows, by)
+    return in_order(table.assign(solved_by_sos=table["group"].map(dict(enumerate(names)))), ["k", *by])
+
+
+def ending_table(results: Results) -> pd.DataFrame:
+    """How pass@1 comes about, by method and split: percent of samples that end within the budget, and
+    percent of those that are correct; their product is pass@1."""
+    rows, by = test_rows(results), ["method", "split"]
+    rows = rows.assign(ended=~rows["truncated"].astype(bool)).astype({"correct": float, "ended": float})
+    counts = {"ended": ("ended", "sum"), "correct": ("correct", "sum"), "samples": ("correct", "size")}
+    problems = rows.groupby([*by, "index"], observed=True).agg(**counts)
+    out = []
+    for key, part in problems.groupby(by, sort=False, observed=True):
+        ended = metrics.bootstrap_ratio(part["ended"], part["samples"])
+        right = metrics.bootstrap_ratio(part["correct"], part["ended"])
+        out.append([*key, *(100 * np.asarray([*ended, *right])), len(part)])
+    columns = ["ended", "ended_low", "ended_high", "correct", "correct_low", "correct_high"]
+    return in_order(pd.DataFrame(out, columns=[*by, *columns, "problems"]), ["split", "method"])
 
 
 def yield_table(results: Results) -> pd.DataFrame:

@@ -32,6 +32,7 @@ DRAWINGS = {
     "pass_at_k": tables.table2,
     "headline": tables.table2,
     "pass_at_tokens": tables.table2,
+    "by_difficulty": tables.difficulty_table,
     "hints": tables.table1,
     "data_yield": tables.yield_table,
     "rewriting_rounds": tables.yield_table,

@@ -250,12 +250,41 @@ def test_tokens_at_equal_accuracy():
     assert table["ratio"].tolist() == pytest.approx([2.0] * 4, rel=0.02)
 
 
+def test_difficulty_groups_problems_by_the_samples_of_sos():
+    sos = rows(np.arange(4) < np.array([[0], [1], [2], [4]]), method="sos")  # solved in 0, 1, 2 and 4 of 4
+    rest = rows(np.arange(4) < np.array([[1], [1], [1], [3]]), method="rest", iteration=1)
+    made = results.Results("laptop", (0,), {"eval": pd.concat([sos, rest], ignore_index=True)})
+    table = tables.difficulty_table(made, edges=(0, 0.25, 0.5)).set_index(["k", "group"])
+    assert table.loc[1, "measured"].tolist() == [25, 25, 25, 75]
+    assert table.loc[4, "measured"].tolist() == [100] * 4
+    assert table.loc[1, "problems"].tolist() == [1] * 4
+    assert table.loc[1, "solved_by_sos"].tolist() == ["none", "up to 25 %", "up to 50 %", "over 50 %"]
+
+
+def test_difficulty_keeps_the_problems_of_both_splits_apart(full):
+    table = tables.difficulty_table(full)
+    seeds_in_groups = table[table["k"] == 1].groupby("method")["problems"].sum()
+    assert seeds_in_groups.between(2 * 80, 2 * 80 * 2).all()  # two seeds may put a problem into two groups
+    assert set(table["method"]) == {"rest", "rest_matched", "guided_rest"}
+
+
+def test_ending_times_correctness_is_pass_at_1(full):
+    table = tables.ending_table(full).set_index(["method", "split"])
+    once = tables.table2(full).query("k == 1").dropna(subset=["measured"]).set_index(["method", "split"])
+    product = table["ended"] * table["correct"] / 100
+    assert product.loc[once.index].to_numpy() == pytest.approx(once["measured"].to_numpy())
+    assert (table["ended_low"] <= table["ended"]).all()
+    assert (table["correct"] <= table["correct_high"]).all()
+
+
 def test_nothing_stored_gives_published_rows_and_not_run():
     nothing = results.Results("smoke")
     assert len(tables.table1(nothing)) == 4
     assert tables.table2(nothing)["measured"].isna().all()
     for make in (tables.budget_table, tables.iteration_table, tables.yield_table, tables.likelihood_table):
         assert make(nothing).empty
+    assert tables.difficulty_table(nothing).empty
+    assert tables.ending_table(nothing).empty
     assert tables.selection_table(nothing).empty
     assert tables.token_table(nothing).empty
     status = claims.claims(nothing)
