@@ -1,10 +1,11 @@
 """How the shipped base was chosen: one small training run a variant, all with the same processor time.
 
-    python docs/choose_base.py [--seconds 300] [reference digits ...]
+    python docs/choose_base.py [--seconds 720] [reference digits ...]
 
 Every variant trains on one thread for the same processor seconds and is judged on validation problems of a
 sibling task (another draw of the seen and unseen targets: `target_seed` 1), so the test problems stay
-untouched. Rows go to docs/base_choice.csv; variants that are there already are skipped.
+untouched. Rows go to docs/base_choice.csv; variants that are there already are skipped. One
+process a core may run, each with its own variants.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def train(
 ) -> dict[str, Any]:
     """Train in place for `seconds` of processor time, the rate falling over the last fifth of them."""
     settings = imitation.base_settings(profile)
-    optimizers = training._optimizers(net, settings)
+    optimizers = training.make_optimizers(net, settings)
     rng, used, steps, tokens = Random(0), 0.0, 0, 0
     stock: dict[int, list[training.Row]] = {3: [], 4: []}
     made = {3: 0, 4: 0}
@@ -107,7 +108,7 @@ def train(
             batch.append(stock[count].pop())
         rate = settings.lr * min(1.0, share / settings.warmup + 1e-3, (1 - share) / 0.2)
         begun = time.process_time()
-        training._step(net, batch, optimizers, rate, settings)
+        training.train_step(net, batch, optimizers, rate, settings)
         used += time.process_time() - begun
         steps, tokens = steps + 1, tokens + sum(len(row.ids) for row in batch)
     return {"seconds": round(used), "steps": steps, "tokens": tokens}
@@ -151,18 +152,23 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
-    parser.add_argument("--seconds", type=float, default=300, help="processor seconds of training each")
+    parser.add_argument("--seconds", type=float, default=720, help="processor seconds of training each")
     chosen = parser.parse_args()
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
     for name in chosen.variants:
-        known = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame()
-        if len(known) and name in set(known["variant"]):
+        if len(done()) and name in set(done()["variant"]):
             continue
         row = run(name, chosen.seconds)
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-        artefacts.write_table(OUT, pd.concat([known, pd.DataFrame([row])], ignore_index=True))
+        # read again: another process may have added its variants
+        artefacts.write_table(OUT, pd.concat([done(), pd.DataFrame([row])], ignore_index=True))
+
+
+def done() -> pd.DataFrame:
+    """The rows of the table so far."""
+    return pd.read_csv(OUT) if OUT.exists() else pd.DataFrame()
 
 
 if __name__ == "__main__":

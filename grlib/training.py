@@ -173,7 +173,7 @@ def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     return float(totals[0] / totals[1])
 
 
-def _optimizers(model: PreTrainedModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: PreTrainedModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms."""
     decayed = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     named = list(model.named_parameters())
@@ -224,7 +224,7 @@ def train(
     }
     key |= {"seed": seed, "steps": len(plan), "rows": _digest(rows, plan)}
     key |= {"start": start} if start else {}
-    optimizers = _optimizers(model, settings)
+    optimizers = make_optimizers(model, settings)
     step, tokens, curve = _restore(folder, key, model, optimizers)
     model.train()
     clock = _Clock(tokens)
@@ -233,7 +233,7 @@ def train(
     while step < end:
         batch = [rows[i] for i in plan[step]]
         rate = learning_rate(step, len(plan), settings)
-        loss = _step(model, batch, optimizers, rate, settings)
+        loss = train_step(model, batch, optimizers, rate, settings)
         step, tokens = step + 1, tokens + sum(len(row.ids) for row in batch)
         if not math.isfinite(loss):
             raise GrlibError(
@@ -252,7 +252,7 @@ def train(
     return pd.DataFrame(curve, columns=["step", "tokens_seen", "loss", "valid_loss"])
 
 
-def _step(
+def train_step(
     model: PreTrainedModel,
     batch: Sequence[Row],
     optimizers: Sequence[torch.optim.Optimizer],

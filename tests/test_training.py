@@ -253,7 +253,7 @@ def test_both_optimizers_learn(optimizer):
 
 def test_muon_takes_the_matrices_of_the_blocks_only():
     model = new_model()
-    adamw, muon = training._optimizers(model, replace(SETTINGS, optimizer="muon"))
+    adamw, muon = training.make_optimizers(model, replace(SETTINGS, optimizer="muon"))
     names = {id(p): name for name, p in model.named_parameters()}
     matrices = [names[id(p)] for group in muon.param_groups for p in group["params"]]
     assert len(matrices) == 2 * 7 and all(".layers." in name and "norm" not in name for name in matrices)
@@ -317,7 +317,7 @@ def test_stopping_and_going_on_changes_no_bit(tmp_path, optimizer):
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     expected, curve = run(tmp_path)
-    monkeypatch.setattr(training, "_step", None)
+    monkeypatch.setattr(training, "train_step", None)
     found, again = run(tmp_path)
     assert same(found, expected) and again.equals(curve)
 
@@ -355,7 +355,7 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path, change):
 
 def test_the_pace_of_checkpoints_and_memory_is_no_part_of_a_run(tmp_path, monkeypatch):
     run(tmp_path)
-    monkeypatch.setattr(training, "_step", None)
+    monkeypatch.setattr(training, "train_step", None)
     settings = TrainSettings(lr=0.01, batch_rows=4, epochs=3, checkpoint_seconds=9, micro_tokens=1)
     assert len(train(new_model(), toy_rows(), settings, seed=0, folder=tmp_path)) == 9
 
@@ -366,8 +366,8 @@ torch.set_num_threads(1)
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 from test_training import run, training
-step = training._step
-training._step = lambda *arguments: time.sleep(0.2) or step(*arguments)
+step = training.train_step
+training.train_step = lambda *arguments: time.sleep(0.2) or step(*arguments)
 run(Path(sys.argv[3]))
 """
 
