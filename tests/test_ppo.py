@@ -1,0 +1,187 @@
+"""Operation-level PPO: by hand, against the authors' numbers, the textbook, and autograd."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grlib import ppo
+from grlib.errors import GrlibError
+
+# Small cases with the outputs of the authors' released advantage estimator and loss.
+CASES = [json.loads(line) for line in (Path(__file__).parent / "data/operation_ppo.jsonl").open()]
+
+
+def tensor(*rows):
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def draw_starts(generator, batch, tokens, share=0.3):
+    starts = (torch.rand(batch, tokens, generator=generator) < share).float()
+    starts[:, 0] = 1
+    return starts
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_authors_numbers(case):
+    made = {key: torch.tensor(value) for key, value in case.items() if isinstance(value, list)}
+    starts = made["action_start"]
+    advantage, returns = ppo.operation_advantages(
+        made["reward"], made["value"], starts, case["gamma"], case["lam"]
+    )
+    at = starts > 0
+    assert advantage[at] == pytest.approx(made["advantage"][at], abs=1e-4)
+    assert returns[at] == pytest.approx(made["returns"][at], abs=1e-4)
+    step = (made["old_logprob"], made["new_logprob"], made["advantage"], starts, case["clip"])
+    assert float(ppo.operation_policy_loss(*step, case["dual_clip"])) == pytest.approx(
+        case["policy_loss"], abs=1e-4
+    )
+    assert float(ppo.clipped_share(*step)) == pytest.approx(case["clip_fraction"], abs=1e-4)
+
+
+def test_three_lines_by_hand():
+    # Lines of 2, 1 and 2 tokens; reward 1 at the end; values 0.2, 0.4 and 0.7 at the lines' first tokens.
+    starts = tensor([1, 0, 1, 1, 0])
+    reward, value = tensor([0, 0, 0, 0, 1]), tensor([0.2, 9, 0.4, 0.7, 9])  # 9: never looked at
+    _, returns = ppo.operation_advantages(reward, value, starts, 1.0, 1.0)
+    assert returns == pytest.approx(tensor([1, 0, 1, 1, 0]))  # Monte Carlo: what comes in the end
+    advantage, _ = ppo.operation_advantages(reward, value, starts, 1.0, 1.0)
+    raw = torch.tensor([0.8, 0.6, 0.3])
+    expected = (raw - raw.mean()) / raw.std()
+    assert advantage[starts > 0] == pytest.approx(expected, abs=1e-5)
+    # One step ahead only (lam = 0), half weight for what comes later.
+    _, returns = ppo.operation_advantages(reward, value, starts, 0.5, 0.0)
+    assert returns[starts > 0] == pytest.approx([0.5 * 0.4, 0.5 * 0.7, 1.0])
+
+
+def test_the_loss_by_hand():
+    starts, old = tensor([1, 0, 1, 1]), tensor([-1, -1, -1, -1])
+    log = torch.log
+    new = old + torch.stack([log(torch.tensor([1.5, 0.8, 0.5, 4.0]))])
+    advantage = tensor([1, 0, -1, -2])
+    # ratios 1.5 * 0.8 = 1.2 (at the bound), 0.5 (clipped to 0.8), 4 (bounded by dual clip 3)
+    expected = (-1.2 + 0.8 + 3 * 2) / 3
+    assert float(ppo.operation_policy_loss(old, new, advantage, starts, 0.2, 3.0)) == pytest.approx(expected)
+
+
+def textbook_token_advantages(reward, value, gamma, lam):
+    advantage = torch.zeros_like(reward)
+    for row in range(len(reward)):
+        last, after = 0.0, 0.0
+        for t in reversed(range(reward.shape[1])):
+            delta = reward[row, t] + gamma * after - value[row, t]
+            last = delta + gamma * lam * last
+            after = value[row, t]
+            advantage[row, t] = last
+    return advantage
+
+
+@given(st.integers(0, 10**6), st.floats(0.5, 1), st.floats(0, 1))
+def test_a_start_at_every_token_is_the_textbook(seed, gamma, lam):
+    generator = torch.Generator().manual_seed(seed)
+    reward, value, old, new = (torch.randn(3, 7, generator=generator) for _ in range(4))
+    starts = torch.ones(3, 7)
+    advantage, returns = ppo.operation_advantages(reward, value, starts, gamma, lam)
+    expected = textbook_token_advantages(reward, value, gamma, lam)
+    assert returns == pytest.approx(expected + value, abs=1e-4)
+    white = (expected - expected.mean()) / expected.std()
+    assert advantage == pytest.approx(white, abs=1e-3)
+    ratio = (new - old).exp()
+    terms = torch.maximum(-white * ratio, -white * ratio.clamp(0.8, 1.2))
+    terms = torch.where(white < 0, torch.minimum(terms, -3 * white), terms)
+    loss = ppo.operation_policy_loss(old, new, white, starts, 0.2, 3.0)
+    assert float(loss) == pytest.approx(float(terms.mean()), abs=1e-4)
+
+
+@given(st.integers(0, 10**6))
+def test_rewards_never_leak(seed):
+    generator = torch.Generator().manual_seed(seed)
+    starts = draw_starts(generator, 2, 8)
+    reward, value = torch.zeros(2, 8), torch.zeros(2, 8)
+    reward[0, 5] = 1
+    _, returns = ppo.operation_advantages(reward, value, starts, 1.0, 1.0)
+    assert bool((returns[1] == 0).all())  # not to another response
+    later = torch.arange(8) > 5
+    assert bool((returns[0, later] == 0).all())  # not to actions that begin after it
+    assert bool((returns[0, ~later & (starts[0] > 0)] == 1).all())
+
+
+def test_at_ratio_one_the_loss_has_the_policy_gradient():
+    logits = torch.tensor([0.3, -0.2], requires_grad=True)  # a policy over two tokens
+    tokens = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    starts, gain = tensor([1, 0, 1], [1, 1, 0]), tensor([0.7, 0, -1.1], [0.4, -0.3, 0])
+    new = torch.log_softmax(logits, 0)[tokens]
+    loss = ppo.operation_policy_loss(new.detach(), new, gain, starts, 0.2, 3.0)
+    (found,) = torch.autograd.grad(loss, logits)
+    chance = torch.softmax(logits.detach(), 0)
+    score = torch.eye(2)[tokens] - chance  # gradient of the log probability of each token
+    weights = torch.tensor([[0.7, 0.7, -1.1], [0.4, -0.3, -0.3]])  # every token of an action, its advantage
+    expected = -(weights[..., None] * score).sum((0, 1)) / 4
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_constant_reward_teaches_nothing():
+    starts = tensor([1, 0, 1], [1, 1, 0])
+    advantage, _ = ppo.operation_advantages(tensor([0, 0, 1], [0, 1, 0]), torch.zeros(2, 3), starts, 1.0, 1.0)
+    assert bool((advantage == 0).all())
+    assert bool((ppo.group_advantages(tensor([0, 0, 1], [0, 1, 0]), starts, 2) == 0).all())
+
+
+def test_runaway_ratios_leave_the_gradient_finite():
+    new = torch.full((1, 8), 60.0, requires_grad=True)
+    for gain in (1.0, -1.0):
+        starts = tensor([1, 0, 0, 0, 0, 0, 0, 0])
+        loss = ppo.operation_policy_loss(-new.detach(), new, gain * starts, starts, 0.2, 3.0)
+        (found,) = torch.autograd.grad(loss, new)
+        assert bool(torch.isfinite(loss))
+        assert bool((found == 0).all())
+
+
+def test_groups_compare_samples_of_one_problem():
+    starts = tensor([1, 0, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0])
+    reward = tensor([0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 0, 1])
+    advantage = ppo.group_advantages(reward, starts, 2)
+    half = 0.5**0.5
+    assert advantage[:2] == pytest.approx(tensor([half, 0, half], [-half, -half, 0]), abs=1e-5)
+    assert bool((advantage[2:] == 0).all())
+
+
+def test_the_value_loss_counts_the_worse_error():
+    starts, returns, old = tensor([1, 0, 1]), tensor([1, 9, 0]), tensor([0, 9, 0])
+    value = tensor([0.8, -9, 0.1])  # the first moved further than 0.5: its error is that of 0.5
+    expected = 0.5 * (0.5**2 + 0.1**2) / 2
+    assert float(ppo.value_loss(value, old, returns, starts, 0.5)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"action_start": tensor([0, 1, 0], [1, 0, 0])}, "row 0 begins with 0"),
+        ({"action_start": tensor([1, 0.5, 0], [1, 0, 0])}, "other than 0 and 1"),
+        ({"reward": torch.zeros(2, 4)}, r"reward of shape \(2, 4\)"),
+        ({"value": torch.full((2, 3), float("nan"))}, "value is nan at row 0, token 0"),
+    ],
+)
+def test_bad_input_is_named(change, words):
+    given = {
+        "reward": torch.zeros(2, 3),
+        "value": torch.zeros(2, 3),
+        "action_start": tensor([1, 0, 0], [1, 0, 0]),
+    }
+    with pytest.raises(GrlibError, match=words):
+        ppo.operation_advantages(**(given | change), gamma=1.0, lam=1.0)
+
+
+def test_log_probabilities_must_be_finite():
+    starts = tensor([1, 0])
+    with pytest.raises(GrlibError, match="new_logprob is -inf at row 0, token 1"):
+        ppo.operation_policy_loss(starts, tensor([0, float("-inf")]), starts, starts, 0.2, 3.0)
+
+
+@pytest.mark.parametrize("group", [0, 1, 3])
+def test_a_group_needs_company(group):
+    with pytest.raises(GrlibError, match=f"group={group} for 4 responses"):
+        ppo.group_advantages(torch.zeros(4, 2), tensor(*[[1, 0]] * 4), group)
