@@ -85,14 +85,15 @@ class Decoder:
         temperature: float,
         seed: int,
         slots: int,
-    ) -> list[list[int]]:
+    ) -> tuple[list[list[int]], list[list[float]]]:
         """New tokens for each prompt, the end token included; a row stops there or after its budget of them.
+        Beside them, the log probability that each token was drawn with (0 when greedy).
 
         The result depends on the arguments alone. `temperature` 0 is greedy. At most `slots` rows run at
         once. A prompt and its budget must fit the model's positions, see `check_room`.
         """
         generator = torch.Generator().manual_seed(seed)
-        outputs: list[list[int]] = [[] for _ in prompts]
+        outputs: tuple[list[list[int]], list[list[float]]] = ([[] for _ in prompts], [[] for _ in prompts])
         waiting = deque(
             sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
         )
@@ -225,21 +226,26 @@ class Decoder:
         logits: torch.Tensor,
         temperature: float,
         generator: torch.Generator,
-        outputs: list[list[int]],
+        outputs: tuple[list[list[int]], list[list[float]]],
     ) -> None:
         """Draw the next token of every row, store it, and mark the rows that are done."""
         if temperature > 0:  # one uniform number a row, looked up in the cumulated probabilities
-            sums = torch.softmax(logits.div_(temperature), -1).cumsum(-1)
+            chances = torch.softmax(logits.div_(temperature), -1)
+            sums = chances.cumsum(-1)
             draws = torch.rand(len(logits), 1, generator=generator) * sums[:, -1:]
             tokens = torch.searchsorted(sums, draws, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+            logprobs = chances.gather(1, tokens[:, None]).squeeze(1).log()
         else:
             tokens = logits.argmax(-1)
-        for wave, new in zip(waves, tokens.split([len(wave.rows) for wave in waves]), strict=True):
-            for request, token, running in zip(
-                wave.rows.tolist(), new.tolist(), wave.running.tolist(), strict=True
+            logprobs = torch.zeros(len(tokens))
+        sizes = [len(wave.rows) for wave in waves]
+        for wave, new, scores in zip(waves, tokens.split(sizes), logprobs.split(sizes), strict=True):
+            for request, token, score, running in zip(
+                wave.rows.tolist(), new.tolist(), scores.tolist(), wave.running.tolist(), strict=True
             ):
                 if running:
-                    outputs[request].append(token)
+                    outputs[0][request].append(token)
+                    outputs[1][request].append(score)
             wave.last = new
             # the new token will stand in column `length`, so a row is out of budget one column before its
             # limit

@@ -40,13 +40,15 @@ class Request(NamedTuple):
 class Sampled(NamedTuple):
     """A response: its text (prefix included), its tokens (prefix and end token included), whether it ended by
     itself (otherwise it ran into the budget), and how many of the tokens are new (0: the prefix filled the
-    budget).
+    budget). Where the settings ask for them, the new tokens and the log probability that each was drawn with.
     """
 
     text: str
     tokens: int
     ended: bool
     new: int
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,18 @@ class SamplingSettings:
     slots: int = 128  # rows in flight at once in one worker
     chunk: int = 256  # requests of one piece of work
     workers: int = 0  # processes; 0: one a core
+    logprobs: bool = False  # keep the new tokens and their log probabilities (engine "batched")
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise GrlibError(f"engine {self.engine!r} is not available; choose one of {', '.join(ENGINES)}")
         if self.temperature < 0 or self.slots < 1 or self.chunk < 1 or self.workers < 0:
             raise GrlibError(f"{self}: temperature and workers must be 0 or more, slots and chunk 1 or more")
+        if self.logprobs and (self.engine != "batched" or self.temperature != 1):
+            raise GrlibError(
+                f"log probabilities with engine {self.engine!r} at temperature {self.temperature}: only "
+                "engine 'batched' at temperature 1 gives those of the model itself"
+            )
 
 
 def cores() -> int:
@@ -94,7 +102,9 @@ def sample(
         "model": digest(Path(model_folder)),
         "requests": hashlib.sha256(repr(list(requests)).encode()).hexdigest(),
         "seed": str(seed),
-        "sampling": {"engine": settings.engine, "temperature": settings.temperature, "slots": settings.slots},
+        "sampling": {
+            name: getattr(settings, name) for name in ("engine", "temperature", "slots", "logprobs")
+        },
         "chunk": settings.chunk,
         "code": code_digest("grlib.sampling"),
     }
@@ -116,8 +126,9 @@ def sample(
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         _pool.cache_clear()
         raise
-    columns = [frame[name].tolist() for name in Sampled._fields]
-    return [Sampled(*row) for row in zip(*columns, strict=True)]
+    for name in frame.columns[4:]:  # lists come out of the files as arrays
+        frame[name] = [tuple(values.tolist()) for values in frame[name]]
+    return [Sampled(*row) for row in zip(*(frame[name].tolist() for name in frame), strict=True)]
 
 
 @lru_cache(maxsize=1)
@@ -150,9 +161,11 @@ def sample_alone(
 def sample_chunk(
     model_folder: str, requests: list[Request], settings: SamplingSettings, seed: int
 ) -> pd.DataFrame:
-    """Answer one chunk in this process: columns as in `Sampled`."""
+    """Answer one chunk in this process: columns as in `Sampled`, without the last two if not asked for."""
     model, tokenizer = _loaded(model_folder, digest(Path(model_folder)))
-    return pd.DataFrame(answer(model, tokenizer, requests, settings, seed), columns=list(Sampled._fields))
+    columns = Sampled._fields if settings.logprobs else Sampled._fields[:4]
+    rows = [sampled[: len(columns)] for sampled in answer(model, tokenizer, requests, settings, seed)]
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 @lru_cache(maxsize=1)
@@ -178,12 +191,13 @@ def answer(
     left = [max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)]
     full = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
     check_room(full, left, model.config.max_position_embeddings)
-    new = ENGINES[settings.engine](model, tokenizer, full, left, settings, seed)
+    new, logprobs = ENGINES[settings.engine](model, tokenizer, full, left, settings, seed)
     found = []
-    for request, prefix, tokens in zip(requests, prefixes, new, strict=True):
+    for i, (request, prefix, tokens) in enumerate(zip(requests, prefixes, new, strict=True)):
         ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
         text = tokenizer.decode(tokens[:-1] if ended else tokens, clean_up_tokenization_spaces=False)
-        found.append(Sampled(request.prefix + text, len(prefix) + len(tokens), ended, len(tokens)))
+        kept = (tuple(tokens), tuple(logprobs[i])) if settings.logprobs else ()
+        found.append(Sampled(request.prefix + text, len(prefix) + len(tokens), ended, len(tokens), *kept))
     return found
 
 
@@ -204,7 +218,7 @@ def _batched(
     budgets: Sequence[int],
     settings: SamplingSettings,
     seed: int,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[list[float]]]:
     from grlib.decoding import Decoder
 
     return Decoder(model).generate(
@@ -219,7 +233,7 @@ def _transformers(
     budgets: Sequence[int],
     settings: SamplingSettings,
     seed: int,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[list[float]]]:
     """`generate` of transformers, `slots` rows at a time: slower, any architecture, the tests' reference."""
     import torch
 
@@ -250,7 +264,10 @@ def _transformers(
                 tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
             )
             found[i] = tokens[: min(end, budgets[i])]
-    return found
+    return found, []
 
 
-ENGINES: dict[str, Callable[..., list[list[int]]]] = {"batched": _batched, "transformers": _transformers}
+ENGINES: dict[str, Callable[..., tuple[list[list[int]], list[list[float]]]]] = {
+    "batched": _batched,
+    "transformers": _transformers,
+}

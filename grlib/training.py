@@ -110,23 +110,27 @@ def plan_batches(count: int, settings: TrainSettings, seed: int | str) -> list[l
     return batches[: settings.steps or None]
 
 
-def micro_batches(rows: Sequence[Row], micro_tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows of similar length: (ids, loss mask), both (rows, tokens), right-padded, mask on responses.
+def micro_batches(
+    rows: Sequence[Row], micro_tokens: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Rows of similar length: (row numbers, ids, loss mask), the last two (rows, tokens), right-padded, the
+    mask on responses.
 
     Attention is causal, so what stands right of a row cannot reach it: padding needs no attention mask.
     """
-    ordered = sorted(rows, key=lambda row: len(row.ids))
+    ordered = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
     while ordered:
-        longest = len(ordered[-1].ids)
-        group = ordered[-max(1, micro_tokens // longest) :]
-        group = [row for row in group if len(row.ids) >= PADDING_LIMIT * longest]
-        del ordered[-len(group) :]
+        longest = len(rows[ordered[-1]].ids)
+        numbers = ordered[-max(1, micro_tokens // longest) :]
+        numbers = [number for number in numbers if len(rows[number].ids) >= PADDING_LIMIT * longest]
+        del ordered[-len(numbers) :]
+        group = [rows[number] for number in numbers]
         ids = torch.zeros(len(group), longest, dtype=torch.long)
         mask = torch.zeros(len(group), longest, dtype=torch.bool)
         for i, row in enumerate(group):
             ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
             mask[i, row.start : len(row.ids)] = True
-        yield ids, mask
+        yield numbers, ids, mask
 
 
 def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -140,12 +144,8 @@ def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) 
 @torch.no_grad()
 def score_rows(model: PreTrainedModel, rows: Sequence[Row], micro_tokens: int = 2048) -> np.ndarray:
     """(rows, 2): summed negative log-likelihood in nats and count of response tokens of each row."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     result = np.zeros((len(rows), 2))
-    position = len(order)
-    for ids, mask in micro_batches(rows, micro_tokens):
-        group = order[position - len(ids) : position]
-        position -= len(ids)
+    for group, ids, mask in micro_batches(rows, micro_tokens):
         per_token = torch.zeros(mask[:, 1:].shape)
         per_token[mask[:, 1:]] = response_nll(model, ids, mask)
         result[group, 0] = per_token.sum(1).double().numpy()
@@ -262,7 +262,7 @@ def train_step(
     """One optimiser step on the mean loss over the response tokens of `batch`; returns that loss."""
     count = sum(len(row.ids) - row.start for row in batch)
     total = 0.0
-    for ids, mask in micro_batches(batch, settings.micro_tokens):
+    for _, ids, mask in micro_batches(batch, settings.micro_tokens):
         loss = response_nll(model, ids, mask).sum() / count
         loss.backward()
         total += float(loss.detach())

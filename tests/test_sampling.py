@@ -117,7 +117,9 @@ def test_draws_follow_the_softmax(temperature):
         hidden = model.model(torch.tensor([prompt])).last_hidden_state[0, -1]
         expected = torch.softmax(hidden @ model.get_input_embeddings().weight.T / temperature, -1).double()
     draws = 20_000
-    rows = Decoder(model).generate([prompt] * draws, [1] * draws, temperature=temperature, seed=5, slots=4000)
+    rows, _ = Decoder(model).generate(
+        [prompt] * draws, [1] * draws, temperature=temperature, seed=5, slots=4000
+    )
     counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(tokenizer)).double()
     dense = expected * draws >= 5
     assert dense.sum() > 50
@@ -125,6 +127,28 @@ def test_draws_follow_the_softmax(temperature):
     counts = torch.cat([counts[dense], counts[~dense].sum()[None]])
     statistic, freedom = float(((counts - expected) ** 2 / expected).sum()), len(expected) - 1
     assert abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+def test_log_probabilities_are_those_of_a_second_look(tiny_folder, tmp_path):
+    """What the sampler says it drew with is what training would compute, through files and without."""
+    model, tokenizer = load_both(tiny_folder)
+    asked, kept = requests_of(12), replace(ONE, logprobs=True, chunk=5)
+    found = sample(tiny_folder, asked, kept, seed=3, folder=tmp_path)
+    plain = sample(tiny_folder, asked, replace(kept, logprobs=False), seed=3, folder=tmp_path)
+    assert [one[:4] for one in found] == [one[:4] for one in plain]
+    assert all(one.ids == one.logprobs == () for one in plain)
+    for request, one in zip(asked, found, strict=True):
+        before = encode(tokenizer, [request.prompt])[0] + encode(tokenizer, [request.prefix])[0]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*before, *one.ids]])).logits[0, len(before) - 1 : -1]
+        again = torch.log_softmax(logits, -1).gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+        assert len(one.logprobs) == one.new == len(one.ids)
+        assert list(one.logprobs) == pytest.approx(again.tolist(), abs=1e-4)
+
+
+def test_log_probabilities_of_another_temperature_are_refused():
+    with pytest.raises(GrlibError, match="temperature 0.5"):
+        SamplingSettings(temperature=0.5, logprobs=True)
 
 
 def test_equal_arguments_give_equal_samples(pair):
@@ -201,9 +225,9 @@ def test_a_finished_row_may_wait_beyond_the_last_position(pair):
     decoder.eos = -1
     prompts = [[1] * 6] * 8 + [[1] * (POSITIONS - 4)]
     budgets = [POSITIONS - 6] * 8 + [4]
-    found = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=36)
+    found, _ = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=36)
     assert [len(tokens) for tokens in found] == budgets
-    assert found[8] == decoder.generate(prompts[8:], budgets[8:], temperature=0.0, seed=0, slots=1)[0]
+    assert found[8] == decoder.generate(prompts[8:], budgets[8:], temperature=0.0, seed=0, slots=1)[0][0]
 
 
 # slots
@@ -219,7 +243,7 @@ def test_slots_neither_lose_nor_mix_up_requests(shapes, slots):
     decoder = _decoder()
     prompts = [[1, 3 + first % 30] + [(7 * first + i) % 90 for i in range(more)] for first, more, _ in shapes]
     budgets = [budget for *_, budget in shapes]
-    found = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=slots)
+    found, _ = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=slots)
     assert len(found) == len(prompts)
     for prompt, budget, tokens in zip(prompts, budgets, found, strict=True):
         assert tokens == _alone(tuple(prompt), budget)
@@ -236,7 +260,7 @@ def _decoder() -> Decoder:
 
 def _alone(prompt: tuple[int, ...], budget: int) -> list[int]:
     if prompt not in _kept:
-        _kept[prompt] = _decoder().generate([prompt], [45], temperature=0.0, seed=0, slots=1)[0]
+        _kept[prompt] = _decoder().generate([prompt], [45], temperature=0.0, seed=0, slots=1)[0][0]
     return _kept[prompt][:budget]
 
 

@@ -99,7 +99,7 @@ def test_a_prompt_without_room_for_a_response_is_refused():
 def test_micro_batches_hold_every_row_once_within_the_bound(shapes, micro_tokens):
     rows = [Row(np.full(p + r, n + 1, dtype=np.int32), p) for n, (p, r) in enumerate(shapes)]
     seen = []
-    for ids, mask in micro_batches(rows, micro_tokens):
+    for _, ids, mask in micro_batches(rows, micro_tokens):
         assert ids.shape == mask.shape and (len(ids) == 1 or ids.numel() <= micro_tokens)
         for line, chosen in zip(ids.tolist(), mask.tolist(), strict=True):
             row = rows[line[0] - 1]
@@ -114,7 +114,7 @@ def test_the_loss_of_micro_batches_is_that_of_single_rows(micro_tokens):
     model, rows = tiny_model()[0], toy_rows()
     expected = sum(one_by_one(model, row) for row in rows)
     total = sum(
-        float(response_nll(model, *micro).sum().detach()) for micro in micro_batches(rows, micro_tokens)
+        float(response_nll(model, *micro).sum().detach()) for _, *micro in micro_batches(rows, micro_tokens)
     )
     assert total == pytest.approx(expected, rel=1e-5)
 
@@ -123,7 +123,7 @@ def test_gradients_do_not_depend_on_the_micro_batches():
     def gradients(micro_tokens):
         model, _ = tiny_model()
         count = sum(len(row.ids) - row.start for row in toy_rows())
-        for micro in micro_batches(toy_rows(), micro_tokens):
+        for _, *micro in micro_batches(toy_rows(), micro_tokens):
             (response_nll(model, *micro).sum() / count).backward()
         return [p.grad for p in model.parameters()]
 
@@ -133,7 +133,7 @@ def test_gradients_do_not_depend_on_the_micro_batches():
 
 def test_what_stands_in_the_padding_has_no_influence():
     model, rows = tiny_model()[0], toy_rows()
-    ids, mask = next(micro_batches(rows, 10_000))
+    _, ids, mask = next(micro_batches(rows, 10_000))
     filled = ids.clone()
     for line, row in zip(filled, sorted(rows, key=lambda row: len(row.ids))[-len(ids) :], strict=True):
         line[len(row.ids) :] = 7
@@ -266,7 +266,7 @@ def test_one_step_by_hand():
     rows = toy_rows(4)
     model, _ = tiny_model()
     before = weights(model)
-    row_losses = [response_nll(model, *next(micro_batches([row], 1))).sum() for row in rows]
+    row_losses = [response_nll(model, *next(micro_batches([row], 1))[1:]).sum() for row in rows]
     count = sum(len(row.ids) - row.start for row in rows)
     (sum(row_losses) / count).backward()
     gradient = model.model.layers[0].mlp.up_proj.weight.grad
