@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from grlib.countdown_data import Solved
 from grlib.errors import GrlibError
-from grlib.guidance import CHOICES, rewrite
+from grlib.guidance import CHOICES, progress, rewrite
 from grlib.profiles import Profile
+from grlib.rollouts import Rollout, line_last, line_starts
 from grlib.sampling import Request, Sampled, SamplingSettings
 from grlib.search import straight_path
 from grlib.selftrain import Attempt, LoopSettings, Policy, sampled_policy
-from grlib.tokenizer import prompt_text
+from grlib.tokenizer import encode, prompt_text
 from grlib.traces import grade
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from grlib.ppo import PPOSettings
+
+SUBGOAL_REWARD = 0.25  # of the dense reward (the paper's ablation)
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,61 @@ class CountdownTask:
             request.prompt, answer.text, answer.tokens, answer.ended, verdict.correct, verdict.reason
         )
 
+    def rollouts(
+        self,
+        policy: Policy,
+        items: Sequence[Solved],
+        tokenizer: PreTrainedTokenizerFast,
+        settings: PPOSettings,
+    ) -> list[Rollout]:
+        """One trace an item for PPO: an action is a line (or a token), a solved problem earns 1 at the end.
+
+        With dense reward, each subgoal short of the goal also earns `SUBGOAL_REWARD`, at the end of the state
+        line of the first visit.
+        """
+        answers = policy([Request(prompt_text(problem), "", self.budget) for problem, _ in items])
+        prompts = encode(tokenizer, [prompt_text(problem) for problem, _ in items])
+        found = []
+        for item, prompt, answer in zip(items, prompts, answers, strict=True):
+            lines = line_starts(answer.ids, line_ends(tokenizer))
+            correct = grade(answer.text, item[0]).correct
+            rewards = [(len(answer.ids) - 1, float(correct))]
+            if settings.reward == "dense":
+                rewards += [
+                    (line_last(lines, len(answer.ids), line), SUBGOAL_REWARD)
+                    for line in subgoal_lines(answer.text, item)
+                ]
+            starts = lines if settings.action == "operation" else tuple(range(len(answer.ids)))
+            found.append(
+                Rollout(
+                    tuple(prompt), answer.ids, answer.logprobs, starts, tuple(rewards), correct, answer.ended
+                )
+            )
+        return found
+
     def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
         """The failed trace rewritten to visit the next node of the optimal solution (Algorithm 1)."""
         problem, solution = item
         return whole_lines(rewrite(attempt.response, problem, solution, choose=self.choose, rng=rng))
+
+
+def subgoal_lines(trace: str, item: Solved) -> list[int]:
+    """Numbers of the state lines that first visit a node of the optimal solution short of the goal."""
+    problem, solution = item
+    found: list[int] = []
+    end = 0
+    for number, line in enumerate(trace.split("\n")[:-1]):  # not splitlines: only a newline ends a line
+        end += len(line) + 1
+        if line.startswith("Current State") and len(found) < len(solution) - 1:
+            reached = min(progress(trace[:end], problem, solution), len(solution) - 1)
+            found += [number] * (reached - len(found))
+    return found
+
+
+@lru_cache(maxsize=8)
+def line_ends(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The tokens whose text holds a newline: the last ones of a line."""
+    return frozenset(i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i]))
 
 
 def whole_lines(prefix: str) -> str:

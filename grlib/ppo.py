@@ -9,9 +9,28 @@ line is.
 
 from __future__ import annotations
 
-import torch
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from grlib.artefacts import atomic, digest, write_table
 from grlib.errors import GrlibError
+from grlib.rollouts import Batch, Rollout, batch_of
+from grlib.sampling import SamplingSettings
+from grlib.selftrain import Policy, sampled_policy
+from grlib.training import micro_batches, response_nll
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 LARGEST_STEP = 20.0  # bound of one token's difference of log probabilities, as in the authors' release
 WHITENING_EPSILON = 1e-8
@@ -154,7 +173,7 @@ def _check(action_start: torch.Tensor, **others: torch.Tensor) -> None:
         if not bool(torch.isfinite(tensor).all()):
             row, column = (~torch.isfinite(tensor)).nonzero()[0].tolist()
             raise GrlibError(
-                f"{name} is {float(tensor[row, column])} at row {row}, token {column}: must be finite; "
+                f"{name} is {tensor[row, column].item()} at row {row}, token {column}: must be finite; "
                 "lower the rate, or look at the sampled tokens"
             )
     if not bool(((action_start == 0) | (action_start == 1)).all()):
@@ -165,3 +184,287 @@ def _check(action_start: torch.Tensor, **others: torch.Tensor) -> None:
             f"action_start of row {row} begins with {float(action_start[row, 0]):g}: a response's first "
             "token starts an action; set its first column to 1"
         )
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+class Task(Protocol):
+    """What a problem domain must offer to be reinforced. `Item` is the task's own type."""
+
+    def rollouts(
+        self, policy: Policy, items: Sequence[Any], tokenizer: PreTrainedTokenizerFast, settings: PPOSettings
+    ) -> list[Rollout]:
+        """One response an item, graded, with its actions and rewards."""
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """One run. Defaults of the algorithm: the paper's, or its release where the text gives none."""
+
+    steps: int
+    problems: int  # problems of one step
+    actor_lr: float
+    critic_lr: float
+    sampling: SamplingSettings
+    action: str = "operation"  # or "token"
+    baseline: str = "value"  # a critic (PPO), or "group": other samples of the same problem (GRPO)
+    reward: str = "outcome"  # or "dense": also for each subgoal reached
+    group: int = 1  # samples of a problem in one step
+    minibatch: int = 256  # responses of one optimiser step
+    clip: float = 0.2
+    dual_clip: float = 3.0
+    value_clip: float = 0.5
+    gamma: float = 1.0
+    lam: float = 1.0
+    max_norm: float = 1.0  # of a gradient
+    weight_decay: float = 0.01
+    micro_tokens: int = 2048  # padded tokens of one forward pass: bounds memory
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise GrlibError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        if self.baseline == "group" and self.group < 2:
+            raise GrlibError(f"group={self.group} with baseline 'group': must be 2 or more; raise it")
+        sizes = {name: getattr(self, name) for name in ("steps", "problems", "group", "minibatch")}
+        rates = {name: getattr(self, name) for name in ("actor_lr", "critic_lr", "clip", "dual_clip")}
+        for name, value in (sizes | rates).items():
+            if value <= 0:
+                raise GrlibError(f"{name}={value}: must be positive")
+
+
+CHOICES = {
+    "action": ("operation", "token"),
+    "baseline": ("value", "group"),
+    "reward": ("outcome", "dense"),
+}
+
+
+class Critic(nn.Module):
+    """The policy's body with one number in place of the vocabulary: the value of the state before a token."""
+
+    def __init__(self, policy: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.body = copy.deepcopy(policy.model)
+        self.head = nn.Linear(policy.config.hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+def train_ppo(
+    task: Task,
+    items: Sequence[Any],
+    base: Path,
+    settings: PPOSettings,
+    *,
+    seed: int,
+    out: Path,
+    work: Path,
+    progress: Callable[[str], None],
+) -> pd.DataFrame:
+    """Reinforce the model in `base`, save it in `out`, and return the curve: one row a step.
+
+    `work` holds the last checkpoint, the curve so far and the newest rollouts, so a killed call goes on when
+    it is made again, to the same end. Raises GrlibError where a loss is not finite.
+    """
+    from grlib.model import load_both, save_model
+
+    policy, tokenizer = load_both(base)
+    learner = Learner(policy, settings)
+    key = {"base": digest(base), "seed": seed, "settings": asdict(settings), "items": len(items)}
+    step, curve = learner.restore(work / "checkpoint.pt", key)
+    saved = time.monotonic()
+    while step < settings.steps:
+        began = time.monotonic()
+        save_model(policy, tokenizer, work / "policy")
+        sampler = sampled_policy(
+            work / "policy",
+            replace(settings.sampling, logprobs=True),
+            f"{seed}/{step}",
+            work / "rollouts",
+            f"step {step}",
+            lambda line: None,
+        )
+        chosen = [item for item in _problems(items, settings, seed, step) for _ in range(settings.group)]
+        rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
+        sampled = time.monotonic()
+        row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | _watch(rollouts)
+        step += 1
+        row |= {"step": step, "sampling_s": sampled - began, "updating_s": time.monotonic() - sampled}
+        curve.append(row)
+        write_table(work / "curve.csv", pd.DataFrame(curve))
+        progress(_line(row, settings))
+        if step == settings.steps or time.monotonic() - saved > settings.checkpoint_seconds:
+            learner.checkpoint(work / "checkpoint.pt", key, step, curve)
+            saved = time.monotonic()
+    frame = pd.DataFrame(curve)
+    save_model(policy, tokenizer, out, frame)
+    return frame
+
+
+class Learner:
+    """Policy, critic and their optimisers."""
+
+    def __init__(self, policy: LlamaForCausalLM, settings: PPOSettings) -> None:
+        self.policy, self.settings = policy, settings
+        self.critic = Critic(policy) if settings.baseline == "value" else None
+        networks = [(policy, settings.actor_lr)]
+        if self.critic is not None:
+            networks.append((self.critic, settings.critic_lr))
+        self.networks = [network for network, _ in networks]
+        self.optimizers = [
+            torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=settings.weight_decay)
+            for network, lr in networks
+        ]
+
+    def update(self, batch: Batch, rng: Random) -> dict[str, float]:
+        """One pass over a batch of rollouts, and what to watch."""
+        settings = self.settings
+        for network in self.networks:
+            network.train()
+        old_value = torch.zeros_like(batch.reward)
+        if self.critic is None:
+            advantage = group_advantages(batch.reward, batch.action_start, settings.group)
+            returns = old_value
+        else:
+            old_value = self._old_values(self.critic, batch)
+            advantage, returns = operation_advantages(
+                batch.reward, old_value, batch.action_start, settings.gamma, settings.lam
+            )
+        order = list(range(len(batch.rows)))
+        rng.shuffle(order)
+        parts = [order[i : i + settings.minibatch] for i in range(0, len(order), settings.minibatch)]
+        watched = [self._mini_batch(batch, part, advantage, old_value, returns) for part in parts]
+        row = {name: float(np.mean([one[name] for one in watched])) for name in watched[0]}
+        row["rescore_gap"] = watched[0]["rescore_gap"]  # later parts are scored by a changed policy
+        at = batch.action_start > 0
+        row["value_error"] = float((old_value - returns)[at].square().mean().sqrt())
+        return row
+
+    def _mini_batch(
+        self,
+        batch: Batch,
+        part: list[int],
+        advantage: torch.Tensor,
+        old_value: torch.Tensor,
+        returns: torch.Tensor,
+    ) -> dict[str, float]:
+        """One step of each optimiser on the rollouts numbered in `part`."""
+        settings, total = self.settings, float(batch.action_start[part].sum())
+        losses, gap, ratios, clipped = [0.0, 0.0], 0.0, [], 0.0
+        for numbers, ids, mask in micro_batches([batch.rows[i] for i in part], settings.micro_tokens):
+            chosen = [part[number] for number in numbers]
+            width = int(mask.sum(1).max())
+            old, gain, start, value, goal = (
+                tensor[chosen, :width]
+                for tensor in (batch.old_logprob, advantage, batch.action_start, old_value, returns)
+            )
+            share = float(start.sum()) / total
+            new = by_place(-response_nll(self.policy, ids, mask), mask, width)
+            loss = operation_policy_loss(old, new, gain, start, settings.clip, settings.dual_clip) * share
+            loss.backward()
+            losses[0] += float(loss.detach())
+            if self.critic is not None:
+                guess = by_place(_values(self.critic, ids, mask), mask, width)
+                loss = value_loss(guess, value, goal, start, settings.value_clip) * share
+                loss.backward()
+                losses[1] += float(loss.detach())
+            with torch.no_grad():
+                gap = max(gap, float((new - old).abs().max()))
+                real = torch.arange(int(start.sum(1).max())) < start.sum(1, keepdim=True)
+                ratios.append(action_log_ratio(old, new, start)[real].exp())
+                clipped += float(clipped_share(old, new, gain, start, settings.clip)) * share
+        if not np.isfinite(losses).all():
+            raise GrlibError(
+                f"policy loss {losses[0]}, value loss {losses[1]}: must be finite; lower actor_lr "
+                f"{settings.actor_lr} or critic_lr {settings.critic_lr}"
+            )
+        for network, optimizer in zip(self.networks, self.optimizers, strict=True):
+            nn.utils.clip_grad_norm_(network.parameters(), settings.max_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        quantiles = torch.cat(ratios).quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
+        row = {"policy_loss": losses[0], "value_loss": losses[1], "clipped": clipped, "rescore_gap": gap}
+        return row | dict(zip(("ratio_01", "ratio_50", "ratio_99"), quantiles, strict=True))
+
+    @torch.no_grad()
+    def _old_values(self, critic: Critic, batch: Batch) -> torch.Tensor:
+        """The critic's values before the update: (rollouts, tokens)."""
+        values = torch.zeros_like(batch.reward)
+        for numbers, ids, mask in micro_batches(batch.rows, 2 * self.settings.micro_tokens):
+            width = int(mask.sum(1).max())
+            values[numbers, :width] = by_place(_values(critic, ids, mask), mask, width)
+        return values
+
+    def checkpoint(self, path: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
+        """All state of a run in one file; every random choice follows from the seed and the step."""
+        state = {
+            "key": key,
+            "step": step,
+            "curve": curve,
+            "networks": [network.state_dict() for network in self.networks],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        with atomic(path) as partial:
+            torch.save(state, partial)
+
+    def restore(self, path: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
+        """(step, curve) of the checkpoint that belongs to this run, or a fresh start."""
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception:  # none there, or one that cannot be read: the run begins anew
+            return 0, []
+        if state["key"] != key:
+            return 0, []
+        for things, states in ((self.networks, state["networks"]), (self.optimizers, state["optimizers"])):
+            for thing, saved in zip(things, states, strict=True):
+                thing.load_state_dict(saved)
+        return state["step"], state["curve"]
+
+
+def by_place(flat: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
+    """Numbers of the masked tokens, row by row, as (rows, width) counted from each response's first token."""
+    places = torch.arange(width) < mask.sum(1, keepdim=True)
+    return flat.new_zeros(len(mask), width).masked_scatter(places, flat)
+
+
+def _values(critic: Critic, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The value of the state before every masked token: (masked tokens,)."""
+    hidden = critic.body(input_ids=ids, use_cache=False).last_hidden_state
+    return critic.head(hidden[:, :-1][mask[:, 1:]])[:, 0]
+
+
+def _problems(items: Sequence[Any], settings: PPOSettings, seed: int, step: int) -> list[Any]:
+    """The problems of a step: the items in a new order each epoch, none twice before all were seen."""
+    found: list[Any] = []
+    place = step * settings.problems
+    while len(found) < settings.problems:
+        epoch, first = divmod(place + len(found), len(items))
+        order = list(range(len(items)))
+        Random(f"{seed}/epoch/{epoch}").shuffle(order)
+        found += [items[i] for i in order[first : first + settings.problems - len(found)]]
+    return found
+
+
+def _watch(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What the rollouts of a step say: accuracy, reward, length, cut-off share, actions, entropy."""
+    drawn = np.concatenate([rollout.logprobs for rollout in rollouts])
+    return {
+        "accuracy": float(np.mean([rollout.correct for rollout in rollouts])),
+        "reward": float(np.mean([sum(amount for _, amount in rollout.rewards) for rollout in rollouts])),
+        "tokens": float(np.mean([len(rollout.response) for rollout in rollouts])),
+        "truncated": float(np.mean([not rollout.ended for rollout in rollouts])),
+        "actions": float(np.mean([len(rollout.starts) for rollout in rollouts])),
+        "entropy": float(-drawn.mean()),  # nats a token: its unbiased estimate from the tokens drawn
+    }
+
+
+def _line(row: dict[str, float], settings: PPOSettings) -> str:
+    left = (settings.steps - row["step"]) * (row["sampling_s"] + row["updating_s"]) / 60
+    return (
+        f"PPO: step {row['step']:.0f}/{settings.steps}, accuracy {100 * row['accuracy']:.0f} %, "
+        f"{row['tokens']:.0f} tokens, cut off {100 * row['truncated']:.0f} %, clipped "
+        f"{100 * row['clipped']:.0f} %, entropy {row['entropy']:.3f}, {left:.1f} min left"
+    )

@@ -8,8 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grlib import ppo
+from grlib import countdown_data, ppo, profiles, search
+from grlib.countdown import Problem, solve
+from grlib.countdown_task import CountdownTask, line_ends, subgoal_lines
 from grlib.errors import GrlibError
+from grlib.model import build_model, load_both, save_model
+from grlib.rollouts import Rollout, batch_of, line_last, line_starts
+from grlib.sampling import Request, SamplingSettings
+from grlib.tokenizer import build_tokenizer, encode
 
 # Small cases with the outputs of the authors' released advantage estimator and loss.
 CASES = [json.loads(line) for line in (Path(__file__).parent / "data/operation_ppo.jsonl").open()]
@@ -185,3 +191,163 @@ def test_log_probabilities_must_be_finite():
 def test_a_group_needs_company(group):
     with pytest.raises(GrlibError, match=f"group={group} for 4 responses"):
         ppo.group_advantages(torch.zeros(4, 2), tensor(*[[1, 0]] * 4), group)
+
+
+# the loop
+
+
+class TwoArms:
+    """The first token of a response is the arm; one of them pays. Nothing here is Countdown."""
+
+    def __init__(self, tokenizer, good="0"):
+        self.good = encode(tokenizer, [good])[0][0]
+        self.prompt = tuple(encode(tokenizer, ["<s>"])[0])
+
+    def rollouts(self, policy, items, tokenizer, settings):
+        answers = policy([Request("<s>", "", 1) for _ in items])
+        return [
+            Rollout(
+                self.prompt, one.ids, one.logprobs, (0,), ((0, float(one.ids[0] == self.good)),),
+                one.ids[0] == self.good, True,
+            )
+            for one in answers
+        ]  # fmt: skip
+
+
+def toy(folder, whole_numbers=10):
+    words = build_tokenizer(whole_numbers, ())
+    model = build_model(words, 16, 1, 2, 32, 64, seed=0)
+    save_model(model, words, folder / "base")
+    return folder / "base", words
+
+
+def toy_settings(**changes):
+    sampling = SamplingSettings(workers=1, slots=64, chunk=64)
+    plain = {"steps": 12, "problems": 64, "actor_lr": 0.02, "critic_lr": 0.02, "minibatch": 32}
+    return ppo.PPOSettings(**(plain | {"sampling": sampling} | changes))
+
+
+def run(task, base, folder, settings, items=range(8)):
+    return ppo.train_ppo(
+        task, list(items), base, settings, seed=0, out=folder / "out", work=folder / "work",
+        progress=lambda line: None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {"baseline": "group", "problems": 8, "group": 8}])
+def test_a_bandit_is_solved(tmp_path, changes):
+    base, words = toy(tmp_path)
+    curve = run(TwoArms(words), base, tmp_path, toy_settings(steps=25, **changes))
+    assert curve["step"].tolist() == list(range(1, 26))
+    assert curve["accuracy"].iloc[0] < 0.1
+    assert curve["accuracy"].iloc[-1] > 0.9
+    assert curve["rescore_gap"].max() < 1e-4  # the sampler's log probabilities are the policy's
+    assert curve["entropy"].iloc[-1] < curve["entropy"].iloc[0]
+    model, _ = load_both(tmp_path / "out")
+    assert not model.training
+
+
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    base, words = toy(tmp_path)
+    settings = toy_settings(steps=5, checkpoint_seconds=0.0)
+    whole = run(TwoArms(words), base, tmp_path / "a", settings)
+
+    class Killed(Exception):
+        pass
+
+    update, calls = ppo.Learner.update, []
+
+    def dies(self, batch, rng):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Killed
+        return update(self, batch, rng)
+
+    monkeypatch.setattr(ppo.Learner, "update", dies)
+    with pytest.raises(Killed):
+        run(TwoArms(words), base, tmp_path / "b", settings)
+    monkeypatch.setattr(ppo.Learner, "update", update)
+    again = run(TwoArms(words), base, tmp_path / "b", settings)
+    timed = ["sampling_s", "updating_s"]
+    assert again.drop(columns=timed).equals(whole.drop(columns=timed))
+    weights = [load_both(tmp_path / name / "out")[0].state_dict() for name in "ab"]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # other settings are another run
+    other = run(TwoArms(words), base, tmp_path / "b", toy_settings(steps=2))
+    assert len(other) == 2
+
+
+def test_problems_of_a_step_come_once_an_epoch():
+    settings = toy_settings(problems=3)
+    seen = [ppo._problems(list(range(7)), settings, 0, step) for step in range(7)]
+    flat = [item for step in seen for item in step]
+    assert sorted(flat[:7]) == sorted(flat[7:14]) == sorted(flat[14:]) == list(range(7))
+    assert flat[:7] != flat[7:14]
+
+
+@pytest.mark.parametrize("changes", [{"action": "operation"}, {"action": "token", "reward": "dense"}])
+def test_countdown_from_the_shipped_base(tmp_path, changes):
+    profile = profiles.get("smoke")
+    tests, _ = countdown_data.reserved_keys(profile.task)
+    items = countdown_data.draw(profile.task, "valid", 4, exclude=tests)
+    sampling = SamplingSettings(workers=1, slots=4, chunk=4)
+    settings = toy_settings(
+        steps=1, problems=4, minibatch=2, actor_lr=1e-5, critic_lr=1e-4, sampling=sampling, **changes
+    )
+    base = Path(__file__).parents[1] / "paper_results/base/sos"
+    row = run(CountdownTask(200), base, tmp_path, settings, items).iloc[0]
+    assert row["rescore_gap"] < 1e-3
+    assert row["ratio_01"] == pytest.approx(1, abs=0.2)
+    assert (row["actions"] == row["tokens"]) == (changes["action"] == "token")
+
+
+def test_actions_are_lines():
+    words = build_tokenizer()
+    problem = Problem((84, 2, 14, 15), 26)
+    trace = search.depth_first(problem, heuristic="mult")
+    ids = encode(words, [trace])[0]
+    starts = line_starts(ids, line_ends(words))
+    lines = [words.decode(ids[a:b]) for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)]
+    assert lines == trace.splitlines(keepends=True)
+    assert [line_last(starts, len(ids), i) for i in range(len(starts))][-1] == len(ids) - 1
+    assert line_last(starts, len(ids), 0) == starts[1] - 1
+
+
+def test_dense_reward_pays_each_subgoal_once_where_its_state_line_ends():
+    problem = Problem((84, 2, 14, 15), 26)
+    solution = solve(problem)
+    path = search.straight_path(problem, solution)
+    lines = path.splitlines()
+    found = subgoal_lines(path + path, (problem, solution))
+    assert [lines[i].startswith("Current State") for i in found] == [True, True]
+    assert found == [i for i, line in enumerate(lines) if line.startswith("Current State")][1:3]
+    assert subgoal_lines("nonsense\n", (problem, solution)) == []
+    assert subgoal_lines(search.depth_first(problem, heuristic="mult"), (problem, solution)) == []
+
+
+def test_rollouts_whose_parts_disagree_are_named():
+    whole = Rollout((1,), (5, 6), (-1.0, -2.0), (0,), ((1, 1.0),), True, True)
+    assert batch_of([whole]).reward.tolist() == [[0, 1]]
+    for broken in (whole._replace(logprobs=(-1.0,)), whole._replace(rewards=((2, 1.0),))):
+        with pytest.raises(GrlibError, match="rollout 1: "):
+            batch_of([whole, broken])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"action": "word"}, "action is 'word'; choose one of operation, token"),
+        ({"baseline": "group", "group": 1}, "group=1"),
+        ({"steps": 0}, "steps=0"),
+        ({"actor_lr": -1.0}, "actor_lr=-1.0"),
+    ],
+)
+def test_settings_are_checked(changes, words):
+    with pytest.raises(GrlibError, match=words):
+        toy_settings(**changes)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    base, words = toy(tmp_path)
+    with pytest.raises(GrlibError, match="finite"):
+        run(TwoArms(words), base, tmp_path, toy_settings(actor_lr=1e30, minibatch=16))
