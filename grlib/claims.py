@@ -207,6 +207,6 @@ BY_SPLIT: dict[str, Rule] = {
     "guided_ppo_tokens": _tokens("guided_rest_ppo", "sos_ppo", 1.5),
     "rest_ppo_no_gain": _combination("rest_ppo@1 - sos_ppo@1", "no gain", greedy=True),
     "operation_above_token": _combination("guided_rest_ppo@1 - guided_rest_ppo_token@1", greedy=True),
-    "dense_no_gain": _combination("guided_rest_ppo_dense@1 - guided_rest_ppo@1", "no gain", greedy=True),
+    "dense_no_gain": _combination("sos_ppo_dense@1 - sos_ppo@1", "no gain", greedy=True),
 }
 RULES = WHOLE | BY_SPLIT

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -215,6 +215,38 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
         ),
         sampling=sampling_settings(profile),
         row_length=profile.row_length,
+    )
+
+
+# What each PPO method starts from, and how its run differs (the paper's Figures 3 to 6; GRPO: its poster).
+PPO_RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sos_ppo": ("sos", {}),
+    "rest_ppo": ("rest", {}),
+    "guided_rest_ppo": ("guided_rest", {}),
+    "guided_rest_ppo_token": ("guided_rest", {"action": "token"}),
+    "sos_ppo_dense": ("sos", {"reward": "dense"}),
+    "guided_rest_grpo": ("guided_rest", {"baseline": "group"}),
+}
+
+
+def ppo_settings(profile: Profile, method: str) -> PPOSettings:
+    """One run of reinforcement learning at this scale; all runs of a profile sample as many responses."""
+    from grlib.ppo import PPOSettings
+
+    if method not in PPO_RUNS:
+        raise GrlibError(f"method {method!r} is not trained by PPO; choose one of {', '.join(PPO_RUNS)}")
+    changes = PPO_RUNS[method][1]
+    group = profile.ppo_group if changes.get("baseline") == "group" else 1
+    return PPOSettings(
+        steps=profile.ppo_steps,
+        problems=max(1, profile.ppo_problems // group),
+        group=group,
+        minibatch=profile.ppo_minibatch,
+        actor_lr=profile.ppo_actor_lr,
+        critic_lr=profile.ppo_critic_lr,
+        # half the responses of a step for each of two workers
+        sampling=replace(sampling_settings(profile), chunk=min(profile.chunk, profile.ppo_problems // 2)),
+        **changes,
     )
 
 

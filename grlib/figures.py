@@ -242,6 +242,53 @@ def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
     return sheet.finish(profile, table)
 
 
+PPO_PANELS = {
+    "accuracy": "samples correct, %",
+    "tokens": "tokens a response",
+    "truncated": "cut off by the budget, %",
+    "clipped": "actions clipped, %",
+    "entropy": "entropy, nats a token",
+    "value_error": "error of the critic",
+    "ratio_01": "1 % quantile of the ratio",
+    "ratio_99": "99 % quantile of the ratio",
+}
+
+
+def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
+    """What happens while PPO runs, one line a method: accuracy, length, cut-off share, clips, entropy, ..."""
+    sheet = Sheet("What happens while PPO runs", profile, 2, 11, nrows=len(PPO_PANELS) // 2, sharex=True)
+    for axis, (column, label) in zip(sheet.axes, PPO_PANELS.items(), strict=True):
+        scale = 100 if label.endswith("%") and "quantile" not in label else 1
+        part = curve.assign(y=scale * curve[column].astype(float))[["method", "step", "y"]]
+        part = part.groupby(["method", "step"], as_index=False).mean()
+        _lines(sheet, axis, column, part, "step", "y", marker="", linewidth=1.6)
+        axis.set_ylabel(label)
+    for axis in sheet.axes[-2:]:
+        axis.set_xlabel("step")
+    sheet.legend(map(handle, style.measured_methods(curve, "accuracy")), columns=3)
+    seeds = curve["seed"].nunique() if "seed" in curve else 1
+    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval="")
+
+
+def actions(lines: pd.DataFrame, profile: str) -> Drawing:
+    """A trace as PPO sees it: a bar a line (columns start, tokens, text, reward), along its tokens."""
+    sheet = Sheet("One line of the trace is one action", profile, height=1.4 + 0.24 * len(lines))
+    axis = sheet.axes[0]
+    colours = [SHADES[i % 2] for i in range(len(lines))]
+    axis.barh(range(len(lines)), lines["tokens"], left=lines["start"], color=colours)
+    font: dict[str, Any] = {"fontsize": 8, "family": "monospace", "va": "center"}
+    for i, row in enumerate(lines.itertuples()):
+        text = row.text if len(row.text) <= 70 else f"{row.text[:67]}..."
+        earned = f"   reward {row.reward:+g}" if row.reward else ""
+        end = (row.start + row.tokens, i)
+        axis.annotate(text + earned, end, (4, 0), textcoords="offset points", **font)
+    last = (lines["start"] + lines["tokens"]).max()
+    axis.set(yticks=[], xlabel="tokens of the response", xlim=(0, 1.9 * last))  # room for the text
+    axis.invert_yaxis()
+    sheet.record("actions", "line", "measured", lines["start"], lines["tokens"])
+    return sheet.finish(profile, pd.DataFrame({"seeds": [1]}), f"{len(lines)} actions", interval="")
+
+
 def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
     """Cross-entropy under the SoS model of successful self-generated, hinted and guided traces."""
     sheet = Sheet("How likely does the SoS model find each kind of trace?", profile, height=4.0)

@@ -10,6 +10,7 @@ line is.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -339,8 +340,8 @@ class Learner:
         watched = [self._mini_batch(batch, part, advantage, old_value, returns) for part in parts]
         row = {name: float(np.mean([one[name] for one in watched])) for name in watched[0]}
         row["rescore_gap"] = watched[0]["rescore_gap"]  # later parts are scored by a changed policy
-        at = batch.action_start > 0
-        row["value_error"] = float((old_value - returns)[at].square().mean().sqrt())
+        errors = (old_value - returns)[batch.action_start > 0]
+        row["value_error"] = math.nan if self.critic is None else float(errors.square().mean().sqrt())
         return row
 
     def _mini_batch(

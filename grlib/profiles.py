@@ -64,6 +64,13 @@ class Profile:
     batch_rows: int = 16
     rest_epochs: int = 3
     guided_epochs: int = 2
+    # reinforcement learning (notebook 07); one run, from each starting model
+    ppo_steps: int = 40
+    ppo_problems: int = 64  # problems of a step
+    ppo_minibatch: int = 16  # responses of one optimiser step
+    ppo_group: int = 8  # samples of a problem where they take the critic's place (GRPO)
+    ppo_actor_lr: float = 1e-4
+    ppo_critic_lr: float = 1e-3
     # evaluation
     test_problems: int = 100
     samples: int = 32
@@ -102,6 +109,10 @@ SMOKE = replace(
     train_problems=48,
     valid_problems=8,
     iterations=2,
+    ppo_steps=2,
+    ppo_problems=8,
+    ppo_minibatch=4,
+    ppo_group=4,
     test_problems=6,
     samples=4,
     iteration_samples=2,
@@ -129,6 +140,9 @@ GPU = Profile(
     train_problems=50_000,
     valid_problems=1000,
     iterations=3,
+    ppo_steps=100,
+    ppo_problems=1024,
+    ppo_minibatch=256,
     test_problems=2000,
     lr=3e-4,
     batch_rows=256,
@@ -157,6 +171,11 @@ PAPER = Profile(
     train_problems=200_000,
     valid_problems=1000,
     iterations=3,
+    ppo_steps=390,
+    ppo_problems=1024,
+    ppo_minibatch=256,
+    ppo_actor_lr=1e-6,
+    ppo_critic_lr=1e-5,
     test_problems=10_000,
     lr=1e-5,
     batch_rows=256,
@@ -187,6 +206,11 @@ SOURCES = {
     "batch_rows": "paper, SFT settings: 256",
     "rest_epochs": "released script of ReST: 3; the paper's text gives none",
     "guided_epochs": "released script of Guided-ReST: 2; the paper's text gives none",
+    "ppo_steps": "paper, PPO settings: 2 epochs over 200k problems, 1,024 rollouts a step",
+    "ppo_problems": "paper, PPO settings: 1,024 rollouts a step, one a problem",
+    "ppo_minibatch": "paper, PPO settings: 256",
+    "ppo_actor_lr": "paper, PPO settings: 1e-6",
+    "ppo_critic_lr": "paper, PPO settings: 1e-5",
     "test_problems": "paper, Countdown setup: 10k with seen and 10k with unseen targets",
     "samples": "Table 2: 32",
     "hint_problems": "Table 1: 10k training problems",

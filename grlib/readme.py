@@ -195,7 +195,8 @@ def notebook_table(status: pd.DataFrame, costs: pd.DataFrame, recorded: bool) ->
         rows.append([
             f"[{number} {title.replace('_', ' ')}](notebooks/{book.path.name})", of_the_paper(book),
             f"{brief(book.reads(PROFILE)) or 'nothing'} → {brief(book.writes(PROFILE)) or 'nothing'}",
-            *map(_cost, mine), _status_of(number, status) if recorded else "not recorded",
+            *map(_cost, mine),
+            _status_of(number, status) if recorded and book.in_profile(PROFILE) else "not recorded",
         ])  # fmt: skip
     if costed:
         sums = [f"**{_cost(whole[whole['profile'] == name])}**" for name in costed]

@@ -18,7 +18,7 @@ from grlib.errors import GrlibError
 PUBLISHED = Path(__file__).resolve().parents[1] / "paper_results" / "published"
 METHODS = (
     *("base", "bc", "sos", "rest", "rest_matched", "guided_rest"),
-    *("sos_ppo", "rest_ppo", "guided_rest_ppo", "guided_rest_ppo_token", "guided_rest_ppo_dense"),
+    *("sos_ppo", "rest_ppo", "guided_rest_ppo", "guided_rest_ppo_token", "sos_ppo_dense", "guided_rest_grpo"),
 )
 SPLITS = ("seen", "unseen", "valid", "train")
 

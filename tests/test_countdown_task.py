@@ -10,11 +10,13 @@ from grlib import profiles
 from grlib.countdown import Problem, solve
 from grlib.countdown_data import CountdownSettings, make_splits
 from grlib.countdown_task import (
+    PPO_RUNS,
     CountdownTask,
     evaluate,
     evaluate_splits,
     hint,
     loop_settings,
+    ppo_settings,
     sampling_settings,
 )
 from grlib.errors import GrlibError
@@ -236,3 +238,35 @@ def test_rest_is_guided_rest_without_rounds(name):
     assert rest.training.lr == guided.training.lr == profile.lr
     with pytest.raises(GrlibError, match="'bc' is not self-trained"):
         loop_settings(profile, "bc")
+
+
+def test_every_ppo_run_samples_as_many_responses_a_step():
+    profile = profiles.get("laptop")
+    made = {method: ppo_settings(profile, method) for method in PPO_RUNS}
+    assert {one.problems * one.group for one in made.values()} == {profile.ppo_problems}
+    assert made["guided_rest_ppo_token"].action == "token"
+    assert made["sos_ppo_dense"].reward == "dense"
+    assert made["guided_rest_grpo"].baseline == "group"
+    with pytest.raises(GrlibError, match="method 'rest' is not trained by PPO"):
+        ppo_settings(profile, "rest")
+
+
+def test_rollouts_earn_at_the_end_and_at_subgoals():
+    item = ITEMS[0]
+    trace = straight_path(*item)
+    ids = tuple(encode(TOKENIZER, [trace])[0] + [TOKENIZER.eos_token_id])
+    settings = ppo_settings(profiles.get("laptop"), "sos_ppo_dense")
+
+    def policy(requests):
+        return [Sampled(trace, len(ids), True, len(ids), ids, (-0.5,) * len(ids)) for _ in requests]
+
+    (rollout,) = TASK.rollouts(policy, [item], TOKENIZER, settings)
+    assert rollout.correct
+    assert sum(amount for _, amount in rollout.rewards) == 1.5
+    last, *paid = [place for place, _ in rollout.rewards]
+    assert last == len(ids) - 1
+    for place in paid:
+        read = TOKENIZER.decode(ids[: place + 1])
+        assert read.endswith("\n")
+        assert read.splitlines()[-1].startswith("Current State")
+    assert len(rollout.starts) == trace.count("\n") + 1  # the end token is an action of its own

@@ -26,6 +26,13 @@ def lengths(_):
     )
 
 
+def ppo_curve():
+    columns = {name: np.linspace(0.1, 0.9, 6) for name in figures.PPO_PANELS}
+    return pd.DataFrame(
+        {"method": ["sos_ppo"] * 3 + ["guided_rest_ppo"] * 3, "step": [1, 2, 3] * 2} | columns
+    )
+
+
 DRAWINGS = {
     "learning_curve": lambda r: r.rows("curve"),
     "accuracy_against_budget": tables.budget_table,
@@ -33,6 +40,7 @@ DRAWINGS = {
     "headline": tables.table2,
     "pass_at_tokens": tables.table2,
     "by_difficulty": tables.difficulty_table,
+    "ppo_curves": lambda r: ppo_curve(),
     "hints": tables.table1,
     "data_yield": tables.yield_table,
     "rewriting_rounds": tables.yield_table,
@@ -100,7 +108,7 @@ def test_every_figure_names_its_profile(name, profile, full):
 
 
 def test_captions_count_seeds_and_show_their_spread_and_what_was_cut_off(full):
-    for name in set(DRAWINGS) - {"learning_curve", "trace_lengths"}:
+    for name in set(DRAWINGS) - {"learning_curve", "trace_lengths", "ppo_curves"}:
         fig, drawn = draw(name, full)
         words = " ".join(text.get_text() for text in fig.texts)
         assert "seeds: 2" in words
@@ -113,6 +121,15 @@ def test_captions_count_seeds_and_show_their_spread_and_what_was_cut_off(full):
         assert "seeds: 1;" in words
         assert "s.d." not in words
         assert drawn["seed_sd"].isna().all()
+
+
+def test_actions_are_bars_along_the_tokens():
+    lines = pd.DataFrame({"start": [0, 4], "tokens": [4, 9], "text": ["a", "b" * 90], "reward": [0.0, 1.0]})
+    fig, drawn = figures.actions(lines, "smoke")
+    assert [bar.get_width() for bar in fig.axes[0].patches] == drawn["y"].tolist() == [4, 9]
+    assert [bar.get_x() for bar in fig.axes[0].patches] == drawn["x"].tolist() == [0, 4]
+    words = [text.get_text() for text in fig.axes[0].texts]
+    assert words == ["a", "b" * 67 + "...   reward +1"]
 
 
 def test_intervals_stand_side_by_side_at_the_same_x(full):
