@@ -1,6 +1,6 @@
 """How self-training's settings were chosen: one iteration of ReST and Guided-ReST a variant, on validation.
 
-    python docs/choose_self_training.py BASE_FOLDER [--problems 1000] [--work FOLDER] [variants ...]
+    python docs/choose_self_training.py BASE_FOLDER [--problems 700] [--work FOLDER] [variants ...]
 
 All variants share the sampled traces of the first iteration. Validation problems (seen targets, never tested)
 judge them; rows go to docs/self_training_choice.csv, and variants that are there already are skipped.
@@ -23,12 +23,13 @@ OUT = Path(__file__).with_name("self_training_choice.csv")
 LAPTOP = profiles.get("laptop")
 PROBLEMS, SAMPLES = 100, 16
 VARIANTS: dict[str, dict[str, Any]] = {
-    "AdamW 1e-3": {},
-    "AdamW 3e-4": {"lr": 3e-4},
     "AdamW 3e-3": {"lr": 3e-3},
-    "Muon 1e-3": {"optimizer": "muon"},
+    "AdamW 3e-4": {"lr": 3e-4},
+    "AdamW 1e-3": {"lr": 1e-3},
+    "AdamW 6e-3": {"lr": 6e-3},
+    "Muon 1e-3": {"optimizer": "muon", "lr": 1e-3},
     "Muon 3e-3": {"optimizer": "muon", "lr": 3e-3},
-    "AdamW 1e-3, twice the epochs": {"epochs_factor": 2},
+    "AdamW 3e-3, twice the epochs": {"lr": 3e-3, "epochs_factor": 2},
 }
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", type=Path, help="folder of the SoS base")
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
-    parser.add_argument("--problems", type=int, default=1000, help="training problems")
+    parser.add_argument("--problems", type=int, default=700, help="training problems")
     parser.add_argument("--work", type=Path, default=Path("runs/choose_self_training"))
     chosen = parser.parse_args()
     if unknown := set(chosen.variants) - set(VARIANTS):
