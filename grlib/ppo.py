@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -28,7 +28,7 @@ from grlib.errors import GrlibError
 from grlib.rollouts import Batch, Rollout, batch_of
 from grlib.sampling import SamplingSettings
 from grlib.selftrain import Policy, sampled_policy
-from grlib.training import micro_batches, response_nll
+from grlib.training import Row, micro_batches, response_nll
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -236,6 +236,7 @@ class PPOSettings:
                 raise GrlibError(f"{name}={value}: must be positive")
 
 
+TIMES = ("sampling_s", "scoring_s", "updating_s")  # columns of the curve that differ from run to run
 CHOICES = {
     "action": ("operation", "token"),
     "baseline": ("value", "group"),
@@ -293,7 +294,8 @@ def train_ppo(
         sampled = time.monotonic()
         row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | _watch(rollouts)
         step += 1
-        row |= {"step": step, "sampling_s": sampled - began, "updating_s": time.monotonic() - sampled}
+        spent = {"sampling_s": sampled - began, "updating_s": time.monotonic() - sampled - row["scoring_s"]}
+        row |= {"step": step} | spent
         curve.append(row)
         write_table(work / "curve.csv", pd.DataFrame(curve))
         progress(_line(row, settings))
@@ -325,6 +327,7 @@ class Learner:
         settings = self.settings
         for network in self.networks:
             network.train()
+        began = time.monotonic()
         old_value = torch.zeros_like(batch.reward)
         if self.critic is None:
             advantage = group_advantages(batch.reward, batch.action_start, settings.group)
@@ -334,12 +337,14 @@ class Learner:
             advantage, returns = operation_advantages(
                 batch.reward, old_value, batch.action_start, settings.gamma, settings.lam
             )
+        scoring = time.monotonic() - began
         order = list(range(len(batch.rows)))
         rng.shuffle(order)
         parts = [order[i : i + settings.minibatch] for i in range(0, len(order), settings.minibatch)]
         watched = [self._mini_batch(batch, part, advantage, old_value, returns) for part in parts]
         row = {name: float(np.mean([one[name] for one in watched])) for name in watched[0]}
         row["rescore_gap"] = watched[0]["rescore_gap"]  # later parts are scored by a changed policy
+        row["scoring_s"] = scoring
         errors = (old_value - returns)[batch.action_start > 0]
         row["value_error"] = math.nan if self.critic is None else float(errors.square().mean().sqrt())
         return row
@@ -355,7 +360,7 @@ class Learner:
         """One step of each optimiser on the rollouts numbered in `part`."""
         settings, total = self.settings, float(batch.action_start[part].sum())
         losses, gap, ratios, clipped = [0.0, 0.0], 0.0, [], 0.0
-        for numbers, ids, mask in micro_batches([batch.rows[i] for i in part], settings.micro_tokens):
+        for numbers, ids, mask in self.batches([batch.rows[i] for i in part]):
             chosen = [part[number] for number in numbers]
             width = int(mask.sum(1).max())
             old, gain, start, value, goal = (
@@ -390,11 +395,15 @@ class Learner:
         row = {"policy_loss": losses[0], "value_loss": losses[1], "clipped": clipped, "rescore_gap": gap}
         return row | dict(zip(("ratio_01", "ratio_50", "ratio_99"), quantiles, strict=True))
 
+    def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Rows for one forward pass each, as `training.micro_batches` gives them."""
+        return micro_batches(rows, self.settings.micro_tokens)
+
     @torch.no_grad()
     def _old_values(self, critic: Critic, batch: Batch) -> torch.Tensor:
         """The critic's values before the update: (rollouts, tokens)."""
         values = torch.zeros_like(batch.reward)
-        for numbers, ids, mask in micro_batches(batch.rows, 2 * self.settings.micro_tokens):
+        for numbers, ids, mask in self.batches(batch.rows):
             width = int(mask.sum(1).max())
             values[numbers, :width] = by_place(_values(critic, ids, mask), mask, width)
         return values
@@ -463,7 +472,7 @@ def _watch(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _line(row: dict[str, float], settings: PPOSettings) -> str:
-    left = (settings.steps - row["step"]) * (row["sampling_s"] + row["updating_s"]) / 60
+    left = (settings.steps - row["step"]) * sum(row[name] for name in TIMES) / 60
     return (
         f"PPO: step {row['step']:.0f}/{settings.steps}, accuracy {100 * row['accuracy']:.0f} %, "
         f"{row['tokens']:.0f} tokens, cut off {100 * row['truncated']:.0f} %, clipped "

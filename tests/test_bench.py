@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from grlib import bench
-from grlib.bench import plain, speed
+from grlib import bench, rollouts
+from grlib.bench import plain, reinforce, speed
 from grlib.countdown import Problem, sample_problems, split_targets
+from grlib.countdown_task import ppo_settings
 from grlib.errors import GrlibError
 from grlib.guidance import rewrite
+from grlib.model import load_both
+from grlib.profiles import LAPTOP
 from grlib.search import depth_first, straight_path
 from grlib.traces import grade
 
@@ -99,6 +102,25 @@ def test_models_are_compared_on_the_same_requests_and_rows(tiny_folder, capsys):
     table = capsys.readouterr().out
     assert "greedy outputs equal: 4 of 4" in table
     assert "sampling, to continuous batching" in table
+
+
+def test_a_ppo_step_is_timed_part_by_part(capsys):
+    assert bench.main(["ppo", "--quick", "--threads", "1"]) == 0
+    table = capsys.readouterr().out
+    for part in ("sampling", "grading", "scoring", "updating", "whole"):
+        assert f"PPO step, {part}" in table
+
+
+def test_padded_mini_batches_score_the_same():
+    """The plain loop that the benchmark compares with is the same update, only padded."""
+    policy, _ = load_both(bench.SHIPPED)
+    settings = ppo_settings(LAPTOP, "guided_rest_ppo")
+    rows = [rollouts.Rollout((1,), (5, 6, 7)[:n], (0.0,) * n, (0,), (), False, True) for n in (3, 1, 2)]
+    batch = reinforce.PaddedLearner(policy, settings).rescored(rollouts.batch_of(rows))
+    alone = [reinforce.PaddedLearner(policy, settings).rescored(rollouts.batch_of([row])) for row in rows]
+    for i, one in enumerate(alone):
+        found = batch.old_logprob[i, : one.old_logprob.shape[1]]
+        assert found.tolist() == pytest.approx(one.old_logprob[0].tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -268,8 +268,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
         run(TwoArms(words), base, tmp_path / "b", settings)
     monkeypatch.setattr(ppo.Learner, "update", update)
     again = run(TwoArms(words), base, tmp_path / "b", settings)
-    timed = ["sampling_s", "updating_s"]
-    assert again.drop(columns=timed).equals(whole.drop(columns=timed))
+    assert again.drop(columns=[*ppo.TIMES]).equals(whole.drop(columns=[*ppo.TIMES]))
     weights = [load_both(tmp_path / name / "out")[0].state_dict() for name in "ab"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # other settings are another run

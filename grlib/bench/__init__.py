@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grlib.bench.speed import Row
 
 TEXT_SECTIONS = ("problems", "solver", "trace", "rewrite", "grade", "hostile", "import")
-MODEL_SECTIONS = ("sampling", "training")
+MODEL_SECTIONS = ("sampling", "training", "ppo")
 SECTIONS = TEXT_SECTIONS + MODEL_SECTIONS
 SHIPPED = Path(__file__).parents[2] / "paper_results" / "base" / "sos"
 
@@ -76,12 +76,13 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
     if not (folder / "config.json").is_file():
         print(f"{name}: skipped, no model in {folder}; train the base or name a folder with --model")
         return
-    from grlib.bench import models
+    from grlib.bench import models, reinforce
     from grlib.sampling import cores
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * cores():
         print(f"{name}: the machine is busy (load {os.getloadavg()[0]:.1f}); do not quote the ratio")
-    yield from getattr(models, f"bench_{name}")(options.quick, folder, options.threads or cores())
+    section = reinforce.bench_ppo if name == "ppo" else getattr(models, f"bench_{name}")
+    yield from section(options.quick, folder, options.threads or cores())
 
 
 def _line(row: Row) -> str:

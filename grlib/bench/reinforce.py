@@ -1,0 +1,132 @@
+"""Speed of a PPO step against the same loop with `generate` of transformers and padded mini-batches."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from grlib.bench.speed import SEED, Row
+from grlib.countdown_data import draw
+from grlib.countdown_task import CountdownTask, ppo_settings
+from grlib.model import load_both, save_model
+from grlib.ppo import Learner, by_place
+from grlib.profiles import LAPTOP
+from grlib.rollouts import Batch, batch_of
+from grlib.sampling import Request, Sampled, SamplingSettings, answer, sample
+from grlib.tokenizer import encode
+from grlib.training import response_nll
+
+
+class PaddedLearner(Learner):
+    """The same update the usual way: every mini-batch padded to its longest row, and the old log
+    probabilities computed again, since `generate` gives none."""
+
+    def batches(self, rows: list[Any]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """As many rows a forward pass as a mini-batch has, in their order."""
+        size = self.settings.minibatch
+        for first in range(0, len(rows), size):
+            group = rows[first : first + size]
+            width = max(len(row.ids) for row in group)
+            ids, mask = torch.zeros(len(group), width, dtype=torch.long), torch.zeros(len(group), width) > 0
+            for i, row in enumerate(group):
+                ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
+                mask[i, row.start : len(row.ids)] = True
+            yield list(range(first, first + len(group))), ids, mask
+
+    @torch.no_grad()
+    def rescored(self, batch: Batch) -> Batch:
+        """The batch with the policy's log probabilities of its tokens."""
+        old = torch.zeros_like(batch.old_logprob)
+        for numbers, ids, mask in self.batches(batch.rows):
+            width = int(mask.sum(1).max())
+            old[numbers, :width] = by_place(-response_nll(self.policy, ids, mask), mask, width)
+        return replace(batch, old_logprob=old)
+
+
+def bench_ppo(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
+    """Seconds of one step: sampling, grading, scoring, updating; and of the plain loop."""
+    torch.set_num_threads(threads)
+    count, budget = (8, 96) if quick else (LAPTOP.ppo_problems, LAPTOP.budget)
+    items = draw(LAPTOP.task, "bench", count)
+    task, settings = CountdownTask(budget), ppo_settings(LAPTOP, "guided_rest_ppo")
+    fast = _fast(task, items, folder, settings, threads)
+    slow = _slow(task, items, folder, settings)
+    for name in fast:
+        note = f"{count} responses" if name == "sampling" else ""
+        yield Row(f"PPO step, {name}", "s", slow.get(name), fast[name], note)
+    yield Row("PPO step, whole", "s", sum(slow.values()), sum(fast.values()), f"{threads} threads")
+    spent = (fast["scoring"] + fast["updating"]) / fast["sampling"]
+    yield Row("PPO, scoring + updating to sampling", "ratio", None, spent, "aim: 3 at most")
+
+
+def _fast(
+    task: CountdownTask, items: Sequence[Any], folder: Path, settings: Any, threads: int
+) -> dict[str, float]:
+    policy, tokenizer = load_both(folder)
+    learner = Learner(policy, settings)
+    chunk = -(-len(items) // threads)
+    sampling = replace(settings.sampling, logprobs=True, workers=threads, chunk=chunk)
+    with tempfile.TemporaryDirectory() as place:
+
+        def draw_with(requests: Sequence[Request]) -> list[Sampled]:
+            save_model(policy, tokenizer, Path(place) / "policy")
+            return sample(
+                Path(place) / "policy",
+                requests,
+                sampling,
+                seed=SEED,
+                folder=Path(place),
+                progress=lambda line: None,
+            )
+
+        draw_with([Request("<s>", "", 2)] * 4 * chunk)  # every worker starts
+        return _step(task, items, draw_with, tokenizer, learner, lambda batch: batch)
+
+
+def _slow(task: CountdownTask, items: Sequence[Any], folder: Path, settings: Any) -> dict[str, float]:
+    policy, tokenizer = load_both(folder)
+    learner = PaddedLearner(policy, settings)
+    theirs = SamplingSettings(engine="transformers", slots=len(items))
+
+    def draw_with(requests: Sequence[Request]) -> list[Sampled]:
+        found = []
+        for one in answer(policy, tokenizer, requests, theirs, SEED):
+            ids = (*encode(tokenizer, [one.text])[0], *[tokenizer.eos_token_id] * one.ended)
+            found.append(one._replace(ids=ids, logprobs=(0.0,) * len(ids)))
+        return found
+
+    return _step(task, items, draw_with, tokenizer, learner, learner.rescored)
+
+
+def _step(
+    task: CountdownTask, items: Sequence[Any], policy: Any, tokenizer: Any, learner: Learner, rescore: Any
+) -> dict[str, float]:
+    """Seconds of each part of one step."""
+    inside: list[float] = []
+
+    def timed(requests: Sequence[Request]) -> list[Sampled]:
+        began = time.monotonic()
+        answers = policy(requests)
+        inside.append(time.monotonic() - began)
+        return answers
+
+    began = time.monotonic()
+    rollouts = task.rollouts(timed, items, tokenizer, learner.settings)
+    graded = time.monotonic()
+    batch = rescore(batch_of(rollouts))
+    rescored = time.monotonic()
+    row = learner.update(batch, Random(SEED))
+    whole = time.monotonic() - rescored
+    return {
+        "sampling": inside[0],
+        "grading": graded - began - inside[0],
+        "scoring": rescored - graded + row["scoring_s"],
+        "updating": whole - row["scoring_s"],
+    }
