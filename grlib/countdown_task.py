@@ -80,10 +80,10 @@ class CountdownTask:
         With dense reward, each subgoal short of the goal also earns `SUBGOAL_REWARD`, at the end of the state
         line of the first visit.
         """
-        answers = policy([Request(prompt_text(problem), "", self.budget) for problem, _ in items])
-        prompts = encode(tokenizer, [prompt_text(problem) for problem, _ in items])
+        requests = [Request(prompt_text(problem), "", self.budget) for problem, _ in items]
+        prompts = encode(tokenizer, [request.prompt for request in requests])
         found = []
-        for item, prompt, answer in zip(items, prompts, answers, strict=True):
+        for item, prompt, answer in zip(items, prompts, policy(requests), strict=True):
             lines = line_starts(answer.ids, line_ends(tokenizer))
             correct = grade(answer.text, item[0]).correct
             rewards = [(len(answer.ids) - 1, float(correct))]

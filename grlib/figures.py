@@ -258,7 +258,7 @@ def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
     """What happens while PPO runs, one line a method: accuracy, length, cut-off share, clips, entropy, ..."""
     sheet = Sheet("What happens while PPO runs", profile, 2, 11, nrows=len(PPO_PANELS) // 2, sharex=True)
     for axis, (column, label) in zip(sheet.axes, PPO_PANELS.items(), strict=True):
-        scale = 100 if label.endswith("%") and "quantile" not in label else 1
+        scale = 100 if label.endswith("%") else 1
         part = curve.assign(y=scale * curve[column].astype(float))[["method", "step", "y"]]
         part = part.groupby(["method", "step"], as_index=False).mean()
         _lines(sheet, axis, column, part, "step", "y", marker="", linewidth=1.6)

@@ -10,6 +10,7 @@ line is.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +24,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from grlib.artefacts import atomic, digest, write_table
+from grlib.artefacts import digest, write_table
 from grlib.errors import GrlibError
 from grlib.rollouts import Batch, Rollout, batch_of
 from grlib.sampling import SamplingSettings
 from grlib.selftrain import Policy, sampled_policy
-from grlib.training import Row, micro_batches, response_nll
+from grlib.training import Row, micro_batches, read_checkpoint, response_nll, write_checkpoint
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -275,7 +276,8 @@ def train_ppo(
 
     policy, tokenizer = load_both(base)
     learner = Learner(policy, settings)
-    key = {"base": digest(base), "seed": seed, "settings": asdict(settings), "items": len(items)}
+    posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
+    key = {"base": digest(base), "seed": seed, "settings": asdict(settings), "items": posed}
     step, curve = learner.restore(work / "checkpoint.pt", key)
     saved = time.monotonic()
     while step < settings.steps:
@@ -411,22 +413,17 @@ class Learner:
     def checkpoint(self, path: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
         """All state of a run in one file; every random choice follows from the seed and the step."""
         state = {
-            "key": key,
             "step": step,
             "curve": curve,
             "networks": [network.state_dict() for network in self.networks],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        with atomic(path) as partial:
-            torch.save(state, partial)
+        write_checkpoint(path, key, state)
 
     def restore(self, path: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
         """(step, curve) of the checkpoint that belongs to this run, or a fresh start."""
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception:  # none there, or one that cannot be read: the run begins anew
-            return 0, []
-        if state["key"] != key:
+        state = read_checkpoint(path, key)
+        if state is None:
             return 0, []
         for things, states in ((self.networks, state["networks"]), (self.optimizers, state["optimizers"])):
             for thing, saved in zip(things, states, strict=True):

@@ -51,6 +51,9 @@ class Sampled(NamedTuple):
     logprobs: tuple[float, ...] = ()
 
 
+_ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """How to sample, whatever is sampled."""
@@ -126,7 +129,7 @@ def sample(
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         _pool.cache_clear()
         raise
-    for name in frame.columns[4:]:  # lists come out of the files as arrays
+    for name in set(_ON_REQUEST) & set(frame):  # lists come out of the files as arrays
         frame[name] = [tuple(values.tolist()) for values in frame[name]]
     return [Sampled(*row) for row in zip(*(frame[name].tolist() for name in frame), strict=True)]
 
@@ -161,11 +164,11 @@ def sample_alone(
 def sample_chunk(
     model_folder: str, requests: list[Request], settings: SamplingSettings, seed: int
 ) -> pd.DataFrame:
-    """Answer one chunk in this process: columns as in `Sampled`, without the last two if not asked for."""
+    """Answer one chunk in this process: columns as in `Sampled`, those on request only if asked for."""
     model, tokenizer = _loaded(model_folder, digest(Path(model_folder)))
-    columns = Sampled._fields if settings.logprobs else Sampled._fields[:4]
-    rows = [sampled[: len(columns)] for sampled in answer(model, tokenizer, requests, settings, seed)]
-    return pd.DataFrame(rows, columns=list(columns))
+    answers = answer(model, tokenizer, requests, settings, seed)
+    frame = pd.DataFrame(answers, columns=list(Sampled._fields))
+    return frame if settings.logprobs else frame.drop(columns=list(_ON_REQUEST))
 
 
 @lru_cache(maxsize=1)

@@ -229,14 +229,11 @@ def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15))
     """
     rows = test_rows(results)
     key, by = ["split", "seed", "index"], ["method", "group"]
-    usual = (
-        rows[rows["method"] == "sos"].astype({"correct": float}).groupby(key, observed=True)["correct"].mean()
-    )
-    groups = usual.reset_index(name="share")
-    groups["group"] = np.searchsorted(np.asarray(edges), groups.pop("share"), side="left")
+    groups = correct_shares(rows[rows["method"] == "sos"], "split")
+    groups["group"] = np.searchsorted(np.asarray(edges), groups.pop("correct"), side="left")
     rows = rows[rows["method"].isin(["rest", "rest_matched", "guided_rest"])].merge(groups, on=key)
     # the same problem number means another problem in the other split
-    rows = rows.assign(index=rows["index"] + rows["split"].map({"seen": 0, "unseen": 1_000_000}))
+    rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())
     ks = sorted({1, *largest_ks(rows)[-1:]})
     scores = pass_scores(rows, ks).merge(
         rows[["seed", "index", "group"]].drop_duplicates(), on=["seed", "index"]

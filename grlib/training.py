@@ -124,13 +124,18 @@ def micro_batches(
         numbers = ordered[-max(1, micro_tokens // longest) :]
         numbers = [number for number in numbers if len(rows[number].ids) >= PADDING_LIMIT * longest]
         del ordered[-len(numbers) :]
-        group = [rows[number] for number in numbers]
-        ids = torch.zeros(len(group), longest, dtype=torch.long)
-        mask = torch.zeros(len(group), longest, dtype=torch.bool)
-        for i, row in enumerate(group):
-            ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
-            mask[i, row.start : len(row.ids)] = True
-        yield numbers, ids, mask
+        yield numbers, *padded([rows[number] for number in numbers])
+
+
+def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and the mask of the responses: (rows, tokens of the longest), padded on the right."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
+        mask[i, row.start : len(row.ids)] = True
+    return ids, mask
 
 
 def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -292,19 +297,14 @@ def _checkpoint(
     tokens: int,
     curve: list[tuple],
 ) -> None:
-    """All state of a run in one file, renamed into place when it is complete."""
-    from grlib.artefacts import atomic
-
     state = {
-        "key": key,
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
         "tokens": tokens,
         "curve": curve,
     }
-    with atomic(folder / "checkpoint.pt") as partial:
-        torch.save(state, partial)
+    write_checkpoint(folder / "checkpoint.pt", key, state)
 
 
 def _restore(
@@ -314,19 +314,32 @@ def _restore(
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> tuple[int, int, list[tuple]]:
     """(step, tokens, curve) of the checkpoint in `folder` that belongs to this run, or a fresh start."""
-    path = folder / "checkpoint.pt" if folder else None
-    if path is None or not path.is_file():
-        return 0, 0, []
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception:  # a checkpoint that cannot be read is made again
-        return 0, 0, []
-    if state["key"] != key or _shapes(state["model"]) != _shapes(model.state_dict()):
+    state = read_checkpoint(folder / "checkpoint.pt", key) if folder else None
+    if state is None or _shapes(state["model"]) != _shapes(model.state_dict()):
         return 0, 0, []
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"], state["tokens"], state["curve"]
+
+
+def write_checkpoint(path: Path, key: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """All state of a run in one file, renamed into place when it is complete; `key` says whose it is."""
+    from grlib.artefacts import atomic
+
+    with atomic(path) as partial:
+        torch.save({"key": key, **state}, partial)
+
+
+def read_checkpoint(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state in a checkpoint of the run `key`; None where there is none, or one that cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception:  # a truncated file raises whatever its reader raises; the run begins anew
+        return None
+    return state if state["key"] == key else None
 
 
 def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -271,6 +271,9 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
     assert again.drop(columns=[*ppo.TIMES]).equals(whole.drop(columns=[*ppo.TIMES]))
     weights = [load_both(tmp_path / name / "out")[0].state_dict() for name in "ab"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # other problems are another run, even as many
+    other = run(TwoArms(words), base, tmp_path / "b", settings, items=range(8, 16))
+    assert not other["sampling_s"].equals(again["sampling_s"])
     # other settings are another run
     other = run(TwoArms(words), base, tmp_path / "b", toy_settings(steps=2))
     assert len(other) == 2

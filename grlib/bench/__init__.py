@@ -81,8 +81,8 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * cores():
         print(f"{name}: the machine is busy (load {os.getloadavg()[0]:.1f}); do not quote the ratio")
-    section = reinforce.bench_ppo if name == "ppo" else getattr(models, f"bench_{name}")
-    yield from section(options.quick, folder, options.threads or cores())
+    module = reinforce if hasattr(reinforce, f"bench_{name}") else models
+    yield from getattr(module, f"bench_{name}")(options.quick, folder, options.threads or cores())
 
 
 def _line(row: Row) -> str:

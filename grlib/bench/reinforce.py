@@ -21,7 +21,7 @@ from grlib.profiles import LAPTOP
 from grlib.rollouts import Batch, batch_of
 from grlib.sampling import Request, Sampled, SamplingSettings, answer, sample
 from grlib.tokenizer import encode
-from grlib.training import response_nll
+from grlib.training import padded, response_nll
 
 
 class PaddedLearner(Learner):
@@ -33,12 +33,7 @@ class PaddedLearner(Learner):
         size = self.settings.minibatch
         for first in range(0, len(rows), size):
             group = rows[first : first + size]
-            width = max(len(row.ids) for row in group)
-            ids, mask = torch.zeros(len(group), width, dtype=torch.long), torch.zeros(len(group), width) > 0
-            for i, row in enumerate(group):
-                ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
-                mask[i, row.start : len(row.ids)] = True
-            yield list(range(first, first + len(group))), ids, mask
+            yield list(range(first, first + len(group))), *padded(group)
 
     @torch.no_grad()
     def rescored(self, batch: Batch) -> Batch:
