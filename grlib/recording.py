@@ -29,7 +29,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     """Store a finished run: results, tables, manifests, figures, the notebooks' outputs; returns notes.
 
     Every seed keeps its results; the notebooks' outputs, the example figures and the costs are those of the
-    lowest recorded seed. Then figures and tables are drawn again, and the README written, from all seeds.
+    lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
+    again, and the README written, from all seeds.
     Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
     With `dest` all of it goes there and the repository's own record stays as it is.
     """
@@ -57,7 +58,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": stale})
     if not dest:
         if lowest:
-            readme.record_costs({"smoke": runs.run_folder("smoke", 0), request.profile: request.folder})
+            own_sizes = {} if request.parameters else {request.profile: request.folder}
+            readme.record_costs({"smoke": runs.run_folder("smoke", 0)} | own_sizes)
         redraw(request.profile, outputs=True)
     notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
     if not recorded:
