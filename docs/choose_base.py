@@ -19,16 +19,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pandas as pd
 import torch
+from choices import LAPTOP, add, known
 
-from grlib import artefacts, countdown_data, imitation, metrics, profiles, sampling, tokenizer, training
+from grlib import countdown_data, imitation, metrics, profiles, sampling, tokenizer, training
 from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
 from grlib.model import bake, build_model
 from grlib.traces import arithmetic_holds
 
 OUT = Path(__file__).with_name("base_choice.csv")
-LAPTOP = profiles.get("laptop")
 TASK = replace(LAPTOP.task, target_seed=1)
 PROBLEMS, SAMPLES = 100, 8
 TOKENS_A_STEP = 2500
@@ -158,17 +157,8 @@ def main() -> None:
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
     for name in chosen.variants:
-        if len(done()) and name in set(done()["variant"]):
-            continue
-        row = run(name, chosen.seconds)
-        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-        # read again: another process may have added its variants
-        artefacts.write_table(OUT, pd.concat([done(), pd.DataFrame([row])], ignore_index=True))
-
-
-def done() -> pd.DataFrame:
-    """The rows of the table so far."""
-    return pd.read_csv(OUT) if OUT.exists() else pd.DataFrame()
+        if not known(OUT, variant=name):
+            add(OUT, run(name, chosen.seconds))
 
 
 if __name__ == "__main__":

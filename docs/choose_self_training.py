@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from choices import LAPTOP, add, judge, known, say
 
-from grlib import artefacts, countdown_data, metrics, profiles, selftrain
-from grlib.countdown_task import CountdownTask, evaluate, loop_settings, sampling_settings
+from grlib import countdown_data, selftrain
+from grlib.countdown_task import CountdownTask, loop_settings
 
 OUT = Path(__file__).with_name("self_training_choice.csv")
-LAPTOP = profiles.get("laptop")
-PROBLEMS, SAMPLES = 100, 16
+KS = (1, 4, 16)
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW 3e-3": {"lr": 3e-3},
     "AdamW 3e-4": {"lr": 3e-4},
@@ -31,24 +31,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Muon 3e-3": {"optimizer": "muon", "lr": 3e-3},
     "AdamW 3e-3, twice the epochs": {"lr": 3e-3, "epochs_factor": 2},
 }
-
-
-def measure(model: Path, work: Path, label: str) -> dict[str, float]:
-    """pass@k in percent, truncated share and tokens on validation problems."""
-    task = CountdownTask(LAPTOP.budget)
-    tests, _ = countdown_data.reserved_keys(LAPTOP.task)
-    items = countdown_data.draw(LAPTOP.task, "valid", PROBLEMS, exclude=tests)
-    policy = selftrain.sampled_policy(model, sampling_settings(LAPTOP), "choose", work / label, label, say)
-    rows = evaluate(task, policy, items, SAMPLES)
-    right = rows.groupby("index")["correct"].sum()
-    found = {
-        f"pass@{k}": 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS for k in (1, 4, 16)
-    }
-    return found | {"truncated": 100 * rows["truncated"].mean(), "tokens": rows["tokens"].mean()}
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 def main() -> None:
@@ -68,14 +50,16 @@ def main() -> None:
             task, items, chosen.base, loop_settings(LAPTOP, method), method=method, iteration=1, seed=1_000,
             work=chosen.work / method, progress=say,
         ).kept()  # fmt: skip
-    record({"variant": "SoS", "method": "sos", "traces": 0} | measure(chosen.base, chosen.work, "sos"))
+    if not known(OUT, variant="SoS"):
+        row = {"variant": "SoS", "method": "sos", "traces": 0}
+        add(OUT, row | judge(chosen.base, chosen.work / "sos", KS))
     for name in chosen.variants:
         for method in methods:
-            if not known(name, method):
+            if not known(OUT, variant=name, method=method):
                 out = chosen.work / f"{method} {name}".replace(" ", "_")
                 curve = fine_tune(kept[method], chosen.base, method, out, dict(VARIANTS[name]))
                 row = {"variant": name, "method": method, "traces": len(kept[method]), "steps": len(curve)}
-                record(row | measure(out, chosen.work, f"eval_{out.name}"))
+                add(OUT, row | judge(out, chosen.work / f"eval_{out.name}", KS))
 
 
 def fine_tune(
@@ -89,19 +73,6 @@ def fine_tune(
         kept, base, replace(settings, training=training), seed="choose", out=out, work=Path(f"{out}_work"),
         label=out.name, progress=say,
     )  # fmt: skip
-
-
-def known(name: str, method: str) -> bool:
-    """Is this row in the table already?"""
-    table = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame({"variant": [], "method": []})
-    return bool(((table["variant"] == name) & (table["method"] == method)).any())
-
-
-def record(row: dict[str, Any]) -> None:
-    """Add a row to the table."""
-    if not known(row["variant"], row["method"]):
-        old = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame()
-        artefacts.write_table(OUT, pd.concat([old, pd.DataFrame([row])], ignore_index=True))
 
 
 if __name__ == "__main__":

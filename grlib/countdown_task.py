@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from grlib.ppo import PPOSettings
 
+LEAST_CHUNK = 32  # requests that are worth a worker process
 SUBGOAL_REWARD = 0.25  # of the dense reward (the paper's ablation)
 
 
@@ -181,21 +182,22 @@ def evaluate_splits(
 
     `samples` 0 and `temperature` None: the profile's; temperature 0 decodes greedily, one trace a problem.
     """
-    task, settings = CountdownTask(profile.budget), sampling_settings(profile)
-    if temperature is not None:
-        settings = replace(settings, temperature=temperature)
-    count = 1 if temperature == 0 else samples or profile.samples
+    task, count = CountdownTask(profile.budget), 1 if temperature == 0 else samples or profile.samples
     frames = []
     for split, items in splits.items():
+        settings = sampling_settings(profile, count * len(items))
+        if temperature is not None:
+            settings = replace(settings, temperature=temperature)
         name = f"{method}_{split}" + ("_greedy" if temperature == 0 else "")
         policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
         frames.append(evaluate(task, policy, items, count).assign(method=method, split=split))
     return pd.concat(frames, ignore_index=True)
 
 
-def sampling_settings(profile: Profile) -> SamplingSettings:
-    """How this profile samples."""
-    return SamplingSettings(profile.engine, profile.temperature, profile.slots, profile.chunk)
+def sampling_settings(profile: Profile, requests: int = 0) -> SamplingSettings:
+    """How this profile samples; of a known, small number of requests two workers get half each."""
+    chunk = min(profile.chunk, max(LEAST_CHUNK, -(-requests // 2))) if requests else profile.chunk
+    return SamplingSettings(profile.engine, profile.temperature, profile.slots, chunk)
 
 
 def loop_settings(profile: Profile, method: str) -> LoopSettings:
@@ -244,8 +246,7 @@ def ppo_settings(profile: Profile, method: str) -> PPOSettings:
         minibatch=profile.ppo_minibatch,
         actor_lr=profile.ppo_actor_lr,
         critic_lr=profile.ppo_critic_lr,
-        # half the responses of a step for each of two workers
-        sampling=replace(sampling_settings(profile), chunk=min(profile.chunk, profile.ppo_problems // 2)),
+        sampling=sampling_settings(profile, profile.ppo_problems),
         **changes,
     )
 

@@ -121,6 +121,13 @@ def test_table2_by_hand():
     assert len(table) == 36  # published rows stay, measured or not
 
 
+def test_table2_goes_as_far_as_the_samples_of_each_method():
+    more, fewer = rows([[1, 0, 0, 1], [0, 0, 0, 0]]), rows([[1, 0], [0, 1]], method="rest")
+    both = results.Results("laptop", (0,), {"eval": pd.concat([more, fewer], ignore_index=True)})
+    measured = tables.table2(both).dropna(subset=["measured"])
+    assert measured.groupby("method")["k"].apply(list).to_dict() == {"sos": [1, 2, 4], "rest": [1, 2]}
+
+
 def test_scores_of_problems_by_hand():
     correct = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
     scores = tables.pass_scores(rows(correct), [1, 2, 4])

@@ -1,0 +1,55 @@
+"""Tables of compared variants: rows are added one by one, by several processes too, and none twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grlib import artefacts, countdown_data, metrics, profiles, selftrain
+from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
+
+LAPTOP = profiles.get("laptop")
+
+
+def rows_of(table: Path) -> pd.DataFrame:
+    """The rows of a table so far; read again before each addition, as another process may have added some."""
+    return pd.read_csv(table) if table.exists() else pd.DataFrame()
+
+
+def known(table: Path, **names: str) -> bool:
+    """Does a row with these names stand in the table already?"""
+    rows = rows_of(table)
+    return len(rows) > 0 and bool((rows[list(names)] == pd.Series(names)).all(axis=1).any())
+
+
+def add(table: Path, row: dict[str, Any]) -> None:
+    """Print a row and add it."""
+    say(str({name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}))
+    artefacts.write_table(table, pd.concat([rows_of(table), pd.DataFrame([row])], ignore_index=True))
+
+
+def say(line: str) -> None:
+    """Print at once, for a log that is watched."""
+    print(line, flush=True)
+
+
+def judge(
+    model: Path, work: Path, ks: tuple[int, ...], problems: int = 100, greedy: bool = False
+) -> dict[str, float]:
+    """pass@k, truncated share (percent) and tokens of a model on validation problems, which are never tested.
+
+    As many samples a problem as the largest k; `greedy`: one, the likeliest.
+    """
+    tests, _ = countdown_data.reserved_keys(LAPTOP.task)
+    items = countdown_data.draw(LAPTOP.task, "valid", problems, exclude=tests)
+    settings = sampling_settings(LAPTOP, problems * max(ks))
+    if greedy:
+        settings = replace(settings, temperature=0)
+    policy = selftrain.sampled_policy(model, settings, "choose", work, work.name, say)
+    rows = evaluate(CountdownTask(LAPTOP.budget), policy, items, max(ks))
+    right = rows.groupby("index")["correct"].sum()
+    found = {f"pass@{k}": 100 * sum(metrics.pass_at_k(max(ks), c, k) for c in right) / problems for k in ks}
+    return found | {"truncated": 100 * rows["truncated"].mean(), "tokens": rows["tokens"].mean()}

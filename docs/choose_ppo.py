@@ -1,0 +1,86 @@
+"""How PPO's settings were chosen: one run a variant from a trained model, judged on validation problems.
+
+    python docs/choose_ppo.py MODEL_FOLDER [--method guided_rest_ppo] [--work FOLDER] [variants ...]
+
+Every variant takes as many responses as the profile's run. Validation problems (seen targets, never tested)
+judge the last policy; rows go to docs/ppo_choice.csv, and variants that are there already are skipped. One
+process a core may run, each with its own variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from choices import LAPTOP, add, judge, known, say
+
+from grlib import countdown_data, ppo, sampling
+from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
+
+OUT = Path(__file__).with_name("ppo_choice.csv")
+PROBLEMS, SAMPLES = 200, 4
+LAST_STEPS = 5  # of the curve: their mean is shown
+VARIANTS: dict[str, dict[str, Any]] = {
+    "actor 1e-4": {"actor_lr": 1e-4},
+    "actor 3e-4": {"actor_lr": 3e-4},
+    "actor 1e-3": {"actor_lr": 1e-3},
+    "actor 3e-4, critic 3e-3": {"actor_lr": 3e-4, "critic_lr": 3e-3},
+    "actor 3e-4, critic 3e-4": {"actor_lr": 3e-4, "critic_lr": 3e-4},
+    "actor 3e-4, minibatch 32": {"actor_lr": 3e-4, "minibatch": 32},
+    "actor 3e-4, minibatch 8": {"actor_lr": 3e-4, "minibatch": 8},
+    "actor 3e-4, twice the problems, half the steps": {"actor_lr": 3e-4, "problems": 2, "steps": 0.5},
+}
+
+
+def changed(settings: ppo.PPOSettings, changes: dict[str, Any]) -> ppo.PPOSettings:
+    """Settings with some replaced; `problems` and `steps` are factors."""
+    factors = {name: round(getattr(settings, name) * changes.get(name, 1)) for name in ("problems", "steps")}
+    return replace(settings, **changes | factors)
+
+
+def run(name: str, method: str, model: Path, work: Path) -> dict[str, Any]:
+    """Train one variant and judge it: a row of the table."""
+    items = countdown_data.make_splits(LAPTOP.task, LAPTOP.train_problems, 1, 1, seed=1_000).train
+    settings = changed(ppo_settings(LAPTOP, method), VARIANTS[name])
+    folder = work / f"{method} {name}".replace(" ", "_")
+    curve = ppo.train_ppo(
+        CountdownTask(LAPTOP.budget), items, model, settings, seed=1_000, out=folder / "model",
+        work=folder / "run", progress=say,
+    )  # fmt: skip
+    last = curve.tail(LAST_STEPS)[["accuracy", "clipped", "entropy", "value_error"]].mean()
+    spent = {"seconds": curve[[*ppo.TIMES]].to_numpy().sum(), "cores": sampling.cores()}
+    return scores(folder / "model", folder) | {f"train_{k}": v for k, v in last.items()} | spent
+
+
+def scores(model: Path, work: Path) -> dict[str, float]:
+    """Greedy and sampled accuracy on validation problems."""
+    found = judge(model, work / "greedy", (1,), PROBLEMS, greedy=True)
+    drawn = judge(model, work / "sampled", (1, SAMPLES), PROBLEMS)
+    return {f"greedy_{k}": v for k, v in found.items()} | {f"sampled_{k}": v for k, v in drawn.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="folder of the model to start from")
+    parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
+    parser.add_argument("--method", default="guided_rest_ppo", choices=PPO_RUNS)
+    parser.add_argument("--work", type=Path, default=Path("runs/choose_ppo"))
+    chosen = parser.parse_args()
+    if unknown := set(chosen.variants) - set(VARIANTS):
+        sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
+    torch.set_num_threads(sampling.cores())
+    start = PPO_RUNS[chosen.method][0]
+    if not known(OUT, method=start):
+        add(OUT, {"variant": "before", "method": start} | scores(chosen.model, chosen.work / start))
+    for name in chosen.variants:
+        if not known(OUT, variant=name, method=chosen.method):
+            row = {"variant": name, "method": chosen.method}
+            add(OUT, row | run(name, chosen.method, chosen.model, chosen.work))
+
+
+if __name__ == "__main__":
+    main()
