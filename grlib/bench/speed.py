@@ -257,6 +257,37 @@ def _seconds(function: Callable[[str], object], text: str) -> float:
     return best
 
 
+def bench_sandbox(quick: bool) -> Iterator[Row]:
+    """Isolated runs a second of wall clock, one by one and on all cores, against a bare Python for each."""
+    from grlib import sandbox
+
+    program, test = "a, b = map(int, input().split())\nprint(a + b)", {"input": "3 4\n", "output": "7\n"}
+    count = 40 if quick else 400
+
+    def bare(_: int) -> bool:
+        command = [sys.executable, "-I", "-S", "-c", program]
+        done = subprocess.run(command, input=test["input"], capture_output=True, text=True, timeout=5)
+        return done.stdout == test["output"]
+
+    def rate(run: Callable[[int], Any]) -> float:
+        start = time.perf_counter()
+        if not all(run(number) for number in range(count)):
+            raise GrlibError(
+                "a program that adds two numbers does not pass; look at grlib.sandbox.isolation()"
+            )
+        return count / (time.perf_counter() - start)
+
+    note, unguarded = sandbox.isolation().name, rate(bare)
+    one = rate(lambda _: sandbox.run(program, [test])[0].passed)
+    yield Row("programs in the sandbox", "runs/s", unguarded, one, f"one after another; {note}")
+    sandbox.run_all([(program, [test])] * 8)  # servers of all cores are there
+    start = time.perf_counter()
+    if not all(found.passed for [found] in sandbox.run_all([(program, [test])] * count)):
+        raise GrlibError("a program that adds two numbers does not pass where many run at once")
+    both = count / (time.perf_counter() - start)
+    yield Row("programs in the sandbox", "runs/s", unguarded, both, f"on all cores; {note}")
+
+
 def bench_import(quick: bool) -> Iterator[Row]:
     """A fresh Python that imports what problems and traces need, against an empty one."""
 

@@ -1,0 +1,387 @@
+"""Run code that a model wrote, and say which tests it passes.
+
+The program runs in a confined child (`grlib.sandbox.child`) of a server process (`grlib.sandbox.server`). The
+expected outputs stay in this process, which compares plain data: a program can report what it likes, but
+has to compute the answers to pass.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import os
+import queue
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from grlib.errors import GrlibError
+from grlib.sandbox import server
+
+STYLES = ("stdin", "call")
+TOLERANCE = 1e-6  # relative and absolute, where a test expects a number with a fraction
+GRACE_SECONDS = 5.0  # beyond a program's own time before its server is given up
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one test may use."""
+
+    seconds: float = 2.0  # wall clock
+    memory_mb: int = 512  # address space
+    output_bytes: int = 1 << 20  # of all streams together
+    disk_mb: int = 16
+    timeouts: int = 1  # after so many tests that ran out of time the rest are skipped
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise GrlibError(f"limit {name}={value}: must be positive")
+
+
+class Outcome(NamedTuple):
+    """One test's verdict.
+
+    `kind` is passed, wrong, error (an exception), exit (it ended without a result), crash (a signal),
+    timeout, memory, output or disk (a limit), or skipped; `output` what it printed or returned; `message`
+    why it failed.
+    """
+
+    passed: bool
+    kind: str
+    output: str = ""
+    message: str = ""
+
+
+class Isolation(NamedTuple):
+    """How programs are kept apart on this machine, strongest part first, and what is not contained."""
+
+    layers: tuple[str, ...]
+    open: tuple[str, ...]
+    command: tuple[str, ...]  # what a server starts under
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.layers)
+
+
+def run(
+    program: str,
+    tests: Sequence[Mapping[str, Any]],
+    style: str = "stdin",
+    entry: str | None = None,
+    limits: Limits | None = None,
+) -> list[Outcome]:
+    """Run a program on tests and judge it: an outcome a test, in order.
+
+    A test has an `input` and an `output`: texts for style "stdin", a list of arguments and the result for
+    "call", where `entry` names the function. Raises GrlibError on a test that is not plain data, and where
+    only the portable layer works here and was not allowed (`allow_portable`).
+    """
+    limits = limits or Limits()
+    inputs, expected = _checked(tests, style, entry)
+    if not program.strip():
+        return [Outcome(False, "error", message="the program is empty")] * len(tests)
+    request = {
+        "program": program, "style": style, "entry": entry, "inputs": inputs, "limits": astuple(limits),
+    }  # fmt: skip
+    return [_judged(raw, want) for raw, want in zip(_ask(request, limits), expected, strict=True)]
+
+
+def run_all(jobs: Iterable[tuple[Any, ...]], workers: int = 0) -> list[list[Outcome]]:
+    """`run` for many programs, each a tuple of its arguments, on all cores; in order."""
+    from grlib.sampling import cores
+
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        return list(pool.map(lambda job: run(*job), jobs))
+
+
+def _checked(
+    tests: Sequence[Mapping[str, Any]], style: str, entry: str | None
+) -> tuple[list[Any], list[Any]]:
+    """Inputs and expected outputs as plain data."""
+    if style not in STYLES:
+        raise GrlibError(f"style {style!r}: choose one of {', '.join(STYLES)}")
+    if style == "call" and not entry:
+        raise GrlibError("style 'call' without entry: name the function that the tests call")
+    if not tests:
+        raise GrlibError("no tests: a program without tests cannot be judged; give one or more")
+    plains = []
+    for number, test in enumerate(tests):
+        try:
+            plain = json.loads(json.dumps([test["input"], test["output"]]))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise GrlibError(
+                f"test {number}: {error!r}; its input and output must be plain data (numbers, text, lists, "
+                "dictionaries with text keys)"
+            ) from None
+        if style == "stdin" and not all(isinstance(part, str) for part in plain):
+            raise GrlibError(f"test {number}: with style 'stdin' input and output must be text")
+        if style == "call" and not isinstance(plain[0], list):
+            raise GrlibError(f"test {number}: with style 'call' the input must be a list of arguments")
+        plains.append(plain)
+    return [given for given, _ in plains], [wanted for _, wanted in plains]
+
+
+def _judged(raw: Mapping[str, Any], expected: Any) -> Outcome:
+    """The verdict on what a server sent."""
+    kind = str(raw.get("kind"))
+    if kind == "output" and "text" not in raw:
+        passed, shown = same_text(raw["stdout"], expected), raw["stdout"]
+    elif kind == "value":
+        passed, shown = same_value(raw["value"], expected), json.dumps(raw["value"])
+    else:
+        return Outcome(False, kind, str(raw.get("stdout", "")), str(raw.get("text", "")))
+    return Outcome(passed, "passed" if passed else "wrong", shown)
+
+
+def same_text(found: str, expected: str) -> bool:
+    """Equal line by line, white space within and around lines aside."""
+    return _lines(found) == _lines(expected)
+
+
+def _lines(text: str) -> list[list[str]]:
+    lines = [line.split() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def same_value(found: Any, expected: Any) -> bool:
+    """Equal plain data of JSON; numbers with a fraction may differ by `TOLERANCE`."""
+    if isinstance(expected, bool) or expected is None or isinstance(expected, str):
+        return type(found) is type(expected) and bool(found == expected)
+    if isinstance(expected, int | float):
+        if type(found) not in (int, float):
+            return False
+        if isinstance(expected, int) and isinstance(found, int):
+            return found == expected
+        try:
+            both_nan = math.isnan(found) and math.isnan(expected)
+            return both_nan or math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        except OverflowError:  # a whole number beyond every float
+            return False
+    if type(found) is not type(expected) or len(found) != len(expected):
+        return False
+    if isinstance(expected, dict):
+        return all(key in found and same_value(found[key], value) for key, value in expected.items())
+    return all(same_value(*pair) for pair in zip(found, expected, strict=True))
+
+
+# Servers
+
+
+class Server:
+    """One server process; used by one thread at a time."""
+
+    def __init__(self, command: Sequence[str] = ()) -> None:
+        self.folder = "" if command else tempfile.mkdtemp(prefix=server.FOLDERS)  # bubblewrap has its own
+        if self.folder:
+            os.chmod(self.folder, 0o711)  # programs may run as another user
+        start = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from grlib.sandbox import server; "
+            f"server.main({self.folder!r})"
+        )
+        self.process = subprocess.Popen(
+            [*command, sys.executable, "-s", "-P", "-c", start],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={
+                "PATH": os.defpath,
+                "LANG": "C.UTF-8",
+                "PYTHONHASHSEED": "0",
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            start_new_session=True,  # an interrupt at the keyboard is not for it
+        )
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+        try:
+            self.means: dict[str, Any] = self.ask(None, 60.0)
+        except BrokenServer:
+            self.close()
+            raise
+
+    def ask(self, request: Any, seconds: float) -> Any:
+        """Send a request (None: only listen) and wait for the answer; BrokenServer if none comes in time."""
+        deadline = time.monotonic() + seconds
+        left = memoryview(b"" if request is None else json.dumps(request).encode() + b"\n")
+        received = bytearray()
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self.process.stdout, selectors.EVENT_READ)
+            if left:
+                waiting.register(self.process.stdin, selectors.EVENT_WRITE)
+            while not received.endswith(b"\n"):
+                ready = waiting.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise BrokenServer(f"no answer within {seconds:.0f} s")
+                for key, _ in ready:
+                    if key.fileobj is self.process.stdin:
+                        left = self._send(left)
+                        if not left:
+                            waiting.unregister(self.process.stdin)
+                    elif data := os.read(key.fd, 1 << 20):
+                        received += data
+                    else:
+                        raise BrokenServer(f"it ended with status {self.process.wait()}")
+        return json.loads(received)
+
+    def _send(self, left: memoryview) -> memoryview:
+        assert self.process.stdin is not None
+        try:
+            return left[os.write(self.process.stdin.fileno(), left[: 1 << 16]) :]
+        except BlockingIOError:
+            return left
+        except BrokenPipeError:
+            raise BrokenServer(f"it ended with status {self.process.wait()}") from None
+
+    def close(self) -> None:
+        """End the process; its child ends with it."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        if self.folder and os.path.isdir(self.folder):
+            server.remove(self.folder)
+
+
+class BrokenServer(GrlibError):
+    """A server process died or hangs."""
+
+
+PROBE = """
+import os, socket
+port, process = map(int, input().split())
+def files(): open("/etc/passwd").close()
+def network(): socket.create_connection(("127.0.0.1", port), 1).close()
+def signals(): os.kill(process, 0)
+for possible in (files, network, signals):
+    try:
+        possible()
+        print(possible.__name__)
+    except OSError:
+        pass
+"""
+UNGUARDED = {
+    "files": "reading this user's files",
+    "network": "the network",
+    "signals": "stopping other processes of this user",
+}
+BUBBLEWRAP_TMP = 64 << 20  # bytes of its folder for temporary files
+ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
+
+_idle: queue.LifoQueue[Server] = queue.LifoQueue()
+_owner = os.getpid()
+_portable_allowed = False
+
+
+def allow_portable() -> None:
+    """Let programs run where there are only limits here; `isolation().open` says what is not contained."""
+    global _portable_allowed
+    _portable_allowed = True
+
+
+@lru_cache(maxsize=1)
+def isolation() -> Isolation:
+    """The strongest isolation that works here, found out by trying. Takes a fraction of a second, once."""
+    for command in ([_bubblewrap()] if shutil.which("bwrap") else []) + [()]:
+        try:
+            first = Server(command)
+        except BrokenServer:
+            continue
+        possible = _what_is_open(first)
+        named = {"Landlock": "landlock", "seccomp": "seccomp", "another user": "dropped"}
+        layers = ["bubblewrap"] * bool(command) + [n for n, key in named.items() if first.means[key]]
+        _idle.put(first)
+        return Isolation((*layers, "limits"), tuple(UNGUARDED[name] for name in possible), tuple(command))
+    raise GrlibError("no process that could run programs starts here; is this Python complete?")
+
+
+def _what_is_open(first: Server) -> list[str]:
+    """What a program can do on this server that it should not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        given = f"{listener.getsockname()[1]} {os.getpid()}"
+        request = {"program": PROBE, "style": "stdin", "inputs": [given], "limits": astuple(Limits(10.0))}
+        return str(first.ask(request, 30.0)[0].get("stdout", "")).split()
+
+
+def _bubblewrap() -> tuple[str, ...]:
+    """A command before which a server sees nothing but Python and the system's libraries."""
+    parts = [
+        "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+    ]
+    parts += ["--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
+    places = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime"]
+    for place in dict.fromkeys([*places, sys.base_prefix, sys.prefix, str(ROOT / "grlib")]):
+        parts += ["--ro-bind-try", place, place]
+    return tuple(parts)
+
+
+def _ask(request: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
+    """The raw results from an idle server; from a new one where it died, once."""
+    most = (limits.seconds + 1) * len(request["inputs"]) + GRACE_SECONDS
+    reason = ""
+    for _ in range(2):
+        mine = _take()
+        try:
+            found = list(mine.ask(request, most))
+        except BrokenServer as broken:
+            mine.close()
+            reason = str(broken)
+        else:
+            _idle.put(mine)
+            return found
+    died = {"kind": "crash", "text": f"the process that runs programs was lost twice: {reason}"}
+    return [died] * len(request["inputs"])
+
+
+def _take() -> Server:
+    """An idle server, or a new one. Raises GrlibError where programs must not run."""
+    global _idle, _owner
+    if _owner != os.getpid():  # a fork of the process that started them: not ours to use
+        _idle, _owner = queue.LifoQueue(), os.getpid()
+    found = isolation()
+    if found.open and not (_portable_allowed or os.environ.get(ALLOWED_BY) == "portable"):
+        raise GrlibError(
+            f"this machine offers only {found.name} for programs of a model; not contained: "
+            f"{', '.join(found.open)}. Install bubblewrap or libseccomp (Linux), or accept it with "
+            f"{ALLOWED_BY}=portable"
+        )
+    while True:
+        try:
+            idle = _idle.get_nowait()
+        except queue.Empty:
+            return Server(found.command)
+        if idle.process.poll() is None:
+            return idle
+        idle.close()  # it died while idle
+
+
+@atexit.register
+def close() -> None:
+    """End all servers; the next program starts new ones."""
+    while not _idle.empty():
+        _idle.get().close()

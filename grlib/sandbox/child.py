@@ -1,0 +1,136 @@
+"""The inside of a sandbox: run one program on its inputs and report what came out.
+
+Nothing that is reported is trusted: it is text to be parsed, and no expected output is in this process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import json
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+FILE = "<solution>"
+LONGEST_TEXT = 4000  # characters of an error's text
+DEEPEST = 100  # levels of lists in a result
+
+
+def run_program(program: str, report: Callable[[bytes], None]) -> int:
+    """Run a program as `python program` does; its exit status. Reports an exception as one line."""
+    try:
+        try:
+            exec(compile(program, FILE, "exec"), _main_module().__dict__)
+        finally:
+            threading._shutdown()  # type: ignore[attr-defined]  # wait for its threads, as an ending Python does
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+    except SystemExit as end:
+        return _status(end)
+    except BaseException as error:
+        report(json.dumps(describe(error)).encode() + b"\n")
+        return 1
+    return 0
+
+
+def _status(end: SystemExit) -> int:
+    if end.code is None:
+        return 0
+    return end.code & 0xFF if isinstance(end.code, int) else 1
+
+
+def run_calls(program: str, entry: str, calls: list[list[Any]], report: Callable[[bytes], None]) -> int:
+    """Call the program's function once for each list of arguments: one JSON line reported for each."""
+    space = _main_module("solution").__dict__
+    try:
+        exec(compile(program, FILE, "exec"), space)
+        function = _entry(space, entry)
+    except BaseException as error:
+        report(json.dumps(describe(error) | {"loading": True}).encode() + b"\n")
+        return 1
+    for arguments in calls:
+        try:
+            line = json.dumps({"value": plain(function(*arguments))})
+        except BaseException as error:
+            line = json.dumps(describe(error))
+        report(line.encode() + b"\n")
+    return 0
+
+
+def _main_module(name: str = "__main__") -> types.ModuleType:
+    """A fresh module for the program; as `__main__` its main guard runs."""
+    module = types.ModuleType(name)
+    sys.modules["__main__"] = module
+    return module
+
+
+def _entry(space: dict[str, Any], entry: str) -> Callable[..., Any]:
+    """The function to call: of the program, or a method of its class Solution."""
+    if callable(found := space.get(entry)):
+        return found
+    solution = space.get("Solution")
+    if isinstance(solution, type) and hasattr(solution, entry):
+        return getattr(solution(), entry)
+    raise NameError(f"the program defines no function {entry!r}")
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON can hold it; TypeError on what is no plain data. Tuples become lists."""
+    if depth > DEEPEST:
+        raise TypeError(f"the result is nested more than {DEEPEST} deep, or holds itself")
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, list | tuple):
+        return [plain(one, depth + 1) for one in value]
+    if isinstance(value, dict):
+        return {key: plain(one, depth + 1) for key, one in value.items()}
+    raise TypeError(f"the result is or holds a {type(value).__name__}: must be plain data")
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Kind of an error, and its message with the lines of the program that led to it."""
+    name = type(error).__name__
+    lines, place = [], error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code.co_filename == FILE:
+            lines.append(f"line {place.tb_lineno}, in {place.tb_frame.f_code.co_name}")
+        place = place.tb_next
+    if isinstance(error, SyntaxError) and error.lineno:
+        lines = [f"line {error.lineno}"]
+    try:
+        message = str(error)
+    except BaseException:
+        message = ""
+    text = "; ".join([*lines[-3:], f"{name}: {message}" if message else name])
+    return {"error": name, "text": text[-LONGEST_TEXT:]}
+
+
+def fresh_streams() -> None:
+    """Standard streams on descriptors 0 to 2, as a new Python would open them."""
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
+    sys.stdout = _writer(1)
+    sys.stderr = _writer(2)
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+
+
+def _writer(descriptor: int) -> io.TextIOWrapper:
+    raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=descriptor == 2)
+
+
+def reporter(descriptor: int) -> Callable[[bytes], None]:
+    """Writes whole messages to a pipe."""
+
+    def report(message: bytes) -> None:
+        left = memoryview(message)
+        while left:
+            left = left[os.write(descriptor, left) :]
+
+    return report

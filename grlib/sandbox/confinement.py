@@ -1,0 +1,200 @@
+"""What a process that runs model code gives up, before it runs any: files, network, processes, privileges.
+
+Works in the child, after the fork and for good. Standard library and `pyseccomp` only: the server that forks
+the children imports nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import stat
+import struct
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NOBODY = 65534
+SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP, SET_SUBREAPER = 1, 38, 22, 36
+SECCOMP_FILTER_MODE = 2
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
+READ_FILE, READ_DIR = 1 << 2, 1 << 3
+FILES_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many file rights a version of Landlock knows
+SCOPES = 0b11  # abstract sockets and signals, from version 6 on
+CLONE_THREAD = 0x10000
+CAPABILITIES = 0x20080522  # version 3 of the interface
+SOCK_STREAM, SOCK_TYPE_MASK = 1, 0xF
+# queries of descriptors: is it a terminal, do not wait, close or keep it when another program starts
+QUERIES = (0x5401, 0x5421, 0x5451, 0x5450)
+
+# What Python and honest programs call. Everything else fails with "not permitted": sockets, starting
+# programs and processes, signals to others, changing modes and owners of files, and all that is new.
+ALLOWED = (
+    "read readv pread64 preadv write writev pwrite64 pwritev lseek close close_range dup dup2 dup3 fcntl "
+    "fstat newfstatat stat lstat statx open openat getdents getdents64 readlink readlinkat getcwd chdir "
+    "mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate truncate fsync fdatasync "
+    "umask mmap munmap mremap mprotect madvise brk clock_gettime clock_getres clock_nanosleep nanosleep "
+    "gettimeofday time times alarm setitimer getitimer rt_sigaction rt_sigprocmask rt_sigreturn "
+    "rt_sigtimedwait sigaltstack pause restart_syscall futex set_robust_list get_robust_list rseq "
+    "sched_yield sched_getaffinity getcpu membarrier getpid gettid getppid getuid geteuid getgid getegid "
+    "getresuid getresgid getpgrp getpgid uname sysinfo getrusage getrlimit pipe pipe2 epoll_create1 "
+    "epoll_ctl epoll_wait epoll_pwait eventfd2 poll ppoll select pselect6 sendto recvfrom getrandom exit "
+    "exit_group set_tid_address arch_prctl"
+)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What this machine offers, found out once and used for every child."""
+
+    landlock: int = 0  # its version; 0: not there
+    seccomp: bytes = b""  # the filter as a program of the kernel; empty: not there
+    drop_user: bool = False  # the server is root and children can do without
+
+
+def available() -> Means:
+    """The means of this machine."""
+    if not sys.platform.startswith("linux"):
+        return Means()
+    version = _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
+    return Means(max(0, version), _seccomp_program(version >= 6), os.getuid() == 0)
+
+
+def _seccomp_program(signals_scoped: bool) -> bytes:
+    """The allow list as compiled by libseccomp; empty where the library is not installed."""
+    try:
+        import pyseccomp as kernel
+    except (ImportError, RuntimeError, OSError):
+        return b""
+    rules = kernel.SyscallFilter(kernel.ERRNO(1))
+
+    def allow(name: str, *arguments: Any) -> None:
+        if kernel.resolve_syscall(kernel.Arch.NATIVE, name) != -1:  # other architectures lack some
+            rules.add_rule(kernel.ALLOW, name, *arguments)
+
+    for name in ALLOWED.split():
+        allow(name)
+    allow("clone", kernel.Arg(0, kernel.MASKED_EQ, CLONE_THREAD, CLONE_THREAD))
+    rules.add_rule(kernel.ERRNO(38), "clone3")  # "unknown": the C library then falls back to clone
+    allow("prlimit64", kernel.Arg(0, kernel.EQ, 0))  # its own limits: it can only lower them
+    allow("socketpair", kernel.Arg(1, kernel.MASKED_EQ, SOCK_TYPE_MASK, SOCK_STREAM))  # asyncio needs one
+    for query in QUERIES:
+        allow("ioctl", kernel.Arg(1, kernel.EQ, query))
+    if signals_scoped:
+        allow("tgkill")  # abort; Landlock keeps it from other processes
+    with open(os.memfd_create("filter"), "w+b") as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def confine(means: Means, folder: str, seconds: float, memory: int, file_bytes: int) -> None:
+    """Give up everything but computing, this folder, and reading Python's own library."""
+    os.setsid()
+    _limit(seconds, memory, file_bytes, means.drop_user)
+    readable = _landlock_readable() if means.landlock else []
+    if means.drop_user:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    if sys.platform.startswith("linux"):
+        _control(SET_PDEATHSIG, signal.SIGKILL)  # a change of user would have unset it
+        _control(SET_NO_NEW_PRIVS, 1)
+        if os.geteuid() == 0:  # root without a root's privileges
+            _checked(_libc.capset(struct.pack("=Ii", CAPABILITIES, 0), bytes(24)), "capset")
+    if means.landlock:
+        _apply_landlock(means.landlock, readable, folder)
+    if means.seccomp:
+        _apply_seccomp(means.seccomp)
+
+
+def _limit(seconds: float, memory: int, file_bytes: int, dropped: bool) -> None:
+    cpu = int(seconds) + 2
+    wanted = {
+        resource.RLIMIT_CPU: cpu,
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_FSIZE: file_bytes,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+    }
+    if hasattr(resource, "RLIMIT_NPROC"):  # counts all processes of the user
+        wanted[resource.RLIMIT_NPROC] = 64 if dropped else 64 + _processes()
+    for what, value in wanted.items():
+        most = resource.getrlimit(what)[1]
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        try:
+            resource.setrlimit(what, (value, value))
+        except (ValueError, OSError):  # some systems know a limit but do not set it
+            continue
+
+
+def _processes() -> int:
+    """Tasks on this machine: an upper bound of the user's own."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+    except (OSError, ValueError, IndexError):
+        return 512
+
+
+def _landlock_readable() -> list[int]:
+    """Open folders and files that children may read: Python's library, shared libraries, time zones."""
+    library = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_prefix})
+    paths = [library["stdlib"], library["platstdlib"], f"{sys.base_prefix}/lib"]
+    paths += ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/localtime"]
+    paths += ["/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]
+    return [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in dict.fromkeys(paths) if os.path.exists(path)]
+
+
+def _apply_landlock(version: int, readable: list[int], folder: str) -> None:
+    files = (1 << FILES_BY_VERSION.get(version, 16)) - 1
+    network = 0b11 if version >= 4 else 0
+    rules = struct.pack("QQQ", files, network, SCOPES if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = _checked(_libc.syscall(LANDLOCK_CREATE, rules, ctypes.c_size_t(size), 0), "Landlock")
+    own = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    no_devices = files & ~(1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1)  # nor sockets, pipes, programs
+    for place, rights in [*((place, READ_FILE | READ_DIR) for place in readable), (own, no_devices)]:
+        rights = rights if _is_folder(place) else rights & ~READ_DIR
+        rule = struct.pack("=Qi", rights, place)
+        _checked(_libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), "Landlock")
+        os.close(place)
+    _checked(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "Landlock")
+    os.close(ruleset)
+
+
+def _is_folder(place: int) -> bool:
+    return stat.S_ISDIR(os.fstat(place).st_mode)
+
+
+def _apply_seccomp(program: bytes) -> None:
+    held = ctypes.create_string_buffer(program, len(program))
+
+    class Filter(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_void_p)]
+
+    wanted = Filter(len(program) // 8, ctypes.addressof(held))
+    _control(SET_SECCOMP, SECCOMP_FILTER_MODE, ctypes.addressof(wanted))
+
+
+def _control(option: int, *values: int) -> None:
+    arguments = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
+    _checked(_libc.prctl(option, *arguments), f"prctl {option}")
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return int(result)
+
+
+def adopt_orphans() -> None:
+    """Let processes whose parents ended become children of this one, so that none is lost (Linux)."""
+    if sys.platform.startswith("linux"):
+        _control(SET_SUBREAPER, 1)

@@ -1,0 +1,456 @@
+"""Programs that must pass, and programs that must not get away with anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib import sandbox
+from grlib.errors import GrlibError
+
+SAMPLE = Path(__file__).with_name("data") / "attacks.jsonl"
+ATTACKS = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+SUM = [{"input": "3 4\n", "output": "7\n"}, {"input": "10 -2\n", "output": "8\n"}]
+ADD = "a, b = map(int, input().split())\nprint(a + b)"
+
+pytestmark = pytest.mark.skipif(
+    bool(sandbox.isolation().open), reason=f"only {sandbox.isolation().name} works on this machine"
+)
+
+
+@pytest.fixture
+def bait(tmp_path, monkeypatch):
+    """What attacks go for: files, a secret, listening sockets; and a watch on what they leave behind."""
+    token = secrets.token_hex(8)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("untouched")
+    monkeypatch.setenv("SECRET_OF_THE_PARENT", f"SECRET-{token}")
+    abstract, listener = socket.socket(socket.AF_UNIX), socket.socket()
+    abstract.bind(f"\0sbx_{token}")
+    listener.bind(("127.0.0.1", 0))
+    for one in (abstract, listener):
+        one.listen()
+        one.setblocking(False)
+    places = {
+        "@CANARY@": tmp_path,
+        "@PORT@": listener.getsockname()[1],
+        "@PARENT@": os.getpid(),
+        "@TOKEN@": token,
+    }
+    sandbox.run("", SUM)  # the server is there already
+    before = {process.pid for process in psutil.process_iter()}
+    folders = left_over()
+    yield places
+    assert (victim / "file").read_text() == "untouched" and not (tmp_path / "marker").exists()
+    for one in (abstract, listener):
+        with pytest.raises(BlockingIOError):
+            one.accept()
+        one.close()
+    time.sleep(0.05)
+    new = [p for p in psutil.process_iter() if p.pid not in before and "python" in p.name()]
+    servers = {child.pid for child in psutil.Process().children()}
+    assert [p for p in new if p.pid not in servers and sandbox_made(p)] == []
+    assert left_over() == folders, "folders of programs are removed"
+
+
+def sandbox_made(process):
+    """Does a process descend from one of our servers?"""
+    try:
+        return any(parent.pid == os.getpid() for parent in process.parents())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def left_over():
+    return sorted(Path(tempfile.gettempdir()).glob("grlib_sandbox_*/*"))
+
+
+def filled(text, places):
+    for name, value in places.items():
+        text = text.replace(name, str(value))
+    return text
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=[attack["name"] for attack in ATTACKS])
+def test_sample_attacks_are_contained_and_honest_programs_pass(attack, bait):
+    tests = []
+    for test in json.loads(filled(json.dumps(attack["tests"]), bait)):
+        if "input_repeat" in test:
+            part, times = test.pop("input_repeat")
+            test["input"] = part * times
+        tests.append(test)
+    began = time.monotonic()
+    outcomes = sandbox.run(filled(attack["program"], bait), tests, attack["style"], attack["entry"])
+    assert time.monotonic() - began < attack["within_s"]
+    assert len(outcomes) == len(tests)
+    assert all(one.passed for one in outcomes) == (attack["verdict"] == "pass"), outcomes
+    harmless(outcomes, bait)
+
+
+def harmless(outcomes, places):
+    said = " ".join(one.output + one.message for one in outcomes)
+    assert f"SECRET-{places['@TOKEN@']}" not in said and "LEAK" not in said and "HARNESS-VISIBLE" not in said
+    assert len(said) < 4 << 20
+
+
+FORBIDDEN = {
+    "read the users": "open('/etc/passwd').read()",
+    "read a file of the test": "open('@CANARY@/victim/file').read()",
+    "read its parent's memory": "open(f'/proc/{os.getppid()}/mem', 'rb').read(1)",
+    "list all processes": "os.listdir('/proc')",
+    "write outside": "open('@CANARY@/marker', 'w')",
+    "write to memory files": "open('/dev/shm/x', 'w')",
+    "make a device": "os.mknod('d', 0o600 | 0o020000, os.makedev(1, 1))",
+    "make a pipe": "os.mkfifo('p')",
+    "link to a file outside": "os.link('@CANARY@/victim/file', 'mine')",
+    "change modes outside": "os.chmod('@CANARY@/victim', 0o777)",
+    "change times outside": "os.utime('@CANARY@/victim/file')",
+    "rename outside": "os.rename('@CANARY@/victim', '@CANARY@/gone')",
+    "truncate outside": "os.truncate('@CANARY@/victim/file', 0)",
+    "connect": "socket.create_connection(('127.0.0.1', @PORT@), 1)",
+    "send a datagram": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+    "a pair of datagram sockets": "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+    "ask for a name": "socket.getaddrinfo('example.org', 80)",
+    "start a program": "os.execv('/bin/true', ['true'])",
+    "start a shell": "subprocess.run('true', shell=True)",
+    "fork": "os.fork()",
+    "a process of multiprocessing": "multiprocessing.get_context('fork').Process(target=print).start()",
+    "signal its parent": "os.kill(os.getppid(), 0)",
+    "signal everyone": "os.kill(-1, 0)",
+    "signal the test": "os.kill(@PARENT@, 0)",
+    "become root": "os.setuid(0)",
+    "a new root": "os.chroot('.')",
+    "trace": "failing(libc.ptrace(0, 0, 0, 0))",
+    "a new user": "failing(libc.unshare(0x10000000))",
+    "an anonymous file": "os.memfd_create('x')",
+    "any system call": "failing(libc.syscall(425, 8, 0))",
+    "be nicer to itself": "os.nice(-5)",
+    "raise its limit": "resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))",
+}
+TRY = """
+import ctypes, os, resource, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def failing(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), 'refused')
+import subprocess, multiprocessing
+try:
+    {}
+    print('LEAK')
+except (OSError, ValueError) as error:
+    print('refused')
+"""
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_what_a_program_may_not_do_fails_inside_it(what, bait):
+    [outcome] = sandbox.run(filled(TRY.format(FORBIDDEN[what]), bait), [{"input": "", "output": "refused"}])
+    assert outcome.passed, outcome
+
+
+STOPPED = {
+    "a long computation in C": ("10 ** 10 ** 8", "timeout"),
+    "an end that does not end": (
+        "import atexit\natexit.register(lambda: any(iter(int, 1)))",
+        "timeout",
+    ),
+    "a thread that does not end": (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()\nprint(7)",
+        "timeout",
+    ),
+    "stopping itself": ("import signal\nsignal.raise_signal(signal.SIGSTOP)", "timeout"),
+    "right, then hanging": ("print(7, flush=True)\nwhile True: pass", "timeout"),
+    "right, then crashing": ("import ctypes\nprint(7, flush=True)\nctypes.string_at(0)", "crash"),
+    "right, then failing": ("print(7)\nraise ValueError('no')", "error"),
+    "right, then a status": ("print(7)\nraise SystemExit(3)", "exit"),
+    "much memory at once": ("bytearray(1 << 33)", "memory"),
+    "ever more memory": ("x = []\nwhile True: x.append(bytearray(1 << 20))", "memory"),
+    "shared memory": ("import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(9)]", "error"),
+    "much on standard error": ("import sys\nwhile True: sys.stderr.write('x' * 9999)", "output"),
+    "much on the report": ("import os\nwhile True: os.write(3, b'x' * 9999)", "output"),
+    "many files": ("for i in range(10 ** 9): open(str(i), 'w').close()", "disk"),
+    "much in files": ("for i in range(999): open(str(i), 'w').write('x' * 4000000)", "disk"),
+    "folders in folders": (
+        "import os\nfor i in range(10 ** 6):\n    os.mkdir('d')\n    os.chdir('d')",
+        "disk",
+    ),
+    "threads without end": (
+        "import threading, time\nt = threading.Thread\n"
+        "while True: t(target=time.sleep, args=(9,), daemon=True).start()",
+        "error",
+    ),
+    "a null in the text": ("a = 1\0", "error"),
+    "half a character": ("a = '\ud800'\nprint(a.encode())", "error"),
+    "deep brackets": ("(" * 5000 + ")" * 5000, "error"),
+    "ten megabytes that are no program": ("x y\n" * 2_500_000, "error"),
+    "an exit of its own": ("import os\nos._exit = lambda status: None", "wrong"),
+}
+
+
+@pytest.mark.parametrize("what", STOPPED)
+def test_what_goes_too_far_is_stopped_and_named(what, bait):
+    program, kind = STOPPED[what]
+    began = time.monotonic()
+    [outcome] = sandbox.run(program, [{"input": "3 4", "output": "7"}])
+    assert (outcome.kind, outcome.passed) == (kind, False), outcome
+    assert time.monotonic() - began < 5
+    assert sandbox.run(ADD, SUM)[0].passed, "the next program finds all as before"
+
+
+CHEATS = {
+    "always equal": "class E(int):\n    __eq__ = lambda s, o: True\ndef f(a, b): return E(0)",
+    "always equal, no number": "class E:\n    __eq__ = lambda s, o: True\ndef f(a, b): return E()",
+    "writes the report itself": "import os\nos.write(3, b'{\"value\": 0}\\n' * 9)\ndef f(a, b): return 1",
+    "deep lists reported": "import os\nos.write(3, b'{\"value\": ' + b'[' * 99999 + b'\\n')\ndef f(a, b): 1",
+    "a report that is no text": "import os\nos.write(3, b'\\xff\\xfe\\n')\ndef f(a, b): return 1",
+    "huge numbers": "import os\nos.write(3, b'{\"value\": ' + b'9' * 9999 + b'}\\n')\ndef f(a, b): 1",
+    "forged JSON": "import json\njson.dumps = lambda x: '{\"value\": true}'\ndef f(a, b): return 1",
+    "not a number": "def f(a, b): return float('nan')",
+    "true for one": "def f(a, b): return True",
+    "text for a number": "def f(a, b): return str(a + b)",
+    "a generator": "def f(a, b): yield a + b",
+    "itself": "def f(a, b): return f",
+    "no such function": "def g(a, b): return a + b",
+    "ends while loading": "import os\nos._exit(0)",
+}
+
+
+@pytest.mark.parametrize("what", CHEATS)
+def test_who_does_not_compute_the_answer_does_not_pass(what):
+    tests = [{"input": [20, 21], "output": 41}, {"input": [0, 1], "output": 1}]
+    outcomes = sandbox.run(CHEATS[what], tests, style="call", entry="f")
+    assert not all(one.passed for one in outcomes) and len(outcomes) == 2
+    assert not outcomes[0].passed
+
+
+def test_expected_outputs_are_nowhere_in_the_process_of_the_program():
+    program = """
+import gc, sys
+def f(x):
+    seen = [repr(sys._getframe(depth).f_locals) for depth in range(4)]
+    seen += [repr(one) for one in gc.get_objects() if type(one) in (dict, list, tuple)]
+    wanted = "".join(["WANTED", "-1"])
+    return [wanted in text for text in seen].count(True)
+"""
+    tests = [{"input": ["GIVEN-1"], "output": "WANTED" + "-1"}, {"input": [0], "output": 0}]
+    outcomes = sandbox.run(program, tests, "call", "f")
+    assert [one.output for one in outcomes] == ["0", "0"], outcomes
+
+
+HONEST = {
+    "a file of its own": "open('x', 'w').write('41')\nprint(open('x').read())",
+    "a temporary file": "import tempfile\nwith tempfile.TemporaryFile() as f: f.write(b'x')\nprint(41)",
+    "modules": "import decimal, fractions, datetime, sqlite3, zoneinfo, unicodedata, asyncio\nprint(41)",
+    "asyncio": "import asyncio\nasync def f(): await asyncio.sleep(0); return 41\nprint(asyncio.run(f()))",
+    "a thread with a large stack": (
+        "import sys, threading\nsys.setrecursionlimit(10 ** 6)\nthreading.stack_size(1 << 27)\n"
+        "def d(n): return n and d(n - 1) + 1\nt = threading.Thread(target=lambda: print(d(50000) - 49959))\n"
+        "t.start()"
+    ),
+    "at the end": "import atexit\natexit.register(lambda: print(41))",
+    "its own limits": "import resource as r\nr.setrlimit(r.RLIMIT_STACK, (1 << 20, 1 << 20))\nprint(41)",
+    "a data class and a main guard": (
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int' = 41\n"
+        "if __name__ == '__main__':\n    print(A().x)"
+    ),
+    "no input read": "print('41')\nexit()",
+    "standard input as a file": "import sys\nassert sys.stdin.buffer.read() == b'1\\n'\nprint('41 ')",
+    "descriptor 0": "assert open(0).read() == '1\\n'\nprint(' 41')",
+    "an alarm": "import signal, time\nsignal.alarm(1)\nsignal.alarm(0)\nprint(41)",
+    "any letters": "print('41')\nimport sys\nsys.stderr.write('héllo ✓')",
+}
+
+
+@pytest.mark.parametrize("what", HONEST)
+def test_honest_programs_pass(what, bait):
+    [outcome] = sandbox.run(HONEST[what], [{"input": "1\n", "output": "41\n"}])
+    assert outcome.passed, outcome
+
+
+def test_outcomes_say_what_went_wrong():
+    program = "def f(x):\n    if x == 2:\n        return [1, 2.5]\n    return 1 / x"
+    tests = [{"input": [x], "output": 0.5} for x in (2, 0, 4)]
+    found = sandbox.run(program, tests, style="call", entry="f")
+    assert found[0] == sandbox.Outcome(False, "wrong", "[1, 2.5]")
+    assert (
+        found[1].kind == "error" and found[1].message == "line 4, in f; ZeroDivisionError: division by zero"
+    )
+    assert found[2] == sandbox.Outcome(False, "wrong", "0.25")
+    [broken] = sandbox.run("def f(:", tests[:1], style="call", entry="f")
+    assert broken.kind == "error" and broken.message.startswith("line 1; SyntaxError: ")
+    assert sandbox.run(ADD.replace("+", "-"), SUM)[0] == sandbox.Outcome(False, "wrong", "-1\n")
+
+
+def test_a_call_that_hangs_costs_its_own_test_and_the_rest_as_wished():
+    program = "def f(x):\n    while x: pass\n    return x"
+    tests = [{"input": [x], "output": 0} for x in (0, 1, 0, 1, 0)]
+    kinds = [one.kind for one in sandbox.run(program, tests, "call", "f", sandbox.Limits(seconds=0.3))]
+    assert kinds == ["passed", "timeout", "skipped", "skipped", "skipped"]
+    limits = sandbox.Limits(seconds=0.3, timeouts=5)
+    kinds = [one.kind for one in sandbox.run(program, tests, "call", "f", limits)]
+    assert kinds == ["passed", "timeout", "passed", "timeout", "passed"]
+
+
+def test_a_method_of_a_class_solution_is_found_and_each_call_has_its_own_time():
+    program = (
+        "import time\nclass Solution:\n    def f(self, x):\n        time.sleep(0.2)\n        return (x, [x])"
+    )
+    tests = [{"input": [x], "output": [x, [x]]} for x in range(4)]
+    assert all(one.passed for one in sandbox.run(program, tests, "call", "f", sandbox.Limits(seconds=0.4))), (
+        "a tuple counts as a list; 0.8 s in all, 0.2 s each"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        (1, 1, True), (1, True, False), (True, 1, False), (1.0, 1, True), (1, 1.0, True),
+        (0.1 + 0.2, 0.3, True), (0.301, 0.3, False), ("a", "a", True), ("1", 1, False), (None, None, True),
+        (None, 0, False), ([1, [2]], [1, [2]], True), ([1], [1, 2], False), ([1, 2], [2, 1], False),
+        ({"a": 1}, {"a": 1.0}, True), ({"a": 1}, {"b": 1}, False), ([], {}, False),
+        (10**400, 10**400, True), (10**400, 1.5, False), (float("nan"), float("nan"), True),
+        (float("nan"), 1.0, False), (float("inf"), float("inf"), True),
+    ],
+)  # fmt: skip
+def test_values_are_compared_as_plain_data(found, expected, same):
+    assert sandbox.same_value(found, expected) == same
+
+
+def test_texts_are_compared_line_by_line():
+    assert sandbox.same_text("1  2 \n3\n\n", "1 2\n3")
+    assert not sandbox.same_text("1 2 3", "1 2\n3")
+    assert not sandbox.same_text("", "1")
+    assert not sandbox.same_text("1\n\n2", "1\n2")
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(PLAIN, min_size=1, max_size=3))
+def test_plain_data_goes_in_and_comes_out_unchanged(values):
+    tests = [{"input": [value], "output": value} for value in values]
+    assert all(one.passed for one in sandbox.run("def f(x): return x", tests, "call", "f"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text())
+def test_text_goes_in_and_comes_out_unchanged(text):
+    program = "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())"
+    [outcome] = sandbox.run(program, [{"input": text, "output": text}])
+    assert outcome.passed and outcome.output == text.encode(errors="replace").decode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_is_judged(program):
+    for style, entry in (("stdin", None), ("call", "f")):
+        [outcome] = sandbox.run(
+            program, [{"input": "1" if style == "stdin" else [1], "output": "2"}], style, entry
+        )
+        assert not outcome.passed and outcome.kind in ("wrong", "error", "exit")
+
+
+def test_the_same_program_prints_the_same_in_every_server():
+    program = "import random\nprint(random.random(), hash('a'), list({'a', 'b', 'c', 'd'}))"
+    one = sandbox.run(program, [{"input": "", "output": ""}])[0].output
+    sandbox.close()
+    assert sandbox.run(program, [{"input": "", "output": ""}])[0].output == one
+
+
+def test_many_programs_at_once_keep_their_order():
+    jobs = [(f"print(int(input()) + {i})", [{"input": "1", "output": str(i + 1)}]) for i in range(40)]
+    jobs[7] = ("while True: pass", jobs[7][1], "stdin", None, sandbox.Limits(seconds=0.2))
+    found = sandbox.run_all(jobs, workers=3)
+    assert [one.kind for [one] in found] == ["timeout" if i == 7 else "passed" for i in range(40)]
+
+
+def servers():
+    return [p for p in psutil.Process().children() if "grlib.sandbox" in " ".join(p.cmdline())]
+
+
+def test_a_server_that_is_killed_is_replaced_even_in_the_middle():
+    sandbox.close()
+    others = set(Path(tempfile.gettempdir()).glob("grlib_sandbox_*"))
+    sandbox.run(ADD, SUM)
+    for process in servers():
+        process.kill()
+    assert all(one.passed for one in sandbox.run(ADD, SUM))
+    slow = "import time\ntime.sleep(1)\nprint(7)"
+    killer = threading.Timer(0.3, lambda: [process.kill() for process in servers()])
+    killer.start()
+    assert sandbox.run(slow, [{"input": "", "output": "7"}])[0].passed, "it is run again"
+    killer.join()
+    sandbox.close()
+    assert set(Path(tempfile.gettempdir()).glob("grlib_sandbox_*")) == others
+
+
+def test_a_server_that_cannot_live_gives_a_verdict_not_a_hang(monkeypatch):
+    monkeypatch.setattr(sandbox.Server, "ask", lambda self, request, seconds: fail(request))
+
+    def fail(request):
+        if request is not None:
+            raise sandbox.BrokenServer("gone")
+
+    [outcome] = sandbox.run(ADD, SUM[:1])
+    assert outcome.kind == "crash" and "lost twice: gone" in outcome.message
+    sandbox.close()
+
+
+def test_nothing_is_left_when_python_ends():
+    code = f"from grlib import sandbox\nprint(sandbox.run({ADD!r}, {SUM!r}))\n"
+    code += "import psutil\nprint(*[c.pid for c in psutil.Process().children()])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pids = done.stdout.splitlines()[-1].split()
+    assert pids and not any(psutil.pid_exists(int(pid)) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tests": []}, "no tests"),
+        ({"tests": [{"input": "1"}]}, "test 0: KeyError"),
+        ({"tests": [{"input": "1", "output": {1, 2}}]}, "must be plain data"),
+        ({"tests": [{"input": 1, "output": "2"}]}, "must be text"),
+        ({"tests": [{"input": "1", "output": "2"}], "style": "call", "entry": "f"}, "list of arguments"),
+        ({"tests": SUM, "style": "call"}, "name the function"),
+        ({"tests": SUM, "style": "exec"}, "choose one of stdin, call"),
+    ],
+)
+def test_bad_tests_are_named(arguments, message):
+    with pytest.raises(GrlibError, match=message):
+        sandbox.run(ADD, **arguments)
+
+
+def test_limits_must_be_positive():
+    with pytest.raises(GrlibError, match="limit seconds=0: must be positive"):
+        sandbox.Limits(seconds=0)
+
+
+def test_where_only_limits_work_programs_run_on_request_only(monkeypatch):
+    weak = sandbox.Isolation(("limits",), ("the network",), sandbox.isolation().command)
+    monkeypatch.setattr(sandbox, "isolation", lambda: weak)
+    with pytest.raises(
+        GrlibError, match="offers only limits.*not contained: the network.*GRLIB_SANDBOX=portable"
+    ):
+        sandbox.run(ADD, SUM)
+    monkeypatch.setenv("GRLIB_SANDBOX", "portable")
+    assert sandbox.run(ADD, SUM)[0].passed
