@@ -1,0 +1,1 @@
+"""Code self-repair: problems, episodes and the task that plugs into the self-training loop."""
