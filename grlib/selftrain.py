@@ -6,6 +6,7 @@ taken up again. The loop knows none of that. ReST is Guided-ReST without guided 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,10 +123,16 @@ def sampled_policy(
     label: str,
     progress: Callable[[str], None],
 ) -> Policy:
-    """A policy that samples from the model in a folder, in resumable chunks kept in `folder`."""
+    """A policy that samples from the model in a folder, in resumable chunks kept in `folder`.
+
+    A task with several turns asks it once a turn; each time has its own seed and its own place in `folder`.
+    """
+    times = itertools.count()
 
     def policy(requests: Sequence[Request]) -> list[Sampled]:
-        return sample(model, requests, settings, seed=seed, folder=folder, progress=progress, label=label)
+        turn = next(times)
+        place, own_seed = (folder / f"turn_{turn}", f"{seed}/{turn}") if turn else (folder, seed)
+        return sample(model, requests, settings, seed=own_seed, folder=place, progress=progress, label=label)
 
     return policy
 

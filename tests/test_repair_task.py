@@ -1,0 +1,225 @@
+"""Episodes with a scripted model: what it is shown, what is stored, what the loop gets."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib import sandbox, selftrain
+from grlib.errors import GrlibError
+from grlib.repair import episodes
+from grlib.repair.episodes import CHATML, PLACEHOLDER, PLAIN, as_answer, code_of
+from grlib.repair.problems import Case, CodeProblem, problems
+from grlib.repair.task import Episode, RepairTask, Start
+from grlib.sampling import Sampled, SamplingSettings
+
+DOUBLE = CodeProblem(
+    "Double x.\nWrite a function solve(x).", "call", "solve",
+    (Case([1], 2), Case([3], 6)), (Case([0], 0), Case([50], 100)),
+    "def solve(x):\n    return 2 * x", "double",
+)  # fmt: skip
+ECHO = CodeProblem(
+    "Print what you read.", "stdin", None, (Case("a b\n", "a b\n"),), (Case("c\n", "c\n"),),
+    "print(input())", "echo",
+)  # fmt: skip
+RIGHT = as_answer(DOUBLE.solution)
+WRONG = as_answer("def solve(x):\n    return x + 1")  # right for 1
+CHEAT = as_answer("def solve(x):\n    return {1: 2, 3: 6}[x]")  # passes the public tests only
+BROKEN = as_answer("def solve(x):\n    return y")
+TASK = RepairTask(budget=100)
+
+
+class Script:
+    """Answers from a list, in order; None is an answer that runs into the budget. Keeps what it was asked."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
+
+    def __call__(self, requests):
+        self.asked.append([request.prompt for request in requests])
+        assert all(request.prefix == "" and request.budget == 100 for request in requests)
+        texts = [self.answers.pop(0) for _ in requests]
+        return [Sampled(text or "half", 9 if text else 100, text is not None, 9) for text in texts]
+
+
+def attempt(*answers, item=DOUBLE, start=None, task=TASK):
+    script = Script(*answers)
+    [found] = task.attempt(script, [item], [start])
+    assert script.answers == []
+    return found, [prompt for [prompt] in script.asked]
+
+
+def test_an_episode_ends_with_the_first_answer_that_passes_the_public_tests():
+    found, asked = attempt(WRONG, "no idea", RIGHT)
+    assert found.correct and found.reason == "correct" and found.tokens == 27 and found.ended
+    assert found.response == RIGHT and found.prompt == asked[-1]
+    assert [turn.correct for turn in found.turns] == [False, False, True]
+    assert asked[0] == (
+        "### User\nDouble x.\nWrite a function solve(x).\nsolve(1) -> 2\nsolve(3) -> 6\n### Assistant\n"
+    )
+    assert asked[1] == asked[0] + (
+        f"{WRONG}\n### User\n1 of 2 tests fail.\nInput: [3]\nExpected: 6\nOutput: 4\nFix the program.\n"
+        "### Assistant\n"
+    )
+    assert "There is no program in your answer (no code)." in asked[2]
+
+
+def test_the_last_of_four_answers_counts():
+    found, asked = attempt(WRONG, WRONG, WRONG, BROKEN)
+    assert len(asked) == 4 and not found.correct and found.reason == "public"
+    assert "Error: error: line 2, in solve; NameError: name 'y' is not defined" in found.turns[-1].feedback
+
+
+def test_who_passes_the_public_tests_alone_is_done_but_not_right():
+    found, asked = attempt(CHEAT)
+    assert len(asked) == 1 and not found.correct and found.reason == "private"
+    assert TASK.guide(DOUBLE, found, 1, Random(0)) is None, "its public tests do not fail"
+
+
+def test_an_answer_that_runs_into_the_budget_is_dropped():
+    found, _ = attempt(WRONG, None)
+    assert (found.response, found.ended, found.reason) == (WRONG, False, "budget")
+    assert len(found.turns) == 1
+    found, _ = attempt(None)
+    assert (found.response, found.turns, found.correct) == ("", (), False)
+    assert TASK.guide(DOUBLE, found, 1, Random(0)) is None, "nothing to go on from"
+
+
+def test_a_guided_round_shows_the_reference_once_and_stores_a_placeholder():
+    failed, _ = attempt(WRONG, BROKEN, WRONG, WRONG)
+    start = TASK.guide(DOUBLE, failed, 2, Random(0))
+    assert [turn.answer for turn in start.turns] == [WRONG, BROKEN]
+    found, asked = attempt(BROKEN, RIGHT, start=start)
+    assert DOUBLE.solution in asked[0] and PLACEHOLDER not in asked[0]
+    assert DOUBLE.solution not in asked[1] and asked[1].count(PLACEHOLDER) == 1
+    assert asked[0].replace(as_answer(DOUBLE.solution), PLACEHOLDER) == asked[1][: len(PLAIN.prompt(
+        DOUBLE, found.turns[:2]))]  # fmt: skip
+    assert "NameError" in asked[0], "the feedback is that of the answer it follows"
+    assert found.correct and len(found.turns) == 4
+    assert DOUBLE.solution not in found.prompt and found.response == RIGHT
+    assert TASK.guide(DOUBLE, failed, 4, Random(0)) is None, "no answer would be left"
+
+
+def test_where_the_first_answer_after_a_start_is_dropped_the_attempt_before_it_stands():
+    failed, _ = attempt(WRONG, WRONG, WRONG, WRONG)
+    start = TASK.guide(DOUBLE, failed, 1, Random(0))
+    assert attempt(None, start=start)[0] is None
+    found, _ = attempt(WRONG, None, start=start)
+    assert len(found.turns) == 2 and found.reason == "budget"
+
+
+def test_many_episodes_go_on_side_by_side():
+    script = Script(RIGHT, as_answer("print(input()[::-1])"), as_answer(ECHO.solution))
+    found = TASK.attempt(script, [DOUBLE, ECHO], [None, None])
+    assert [one.correct for one in found] == [True, True]
+    assert [len(asked) for asked in script.asked] == [2, 1]
+    assert "Input:\na b\nOutput:\na b" in script.asked[0][1]
+    assert "Input: a b\nExpected: a b\nOutput: b a\n" in script.asked[1][0]
+
+
+def test_the_loop_repairs_failed_episodes_with_guidance():
+    def policy_of_round(number):
+        def policy(requests):
+            return [
+                Sampled(RIGHT if DOUBLE.solution in request.prompt else WRONG, 9, True, 9)
+                for request in requests
+            ]
+
+        return policy
+
+    found = selftrain.gather(TASK, [DOUBLE], policy_of_round, rounds=3, seed=0)
+    assert found.solved_in == [1] and len(found.kept()) == 1
+    assert found.kept()[0].prompt.count(PLACEHOLDER) == 1 and DOUBLE.solution not in found.kept()[0].prompt
+    assert selftrain.gather(TASK, [DOUBLE], policy_of_round, rounds=0, seed=0).solved_in == [-1]
+
+
+def test_each_turn_samples_in_a_place_of_its_own(tiny_folder, tmp_path):
+    policy = selftrain.sampled_policy(
+        tiny_folder, SamplingSettings(workers=1), 0, tmp_path / "work", "a", lambda line: None
+    )
+    first = policy([selftrain.Request("26:[84, 2, 14, 15]\n", "", 5)])
+    again = policy([selftrain.Request("26:[84, 2, 14, 15]\n", "", 5)])
+    assert (tmp_path / "work" / "turn_1").is_dir()
+    fresh = selftrain.sampled_policy(
+        tiny_folder, SamplingSettings(workers=1), 0, tmp_path / "work", "a", lambda line: None
+    )
+    assert [fresh([selftrain.Request("26:[84, 2, 14, 15]\n", "", 5)]) for _ in range(2)] == [first, again]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "reason"),
+    [
+        ("```python\nx = 1\n```", "x = 1", ""),
+        ("```\nx = 1\n\n```", "x = 1", ""),
+        ("one ```python\nx = 1\n``` two\n```py\ny = 2\n```", "y = 2", ""),
+        ("```python\nx = 1\n```\n```python\ny = 2", "x = 1", ""),
+        ("x = 1", None, "no code"),
+        ("```python\nx = 1", None, "no code"),
+        ("```x = 1```", None, "no code"),
+        ("```python\n \n```", None, "no code"),
+        ("```js\nlet x\n```", None, "wrong language: js"),
+        ("", None, "no code"),
+        (f"```python\n{'x' * 200_000}\n```", None, "code of 200,001 characters: at most 100,000"),
+    ],
+)
+def test_the_code_of_an_answer_is_its_last_closed_block(answer, code, reason):
+    assert code_of(answer) == (code, reason)
+
+
+def test_ten_megabytes_and_half_characters_are_an_answer_like_any_other():
+    found, _ = attempt("```" * 3_000_000, "\ud800```python\nprint('\ud800')\n```", WRONG, RIGHT)
+    assert found.correct and not found.turns[0].public and not found.turns[1].public
+
+
+def test_long_fields_lose_their_middle():
+    text = "a" * 150 + "b" * 1000 + "c" * 150
+    assert episodes.shortened(text) == "a" * 150 + " ... " + "c" * 150
+    assert episodes.shortened("a" * 300) == "a" * 300
+    outcome = sandbox.Outcome(False, "wrong", "x" * 10_000)
+    assert len(episodes.report(Case([1], 2), outcome)) < 400
+
+
+def test_chat_models_have_their_own_marks():
+    assert CHATML.prompt(DOUBLE, []).startswith("<|im_start|>user\nDouble x.\n")
+    assert CHATML.prompt(DOUBLE, []).endswith("6<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("arguments", [{"budget": 0}, {"budget": 9, "turns": 0}, {"budget": 9, "rounds": 4}])
+def test_settings_that_make_no_sense(arguments):
+    with pytest.raises(GrlibError, match="budget and turns must be 1 or more"):
+        RepairTask(**arguments)
+
+
+POOL = problems("train", 12)
+ANSWERS = st.sampled_from(["right", "cheat", "reference", "none", "budget"]) | st.text(max_size=30)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, len(POOL) - 1), st.lists(ANSWERS, min_size=60, max_size=60))
+def test_what_is_stored_never_holds_the_reference_in_a_user_turn(which, script):
+    item, left = POOL[which], list(script)
+
+    def policy(requests):
+        found = []
+        for _ in requests:
+            said = left.pop()
+            text = (
+                as_answer(item.solution) if said in ("right", "reference") else f"{said}\n{as_answer('pass')}"
+            )
+            found.append(Sampled(text, 5, said != "budget", 5))
+        return found
+
+    gathered = selftrain.gather(TASK, [item], lambda number: policy, rounds=3, seed=0)
+    [episode] = gathered.attempts
+    assert isinstance(episode, Episode)
+    assert all(item.solution not in turn.feedback for turn in episode.turns)
+    rendered = PLAIN.prompt(item, episode.turns)
+    for turn in episode.turns:
+        rendered = rendered.replace(turn.answer, "", 1)
+    assert item.solution not in rendered
+    assert episode.correct == bool(gathered.kept())
+    start = TASK.guide(item, episode, 1, Random(0))
+    assert start is None or (isinstance(start, Start) and item.solution in start.shown)
