@@ -7,6 +7,7 @@ same whoever asks for it.
 
 from __future__ import annotations
 
+import ast
 import json
 import string
 from collections.abc import Callable, Iterator
@@ -137,7 +138,8 @@ def instance(family: Family, seed: int | str, number: int) -> CodeProblem:
             text = text.replace(f"{{{name}}}", value)
         return text
 
-    statement, code = filled(rng.choice(family.statements)), filled(family.code)
+    statement = filled(rng.choice(family.statements))
+    code = ast.unparse(ast.parse(filled(family.code)))  # as Python writes it, so that bugs differ in little
     tests = _tests(family, code, rng)
     names = [name for name, _ in family.arguments]
     if _printable(family, tests) and rng.random() < STDIN_SHARE:

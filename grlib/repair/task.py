@@ -24,7 +24,7 @@ TURNS = 4
 
 @dataclass(frozen=True)
 class Episode(Attempt):
-    """An attempt and its turns: `prompt` is the conversation before the last answer, `response` the answer."""
+    """An attempt and its turns: `prompt` is the conversation before the last answer, `response` that one."""
 
     turns: tuple[Turn, ...] = ()
 
