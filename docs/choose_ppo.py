@@ -24,7 +24,9 @@ from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
 OUT = Path(__file__).with_name("ppo_choice.csv")
 PROBLEMS, SAMPLES = 200, 4
 LAST_STEPS = 5  # of the curve: their mean is shown
+BEFORE = "before"  # the model that a method starts from
 VARIANTS: dict[str, dict[str, Any]] = {
+    BEFORE: {},
     "actor 1e-4": {"actor_lr": 1e-4},
     "actor 3e-4": {"actor_lr": 3e-4},
     "actor 1e-3": {"actor_lr": 1e-3},
@@ -44,9 +46,11 @@ def changed(settings: ppo.PPOSettings, changes: dict[str, Any]) -> ppo.PPOSettin
 
 def run(name: str, method: str, model: Path, work: Path) -> dict[str, Any]:
     """Train one variant and judge it: a row of the table."""
+    folder = work / f"{method} {name}".replace(" ", "_")
+    if name == BEFORE:
+        return scores(model, folder)
     items = countdown_data.make_splits(LAPTOP.task, LAPTOP.train_problems, 1, 1, seed=1_000).train
     settings = changed(ppo_settings(LAPTOP, method), VARIANTS[name])
-    folder = work / f"{method} {name}".replace(" ", "_")
     curve = ppo.train_ppo(
         CountdownTask(LAPTOP.budget), items, model, settings, seed=1_000, out=folder / "model",
         work=folder / "run", progress=say,
@@ -73,9 +77,6 @@ def main() -> None:
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
     torch.set_num_threads(sampling.cores())
-    start = PPO_RUNS[chosen.method][0]
-    if not known(OUT, method=start):
-        add(OUT, {"variant": "before", "method": start} | scores(chosen.model, chosen.work / start))
     for name in chosen.variants:
         if not known(OUT, variant=name, method=chosen.method):
             row = {"variant": name, "method": chosen.method}

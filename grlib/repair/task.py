@@ -70,7 +70,7 @@ class RepairTask:
             whole = [(i, answer) for i, answer in zip(going, answers, strict=True) if answer.ended]
             for i in set(going) - {i for i, _ in whole}:
                 lost[i] = True
-            judged = self._judge([(items[i], answer.text, answer.tokens) for i, answer in whole])
+            judged = self.judge([(items[i], answer.text, answer.tokens) for i, answer in whole])
             for (i, _), turn in zip(whole, judged, strict=True):
                 held[i].append(turn)
         return [
@@ -82,7 +82,7 @@ class RepairTask:
         shown = start.shown if start and len(turns) == len(start.turns) else None
         return Request(self.format.prompt(item, turns, shown), "", self.budget)
 
-    def _judge(self, answers: Sequence[tuple[CodeProblem, str, int]]) -> list[Turn]:
+    def judge(self, answers: Sequence[tuple[CodeProblem, str, int]]) -> list[Turn]:
         """Run all tests of each answer's program, and say what the public ones found."""
         read = [episodes.code_of(text) for _, text, _ in answers]
         jobs = [

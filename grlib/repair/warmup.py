@@ -1,0 +1,124 @@
+"""What the base of self-repair imitates: episodes in which broken programs are tested and mended.
+
+As SoS imitates the traces of searchers, dead ends included, a repair model first imitates episodes made from
+reference programs: answers with injected bugs, what the tests say to them, and the right program in the end,
+or never. Some show the reference, as guided rounds will.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from grlib.repair import bugs, episodes
+from grlib.repair.problems import CodeProblem
+from grlib.repair.task import RepairTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # share of episodes with 0, 1, ... of them; 4: never right
+TWO_BUGS = 0.4  # of the wrong answers
+SHOWN = 0.2  # of the episodes with a wrong answer show the reference before the right one
+CANDIDATES = 3  # broken programs tried for each that is wanted: some still pass
+PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+FORMAT = episodes.Format(USER, ASSISTANT, END)  # of the models trained from scratch
+VOCABULARY = 1024
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '" + USER + "' if message['role'] == 'user' else '" + ASSISTANT + "' }}{{ message['content'] }}"
+    "{% if not (loop.last and continue_final_message | default(false)) %}" + END + "{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
+)
+
+
+class Imitated(NamedTuple):
+    """An episode to imitate: the first prompt, and all that follows, without the last end mark."""
+
+    prompt: str
+    rest: str
+    answers: int
+    solved: bool
+
+
+def imitated(
+    problems: Sequence[CodeProblem],
+    task: RepairTask,
+    seed: int,
+    progress: Callable[[str], None] = lambda line: None,
+    portion: int = 200,
+) -> list[Imitated]:
+    """One episode a problem. The wrong answers fail public tests, the last one passes all."""
+    found: list[Imitated] = []
+    for first in range(0, len(problems), portion):
+        part = problems[first : first + portion]
+        rngs = [Random(f"{seed}/{first + i}/{problem.statement}") for i, problem in enumerate(part)]
+        plans = [rng.choices(range(len(WRONG_ANSWERS)), WRONG_ANSWERS)[0] for rng in rngs]
+        tried = [
+            [episodes.as_answer(code) for code in itertools.islice(_broken(problem, rng), CANDIDATES * plan)]
+            for problem, plan, rng in zip(part, plans, rngs, strict=True)
+        ]
+        flat = [(problem, text, 0) for problem, texts in zip(part, tried, strict=True) for text in texts]
+        turns = iter(task.judge(flat))
+        for problem, texts, plan, rng in zip(part, tried, plans, rngs, strict=True):
+            wrong = [turn for turn in itertools.islice(turns, len(texts)) if not turn.public]
+            found.append(_episode(problem, wrong[:plan], plan == task.turns, task, rng))
+        progress(f"episodes to imitate: {len(found):,} of {len(problems):,}")
+    return found
+
+
+def _broken(problem: CodeProblem, rng: Random) -> Iterator[str]:
+    """Different programs with a bug or two, those with two first: answers get better."""
+    ones = list(bugs.programs_with_bugs(problem.solution, rng))
+    count = max(1, round(TWO_BUGS * CANDIDATES))
+    twos = (next(bugs.programs_with_bugs(code, rng), code) for code in ones[:count])
+    yield from dict.fromkeys(itertools.chain(twos, ones))
+
+
+def _episode(
+    problem: CodeProblem, wrong: Sequence[episodes.Turn], never: bool, task: RepairTask, rng: Random
+) -> Imitated:
+    turns = list(wrong)
+    if turns and not never and rng.random() < SHOWN:
+        reference = episodes.as_answer(problem.solution)
+        shown = episodes.with_reference(turns[-1].feedback, reference)
+        turns[-1] = turns[-1]._replace(feedback=shown)
+    prompt, whole = task.format.prompt(problem, []), task.format.prompt(problem, turns)
+    right = episodes.as_answer(problem.solution)
+    rest = whole.removeprefix(prompt) + right
+    if never and turns:  # its last answer stays wrong
+        rest = task.format.prompt(problem, turns[:-1]).removeprefix(prompt) + turns[-1].answer
+    return Imitated(prompt, rest, len(turns) + (not (never and turns)), not (never and turns))
+
+
+def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A byte-level BPE for statements, programs and feedback, trained on texts; digits stay apart.
+
+    The same texts give the same vocabulary. Every text survives encode -> decode unchanged.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = [AddedToken(mark, special=True, normalized=False) for mark in (PAD, USER, ASSISTANT, END)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=USER,
+        eos_token=END,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )

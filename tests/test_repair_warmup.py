@@ -1,0 +1,91 @@
+"""The episodes that a repair base imitates, and its tokenizer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib.repair import episodes, warmup
+from grlib.repair.problems import problems
+from grlib.repair.task import RepairTask
+from grlib.tokenizer import encode
+from grlib.training import make_rows
+
+TASK = RepairTask(budget=200, format=warmup.FORMAT)
+PROBLEMS = problems("train", 150)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return warmup.imitated(PROBLEMS, TASK, seed=0)
+
+
+@pytest.fixture(scope="module")
+def words(made):
+    return warmup.build_tokenizer(one.prompt + one.rest for one in made)
+
+
+def answers(one):
+    return [
+        part.partition(warmup.END)[0]
+        for part in ("x" + warmup.ASSISTANT + one.rest).split(warmup.ASSISTANT)[1:]
+    ]
+
+
+def test_episodes_are_wrong_before_they_are_right(made):
+    assert len(made) == len(PROBLEMS)
+    for problem, one in zip(PROBLEMS, made, strict=True):
+        texts = answers(one)
+        assert len(texts) == one.answers <= 4
+        turns = TASK.judge([(problem, text, 0) for text in texts])
+        assert [turn.public for turn in turns] == [False] * (len(turns) - 1) + [one.solved]
+        assert turns[-1].correct == one.solved
+        assert one.rest.count(warmup.USER) == len(turns) - 1
+    counts = [one.answers for one in made]
+    assert (
+        all(counts.count(number) >= 5 for number in (1, 2, 3, 4))
+        and 0.85 < sum(o.solved for o in made) / 150 < 1
+    )
+    shown = [one for one in made if "A correct program is:" in one.rest]
+    assert 5 < len(shown) < 50 and all(one.solved for one in shown)
+
+
+def test_episodes_follow_from_the_seed_whatever_the_portions(made):
+    assert warmup.imitated(PROBLEMS[:30], TASK, seed=0, portion=7) == made[:30]
+    assert warmup.imitated(PROBLEMS[:30], TASK, seed=1) != made[:30]
+
+
+def test_the_tokenizer_is_compact_and_loses_nothing(made, words):
+    texts = [one.prompt + one.rest for one in made]
+    ids = encode(words, texts)
+    assert [words.decode(row, clean_up_tokenization_spaces=False) for row in ids] == texts
+    characters, tokens = sum(map(len, texts)), sum(map(len, ids))
+    assert characters / tokens > 2.2 and len(words) <= warmup.VOCABULARY
+    again = warmup.build_tokenizer(texts)
+    assert again.get_vocab() == words.get_vocab()
+    assert len(encode(words, ["1234567"])[0]) == 7, "digits stay apart"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_survives(words, text):
+    assert words.decode(encode(words, [text])[0], clean_up_tokenization_spaces=False) == text
+
+
+def test_the_chat_template_writes_what_the_format_does(words):
+    problem = PROBLEMS[0]
+    turn = episodes.Turn("answer", "feedback", False, False, 1)
+    messages = [
+        {"role": "user", "content": episodes.question(problem)},
+        {"role": "assistant", "content": "answer"},
+        {"role": "user", "content": "feedback"},
+    ]
+    text = words.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == warmup.FORMAT.prompt(problem, [turn])
+
+
+def test_training_rows_end_with_the_end_mark(made, words):
+    [row] = make_rows(words, [made[0].prompt], [made[0].rest], 1024)
+    assert row.ids[-1] == words.eos_token_id and row.start == len(encode(words, [made[0].prompt])[0])
+    assert words.decode(row.ids[:-1]) == made[0].prompt + made[0].rest
