@@ -1,9 +1,9 @@
-"""Countdown as a task of the self-training loop, and its evaluation: what is specific to it stands here."""
+"""Countdown as a task of self-training, of PPO and of evaluation: what is specific to it stands here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from grlib import evaluation
 from grlib.countdown_data import Solved
 from grlib.errors import GrlibError
+from grlib.evaluation import evaluate, sampling_settings
 from grlib.guidance import CHOICES, progress, rewrite
 from grlib.profiles import Profile
 from grlib.rollouts import Rollout, line_last, line_starts
-from grlib.sampling import Request, Sampled, SamplingSettings
+from grlib.sampling import Request, Sampled
 from grlib.search import straight_path
-from grlib.selftrain import Attempt, LoopSettings, Policy, sampled_policy
+from grlib.selftrain import Attempt, LoopSettings, Policy
 from grlib.tokenizer import encode, prompt_text
 from grlib.traces import grade
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
     from grlib.ppo import PPOSettings
 
-LEAST_CHUNK = 32  # requests that are worth a worker process
+__all__ = ["evaluate", "sampling_settings"]  # of every task, and at hand here
+
 SUBGOAL_REWARD = 0.25  # of the dense reward (the paper's ablation)
 
 
@@ -132,72 +135,11 @@ def whole_lines(prefix: str) -> str:
     return prefix if prefix.endswith("\n") else prefix + "\n"
 
 
-def evaluate(
-    task: CountdownTask,
-    policy: Policy,
-    items: Sequence[Solved],
-    samples: int,
-    starts: Sequence[str | None] | None = None,
-) -> pd.DataFrame:
-    """`samples` traces of each item, a row each: index, sample, correct, reason, tokens, truncated, response.
-
-    `starts` gives each item a prefix to go on from (a hint); a prefix that fills the budget is a bad
-    argument.
-    """
-    repeated = [item for item in items for _ in range(samples)]
-    prefixes = [start for start in starts or [None] * len(items) for _ in range(samples)]
-    rows = []
-    for number, attempt in enumerate(task.attempt(policy, repeated, prefixes)):
-        if attempt is None:
-            raise GrlibError(
-                f"the start of item {number // samples} fills the budget of {task.budget} tokens; raise it"
-            )
-        rows.append(
-            {
-                "index": number // samples,
-                "sample": number % samples,
-                "correct": attempt.correct,
-                "reason": attempt.reason,
-                "tokens": attempt.tokens,
-                "truncated": not attempt.ended,
-                "response": attempt.response,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def evaluate_splits(
-    method: str,
-    model: Path,
-    profile: Profile,
-    splits: Mapping[str, Sequence[Solved]],
-    *,
-    seed: int | str,
-    work: Path,
-    progress: Callable[[str], None],
-    samples: int = 0,
-    temperature: float | None = None,
+    method: str, model: Path, profile: Profile, splits: Mapping[str, Sequence[Solved]], **how: Any
 ) -> pd.DataFrame:
-    """`evaluate` of a model folder on every split, with columns method and split.
-
-    `samples` 0 and `temperature` None: the profile's; temperature 0 decodes greedily, one trace a problem.
-    """
-    task, count = CountdownTask(profile.budget), 1 if temperature == 0 else samples or profile.samples
-    frames = []
-    for split, items in splits.items():
-        settings = sampling_settings(profile, count * len(items))
-        if temperature is not None:
-            settings = replace(settings, temperature=temperature)
-        name = f"{method}_{split}" + ("_greedy" if temperature == 0 else "")
-        policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
-        frames.append(evaluate(task, policy, items, count).assign(method=method, split=split))
-    return pd.concat(frames, ignore_index=True)
-
-
-def sampling_settings(profile: Profile, requests: int = 0) -> SamplingSettings:
-    """How this profile samples; of a known, small number of requests two workers get half each."""
-    chunk = min(profile.chunk, max(LEAST_CHUNK, -(-requests // 2))) if requests else profile.chunk
-    return SamplingSettings(profile.engine, profile.temperature, profile.slots, chunk)
+    """`evaluation.evaluate_splits` for traces of this profile's budget."""
+    return evaluation.evaluate_splits(CountdownTask(profile.budget), method, model, profile, splits, **how)
 
 
 def loop_settings(profile: Profile, method: str) -> LoopSettings:

@@ -34,6 +34,16 @@ class Attempt:
     correct: bool
     reason: str
 
+    def row(self) -> dict[str, Any]:
+        """What a table of results says of it; a task's own attempts may add columns."""
+        return {
+            "correct": self.correct,
+            "reason": self.reason,
+            "tokens": self.tokens,
+            "truncated": not self.ended,
+            "response": self.response,
+        }
+
 
 class Policy(Protocol):
     """A model to sample from, as the task sees it: one response for each request, in order."""
@@ -44,7 +54,9 @@ class Policy(Protocol):
 class Task(Protocol):
     """What a problem domain must offer to be self-trained on. `Item` and `Start` are the task's own types."""
 
-    rounds: int  # guided rounds that make sense at most
+    @property
+    def rounds(self) -> int:
+        """Guided rounds that make sense at most."""
 
     def attempt(
         self, policy: Policy, items: Sequence[Any], starts: Sequence[Any | None]

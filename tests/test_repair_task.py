@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from grlib import sandbox, selftrain
 from grlib.errors import GrlibError
+from grlib.evaluation import evaluate
 from grlib.repair import episodes
 from grlib.repair.episodes import CHATML, PLACEHOLDER, PLAIN, as_answer, code_of
 from grlib.repair.problems import Case, CodeProblem, problems
@@ -65,6 +66,21 @@ def test_an_episode_ends_with_the_first_answer_that_passes_the_public_tests():
         "### Assistant\n"
     )
     assert "There is no program in your answer (no code)." in asked[2]
+
+
+def test_rows_of_results_tell_answers_and_copies():
+    found, _ = attempt(WRONG, RIGHT)
+    row = found.row()
+    assert (row["answers"], row["right_answer"], row["public"], row["copied"]) == (2, 2, True, True)
+    assert (row["correct"], row["truncated"], row["tokens"], row["reason"]) == (True, False, 18, "correct")
+    other, _ = attempt(as_answer("def solve(x):\n    return x + x"))
+    assert (other.row()["right_answer"], other.row()["copied"]) == (1, False)
+    assert attempt(None)[0].row() | {"response": ""} == {
+        "correct": False, "reason": "budget", "tokens": 0, "truncated": True, "response": "", "answers": 0,
+        "public": False, "right_answer": 0, "copied": False,
+    }  # fmt: skip
+    frame = evaluate(TASK, Script(WRONG, RIGHT, RIGHT), [DOUBLE], 2)
+    assert frame["right_answer"].tolist() == [2, 1] and frame["sample"].tolist() == [0, 1]
 
 
 def test_the_last_of_four_answers_counts():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from grlib import sandbox
 from grlib.errors import GrlibError
@@ -27,6 +28,17 @@ class Episode(Attempt):
     """An attempt and its turns: `prompt` is the conversation before the last answer, `response` that one."""
 
     turns: tuple[Turn, ...] = ()
+    solution: str = ""  # the problem's reference, to tell copies
+
+    def row(self) -> dict[str, Any]:
+        """Also: how many answers, whether the public tests pass, the first right answer (0: none), a copy?"""
+        right = [number for number, turn in enumerate(self.turns, 1) if turn.correct]
+        return super().row() | {
+            "answers": len(self.turns),
+            "public": bool(self.turns) and self.turns[-1].public,
+            "right_answer": right[0] if right else 0,
+            "copied": episodes.code_of(self.response).code == self.solution,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,7 @@ class RepairTask:
             correct=last.correct,
             reason=reason,
             turns=tuple(turns),
+            solution=item.solution,
         )
 
     def guide(self, item: CodeProblem, attempt: Attempt, number: int, rng: Random) -> Start | None:
