@@ -22,6 +22,20 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class RepairScale:
+    """The code self-repair part of a profile."""
+
+    budget: int = 192  # tokens of one answer, end token included
+    row_length: int = 1536  # tokens of a whole episode
+    base_problems: int = 1600  # what the base imitates: so many problems,
+    base_episodes: int = 6  # each in so many episodes with other bugs,
+    base_epochs: int = 3
+    base_batch_rows: int = 16
+    base_lr: float = 3e-3
+    valid_problems: int = 100
+
+
+@dataclass(frozen=True)
 class Profile:
     """All settings of one scale. Budgets and lengths in tokens of the model's own tokenizer."""
 
@@ -72,6 +86,7 @@ class Profile:
     ppo_actor_lr: float = 1e-4
     ppo_critic_lr: float = 1e-3
     ppo_samples: int = 8  # samples a problem for pass@k after reinforcement
+    repair: RepairScale = RepairScale()
     # evaluation
     test_problems: int = 100
     samples: int = 32
@@ -121,6 +136,7 @@ SMOKE = replace(
     hint_problems=6,
     hint_samples=2,
     rewrite_problems=12,
+    repair=RepairScale(base_problems=40, base_episodes=1, base_epochs=1, valid_problems=8),
 )
 # Sizes of the recorded one-GPU experiments to come: the paper's task with a model trained from scratch.
 GPU = Profile(

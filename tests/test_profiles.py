@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def all_code():
     """The package and the code cells of the notebooks as one text."""
-    pieces = [path.read_text() for path in (ROOT / "grlib").glob("*.py")]
+    pieces = [path.read_text() for path in (ROOT / "grlib").rglob("*.py")]
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
         pieces += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -30,6 +30,7 @@ def all_code():
     [
         (profiles.Profile, "profile"),
         (profiles.Stage, "stage"),
+        (profiles.RepairScale, "scale|repair"),
         (CountdownSettings, "settings|task"),
     ],
 )

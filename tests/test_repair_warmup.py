@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grlib import profiles, selftrain
+from grlib.evaluation import evaluate
+from grlib.model import save_model
 from grlib.repair import episodes, warmup
 from grlib.repair.problems import problems
 from grlib.repair.task import RepairTask
+from grlib.sampling import SamplingSettings
 from grlib.tokenizer import encode
 from grlib.training import make_rows
 
@@ -89,3 +95,18 @@ def test_training_rows_end_with_the_end_mark(made, words):
     [row] = make_rows(words, [made[0].prompt], [made[0].rest], 1024)
     assert row.ids[-1] == words.eos_token_id and row.start == len(encode(words, [made[0].prompt])[0])
     assert words.decode(row.ids[:-1]) == made[0].prompt + made[0].rest
+
+
+def test_a_base_is_trained_and_samples_episodes(tmp_path):
+    profile = profiles.get("smoke")
+    model, tokenizer, curve = warmup.train_base(profile, stop_after=2, valid_every=2)
+    again, _, same = warmup.train_base(profile, stop_after=2, valid_every=2)
+    assert curve["step"].tolist() == [1, 2]
+    assert curve["loss"].tolist() == same["loss"].tolist()
+    save_model(model, tokenizer, tmp_path / "base", curve)
+    task = warmup.repair_task(replace(profile, repair=replace(profile.repair, budget=12)))
+    policy = selftrain.sampled_policy(
+        tmp_path / "base", SamplingSettings(workers=1), 0, tmp_path / "work", "a", lambda line: None
+    )
+    frame = evaluate(task, policy, PROBLEMS[:2], 2)
+    assert len(frame) == 4 and not frame["correct"].any()

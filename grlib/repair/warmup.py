@@ -12,12 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
+from grlib.profiles import Profile
 from grlib.repair import bugs, episodes
 from grlib.repair.problems import CodeProblem
+from grlib.repair.problems import problems as draw
 from grlib.repair.task import RepairTask
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from pathlib import Path
+
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # share of episodes with 0, 1, ... of them; 4: never right
 TWO_BUGS = 0.4  # of the wrong answers
@@ -91,6 +96,51 @@ def _episode(
     if never and turns:  # its last answer stays wrong
         rest = task.format.prompt(problem, turns[:-1]).removeprefix(prompt) + turns[-1].answer
     return Imitated(prompt, rest, len(turns) + (not (never and turns)), not (never and turns))
+
+
+def repair_task(profile: Profile) -> RepairTask:
+    """Self-repair for models that are trained from scratch."""
+    return RepairTask(profile.repair.budget, format=FORMAT)
+
+
+def train_base(
+    profile: Profile,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    stop_after: int = 0,
+    valid_every: int = 200,
+    progress: Callable[[str], None] = lambda line: None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, pd.DataFrame]:
+    """Train the base of self-repair from scratch: (model, tokenizer, curve).
+
+    Every problem appears in several episodes, each with other bugs. `stop_after` steps end it early; `folder`
+    keeps checkpoints, so a killed run goes on.
+    """
+    from grlib.model import bake, build_model
+    from grlib.training import TrainSettings, make_rows, train
+
+    scale, task = profile.repair, repair_task(profile)
+    problems = draw("train", scale.base_problems, seed)
+    made = [one for k in range(scale.base_episodes) for one in imitated(problems, task, seed + k, progress)]
+    tokenizer = build_tokenizer(one.prompt + one.rest for one in made[: scale.base_problems])
+    rows, valid = (
+        make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], scale.row_length)
+        for part in (made, imitated(draw("valid", scale.valid_problems, seed), task, seed))
+    )
+    model = build_model(
+        tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate,
+        scale.row_length, seed, profile.kv_heads,
+    )  # fmt: skip
+    settings = TrainSettings(
+        lr=scale.base_lr, batch_rows=scale.base_batch_rows, epochs=scale.base_epochs,
+        optimizer=profile.base_optimizer, schedule=profile.base_schedule, warmup=profile.base_warmup,
+    )  # fmt: skip
+    curve = train(
+        model, rows, settings, seed=seed, folder=folder, valid=valid, valid_every=valid_every,
+        stop_after=stop_after, progress=progress, label="repair base",
+    )  # fmt: skip
+    return bake(model), tokenizer, curve
 
 
 def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
