@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from grlib import sandbox
 from grlib.errors import GrlibError
+from grlib.sandbox import confinement, server
 
 SAMPLE = Path(__file__).with_name("data") / "attacks.jsonl"
 ATTACKS = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
@@ -182,6 +183,24 @@ STOPPED = {
     "shared memory": ("import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(9)]", "error"),
     "much on standard error": ("import sys\nwhile True: sys.stderr.write('x' * 9999)", "output"),
     "much on the report": ("import os\nwhile True: os.write(3, b'x' * 9999)", "output"),
+    "no answers on the report": ("import os\nos.write(3, b'x\\n')\nprint(7)", "error"),
+    "more answers than calls": ("import os\nos.write(3, b'{\"error\": 1}\\n' * 9)\nprint(7)", "error"),
+    "files in a hidden folder": (
+        "import os, time\nos.mkdir('d', 0o300)\n"
+        "for i in range(40): open(f'd/{i}', 'w').write('x' * 4000000)\n"
+        "time.sleep(1)",
+        "disk",
+    ),
+    "deleted files": (
+        "import os, time\nkept = []\nfor i in range(50):\n    kept.append(open('f', 'w'))\n"
+        "    kept[-1].write('x' * 4000000)\n    kept[-1].flush()\n    os.unlink('f')\ntime.sleep(1)",
+        "disk",
+    ),
+    "hundreds of small threads": (
+        "import _thread, threading, time\nthreading.stack_size(32768)\n"
+        "for i in range(400): _thread.start_new_thread(time.sleep, (9,))\ntime.sleep(1)",
+        "tasks",
+    ),
     "many files": ("for i in range(10 ** 9): open(str(i), 'w').close()", "disk"),
     "much in files": ("for i in range(999): open(str(i), 'w').write('x' * 4000000)", "disk"),
     "folders in folders": (
@@ -269,6 +288,28 @@ HONEST = {
     ),
     "no input read": "print('41')\nexit()",
     "standard input as a file": "import sys\nassert sys.stdin.buffer.read() == b'1\\n'\nprint('41 ')",
+    "a file that is left open": "out = open(1, 'w')\nout.write('41')",
+    "a closed output": "import sys\nprint(41)\nsys.stdout.close()",
+    "an output put aside": (
+        "import io, sys\nold, sys.stdout = sys.stdout, io.StringIO()\nprint('no')\nold.write('41')"
+    ),
+    "devices": "open('/dev/stdout', 'w').write('41' + open('/dev/stdin').read()[1:])",
+    "nothing": "import os\nprint('x', file=open(os.devnull, 'w'))\nprint(41)",
+    "its own file": (
+        "import os\nassert __file__.endswith('.py')\nopen('a', 'w')\nprint(41 * os.access('a', os.R_OK))"
+    ),
+    "an interrupt": (
+        "import signal\ntry: signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt: print(41)"
+    ),
+    "thirty threads that wait for each other": (
+        "import threading\nb = threading.Barrier(31)\n"
+        "for i in range(30): threading.Thread(target=lambda: (b.wait(), list(range(9)))).start()\n"
+        "b.wait()\nprint(41)"
+    ),
+    "annotations": (
+        "from dataclasses import dataclass\ndef f(x: int): pass\n@dataclass\nclass A:\n    x: int = 41\n"
+        "assert f.__annotations__['x'] is int\nprint(A().x)"
+    ),
     "descriptor 0": "assert open(0).read() == '1\\n'\nprint(' 41')",
     "an alarm": "import signal, time\nsignal.alarm(1)\nsignal.alarm(0)\nprint(41)",
     "any letters": "print('41')\nimport sys\nsys.stderr.write('héllo ✓')",
@@ -323,6 +364,7 @@ def test_a_method_of_a_class_solution_is_found_and_each_call_has_its_own_time():
         (None, 0, False), ([1, [2]], [1, [2]], True), ([1], [1, 2], False), ([1, 2], [2, 1], False),
         ({"a": 1}, {"a": 1.0}, True), ({"a": 1}, {"b": 1}, False), ([], {}, False),
         (10**400, 10**400, True), (10**400, 1.5, False), (float("nan"), float("nan"), True),
+        (123456700.0, 123456789, False), (3000000.4, 3000001, False), (7.0, 7, True),
         (float("nan"), 1.0, False), (float("inf"), float("inf"), True),
     ],
 )  # fmt: skip
@@ -369,6 +411,128 @@ def test_any_text_is_judged(program):
         assert not outcome.passed and outcome.kind in ("wrong", "error", "exit")
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\ndef f(n): return A(n).x",
+        "class Solution:\n    def f(self, n: int) -> List[int]:\n        x: Optional[int] = n\n"
+        "        return x",
+        "def f(n): return n\nif __name__ == '__main__':\n    input()\nexit()",
+        "from collections import namedtuple, OrderedDict\nP = namedtuple('P', 'a')\ndef f(n): return P(n).a",
+        "def f(n):\n    print('x' * 100_000)\n    return n",
+    ],
+)
+def test_honest_functions_pass(program):
+    tests = [{"input": [number], "output": number} for number in range(20)]
+    outcomes = sandbox.run(program, tests, "call", "f")
+    assert all(one.passed for one in outcomes), outcomes[-1]
+
+
+def test_each_call_has_room_of_its_own():
+    tests = [{"input": [number], "output": "é" * 200_000} for number in range(20)]
+    outcomes = sandbox.run("def f(n): return 'é' * 200_000", tests, "call", "f")
+    assert all(one.passed for one in outcomes), outcomes[-1]
+    large = [{"input": ["x" * 8_000_000], "output": 1} for _ in range(8)]
+    outcomes = sandbox.run("def f(s): return len(bytearray(300 << 20)) and 1", large, "call", "f")
+    assert all(one.passed for one in outcomes), "the size of the tests is not the program's"
+
+
+def test_what_programs_print_does_not_pile_up():
+    program = "print('\\0' * 1_048_000)\nraise ValueError"
+    outcomes = sandbox.run(program, [{"input": [1], "output": 1}] * 30, "call", "f")
+    assert {one.kind for one in outcomes} == {"error"}
+    assert sum(len(one.output) + len(one.message) for one in outcomes) < 1 << 18
+
+
+def test_two_tests_take_no_longer_than_two_limits():
+    late = "import os, time\ntime.sleep(2.1)\nos.write(3, b'x\\n')\ntime.sleep(1.9)\nos._exit(0)"
+    blank = "import time\nprint('\\n' * 1_040_000, flush=True)\ntime.sleep(2.1)"
+    for program, style, tests in (
+        (late, "call", [{"input": [1], "output": 1}] * 2), (blank, "stdin", SUM),
+    ):  # fmt: skip
+        began = time.monotonic()
+        assert not any(one.passed for one in sandbox.run(program, tests, style, "f"))
+        assert time.monotonic() - began < 5
+
+
+def test_a_fork_of_this_process_leaves_its_servers_alone():
+    sandbox.run(ADD, SUM)
+    number = os.fork()
+    if number == 0:
+        sandbox.close()
+        os._exit(0)
+    os.waitpid(number, 0)
+    assert all(one.passed for one in sandbox.run(ADD, SUM))
+
+
+def test_a_parent_that_is_killed_leaves_no_folder():
+    code = "from grlib import sandbox\nprint('there', flush=True)\n"
+    code += "sandbox.run('import time\\ntime.sleep(1.5)', [{'input': '', 'output': 'x'}])"
+    before = set(Path(tempfile.gettempdir()).glob("grlib_sandbox_*"))
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    parent.stdout.readline()
+    time.sleep(1)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(60):
+        if set(Path(tempfile.gettempdir()).glob("grlib_sandbox_*")) <= before:
+            return
+        time.sleep(0.1)
+    raise AssertionError("its folder is still there")
+
+
+def test_a_server_with_weaker_means_is_not_used(monkeypatch):
+    sandbox.run(ADD, SUM)
+    strong = sandbox.isolation()
+    sandbox.close()
+    monkeypatch.setattr(sandbox, "_found", strong._replace(means=strong.means | {"landlock": 99}))
+    [outcome] = sandbox.run(ADD, SUM[:1])
+    assert outcome.kind == "crash" and "the first one" in outcome.message
+
+
+def test_a_trial_that_fails_means_that_nothing_is_contained():
+    class Silent:
+        def ask(self, request, seconds):
+            return [{"kind": "timeout", "stdout": ""}]
+
+    assert sandbox._what_is_open(Silent()) == list(sandbox.UNGUARDED)
+
+
+WEAKER = {
+    "portable": (confinement.Means(), ["files", "network", "processes"]),
+    "old Landlock": (confinement.Means(1, confinement._seccomp_program(1)), []),
+    "Landlock alone": (confinement.Means(confinement.available().landlock), ["processes"]),
+    "seccomp alone": (confinement.Means(0, confinement._seccomp_program(0)), ["files"]),
+}
+
+
+@pytest.mark.parametrize("name", WEAKER)
+def test_what_weaker_means_leave_open_is_found_out(name):
+    """The server's part in this process, with chosen means: each probe finds what its layer leaves open."""
+    means, at_least = WEAKER[name]
+    if not confinement.available().landlock or not confinement.available().seccomp:
+        pytest.skip("this machine lacks a layer itself")
+
+    class Here:
+        def ask(self, request, seconds):
+            return server.answer(json.loads(json.dumps(request)), means)
+
+    possible = sandbox._what_is_open(Here())
+    assert set(at_least) <= set(possible)
+    if name == "old Landlock":
+        assert possible == [], "truncation and signals are kept from it by the filter"
+
+
+def test_no_means_let_a_program_have_signals_sent(bait):
+    """A descriptor's owner gets signals: with an old Landlock that would reach any process of this user."""
+    program = (
+        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\nprint('LEAK')"
+    )
+    [outcome] = sandbox.run(program, [{"input": "", "output": "LEAK"}])
+    assert not outcome.passed and "PermissionError" in outcome.message
+
+
 def test_the_same_program_prints_the_same_in_every_server():
     program = "import random\nprint(random.random(), hash('a'), list({'a', 'b', 'c', 'd'}))"
     one = sandbox.run(program, [{"input": "", "output": ""}])[0].output
@@ -407,8 +571,9 @@ def test_a_server_that_cannot_live_gives_a_verdict_not_a_hang(monkeypatch):
     monkeypatch.setattr(sandbox.Server, "ask", lambda self, request, seconds: fail(request))
 
     def fail(request):
-        if request is not None:
-            raise sandbox.BrokenServer("gone")
+        if request is None:
+            return sandbox.isolation().means
+        raise sandbox.BrokenServer("gone")
 
     [outcome] = sandbox.run(ADD, SUM[:1])
     assert outcome.kind == "crash" and "lost twice: gone" in outcome.message
@@ -446,8 +611,8 @@ def test_limits_must_be_positive():
 
 
 def test_where_only_limits_work_programs_run_on_request_only(monkeypatch):
-    weak = sandbox.Isolation(("limits",), ("the network",), sandbox.isolation().command)
-    monkeypatch.setattr(sandbox, "isolation", lambda: weak)
+    weak = sandbox.isolation()._replace(layers=("limits",), open=("the network",))
+    monkeypatch.setattr(sandbox, "_found", weak)
     with pytest.raises(
         GrlibError, match="offers only limits.*not contained: the network.*GRLIB_SANDBOX=portable"
     ):

@@ -8,6 +8,7 @@ has to compute the answers to pass.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import math
 import os
@@ -18,18 +19,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from grlib.errors import GrlibError
-from grlib.sandbox import server
+from grlib.sandbox import keeper
 
 STYLES = ("stdin", "call")
+LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned
 TOLERANCE = 1e-6  # relative and absolute, where a test expects a number with a fraction
 GRACE_SECONDS = 5.0  # beyond a program's own time before its server is given up
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,8 +57,8 @@ class Outcome(NamedTuple):
     """One test's verdict.
 
     `kind` is passed, wrong, error (an exception), exit (it ended without a result), crash (a signal),
-    timeout, memory, output or disk (a limit), or skipped; `output` what it printed or returned; `message`
-    why it failed.
+    timeout, memory, output, disk or tasks (a limit), or skipped; `output` what it printed or returned;
+    `message` why it failed.
     """
 
     passed: bool
@@ -71,6 +73,7 @@ class Isolation(NamedTuple):
     layers: tuple[str, ...]
     open: tuple[str, ...]
     command: tuple[str, ...]  # what a server starts under
+    means: Mapping[str, Any]  # what each server says that it uses
 
     @property
     def name(self) -> str:
@@ -144,19 +147,15 @@ def _judged(raw: Mapping[str, Any], expected: Any) -> Outcome:
         passed, shown = same_value(raw["value"], expected), json.dumps(raw["value"])
     else:
         return Outcome(False, kind, str(raw.get("stdout", "")), str(raw.get("text", "")))
-    return Outcome(passed, "passed" if passed else "wrong", shown)
+    return Outcome(passed, "passed" if passed else "wrong", shown[:LONGEST_OUTPUT])
 
 
 def same_text(found: str, expected: str) -> bool:
-    """Equal line by line, white space within and around lines aside."""
-    return _lines(found) == _lines(expected)
-
-
-def _lines(text: str) -> list[list[str]]:
-    lines = [line.split() for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
+    """Equal line by line, white space within and around lines aside, and empty lines at the end."""
+    one, other = found.rstrip().split("\n"), expected.rstrip().split("\n")
+    return len(one) == len(other) and all(
+        a == b or a.split() == b.split() for a, b in zip(one, other, strict=True)
+    )
 
 
 def same_value(found: Any, expected: Any) -> bool:
@@ -166,8 +165,8 @@ def same_value(found: Any, expected: Any) -> bool:
     if isinstance(expected, int | float):
         if type(found) not in (int, float):
             return False
-        if isinstance(expected, int) and isinstance(found, int):
-            return found == expected
+        if isinstance(expected, int):
+            return bool(found == expected)
         try:
             both_nan = math.isnan(found) and math.isnan(expected)
             return both_nan or math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
@@ -183,43 +182,52 @@ def same_value(found: Any, expected: Any) -> bool:
 # Servers
 
 
+ENVIRONMENT = {
+    "PATH": os.defpath,
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "MALLOC_ARENA_MAX": "1",  # a thread's own arena would count 64 MB of address space
+}
+
+
 class Server:
     """One server process; used by one thread at a time."""
 
     def __init__(self, command: Sequence[str] = ()) -> None:
-        self.folder = "" if command else tempfile.mkdtemp(prefix=server.FOLDERS)  # bubblewrap has its own
+        self.folder = "" if command else tempfile.mkdtemp(prefix=keeper.FOLDERS)  # bubblewrap has its own
         if self.folder:
             os.chmod(self.folder, 0o711)  # programs may run as another user
         start = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r}); from grlib.sandbox import server; "
             f"server.main({self.folder!r})"
         )
-        self.process = subprocess.Popen(
-            [*command, sys.executable, "-s", "-P", "-c", start],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={
-                "PATH": os.defpath,
-                "LANG": "C.UTF-8",
-                "PYTHONHASHSEED": "0",
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-            start_new_session=True,  # an interrupt at the keyboard is not for it
-        )
+        try:
+            self.process = subprocess.Popen(
+                [*command, sys.executable, "-s", "-P", "-c", start],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
+                start_new_session=True,  # an interrupt at the keyboard is not for it
+            )
+        except OSError as error:
+            self._clear_away()
+            raise BrokenServer(f"it does not start: {error}") from error
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
         try:
             self.means: dict[str, Any] = self.ask(None, 60.0)
-        except BrokenServer:
+        except BaseException:
             self.close()
             raise
 
     def ask(self, request: Any, seconds: float) -> Any:
         """Send a request (None: only listen) and wait for the answer; BrokenServer if none comes in time."""
         deadline = time.monotonic() + seconds
-        left = memoryview(b"" if request is None else json.dumps(request).encode() + b"\n")
+        text = "" if request is None else json.dumps(request) + "\n"
+        left = memoryview(text.encode())
         received = bytearray()
         assert self.process.stdin is not None and self.process.stdout is not None
         with selectors.DefaultSelector() as waiting:
@@ -239,7 +247,10 @@ class Server:
                         received += data
                     else:
                         raise BrokenServer(f"it ended with status {self.process.wait()}")
-        return json.loads(received)
+        try:
+            return json.loads(received.decode("utf-8", "surrogatepass"))
+        except ValueError as error:
+            raise BrokenServer(f"its answer cannot be read: {error}") from error
 
     def _send(self, left: memoryview) -> memoryview:
         assert self.process.stdin is not None
@@ -257,8 +268,11 @@ class Server:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
-        if self.folder and os.path.isdir(self.folder):
-            server.remove(self.folder)
+        self._clear_away()
+
+    def _clear_away(self) -> None:
+        if self.folder:
+            keeper.remove(self.folder)
 
 
 class BrokenServer(GrlibError):
@@ -267,27 +281,41 @@ class BrokenServer(GrlibError):
 
 PROBE = """
 import os, socket
-port, process = map(int, input().split())
+port, process, place = input().split()
 def files(): open("/etc/passwd").close()
-def network(): socket.create_connection(("127.0.0.1", port), 1).close()
-def signals(): os.kill(process, 0)
-for possible in (files, network, signals):
+def writing(): os.truncate(place + "/file", 0)
+def network(): socket.create_connection(("127.0.0.1", int(port)), 1).close()
+def datagrams(): socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", int(port)))
+def local(): socket.socket(socket.AF_UNIX).connect(place + "/socket")
+def signals(): os.kill(int(process), 0)
+def processes():
+    if os.fork() == 0:
+        os._exit(0)
+for possible in (files, writing, network, datagrams, local, signals, processes):
     try:
         possible()
         print(possible.__name__)
     except OSError:
         pass
+print("all tried")
 """
 UNGUARDED = {
     "files": "reading this user's files",
+    "writing": "changing this user's files",
     "network": "the network",
+    "datagrams": "sending datagrams",
+    "local": "sockets of this machine",
     "signals": "stopping other processes of this user",
+    "processes": "starting processes, and with them more memory than a program may have",
 }
+CONTAINED_BY_BUBBLEWRAP = ("datagrams", "processes")  # within a network and a process list of their own
 BUBBLEWRAP_TMP = 64 << 20  # bytes of its folder for temporary files
 ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
 
 _idle: queue.LifoQueue[Server] = queue.LifoQueue()
 _owner = os.getpid()
+_lock = threading.Lock()
+_found: Isolation | None = None
 _portable_allowed = False
 
 
@@ -297,28 +325,51 @@ def allow_portable() -> None:
     _portable_allowed = True
 
 
-@lru_cache(maxsize=1)
 def isolation() -> Isolation:
     """The strongest isolation that works here, found out by trying. Takes a fraction of a second, once."""
+    global _found
+    with _lock:
+        if _found is None:
+            _found = _find_isolation()
+        return _found
+
+
+def _find_isolation() -> Isolation:
     for command in ([_bubblewrap()] if shutil.which("bwrap") else []) + [()]:
         try:
             first = Server(command)
         except BrokenServer:
             continue
-        possible = _what_is_open(first)
+        try:
+            possible = _what_is_open(first)
+        except BrokenServer:
+            first.close()
+            continue
+        if command:
+            possible = [name for name in possible if name not in CONTAINED_BY_BUBBLEWRAP]
         named = {"Landlock": "landlock", "seccomp": "seccomp", "another user": "dropped"}
         layers = ["bubblewrap"] * bool(command) + [n for n, key in named.items() if first.means[key]]
         _idle.put(first)
-        return Isolation((*layers, "limits"), tuple(UNGUARDED[name] for name in possible), tuple(command))
+        unguarded = tuple(UNGUARDED[name] for name in possible)
+        return Isolation((*layers, "limits"), unguarded, tuple(command), first.means)
     raise GrlibError("no process that could run programs starts here; is this Python complete?")
 
 
 def _what_is_open(first: Server) -> list[str]:
-    """What a program can do on this server that it should not."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        given = f"{listener.getsockname()[1]} {os.getpid()}"
+    """What a program can do on this server that it should not; everything, where the trial fails."""
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="grlib_probe_"))
+        (Path(place) / "file").write_text("x")
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        local = stack.enter_context(socket.socket(socket.AF_UNIX))
+        local.bind(f"{place}/socket")
+        local.listen()
+        for path in (place, f"{place}/file", f"{place}/socket"):
+            os.chmod(path, 0o777)  # what keeps a program out shall not be the rights of files
+        given = f"{listener.getsockname()[1]} {os.getpid()} {place}"
         request = {"program": PROBE, "style": "stdin", "inputs": [given], "limits": astuple(Limits(10.0))}
-        return str(first.ask(request, 30.0)[0].get("stdout", "")).split()
+        *possible, last = str(first.ask(request, 30.0)[0].get("stdout", "")).splitlines() or [""]
+    return possible if last == "all tried" else list(UNGUARDED)
 
 
 def _bubblewrap() -> tuple[str, ...]:
@@ -344,25 +395,25 @@ def _ask(request: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
     """The raw results from an idle server; from a new one where it died, once."""
     most = (limits.seconds + 1) * len(request["inputs"]) + GRACE_SECONDS
     reason = ""
-    for _ in range(2):
-        mine = _take()
+    for attempt in range(2):
         try:
-            found = list(mine.ask(request, most))
-        except BrokenServer as broken:
-            mine.close()
-            reason = str(broken)
-        else:
+            mine = _take(new=attempt > 0)
+            try:
+                found = list(mine.ask(request, most))
+            except BaseException:
+                mine.close()
+                raise
             _idle.put(mine)
             return found
+        except BrokenServer as broken:
+            reason = str(broken)
     died = {"kind": "crash", "text": f"the process that runs programs was lost twice: {reason}"}
     return [died] * len(request["inputs"])
 
 
-def _take() -> Server:
+def _take(new: bool = False) -> Server:
     """An idle server, or a new one. Raises GrlibError where programs must not run."""
-    global _idle, _owner
-    if _owner != os.getpid():  # a fork of the process that started them: not ours to use
-        _idle, _owner = queue.LifoQueue(), os.getpid()
+    _forget_after_fork()
     found = isolation()
     if found.open and not (_portable_allowed or os.environ.get(ALLOWED_BY) == "portable"):
         raise GrlibError(
@@ -370,18 +421,33 @@ def _take() -> Server:
             f"{', '.join(found.open)}. Install bubblewrap or libseccomp (Linux), or accept it with "
             f"{ALLOWED_BY}=portable"
         )
-    while True:
+    while not new:
         try:
             idle = _idle.get_nowait()
         except queue.Empty:
-            return Server(found.command)
+            break
         if idle.process.poll() is None:
             return idle
         idle.close()  # it died while idle
+    started = Server(found.command)
+    if started.means != found.means:  # the machine was short of something when it started
+        started.close()
+        raise BrokenServer(f"a server found {started.means}, the first one {found.means}")
+    return started
+
+
+def _forget_after_fork() -> None:
+    """The servers of a process are not its forks' to use."""
+    global _idle, _owner, _found
+    with _lock:
+        if _owner != os.getpid():
+            _idle, _owner, _found = queue.LifoQueue(), os.getpid(), None
 
 
 @atexit.register
 def close() -> None:
-    """End all servers; the next program starts new ones."""
-    while not _idle.empty():
-        _idle.get().close()
+    """End all idle servers; the next program starts new ones."""
+    _forget_after_fork()
+    with contextlib.suppress(queue.Empty):
+        while True:
+            _idle.get_nowait().close()

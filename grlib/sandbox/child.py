@@ -6,13 +6,16 @@ Nothing that is reported is trusted: it is text to be parsed, and no expected ou
 from __future__ import annotations
 
 import atexit
+import contextlib
+import gc
 import io
 import json
 import os
 import sys
 import threading
 import types
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Sequence
 from typing import Any
 
 FILE = "<solution>"
@@ -22,19 +25,29 @@ DEEPEST = 100  # levels of lists in a result
 
 def run_program(program: str, report: Callable[[bytes], None]) -> int:
     """Run a program as `python program` does; its exit status. Reports an exception as one line."""
+    module, streams = _fresh_module("__main__"), (sys.stdout, sys.stderr)
     try:
         try:
-            exec(compile(program, FILE, "exec"), _main_module().__dict__)
+            exec(compile(program, FILE, "exec", dont_inherit=True), module.__dict__)
         finally:
-            threading._shutdown()  # type: ignore[attr-defined]  # wait for its threads, as an ending Python does
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
+            _end_of_program(module, streams)
     except SystemExit as end:
         return _status(end)
     except BaseException as error:
-        report(json.dumps(describe(error)).encode() + b"\n")
+        report(_line(describe(error)))
         return 1
     return 0
+
+
+def _end_of_program(module: types.ModuleType, streams: Sequence[Any]) -> None:
+    """What Python does at the end: wait for threads, call exit functions, let go of all, flush."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    module.__dict__.clear()  # files that were left open are written
+    gc.collect()
+    for stream in {id(one): one for one in (sys.stdout, sys.stderr, *streams)}.values():
+        with contextlib.suppress(ValueError, AttributeError, OSError):  # closed, or something else
+            stream.flush()
 
 
 def _status(end: SystemExit) -> int:
@@ -45,26 +58,33 @@ def _status(end: SystemExit) -> int:
 
 def run_calls(program: str, entry: str, calls: list[list[Any]], report: Callable[[bytes], None]) -> int:
     """Call the program's function once for each list of arguments: one JSON line reported for each."""
-    space = _main_module("solution").__dict__
+    space = _fresh_module("solution").__dict__
+    space.update((name, getattr(typing, name)) for name in typing.__all__)  # as on sites with such problems
     try:
-        exec(compile(program, FILE, "exec"), space)
+        with contextlib.suppress(SystemExit):
+            exec(compile(program, FILE, "exec", dont_inherit=True), space)
         function = _entry(space, entry)
     except BaseException as error:
-        report(json.dumps(describe(error) | {"loading": True}).encode() + b"\n")
+        report(_line(describe(error) | {"loading": True}))
         return 1
     for arguments in calls:
         try:
-            line = json.dumps({"value": plain(function(*arguments))})
+            line = _line({"value": plain(function(*arguments))})
         except BaseException as error:
-            line = json.dumps(describe(error))
-        report(line.encode() + b"\n")
+            line = _line(describe(error))
+        report(line)
     return 0
 
 
-def _main_module(name: str = "__main__") -> types.ModuleType:
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _fresh_module(name: str) -> types.ModuleType:
     """A fresh module for the program; as `__main__` its main guard runs."""
     module = types.ModuleType(name)
-    sys.modules["__main__"] = module
+    module.__file__ = os.path.join(os.getcwd(), "solution.py")
+    sys.modules[name] = sys.modules["__main__"] = module
     return module
 
 
@@ -94,7 +114,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     raise TypeError(f"the result is or holds a {type(value).__name__}: must be plain data")
 
 
-def describe(error: BaseException) -> dict[str, str]:
+def describe(error: BaseException) -> dict[str, Any]:
     """Kind of an error, and its message with the lines of the program that led to it."""
     name = type(error).__name__
     lines, place = [], error.__traceback__

@@ -10,22 +10,27 @@ import ctypes
 import os
 import resource
 import signal
+import socket
 import stat
 import struct
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 NOBODY = 65534
+MOST_TASKS = 64  # processes and threads of a program
 SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP, SET_SUBREAPER = 1, 38, 22, 36
 SECCOMP_FILTER_MODE = 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
-READ_FILE, READ_DIR = 1 << 2, 1 << 3
+WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
 FILES_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many file rights a version of Landlock knows
 SCOPES = 0b11  # abstract sockets and signals, from version 6 on
 CLONE_THREAD = 0x10000
+# of descriptors: copy, flags, locks, size of a pipe; not the owner, who would get signals
+FILE_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 CAPABILITIES = 0x20080522  # version 3 of the interface
 SOCK_STREAM, SOCK_TYPE_MASK = 1, 0xF
 # queries of descriptors: is it a terminal, do not wait, close or keep it when another program starts
@@ -34,16 +39,16 @@ QUERIES = (0x5401, 0x5421, 0x5451, 0x5450)
 # What Python and honest programs call. Everything else fails with "not permitted": sockets, starting
 # programs and processes, signals to others, changing modes and owners of files, and all that is new.
 ALLOWED = (
-    "read readv pread64 preadv write writev pwrite64 pwritev lseek close close_range dup dup2 dup3 fcntl "
-    "fstat newfstatat stat lstat statx open openat getdents getdents64 readlink readlinkat getcwd chdir "
-    "mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate truncate fsync fdatasync "
-    "umask mmap munmap mremap mprotect madvise brk clock_gettime clock_getres clock_nanosleep nanosleep "
-    "gettimeofday time times alarm setitimer getitimer rt_sigaction rt_sigprocmask rt_sigreturn "
-    "rt_sigtimedwait sigaltstack pause restart_syscall futex set_robust_list get_robust_list rseq "
-    "sched_yield sched_getaffinity getcpu membarrier getpid gettid getppid getuid geteuid getgid getegid "
-    "getresuid getresgid getpgrp getpgid uname sysinfo getrusage getrlimit pipe pipe2 epoll_create1 "
-    "epoll_ctl epoll_wait epoll_pwait eventfd2 poll ppoll select pselect6 sendto recvfrom getrandom exit "
-    "exit_group set_tid_address arch_prctl"
+    "read readv pread64 preadv write writev pwrite64 pwritev lseek close close_range dup dup2 dup3 fstat "
+    "newfstatat stat lstat statx getdents getdents64 readlink readlinkat getcwd chdir mkdir mkdirat rmdir "
+    "unlink unlinkat rename renameat renameat2 ftruncate fsync fdatasync umask mmap munmap mremap "
+    "mprotect madvise brk clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times "
+    "alarm setitimer getitimer rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait sigaltstack pause "
+    "restart_syscall futex set_robust_list get_robust_list rseq sched_yield sched_getaffinity getcpu "
+    "membarrier getpid gettid getppid getuid geteuid getgid getegid getresuid getresgid getpgrp getpgid "
+    "uname sysinfo getrusage getrlimit pipe pipe2 epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 "
+    "poll ppoll select pselect6 sendto recvfrom getrandom exit exit_group set_tid_address arch_prctl "
+    "access faccessat faccessat2"
 )
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,11 +68,14 @@ def available() -> Means:
     if not sys.platform.startswith("linux"):
         return Means()
     version = _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
-    return Means(max(0, version), _seccomp_program(version >= 6), os.getuid() == 0)
+    return Means(max(0, version), _seccomp_program(version), os.getuid() == 0)
 
 
-def _seccomp_program(signals_scoped: bool) -> bytes:
-    """The allow list as compiled by libseccomp; empty where the library is not installed."""
+def _seccomp_program(version: int) -> bytes:
+    """The allow list as compiled by libseccomp; empty where the library is not installed.
+
+    What `version` of Landlock does not contain by itself is not allowed.
+    """
     try:
         import pyseccomp as kernel
     except (ImportError, RuntimeError, OSError):
@@ -80,13 +88,17 @@ def _seccomp_program(signals_scoped: bool) -> bytes:
 
     for name in ALLOWED.split():
         allow(name)
+    for command in FILE_COMMANDS:
+        allow("fcntl", kernel.Arg(1, kernel.EQ, command))
+    _allow_opening(allow, kernel, version)
     allow("clone", kernel.Arg(0, kernel.MASKED_EQ, CLONE_THREAD, CLONE_THREAD))
     rules.add_rule(kernel.ERRNO(38), "clone3")  # "unknown": the C library then falls back to clone
     allow("prlimit64", kernel.Arg(0, kernel.EQ, 0))  # its own limits: it can only lower them
-    allow("socketpair", kernel.Arg(1, kernel.MASKED_EQ, SOCK_TYPE_MASK, SOCK_STREAM))  # asyncio needs one
+    stream = kernel.Arg(1, kernel.MASKED_EQ, SOCK_TYPE_MASK, SOCK_STREAM)
+    allow("socketpair", kernel.Arg(0, kernel.EQ, socket.AF_UNIX), stream)  # asyncio needs one
     for query in QUERIES:
         allow("ioctl", kernel.Arg(1, kernel.EQ, query))
-    if signals_scoped:
+    if version >= 6:
         allow("tgkill")  # abort; Landlock keeps it from other processes
     with open(os.memfd_create("filter"), "w+b") as file:
         rules.export_bpf(file)
@@ -94,10 +106,24 @@ def _seccomp_program(signals_scoped: bool) -> bytes:
         return file.read()
 
 
+def _allow_opening(allow: Callable[..., None], kernel: Any, version: int) -> None:
+    """Opening and shortening files; old Landlock lets files be emptied that may only be read."""
+    if version >= 3:
+        for name in ("open", "openat", "truncate"):
+            allow(name)
+        return
+    for name, place in (("open", 1), ("openat", 2)):
+        allow(name, kernel.Arg(place, kernel.MASKED_EQ, os.O_TRUNC, 0))
+        for mode in (os.O_WRONLY, os.O_RDWR):
+            wanted = os.O_TRUNC | mode
+            allow(name, kernel.Arg(place, kernel.MASKED_EQ, os.O_TRUNC | os.O_ACCMODE, wanted))
+
+
 def confine(means: Means, folder: str, seconds: float, memory: int, file_bytes: int) -> None:
     """Give up everything but computing, this folder, and reading Python's own library."""
+    server = os.getppid()
     os.setsid()
-    _limit(seconds, memory, file_bytes, means.drop_user)
+    _limit(seconds, memory, file_bytes)
     readable = _landlock_readable() if means.landlock else []
     if means.drop_user:
         os.setgroups([])
@@ -105,6 +131,8 @@ def confine(means: Means, folder: str, seconds: float, memory: int, file_bytes: 
         os.setresuid(NOBODY, NOBODY, NOBODY)
     if sys.platform.startswith("linux"):
         _control(SET_PDEATHSIG, signal.SIGKILL)  # a change of user would have unset it
+        if os.getppid() != server:
+            raise OSError("the server is gone")
         _control(SET_NO_NEW_PRIVS, 1)
         if os.geteuid() == 0:  # root without a root's privileges
             _checked(_libc.capset(struct.pack("=Ii", CAPABILITIES, 0), bytes(24)), "capset")
@@ -114,17 +142,17 @@ def confine(means: Means, folder: str, seconds: float, memory: int, file_bytes: 
         _apply_seccomp(means.seccomp)
 
 
-def _limit(seconds: float, memory: int, file_bytes: int, dropped: bool) -> None:
+def _limit(seconds: float, memory: int, file_bytes: int) -> None:
     cpu = int(seconds) + 2
     wanted = {
         resource.RLIMIT_CPU: cpu,
-        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_AS: memory + _address_space(),
         resource.RLIMIT_FSIZE: file_bytes,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
     }
     if hasattr(resource, "RLIMIT_NPROC"):  # counts all processes of the user
-        wanted[resource.RLIMIT_NPROC] = 64 if dropped else 64 + _processes()
+        wanted[resource.RLIMIT_NPROC] = MOST_TASKS + _processes()
     for what, value in wanted.items():
         most = resource.getrlimit(what)[1]
         value = value if most == resource.RLIM_INFINITY else min(value, most)
@@ -132,6 +160,14 @@ def _limit(seconds: float, memory: int, file_bytes: int, dropped: bool) -> None:
             resource.setrlimit(what, (value, value))
         except (ValueError, OSError):  # some systems know a limit but do not set it
             continue
+
+
+def _address_space() -> int:
+    """Bytes that the fork has from the server."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _processes() -> int:
@@ -147,7 +183,7 @@ def _landlock_readable() -> list[int]:
     library = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_prefix})
     paths = [library["stdlib"], library["platstdlib"], f"{sys.base_prefix}/lib"]
     paths += ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/localtime"]
-    paths += ["/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]
+    paths += ["/etc/ld.so.cache", "/dev/zero", "/dev/urandom", "/dev/random"]
     return [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in dict.fromkeys(paths) if os.path.exists(path)]
 
 
@@ -159,7 +195,9 @@ def _apply_landlock(version: int, readable: list[int], folder: str) -> None:
     ruleset = _checked(_libc.syscall(LANDLOCK_CREATE, rules, ctypes.c_size_t(size), 0), "Landlock")
     own = os.open(folder, os.O_PATH | os.O_CLOEXEC)
     no_devices = files & ~(1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1)  # nor sockets, pipes, programs
-    for place, rights in [*((place, READ_FILE | READ_DIR) for place in readable), (own, no_devices)]:
+    null = os.open(os.devnull, os.O_PATH | os.O_CLOEXEC)
+    given = [(place, READ_FILE | READ_DIR) for place in readable]
+    for place, rights in [*given, (null, READ_FILE | WRITE_FILE), (own, no_devices)]:
         rights = rights if _is_folder(place) else rights & ~READ_DIR
         rule = struct.pack("=Qi", rights, place)
         _checked(_libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), "Landlock")
