@@ -315,6 +315,8 @@ ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the port
 _idle: queue.LifoQueue[Server] = queue.LifoQueue()
 _owner = os.getpid()
 _lock = threading.Lock()
+# bubblewrap ends a server with the *thread* that started it: one that lives as long as this process
+_starter = ThreadPoolExecutor(1)
 _found: Isolation | None = None
 _portable_allowed = False
 
@@ -337,7 +339,7 @@ def isolation() -> Isolation:
 def _find_isolation() -> Isolation:
     for command in ([_bubblewrap()] if shutil.which("bwrap") else []) + [()]:
         try:
-            first = Server(command)
+            first = _starter.submit(Server, command).result()
         except BrokenServer:
             continue
         try:
@@ -429,7 +431,7 @@ def _take(new: bool = False) -> Server:
         if idle.process.poll() is None:
             return idle
         idle.close()  # it died while idle
-    started = Server(found.command)
+    started = _starter.submit(Server, found.command).result()
     if started.means != found.means:  # the machine was short of something when it started
         started.close()
         raise BrokenServer(f"a server found {started.means}, the first one {found.means}")
@@ -438,10 +440,11 @@ def _take(new: bool = False) -> Server:
 
 def _forget_after_fork() -> None:
     """The servers of a process are not its forks' to use."""
-    global _idle, _owner, _found
+    global _idle, _owner, _found, _starter
     with _lock:
         if _owner != os.getpid():
             _idle, _owner, _found = queue.LifoQueue(), os.getpid(), None
+            _starter = ThreadPoolExecutor(1)
 
 
 @atexit.register
