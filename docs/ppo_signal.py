@@ -1,0 +1,87 @@
+"""How much do two batches of rollouts agree on the policy gradient? It says how many responses a step needs.
+
+    python docs/ppo_signal.py MODEL_FOLDER [--responses 512] [--batch 64] [--work FOLDER]
+
+Rollouts of one policy on training problems, in batches; each batch gives a gradient (ratio 1, advantages
+whitened over its actions, no critic). The mean cosine between the gradients of different batches is the share
+of a batch's gradient that is signal. Beside it, the gradient of imitating the correct responses alone, as
+ReST does. Rows go to docs/ppo_signal.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from choices import LAPTOP, add, say
+
+from grlib import countdown_data, ppo, sampling, selftrain
+from grlib.countdown_task import CountdownTask, ppo_settings
+from grlib.model import load_both
+from grlib.rollouts import Rollout, batch_of
+from grlib.training import micro_batches, response_nll
+
+OUT = Path(__file__).with_name("ppo_signal.csv")
+KINDS = ("policy gradient", "imitation of the correct")
+
+
+def gradient(model: torch.nn.Module, rollouts: list[Rollout], kind: str) -> dict[str, torch.Tensor]:
+    """The gradient of one batch by parameter name."""
+    if kind != KINDS[0]:
+        rollouts = [rollout for rollout in rollouts if rollout.correct]
+    batch = batch_of(rollouts)
+    advantage, _ = ppo.operation_advantages(
+        batch.reward, torch.zeros_like(batch.reward), batch.action_start, 1.0, 1.0
+    )
+    for numbers, ids, mask in micro_batches(batch.rows, 2048):
+        width = int(mask.sum(1).max())
+        old, gain, start = (t[numbers, :width] for t in (batch.old_logprob, advantage, batch.action_start))
+        new = ppo.by_place(-response_nll(model, ids, mask), mask, width)
+        if kind == KINDS[0]:
+            loss = ppo.operation_policy_loss(old, new, gain, start, 0.2, 3.0) * start.sum()
+        else:
+            loss = -new.sum()
+        (loss / batch.action_start.sum()).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def agreement(gradients: list[dict[str, torch.Tensor]], part: str = "") -> float:
+    """Mean cosine between different batches' gradients, of the parameters whose names hold `part`."""
+    flat = [torch.cat([g.flatten() for name, g in one.items() if part in name]) for one in gradients]
+    pairs = itertools.combinations(flat, 2)
+    return float(torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="folder of the policy")
+    parser.add_argument("--responses", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=64, help="responses of one gradient")
+    parser.add_argument("--work", type=Path, default=Path("runs/ppo_signal"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(sampling.cores())
+    model, tokenizer = load_both(chosen.model)
+    settings = ppo_settings(LAPTOP, "guided_rest_ppo")
+    items = countdown_data.make_splits(LAPTOP.task, chosen.responses, 1, 1, seed=1_000).train
+    drawn = replace(settings.sampling, logprobs=True)
+    policy = selftrain.sampled_policy(chosen.model, drawn, "signal", chosen.work, "signal", say)
+    rollouts = CountdownTask(LAPTOP.budget).rollouts(policy, items, tokenizer, settings)
+    batches = [rollouts[i : i + chosen.batch] for i in range(0, len(rollouts), chosen.batch)]
+    for kind in KINDS:
+        gradients = [gradient(model, batch, kind) for batch in batches]
+        row = {"model": chosen.model.parent.name, "gradient": kind, "responses_a_batch": chosen.batch}
+        row |= {"batches": len(batches), "correct": sum(r.correct for r in rollouts) / len(rollouts)}
+        row |= {
+            f"cosine_{part or 'all'}": agreement(gradients, part)
+            for part in ("", "embed", "attn", "mlp", "norm")
+        }
+        add(OUT, row)
+
+
+if __name__ == "__main__":
+    main()
