@@ -75,11 +75,16 @@ def imitated(
 
 
 def _broken(problem: CodeProblem, rng: Random) -> Iterator[str]:
-    """Different programs with a bug or two, those with two first: answers get better."""
-    ones = list(bugs.programs_with_bugs(problem.solution, rng))
+    """Different programs with a bug or two, those with two first: answers get better. Made as they are asked
+    for, since listing all of a program's bugs takes longer than running a few."""
+    ones = bugs.programs_with_bugs(problem.solution, rng)
     count = max(1, round(TWO_BUGS * CANDIDATES))
-    twos = (next(bugs.programs_with_bugs(code, rng), code) for code in ones[:count])
-    yield from dict.fromkeys(itertools.chain(twos, ones))
+    twos = (next(bugs.programs_with_bugs(code, rng), code) for code in itertools.islice(ones, count))
+    seen = set()
+    for code in itertools.chain(twos, ones):
+        if code not in seen:
+            seen.add(code)
+            yield code
 
 
 def _episode(
