@@ -17,6 +17,7 @@ from grlib.errors import GrlibError, one_line
 from grlib.search import NO_SOLUTION
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 WHOLE_NUMBERS = (
@@ -79,7 +80,6 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A new tokenizer; its vocabulary is fixed by this module and the arguments: two builds are equal."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     pieces = [
         PAD,
@@ -107,12 +107,21 @@ def build_tokenizer(
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in (PAD, BOS, EOS)]
     )
+    return as_fast(tokenizer, PAD, BOS, EOS, CHAT_TEMPLATE)
+
+
+def as_fast(
+    tokenizer: Tokenizer, pad: str, bos: str, eos: str, chat_template: str
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of ours as transformers and vLLM load it; decoding changes no spaces."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        chat_template=CHAT_TEMPLATE,
+        pad_token=pad,
+        bos_token=bos,
+        eos_token=eos,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )

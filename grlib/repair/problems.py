@@ -43,6 +43,10 @@ class CodeProblem(NamedTuple):
     solution: str
     source: str  # family or data set
 
+    def tests(self) -> list[dict[str, Any]]:
+        """All tests, public ones first, as `grlib.sandbox.run` takes them."""
+        return [case._asdict() for case in self.public + self.private]
+
 
 @dataclass(frozen=True)
 class Family:
@@ -83,7 +87,6 @@ KINDS: dict[str, Callable[[Random], Any]] = {
     "text": lambda rng: " ".join(_word(rng) for _ in range(rng.randint(1, 4))),
     "moves": lambda rng: _word(rng, "RL", 1, 8),
 }
-LINE_KINDS = {"nat", "pos", "small", "word", "runs", "text", "moves", "ints", "nats", "smalls"}
 READ = {
     "int": "{name} = int(input())",
     "ints": "{name} = [int(x) for x in input().split()]",
@@ -181,7 +184,7 @@ def _tests(family: Family, code: str, rng: Random) -> list[Case]:
 
 def _printable(family: Family, tests: list[Case]) -> bool:
     """May this be a stdin problem: arguments are lines that are not empty, results something to print?"""
-    if not all(kind in LINE_KINDS for _, kind in family.arguments):
+    if any(kind == "grid" for _, kind in family.arguments):  # the one kind that is not a line
         return False
     return all(
         _type_of(test.output) in PRINTED and all(value != [] for value in test.input) for test in tests

@@ -98,7 +98,7 @@ class RepairTask:
         """Run all tests of each answer's program, and say what the public ones found."""
         read = [episodes.code_of(text) for _, text, _ in answers]
         jobs = [
-            (code.code, _cases(item), item.style, item.entry, self.limits)
+            (code.code, item.tests(), item.style, item.entry, self.limits)
             for (item, _, _), code in zip(answers, read, strict=True)
             if code.code is not None
         ]
@@ -140,7 +140,3 @@ class RepairTask:
 
 def _failing(turns: Sequence[Turn]) -> bool:
     return not turns or not turns[-1].public
-
-
-def _cases(item: CodeProblem) -> list[dict[str, object]]:
-    return [case._asdict() for case in item.public + item.private]

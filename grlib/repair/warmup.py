@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,7 @@ from grlib.repair import bugs, episodes
 from grlib.repair.problems import CodeProblem
 from grlib.repair.problems import problems as draw
 from grlib.repair.task import RepairTask
+from grlib.tokenizer import as_fast
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,8 +124,9 @@ def train_base(
     Every problem appears in several episodes, each with other bugs. `stop_after` steps end it early; `folder`
     keeps checkpoints, so a killed run goes on.
     """
+    from grlib.imitation import base_settings
     from grlib.model import bake, build_model
-    from grlib.training import TrainSettings, make_rows, train
+    from grlib.training import make_rows, train
 
     scale, task = profile.repair, repair_task(profile)
     problems = draw("train", scale.base_problems, seed)
@@ -137,10 +140,9 @@ def train_base(
         tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate,
         scale.row_length, seed, profile.kv_heads,
     )  # fmt: skip
-    settings = TrainSettings(
-        lr=scale.base_lr, batch_rows=scale.base_batch_rows, epochs=scale.base_epochs,
-        optimizer=profile.base_optimizer, schedule=profile.base_schedule, warmup=profile.base_warmup,
-    )  # fmt: skip
+    settings = replace(
+        base_settings(profile), lr=scale.base_lr, batch_rows=scale.base_batch_rows, epochs=scale.base_epochs
+    )
     curve = train(
         model, rows, settings, seed=seed, folder=folder, valid=valid, valid_every=valid_every,
         stop_after=stop_after, progress=progress, label="repair base",
@@ -154,7 +156,6 @@ def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedT
     The same texts give the same vocabulary. Every text survives encode -> decode unchanged.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -168,12 +169,4 @@ def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedT
             vocab_size=size, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
         ),
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=USER,
-        eos_token=END,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    return as_fast(tokenizer, PAD, USER, END, CHAT_TEMPLATE)

@@ -23,34 +23,21 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from grlib.errors import GrlibError
 from grlib.sandbox import keeper
+from grlib.sandbox.keeper import Limits
+
+__all__ = ["Isolation", "Limits", "Outcome", "close", "isolation", "run", "run_all"]
 
 STYLES = ("stdin", "call")
 LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned
 TOLERANCE = 1e-6  # relative and absolute, where a test expects a number with a fraction
 GRACE_SECONDS = 5.0  # beyond a program's own time before its server is given up
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one test may use."""
-
-    seconds: float = 2.0  # wall clock
-    memory_mb: int = 512  # address space
-    output_bytes: int = 1 << 20  # of all streams together
-    disk_mb: int = 16
-    timeouts: int = 1  # after so many tests that ran out of time the rest are skipped
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise GrlibError(f"limit {name}={value}: must be positive")
 
 
 class Outcome(NamedTuple):
@@ -91,7 +78,7 @@ def run(
 
     A test has an `input` and an `output`: texts for style "stdin", a list of arguments and the result for
     "call", where `entry` names the function. Raises GrlibError on a test that is not plain data, and where
-    only the portable layer works here and was not allowed (`allow_portable`).
+    only the portable layer works here and was not allowed (`ALLOWED_BY`).
     """
     limits = limits or Limits()
     inputs, expected = _checked(tests, style, entry)
@@ -141,7 +128,7 @@ def _checked(
 def _judged(raw: Mapping[str, Any], expected: Any) -> Outcome:
     """The verdict on what a server sent."""
     kind = str(raw.get("kind"))
-    if kind == "output" and "text" not in raw:
+    if kind == "printed":
         passed, shown = same_text(raw["stdout"], expected), raw["stdout"]
     elif kind == "value":
         passed, shown = same_value(raw["value"], expected), json.dumps(raw["value"])
@@ -318,13 +305,6 @@ _lock = threading.Lock()
 # bubblewrap ends a server with the *thread* that started it: one that lives as long as this process
 _starter = ThreadPoolExecutor(1)
 _found: Isolation | None = None
-_portable_allowed = False
-
-
-def allow_portable() -> None:
-    """Let programs run where there are only limits here; `isolation().open` says what is not contained."""
-    global _portable_allowed
-    _portable_allowed = True
 
 
 def isolation() -> Isolation:
@@ -417,7 +397,7 @@ def _take(new: bool = False) -> Server:
     """An idle server, or a new one. Raises GrlibError where programs must not run."""
     _forget_after_fork()
     found = isolation()
-    if found.open and not (_portable_allowed or os.environ.get(ALLOWED_BY) == "portable"):
+    if found.open and os.environ.get(ALLOWED_BY) != "portable":
         raise GrlibError(
             f"this machine offers only {found.name} for programs of a model; not contained: "
             f"{', '.join(found.open)}. Install bubblewrap or libseccomp (Linux), or accept it with "

@@ -13,8 +13,9 @@ import tempfile
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
+from grlib.errors import GrlibError
 from grlib.sandbox import child, confinement
 
 STDIN, STDOUT, STDERR, REPORT = STREAMS = ("stdin", "stdout", "stderr", "report")  # descriptors 0 to 3
@@ -28,14 +29,20 @@ MOST_FILES = 1000
 DEEPEST_PATH = 500  # characters below the folder
 
 
-class Limits(NamedTuple):
-    """As in `grlib.sandbox.Limits`."""
+@dataclass(frozen=True)
+class Limits:
+    """What one test may use."""
 
-    seconds: float
-    memory_mb: int
-    output_bytes: int
-    disk_mb: int
-    timeouts: int
+    seconds: float = 2.0  # wall clock
+    memory_mb: int = 512  # address space
+    output_bytes: int = 1 << 20  # of all streams together
+    disk_mb: int = 16
+    timeouts: int = 1  # after so many tests that ran out of time the rest are skipped
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise GrlibError(f"limit {name}={value}: must be positive")
 
 
 @dataclass

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -87,7 +86,7 @@ def answer(request: dict[str, Any], means: confinement.Means) -> list[dict[str, 
         if timeouts >= limits.timeouts:
             results += [{"kind": "skipped"}] * len(inputs)
             break
-        new = list(run(request, inputs, limits, means))
+        new = run(request, inputs, limits, means)
         del inputs[: len(new)]
         timeouts += sum(result["kind"] == "timeout" for result in new)
         results += new
@@ -96,28 +95,27 @@ def answer(request: dict[str, Any], means: confinement.Means) -> list[dict[str, 
 
 def _run_programs(
     request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """The result of the first input: every input has a process of its own."""
     ended = run_child(request, inputs[:1], limits, means)
     error = ended.answers[0] if ended.answers else {}
     if ended.stopped or ended.status or error:
-        yield _failure(ended, error)
-    else:
-        yield {"kind": "output", "stdout": ended.stdout.decode("utf-8", "replace")}
+        return [_failure(ended, error)]
+    return [{"kind": "printed", "stdout": ended.stdout.decode("utf-8", "replace")}]
 
 
 def _run_calls(
     request: dict[str, Any], inputs: list[Any], limits: Limits, means: confinement.Means
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """The results of the calls up to the first that ended the process; at least one."""
     ended = run_child(request, inputs, limits, means)
     if ended.answers and ended.answers[0].get("loading"):
-        yield from [_failure(ended, ended.answers[0])] * len(inputs)
-        return
-    for one in ended.answers:
-        yield {"kind": "value", "value": one["value"]} if "value" in one else _failure(Ended(status=1), one)
-    if len(ended.answers) < len(inputs):
-        yield _failure(ended, {})
+        return [_failure(ended, ended.answers[0])] * len(inputs)
+    found = [
+        {"kind": "value", "value": one["value"]} if "value" in one else _failure(Ended(status=1), one)
+        for one in ended.answers
+    ]
+    return found if len(found) == len(inputs) else [*found, _failure(ended, {})]
 
 
 def _failure(ended: Ended, error: dict[str, Any]) -> dict[str, Any]:
