@@ -13,13 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from grlib import artefacts, claims, freshness, notebooks, profiles, results, style, tables
+from grlib import artefacts, claims, costs, notebooks, profiles, results, style, tables
 from grlib.errors import GrlibError
 from grlib.profiles import Profile
 
 PROFILE = "laptop"  # whose results the README shows
-COST_COLUMNS = ["profile", "notebook", "section", "seconds", "peak_memory_mb"]  # no section: the whole
-LONG_SECONDS = 10  # shorter sections are not listed
 MISSING = "–"
 MOST_NAMES = 2  # files of one folder named one by one; more are counted
 
@@ -65,7 +63,7 @@ def parts() -> dict[str, str]:
     """The measured parts by name, as Markdown, from the recorded results of the laptop profile."""
     folders = results.seed_folders(_measured(), PROFILE)
     stored = results.load(folders, PROFILE)
-    status, paid = claims.claims(stored), known_costs()
+    status, paid = claims.claims(stored), costs.known()
     picture = f"figures/{PROFILE}/headline.png"
     alt = "pass@k of SoS, ReST and Guided-ReST: published on the left, measured here on the right"
     shown = (notebooks.REPOSITORY / picture).is_file()
@@ -184,9 +182,9 @@ def _sizes(table: pd.DataFrame) -> str:
 # Tables of notebooks and profiles
 
 
-def notebook_table(status: pd.DataFrame, costs: pd.DataFrame, recorded: bool) -> str:
+def notebook_table(status: pd.DataFrame, paid: pd.DataFrame, recorded: bool) -> str:
     """One row a notebook: what of the paper it makes, reads -> writes, minutes and memory, status."""
-    whole = costs[costs["section"] == ""]
+    whole = paid[paid["section"] == ""]
     costed = [name for name in profiles.PROFILES if name in set(whole["profile"])]
     rows: list[list[str]] = []
     for book in notebooks.every():
@@ -275,34 +273,9 @@ def _scale(p: Profile) -> dict[str, str]:
 # What the notebooks cost
 
 
-def costs_path() -> Path:
-    """Where the time and memory of recorded runs are kept, a row a profile, notebook and long section."""
-    return _measured() / "costs.csv"
-
-
-def record_costs(folders: Mapping[str, Path]) -> None:
-    """Note what each notebook cost in finished run folders, given by profile; other rows stay."""
-    known = dict(iter(known_costs().groupby(["profile", "notebook"], sort=False)))
-    for profile, folder in folders.items():
-        for book in notebooks.every():
-            if paid := freshness.recall(book, folder):
-                long = {name: spent for name, spent in paid["sections"] if spent >= LONG_SECONDS}
-                spent = pd.Series({"": paid["seconds"]} | long, name="seconds").rename_axis("section")
-                rows = spent.reset_index().assign(profile=profile, notebook=book.name)
-                known[profile, book.name] = rows.assign(peak_memory_mb=paid["peak_memory_mb"])
-    if known:
-        artefacts.write_table(costs_path(), pd.concat(known.values())[COST_COLUMNS])
-
-
-def known_costs() -> pd.DataFrame:
-    """What each notebook of each profile cost in recorded runs, and its long sections in their order."""
-    known = artefacts.read_table(costs_path()) if costs_path().is_file() else pd.DataFrame()
-    return known.reindex(columns=COST_COLUMNS).astype({"section": object}).fillna({"section": ""})
-
-
-def section_table(costs: pd.DataFrame) -> str:
+def section_table(paid: pd.DataFrame) -> str:
     """Where the time of the recorded run goes: its long sections in order."""
-    mine = costs[costs["profile"] == PROFILE]
+    mine = paid[paid["profile"] == PROFILE]
     long = mine[mine["section"] != ""].sort_values("notebook", kind="stable")
     if long.empty:
         return "No run with the time of its sections is recorded yet."

@@ -10,7 +10,7 @@ from typing import Any
 
 import nbformat
 
-from grlib import artefacts, freshness, notebooks, readme, runner, runs
+from grlib import artefacts, costs, freshness, notebooks, readme, runner, runs
 from grlib.errors import GrlibError
 from grlib.notebooks import REPOSITORY, Notebook
 from grlib.results import seed_folders
@@ -59,7 +59,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     if not dest:
         if lowest:
             own_sizes = {} if request.parameters else {request.profile: request.folder}
-            readme.record_costs({"smoke": runs.run_folder("smoke", 0)} | own_sizes)
+            costs.record({"smoke": runs.run_folder("smoke", 0)} | own_sizes)
         redraw(request.profile, outputs=True)
     notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
     if not recorded:

@@ -113,14 +113,14 @@ def reproduce(request: Request) -> None:
             for notebook in chosen:
                 freshness.state_path(notebook, folder).unlink(missing_ok=True)
                 shutil.rmtree(folder / "steps" / notebook.name, ignore_errors=True)
-        costs = [_known_seconds(notebook, request) for notebook in chosen]
+        expected = [_known_seconds(notebook, request) for notebook in chosen]
         for number, notebook in enumerate(chosen, start=1):
             title = f"[{number}/{len(chosen)}] {notebook.name}"
             reason = freshness.why_stale(notebook, request.injected(notebook), folder)
             if reason is None:
                 say(f"{title}: up to date")
                 continue
-            cost, ahead = costs[number - 1], costs[number:]
+            cost, ahead = expected[number - 1], expected[number:]
             say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
             paid = _bring_up_to_date(notebook, request)
             spent = f"{in_words(paid['seconds'])}, peak memory {paid['peak_memory_mb']} MB"
@@ -135,12 +135,14 @@ def say(line: str) -> None:
 
 
 def _known_seconds(notebook: Notebook, request: Request) -> float:
-    """What a notebook cost here before or in a recorded run of the profile; 0 when nothing is known."""
+    """What a notebook cost here before, or in a recorded run of the same sizes; 0 when nothing is known."""
     if known := freshness.recall(notebook, request.folder):
         return float(known["seconds"])
-    measured = notebooks.REPOSITORY / "paper_results" / "measured" / request.profile
-    manifests = sorted(measured.glob(f"seed*/manifests/{notebook.name}.json"))
-    return float(artefacts.read_json(manifests[0])["wall_seconds"]) if manifests else 0.0
+    if request.parameters:
+        return 0.0
+    from grlib import costs  # pandas: not for commands that need no table
+
+    return costs.whole(request.profile, notebook.name)
 
 
 def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:

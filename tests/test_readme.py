@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic_results import made_up, one_seed, sampled
 
-from grlib import artefacts, claims, notebooks, profiles, readme, recording, results, tables
+from grlib import artefacts, claims, costs, notebooks, profiles, readme, recording, results, tables
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 
@@ -104,7 +104,7 @@ def test_parts_follow_the_record(recorded, monkeypatch):
 def test_costs_come_from_finished_runs(recorded, monkeypatch):
     monkeypatch.setattr(notebooks, "REPOSITORY", recorded)
     artefacts.write_table(
-        readme.costs_path(),
+        costs.path(),
         pd.DataFrame(
             [["laptop", "04_hints", 125.0, 1200]],
             columns=["profile", "notebook", "seconds", "peak_memory_mb"],
@@ -114,8 +114,8 @@ def test_costs_come_from_finished_runs(recorded, monkeypatch):
     state = recorded / "runs" / "smoke" / "seed0" / "state" / "04_hints.json"
     cost = {"seconds": 12.0, "peak_memory_mb": 640, "sections": [["Data", 0.5], ["Table 1 | all", 11.5]]}
     artefacts.write_json(state, cost)
-    readme.record_costs({"smoke": state.parents[1], "laptop": recorded / "runs" / "laptop" / "seed0"})
-    rows = readme.known_costs()[["profile", "notebook", "section", "seconds"]].to_numpy().tolist()
+    costs.record({"smoke": state.parents[1], "laptop": recorded / "runs" / "laptop" / "seed0"})
+    rows = costs.known()[["profile", "notebook", "section", "seconds"]].to_numpy().tolist()
     assert rows == [
         ["laptop", "04_hints", "", 125.0],
         ["smoke", "04_hints", "", 12.0],
@@ -126,13 +126,13 @@ def test_costs_come_from_finished_runs(recorded, monkeypatch):
 
     cost |= {"seconds": 100.0, "sections": [["Look", 25.0], ["A table | all", 70.0], ["More", 5.0]]}
     artefacts.write_json(recorded / "runs" / "laptop" / "seed0" / "state" / "04_hints.json", cost)
-    readme.record_costs({"laptop": recorded / "runs" / "laptop" / "seed0"})
+    costs.record({"laptop": recorded / "runs" / "laptop" / "seed0"})
     assert readme.parts()["sections"].strip().splitlines()[2:] == [
         "| 04 hints | Look | 25 s | 25 % |",
         "| 04 hints | A table \\| all | 70 s | 70 % |",
         "| **all others** |  | 5 s | 5 % |",
     ]
-    readme.costs_path().unlink()
+    costs.path().unlink()
     for profile in ("smoke", "laptop"):
         shutil.rmtree(recorded / "runs" / profile)
 

@@ -497,6 +497,21 @@ def test_a_record_of_notebooks_with_different_parameters_is_refused(lab, capsys)
     )
 
 
+def test_the_expected_time_is_that_of_a_recorded_run_of_the_same_sizes(lab, capsys):
+    measured = lab / "paper_results" / "measured"
+    artefacts.write_json(
+        measured / "laptop" / "seed0" / "manifests" / "01_write.json",
+        {"wall_seconds": 7200, "parameters": {"rows": 99}},  # a record of other sizes
+    )
+    costs = [["laptop", "01_write", "", 120, 300], ["laptop", "01_write", "Write", 60, 300]]
+    columns = ["profile", "notebook", "section", "seconds", "peak_memory_mb"]
+    artefacts.write_table(measured / "costs.csv", pandas.DataFrame(costs, columns=columns))
+    assert main(["reproduce", "--only", "01"]) == 0
+    assert "01_write: running (not finished here yet), takes about 2 min" in capsys.readouterr().out
+    assert main(["reproduce", "--only", "01", "-p", "rows", "3", "--seed", "1"]) == 0
+    assert "takes about" not in capsys.readouterr().out, "nothing is known of other sizes"
+
+
 def test_the_time_of_each_section_is_kept(lab):
     make_notebook(
         lab / "notebooks", "04_slow", "## Quick", "x = 1", "## Slow | one", "import time\ntime.sleep(0.6)",
