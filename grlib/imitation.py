@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -133,16 +133,25 @@ def obtain_base(
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Put a base model into `out`: a copy of the `shipped` one, or a new one (`source` "scratch")."""
+
+    def make() -> None:
+        model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
+        save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
+
+    copy_or_make(source if profile.shipped_base else "scratch", out, shipped, make)
+
+
+def copy_or_make(source: str, out: Path, shipped: Path | None, make: Callable[[], None]) -> None:
+    """Put a base into `out`: a copy of the `shipped` folder, or what `make` trains (`source` "scratch")."""
     if source not in ("shipped", "scratch"):
         raise GrlibError(
             f"base is {source!r}: choose shipped (comes with the repository) or scratch (train it in full)"
         )
-    if source == "scratch" or not profile.shipped_base:
-        model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
-        save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
+    if source == "scratch":
+        make()
         return
     if shipped is None:
-        raise GrlibError(f"no shipped base of {method} was given; pass its folder, or base scratch")
+        raise GrlibError(f"no shipped base for {out.name} was given; pass its folder, or base scratch")
     if fault := problem_with(shipped):
         raise MissingArtefact(f"shipped base {shipped}: {fault}; fetch it again, or choose base scratch")
     with atomic_folder(out) as partial:
@@ -153,21 +162,12 @@ def describe_base(
     method: str, profile: Profile, model: PreTrainedModel, curve: pd.DataFrame
 ) -> dict[str, str]:
     """The manifest and the model card that travel with a base model, computed from the run that made it."""
-    import torch
-    import transformers
-
-    valid = curve["valid_loss"].dropna()
-    facts = {
+    facts = training_facts(model, curve) | {
         "method": method,
         "profile": profile.name,
-        "parameters": sum(p.numel() for p in model.parameters()),
         "task": asdict(profile.task),
         "stages": [asdict(stage) for stage in profile.stages],
         "training": asdict(base_settings(profile)),
-        "steps": int(curve["step"].iloc[-1]),
-        "tokens_seen": int(curve["tokens_seen"].iloc[-1]),
-        "validation_loss_nats_per_token": round(float(valid.iloc[-1]), 5) if len(valid) else None,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     examples = " then ".join(f"{stage.examples:,} of {stage.num_count} numbers" for stage in profile.stages)
     imitates = {"sos": "traces of symbolic searchers (SoS)", "bc": "optimal solutions, no search (BC)"}[
@@ -192,6 +192,26 @@ combine numbers of 1..{profile.task.max_number} to reach a target of \
   imperfect on purpose: what it can and cannot solve is measured in notebook 03.
 - **Held out**: the test problems of the repository, and every problem with an unseen target.
 """
+    return notes(facts, card)
+
+
+def training_facts(model: PreTrainedModel, curve: pd.DataFrame) -> dict[str, Any]:
+    """What the manifest of any base says of its training."""
+    import torch
+    import transformers
+
+    valid = curve["valid_loss"].dropna()
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": int(curve["step"].iloc[-1]),
+        "tokens_seen": int(curve["tokens_seen"].iloc[-1]),
+        "validation_loss_nats_per_token": round(float(valid.iloc[-1]), 5) if len(valid) else None,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def notes(facts: Mapping[str, Any], card: str) -> dict[str, str]:
+    """The files that travel with a base: its manifest and its card."""
     return {"manifest.json": json.dumps(plain(facts), indent=1, sort_keys=True) + "\n", "README.md": card}
 
 

@@ -27,12 +27,28 @@ class RepairScale:
 
     budget: int = 192  # tokens of one answer, end token included
     row_length: int = 1536  # tokens of a whole episode
-    base_problems: int = 1600  # what the base imitates: so many problems,
-    base_episodes: int = 6  # each in so many episodes with other bugs,
-    base_epochs: int = 3
+    seconds: float = 0.5  # that one test may take
+    # the base (what a repair model imitates first)
+    base_problems: int = 800  # what the base imitates: so many problems,
+    base_episodes: int = 4  # each in so many episodes with other bugs,
+    base_epochs: int = 4
     base_batch_rows: int = 16
     base_lr: float = 3e-3
     valid_problems: int = 100
+    # self-training
+    train_problems: int = 400  # of an iteration, none of which the base has seen
+    episodes: int = 2  # of each of them
+    iterations: int = 3
+    guided_rounds: int = 3
+    lr: float = 1e-3
+    batch_rows: int = 16
+    rest_epochs: int = 2
+    guided_epochs: int = 2
+    chunk: int = 128  # answers of one resumable piece of sampling
+    # evaluation
+    near_problems: int = 80
+    far_problems: int = 40
+    samples: int = 32
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,18 @@ SMOKE = replace(
     hint_problems=6,
     hint_samples=2,
     rewrite_problems=12,
-    repair=RepairScale(base_problems=40, base_episodes=1, base_epochs=1, valid_problems=8),
+    repair=RepairScale(
+        base_problems=40,
+        base_episodes=1,
+        base_epochs=1,
+        valid_problems=8,
+        train_problems=12,
+        episodes=1,
+        iterations=1,
+        near_problems=6,
+        far_problems=4,
+        samples=4,
+    ),
 )
 # Sizes of the recorded one-GPU experiments to come: the paper's task with a model trained from scratch.
 GPU = Profile(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
 
@@ -21,6 +21,14 @@ from grlib.sampling import Request, Sampled, SamplingSettings, sample
 
 if TYPE_CHECKING:
     from grlib.training import TrainSettings
+
+
+class Example(NamedTuple):
+    """What fine-tuning learns from: the loss is on the response, and on the end token where `ended`."""
+
+    prompt: str
+    response: str
+    ended: bool
 
 
 @dataclass(frozen=True)
@@ -35,14 +43,22 @@ class Attempt:
     reason: str
 
     def row(self) -> dict[str, Any]:
-        """What a table of results says of it; a task's own attempts may add columns."""
+        """What a table of results says of it."""
         return {
             "correct": self.correct,
             "reason": self.reason,
             "tokens": self.tokens,
             "truncated": not self.ended,
             "response": self.response,
-        }
+        } | self.details()
+
+    def details(self) -> dict[str, Any]:
+        """Columns of results that only the attempts of one task have."""
+        return {}
+
+    def examples(self) -> list[Example]:
+        """What it teaches when it is kept."""
+        return [Example(self.prompt, self.response, self.ended)]
 
 
 class Policy(Protocol):
@@ -239,8 +255,9 @@ def fine_tune(
     from grlib.training import make_rows, train
 
     model, tokenizer = load_both(base)
-    prompts, responses = [a.prompt for a in kept], [a.response for a in kept]
-    rows = make_rows(tokenizer, prompts, responses, settings.row_length, [a.ended for a in kept])
+    examples = [one for attempt in kept for one in attempt.examples()]
+    prompts, responses = [one.prompt for one in examples], [one.response for one in examples]
+    rows = make_rows(tokenizer, prompts, responses, settings.row_length, [one.ended for one in examples])
     training = replace(settings.training, steps=steps) if steps else settings.training
     batches: list[list[int]] | None = None if rows else []
     if not rows:
@@ -261,7 +278,7 @@ def fine_tune(
 
 
 def _record(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "method": method,
             "iteration": iteration,
@@ -271,3 +288,4 @@ def _record(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
             "truncated": [not attempt.ended for attempt in gathered.attempts],
         }
     )
+    return rows.join(pd.DataFrame([attempt.details() for attempt in gathered.attempts], index=rows.index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -75,9 +76,12 @@ def test_rows_of_results_tell_answers_and_copies():
     assert (row["correct"], row["truncated"], row["tokens"], row["reason"]) == (True, False, 18, "correct")
     other, _ = attempt(as_answer("def solve(x):\n    return x + x"))
     assert (other.row()["right_answer"], other.row()["copied"]) == (1, False)
-    assert attempt(None)[0].row() | {"response": ""} == {
+    assert (row["like_reference"], row["like_before"]) == (1, 0.5), "of two lines one stayed"
+    row = attempt(None)[0].row()
+    assert row.pop("like_before") != row.get("like_reference"), "not a number: there is none before"
+    assert row == {
         "correct": False, "reason": "budget", "tokens": 0, "truncated": True, "response": "", "answers": 0,
-        "public": False, "right_answer": 0, "copied": False,
+        "public": False, "right_answer": 0, "copied": False, "like_reference": 0,
     }  # fmt: skip
     frame = evaluate(TASK, Script(WRONG, RIGHT, RIGHT), [DOUBLE], 2)
     assert frame["right_answer"].tolist() == [2, 1] and frame["sample"].tolist() == [0, 1]
@@ -239,3 +243,66 @@ def test_what_is_stored_never_holds_the_reference_in_a_user_turn(which, script):
     assert episode.correct == bool(gathered.kept())
     start = TASK.guide(item, episode, 1, Random(0))
     assert start is None or (isinstance(start, Start) and item.solution in start.shown)
+
+
+def test_all_answers_can_be_learnt_from():
+    task = replace(TASK, learn_from="all")
+    found, asked = attempt(WRONG, BROKEN, RIGHT, task=task)
+    assert [(one.prompt, one.response) for one in found.examples()] == list(
+        zip(asked, [WRONG, BROKEN, RIGHT], strict=True)
+    )
+    found, asked = attempt(WRONG, RIGHT)
+    assert [(one.prompt, one.response, one.ended) for one in found.examples()] == [(asked[1], RIGHT, True)]
+    failed, _ = attempt(WRONG, WRONG, WRONG, WRONG, task=task)
+    guided, _ = attempt(RIGHT, start=task.guide(DOUBLE, failed, 2, Random(0)), task=task)
+    assert [one.response for one in guided.examples()] == [WRONG, WRONG, RIGHT]
+    assert not any(DOUBLE.solution in one.prompt for one in guided.examples())
+
+
+def test_an_episode_ends_before_its_conversation_outgrows_the_model():
+    found, asked = attempt(WRONG, WRONG, task=replace(TASK, fits=lambda prompt: prompt.count(WRONG) < 2))
+    assert len(asked) == 2 and found.reason == "budget" and not found.ended
+    never = replace(TASK, fits=lambda prompt: False)
+    assert attempt(task=never)[0].turns == ()
+    failed, _ = attempt(WRONG, WRONG, WRONG, WRONG)
+    assert attempt(start=TASK.guide(DOUBLE, failed, 1, Random(0)), task=never)[0] is None
+
+
+def test_private_tests_run_only_where_the_public_ones_pass(monkeypatch):
+    ran = []
+    real = sandbox.run_all
+
+    def counted(jobs):
+        jobs = list(jobs)
+        ran.extend((code, len(tests)) for code, tests, *_ in jobs)
+        return real(jobs)
+
+    monkeypatch.setattr(sandbox, "run_all", counted)
+    turns = TASK.judge([(DOUBLE, WRONG, 1), (DOUBLE, RIGHT, 2), (DOUBLE, RIGHT, 3), (DOUBLE, "none", 4)])
+    assert [(turn.public, turn.correct, turn.tokens) for turn in turns] == [
+        (False, False, 1), (True, True, 2), (True, True, 3), (False, False, 4),
+    ]  # fmt: skip
+    assert sorted(ran) == sorted([(code_of(WRONG).code, 2), (DOUBLE.solution, 2), (DOUBLE.solution, 2)]), (
+        "equal programs once"
+    )
+
+
+def test_tested_programs_are_not_run_again_after_a_kill(tmp_path, monkeypatch):
+    task = replace(TASK, work=tmp_path)
+    answers = [(DOUBLE, as_answer(f"def solve(x):\n    return {k} * x"), 5) for k in range(5)]
+    monkeypatch.setattr("grlib.repair.task.PORTION", 2)
+    real, calls = sandbox.run_all, []
+
+    def killed(jobs):
+        calls.append(len(jobs := list(jobs)))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(jobs)
+
+    monkeypatch.setattr(sandbox, "run_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        task.judge(answers)
+    done = len(calls)
+    turns = task.judge(answers)
+    assert turns == TASK.judge(answers) and [turn.correct for turn in turns] == [k == 2 for k in range(5)]
+    assert done == 4 and calls[4] == 2, "went on with the portion that was not finished"

@@ -13,12 +13,13 @@ from grlib.evaluation import evaluate
 from grlib.model import save_model
 from grlib.repair import episodes, warmup
 from grlib.repair.problems import problems
+from grlib.repair.settings import repair_task
 from grlib.repair.task import RepairTask
 from grlib.sampling import SamplingSettings
 from grlib.tokenizer import encode
 from grlib.training import make_rows
 
-TASK = RepairTask(budget=200, format=warmup.FORMAT)
+TASK = RepairTask(budget=200, format=episodes.COMPACT)
 PROBLEMS = problems("train", 150)
 
 
@@ -34,8 +35,8 @@ def words(made):
 
 def answers(one):
     return [
-        part.partition(warmup.END)[0]
-        for part in ("x" + warmup.ASSISTANT + one.rest).split(warmup.ASSISTANT)[1:]
+        part.partition(episodes.END)[0]
+        for part in ("x" + episodes.ASSISTANT + one.rest).split(episodes.ASSISTANT)[1:]
     ]
 
 
@@ -47,7 +48,7 @@ def test_episodes_are_wrong_before_they_are_right(made):
         turns = TASK.judge([(problem, text, 0) for text in texts])
         assert [turn.public for turn in turns] == [False] * (len(turns) - 1) + [one.solved]
         assert turns[-1].correct == one.solved
-        assert one.rest.count(warmup.USER) == len(turns) - 1
+        assert one.rest.count(episodes.USER) == len(turns) - 1
     counts = [one.answers for one in made]
     assert (
         all(counts.count(number) >= 5 for number in (1, 2, 3, 4))
@@ -88,7 +89,7 @@ def test_the_chat_template_writes_what_the_format_does(words):
         {"role": "user", "content": "feedback"},
     ]
     text = words.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == warmup.FORMAT.prompt(problem, [turn])
+    assert text == episodes.COMPACT.prompt(problem, [turn])
 
 
 def test_training_rows_end_with_the_end_mark(made, words):
@@ -104,7 +105,7 @@ def test_a_base_is_trained_and_samples_episodes(tmp_path):
     assert curve["step"].tolist() == [1, 2]
     assert curve["loss"].tolist() == same["loss"].tolist()
     save_model(model, tokenizer, tmp_path / "base", curve)
-    task = warmup.repair_task(replace(profile, repair=replace(profile.repair, budget=12)))
+    task = repair_task(replace(profile, repair=replace(profile.repair, budget=12)), tokenizer)
     policy = selftrain.sampled_policy(
         tmp_path / "base", SamplingSettings(workers=1), 0, tmp_path / "work", "a", lambda line: None
     )

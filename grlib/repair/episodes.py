@@ -6,6 +6,7 @@ the expected and the actual output or the error, long fields cut in the middle.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -57,6 +58,8 @@ class Format:
 
 PLAIN = Format()
 CHATML = Format("<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n")  # SmolLM2, Qwen
+USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
+COMPACT = Format(USER, ASSISTANT, END)  # a token each, of the models trained from scratch
 
 
 def question(problem: CodeProblem) -> str:
@@ -125,6 +128,14 @@ def shortened(text: str) -> str:
     if len(text) <= 2 * SHOWN_ENDS:
         return text
     return f"{text[:SHOWN_ENDS]} ... {text[-SHOWN_ENDS:]}"
+
+
+def likeness(code: str | None, other: str | None) -> float:
+    """How alike two programs are, 0..1: the share of equal lines, of the longer one (1: the same program)."""
+    ours, theirs = ([line.rstrip() for line in (text or "").splitlines()] for text in (code, other))
+    matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
+    equal = sum(block.size for block in matcher.get_matching_blocks())
+    return equal / max(len(ours), len(theirs), 1)
 
 
 def with_reference(stored: str, block: str) -> str:

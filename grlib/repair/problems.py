@@ -43,10 +43,6 @@ class CodeProblem(NamedTuple):
     solution: str
     source: str  # family or data set
 
-    def tests(self) -> list[dict[str, Any]]:
-        """All tests, public ones first, as `grlib.sandbox.run` takes them."""
-        return [case._asdict() for case in self.public + self.private]
-
 
 @dataclass(frozen=True)
 class Family:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from grlib.profiles import Profile
 from grlib.repair import bugs, episodes
+from grlib.repair.episodes import ASSISTANT, END, USER
 from grlib.repair.problems import CodeProblem
 from grlib.repair.problems import problems as draw
+from grlib.repair.settings import PROBLEMS_SEED, base_problems, repair_task
 from grlib.repair.task import RepairTask
 from grlib.tokenizer import as_fast
 
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from grlib.training import TrainSettings
+
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # share of episodes with 0, 1, ... of them; 4: never right
 TWO_BUGS = 0.4  # of the wrong answers
 SHOWN = 0.2  # of the episodes with a wrong answer show the reference before the right one
 CANDIDATES = 3  # broken programs tried for each that is wanted: some still pass
-PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
-FORMAT = episodes.Format(USER, ASSISTANT, END)  # of the models trained from scratch
+PAD = "<|pad|>"
 VOCABULARY = 1024
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -105,11 +108,6 @@ def _episode(
     return Imitated(prompt, rest, len(turns) + (not (never and turns)), not (never and turns))
 
 
-def repair_task(profile: Profile) -> RepairTask:
-    """Self-repair for models that are trained from scratch."""
-    return RepairTask(profile.repair.budget, format=FORMAT)
-
-
 def train_base(
     profile: Profile,
     *,
@@ -124,30 +122,90 @@ def train_base(
     Every problem appears in several episodes, each with other bugs. `stop_after` steps end it early; `folder`
     keeps checkpoints, so a killed run goes on.
     """
-    from grlib.imitation import base_settings
     from grlib.model import bake, build_model
     from grlib.training import make_rows, train
 
     scale, task = profile.repair, repair_task(profile)
-    problems = draw("train", scale.base_problems, seed)
+    problems = base_problems(profile)
     made = [one for k in range(scale.base_episodes) for one in imitated(problems, task, seed + k, progress)]
     tokenizer = build_tokenizer(one.prompt + one.rest for one in made[: scale.base_problems])
     rows, valid = (
         make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], scale.row_length)
-        for part in (made, imitated(draw("valid", scale.valid_problems, seed), task, seed))
+        for part in (made, imitated(draw("valid", scale.valid_problems, PROBLEMS_SEED), task, seed))
     )
     model = build_model(
         tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate,
         scale.row_length, seed, profile.kv_heads,
     )  # fmt: skip
-    settings = replace(
-        base_settings(profile), lr=scale.base_lr, batch_rows=scale.base_batch_rows, epochs=scale.base_epochs
-    )
     curve = train(
-        model, rows, settings, seed=seed, folder=folder, valid=valid, valid_every=valid_every,
+        model, rows, settings(profile), seed=seed, folder=folder, valid=valid, valid_every=valid_every,
         stop_after=stop_after, progress=progress, label="repair base",
     )  # fmt: skip
     return bake(model), tokenizer, curve
+
+
+def settings(profile: Profile) -> TrainSettings:
+    """How the base of self-repair is trained."""
+    from grlib.imitation import base_settings
+
+    scale = profile.repair
+    return replace(
+        base_settings(profile), lr=scale.base_lr, batch_rows=scale.base_batch_rows, epochs=scale.base_epochs
+    )
+
+
+def obtain_base(
+    profile: Profile,
+    source: str,
+    out: Path,
+    *,
+    shipped: Path | None = None,
+    work: Path | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Put the base of self-repair into `out`: a copy of the `shipped` one, or a new one ("scratch")."""
+    from grlib.imitation import copy_or_make
+    from grlib.model import save_model
+
+    def make() -> None:
+        model, tokenizer, curve = train_base(profile, folder=work, progress=progress)
+        save_model(model, tokenizer, out, curve, notes=describe_base(profile, model, curve))
+
+    copy_or_make(source if profile.shipped_base else "scratch", out, shipped, make)
+
+
+def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame) -> dict[str, str]:
+    """The manifest and the model card that travel with the base, computed from the run that made it."""
+    from grlib.imitation import notes, training_facts
+
+    scale = profile.repair
+    facts = training_facts(model, curve) | {
+        "method": "base",
+        "profile": profile.name,
+        "problems": scale.base_problems,
+        "episodes_of_each": scale.base_episodes,
+        "wrong_answers": WRONG_ANSWERS,
+        "training": asdict(settings(profile)),
+    }
+    card = f"""---
+license: apache-2.0
+library_name: transformers
+---
+# Base model of code self-repair
+
+A Llama of {facts["parameters"]:,} parameters that imitates *repair episodes* on small programming problems:
+programs with injected bugs, what the tests say to them, and the right program in the end, or never.
+
+- **Made by** notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} problems, each
+  in {scale.base_episodes} episodes; {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings
+  are in `manifest.json`, the learning curve in `curve.csv`.
+- **Validation loss** at the end, on problems it was not trained on:
+  {facts["validation_loss_nats_per_token"]} nats a token.
+- **Meant for** reproducing and teaching self-training (ReST, Guided-ReST) at small scale. It is imperfect on
+  purpose, and knows no programs but those of `grlib.repair.families`; what it writes runs in `grlib.sandbox`.
+- **Held out**: the near and far test problems, and those of self-training.
+"""
+    return notes(facts, card)
 
 
 def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
