@@ -52,7 +52,7 @@ TAKES = {
     "reproduce": (*RUN, "--only", "--from", "--base", "-p", "--force", "--timeout"),
     "status": (*RUN, "--only", "--from", "--base", "-p"),
     "figures": ("--profile", "--source", "--dest"),
-    "record": (*RUN, "--dest", "--allow-stale"),
+    "record": (*RUN, "--only", "--dest", "--allow-stale"),
     "clean": ("--keep-runs", "--venv"),
 }
 

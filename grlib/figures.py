@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 
 from grlib import style
 from grlib.style import Sheet, handle, percent_axis
-from grlib.tables import TEST_SPLITS, in_order
+from grlib.tables import BENCHMARKS, REPAIR_SPLITS, TEST_SPLITS, in_order
 
 Drawing = tuple[Figure, pd.DataFrame]
 PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems a split, 32 samples each, no interval given"
@@ -166,9 +166,10 @@ def hints(table: pd.DataFrame, profile: str) -> Drawing:
     return sheet.finish(profile, table, "published: Llama-3.2-1B, 10,000 training problems")
 
 
-def data_yield(table: pd.DataFrame, profile: str) -> Drawing:
-    """Share of training problems that each method turns into training data, by iteration and guided round."""
-    sheet = Sheet("How many problems become training data?", profile)
+def data_yield(table: pd.DataFrame, profile: str, of: str = "problems") -> Drawing:
+    """Share of training problems (or `of` what) that each method turns into training data, by iteration and
+    guided round."""
+    sheet = Sheet(f"How many {of} become training data?", profile)
     ticks: dict[float, str] = {}
     axis, table = sheet.axes[0], in_order(table, ["iteration", "method", "round"])
     for (iteration, key), part in table.groupby(["iteration", "method"], sort=False):
@@ -185,7 +186,7 @@ def data_yield(table: pd.DataFrame, profile: str) -> Drawing:
         sheet.record(f"iteration {iteration}", key, "measured", *numbers)
     axis.set_xticks(list(ticks), list(ticks.values()))
     axis.tick_params(axis="x", length=0)
-    percent_axis(axis, "training problems solved, %", top=108)
+    percent_axis(axis, f"training {of} solved, %", top=108)
     names = {r: f"after guided round {r}" if r else "own sample" for r in sorted(table["round"].unique())}
     sheet.legend([Patch(label=name, **_fill(r)) for r, name in names.items()])
     return sheet.finish(profile, table)
@@ -224,6 +225,44 @@ def accuracy_by_iteration(table: pd.DataFrame, profile: str, k: int | None = Non
         percent_axis(axis, "problems solved, %", table["high"])
     kinds = [_key(f"pass@{value}", linestyle=line) for value, line in lines.items()]
     sheet.legend([*map(handle, style.measured_methods(table)), *kinds])
+    return sheet.finish(profile, table)
+
+
+PUBLISHED_REPAIR = "published: Qwen2.5-7B on CodeContests and CodeForces, 128 samples a problem"
+
+
+def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
+    """pass@k of code self-repair: published above, measured below (Table 3)."""
+    title = "Code self-repair: problems solved by at least one of k episodes"
+    sheet = Sheet(title, profile, 2, 7.2, nrows=2, sharex=True)
+    places = [
+        *((split, "published") for split in BENCHMARKS),
+        *((split, "measured") for split in REPAIR_SPLITS),
+    ]
+    names = {"codecontests": "CodeContests", "codeforces": "CodeForces", "near": "near", "far": "far"}
+    for axis, (split, kind) in zip(sheet.axes, places, strict=True):
+        part = table[table["split"] == split]
+        _lines(sheet, axis, split, part, "k", kind)
+        style.k_axis(axis, sorted(table["k"].unique()))
+        percent_axis(axis, "problems solved, %", part[kind if kind == "published" else "high"].dropna())
+        axis.set_title(f"{names[split]} problems ({kind})", loc="left")
+    for axis in sheet.axes[:2]:
+        axis.set_xlabel("")
+    kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
+    sheet.legend([handle(key, kind) for key, kind in kinds], columns=3)
+    return sheet.finish(profile, table, PUBLISHED_REPAIR)
+
+
+def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
+    """Percent of the episodes of code self-repair that are right after at most so many answers."""
+    sheet = Sheet("What does repairing add to the first answer?", profile, 2, 4.6, sharex=True, sharey=True)
+    for axis, split in zip(sheet.axes, REPAIR_SPLITS, strict=True):
+        _lines(sheet, axis, split, table[table["split"] == split], "answer")
+        axis.set(xlabel="answers of an episode, at most", xticks=sorted(table["answer"].unique()))
+        axis.set_title(f"{split} problems", loc="left")
+        percent_axis(axis, "episodes right, %", table["high"])
+        axis.label_outer()
+    sheet.legend(map(handle, style.measured_methods(table)))
     return sheet.finish(profile, table)
 
 

@@ -117,7 +117,7 @@ def save_model(
     """
     from grlib.artefacts import atomic_folder, write_table
 
-    _no_progress_bars()
+    without_progress_bars()
     model.config.vocabulary_digest = vocabulary_digest(tokenizer)
     with atomic_folder(Path(folder)) as partial:
         bake(model).save_pretrained(partial)
@@ -132,7 +132,7 @@ def load_model(folder: Path | str) -> LlamaForCausalLM:
     """The float32 model saved in a folder, ready for evaluation."""
     from transformers import AutoModelForCausalLM
 
-    _no_progress_bars()
+    without_progress_bars()
     if not (Path(folder) / "config.json").is_file():
         raise GrlibError(f"no model in {folder}: config.json is missing; run the notebook that trains it")
     try:
@@ -165,7 +165,7 @@ def load_both(folder: Path | str) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
     return model, tokenizer
 
 
-def _no_progress_bars() -> None:
+def without_progress_bars() -> None:
     """Loading takes a moment; its bars would only fill notebooks with times that change with every run."""
     from transformers.utils import logging
 

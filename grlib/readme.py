@@ -21,13 +21,14 @@ PROFILE = "laptop"  # whose results the README shows
 MISSING = "–"
 MOST_NAMES = 2  # files of one folder named one by one; more are counted
 
-# The notebook whose results decide a claim; the others wait for PPO and code self-repair.
+# The notebook whose results decide a claim; the others wait for PPO.
 DECIDED_IN = {
     "03": "sos_above_bc",
     "04": "hints_accuracy hints_cross_entropy",
     "05": "guided_likelier node_choice_trades",
     "06": "rest_above_sos guided_above_rest gap_grows rest_fades "
     "guided_above_matched guided_tokens guided_yield",
+    "08": " ".join(claims.REPAIR),
     "09": " ".join(claims.RULES),
 }
 DECIMALS = {"points": 1, "percent": 1, "ratio": 2, "nats per token": 3}

@@ -32,7 +32,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
     again, and the README written, from all seeds.
     Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
-    With `dest` all of it goes there and the repository's own record stays as it is.
+    With `request.only` or `start` those notebooks' files join a record that is there already. With `dest` all
+    of it goes there and the repository's own record stays as it is.
     """
     if request.profile == "smoke" and not dest:
         raise GrlibError("profile 'smoke': its numbers mean nothing, so give --dest for a trial")
@@ -41,6 +42,11 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     stale = _stale(chosen, request, allow_stale)
     target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
     _refuse_other_owner(target, request)
+    joins = bool(request.only or request.start)
+    if joins and not (target / "record.json").exists():
+        raise GrlibError(
+            f"{runs.shown(target)}: no record there for single notebooks to join; record a whole run first"
+        )
     lowest = bool(dest) or request.seed <= min(
         seed_folders(target.parents[1], request.profile), default=request.seed
     )
@@ -49,13 +55,15 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     with artefacts.locked(request.folder):
         files = _files(chosen, request)
         for kind in STORED:
-            _replace(target / kind, kind, request.folder, files)
+            _replace(target / kind, kind, request.folder, files, joins)
         if lowest:
-            _replace(figures, "figures", request.folder, files)
+            _replace(figures, "figures", request.folder, files, joins)
             recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
     commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
     owner = {"profile": request.profile, "seed": request.seed}
-    artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": stale})
+    before = artefacts.read_json(target / "record.json")["stale"] if joins else {}
+    others = {name: reason for name, reason in before.items() if name not in {book.name for book in chosen}}
+    artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": others | stale})
     if not dest:
         if lowest:
             own_sizes = {} if request.parameters else {request.profile: request.folder}
@@ -113,11 +121,14 @@ def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def _replace(target: Path, kind: str, folder: Path, files: list[str]) -> None:
-    """Make `target` hold exactly these files of one kind (the first part of their names)."""
+def _replace(target: Path, kind: str, folder: Path, files: list[str], joins: bool = False) -> None:
+    """Make `target` hold exactly these files of one kind (the first part of their names); if they join what
+    is there, these and the others."""
     names = [name.removeprefix(f"{kind}/") for name in files if name.startswith(f"{kind}/")]
     if names:
         with artefacts.atomic_folder(target) as fresh:
+            if joins and target.is_dir():
+                shutil.copytree(target, fresh, dirs_exist_ok=True)
             for name in names:
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / kind / name, fresh / name)

@@ -20,7 +20,7 @@ METHODS = (
     *("base", "bc", "sos", "rest", "rest_matched", "guided_rest"),
     *("sos_ppo", "rest_ppo", "guided_rest_ppo", "guided_rest_ppo_token", "sos_ppo_dense", "guided_rest_grpo"),
 )
-SPLITS = ("seen", "unseen", "valid", "train")
+SPLITS = ("seen", "unseen", "valid", "train", "near", "far")  # the last two: of code self-repair
 
 # Later files replace earlier ones for the methods they hold: notebook 06 may test the SoS model again.
 FILES = {
@@ -30,9 +30,13 @@ FILES = {
     "likelihood": ("05_likelihood",),
     "selection": ("05_selection",),
     "yield": ("06_yield",),
+    "repair": ("08_eval",),
+    "repair_yield": ("08_yield",),
     "curve": ("03_curve",),
 }
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
+_YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
+_ANSWERS = "answers:int right_answer:int copied:bool like_reference:number like_before:number"
 _LIKELIHOOD = "index:int nll:number nll_tokens:number"
 _COLUMNS = {
     "eval": _ROW,
@@ -40,7 +44,9 @@ _COLUMNS = {
     "hints": f"{_ROW} steps:int nll:number nll_tokens:number",
     "likelihood": f"kind:str {_LIKELIHOOD}",
     "selection": f"choose:str correct:bool round:int tokens:int {_LIKELIHOOD}",
-    "yield": "method:str iteration:int index:int round_solved:int tokens:int truncated:bool",
+    "yield": _YIELD,
+    "repair": f"{_ROW} {_ANSWERS}",
+    "repair_yield": f"{_YIELD} sample:int {_ANSWERS}",
     "curve": "method:str step:int tokens_seen:int loss:number",
 }
 SCHEMAS = {kind: dict(column.split(":") for column in columns.split()) for kind, columns in _COLUMNS.items()}
@@ -128,7 +134,7 @@ def load(folders: Mapping[int, Path], profile: str) -> Results:
 
 def _joined(frames: list[pd.DataFrame], kind: str, profile: str) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
-    if kind in ("eval", "greedy", "hints"):
+    if kind in ("eval", "greedy", "hints", "repair"):
         rows["iteration"] = rows["iteration"].fillna(0).astype(int) if "iteration" in rows else 0
     found = set(rows.get("profile", ()))
     if found - {profile}:

@@ -160,7 +160,8 @@ def sampled_policy(
     def policy(requests: Sequence[Request]) -> list[Sampled]:
         turn = next(times)
         place, own_seed = (folder / f"turn_{turn}", f"{seed}/{turn}") if turn else (folder, seed)
-        return sample(model, requests, settings, seed=own_seed, folder=place, progress=progress, label=label)
+        name = f"{label}, turn {turn + 1}" if turn else label
+        return sample(model, requests, settings, seed=own_seed, folder=place, progress=progress, label=name)
 
     return policy
 
@@ -251,6 +252,7 @@ def fine_tune(
 
     Where nothing was kept there is nothing to learn: the model stays the base.
     """
+    from grlib.adapters import low_rank
     from grlib.model import load_both, save_model
     from grlib.training import make_rows, train
 
@@ -262,17 +264,18 @@ def fine_tune(
     batches: list[list[int]] | None = None if rows else []
     if not rows:
         progress(f"{label}: no attempt was correct, so the model stays the base")
-    curve = train(
-        model,
-        rows,
-        training,
-        seed=seed,
-        start=digest(base),
-        folder=work,
-        batches=batches,
-        progress=progress,
-        label=label,
-    )
+    with low_rank(model, training.lora_rank, seed):
+        curve = train(
+            model,
+            rows,
+            training,
+            seed=seed,
+            start=digest(base),
+            folder=work,
+            batches=batches,
+            progress=progress,
+            label=label,
+        )
     save_model(model, tokenizer, out, curve)
     return curve
 

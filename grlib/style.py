@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,22 @@ def footnote(profile: str, table: pd.DataFrame, extra: str = "", interval: str =
         shares = [f"{name} {_span(part)} %" for name, part in cut]
         lines.append(f"cut off by the token budget: {', '.join(shares)}")
     return [*lines, extra] if extra else lines
+
+
+SIGNS = {
+    "-": ("del", "color:#8C3A00;background:#FBE9DF"),
+    "+": ("ins", "color:#00497A;background:#DDEEF9;font-weight:bold;text-decoration:none"),
+    ">": ("i", "color:#4B2E83"),
+}
+
+
+class SignedText(str):
+    """Lines with a sign before each that says what it is (`SIGNS`); notebooks show them in colour too."""
+
+    def _repr_html_(self) -> str:
+        lines = [(*SIGNS.get(line[:1], ("span", "")), html.escape(line)) for line in self.split("\n")]
+        shown = "\n".join(f'<{tag} style="{look}">{text}</{tag}>' for tag, look, text in lines)
+        return f'<pre style="line-height:1.35">{shown}</pre>'
 
 
 class Sheet:

@@ -19,7 +19,9 @@ from grlib.results import METHODS, SPLITS, Results, published
 TEST_SPLITS = ("seen", "unseen")
 KS = (1, 2, 4, 8, 16, 32)
 PROBLEM = ["method", "iteration", "split", "seed", "index"]
-ORDERS = {"method": METHODS, "split": SPLITS, "choose": ("first", "random", "last")}
+REPAIR_SPLITS = ("near", "far")  # new instances of families trained on, and other families
+BENCHMARKS = ("codecontests", "codeforces")  # of the paper's Table 3
+ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first", "random", "last")}
 
 
 # Which rows
@@ -164,14 +166,30 @@ def table2(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
 
     Each method up to the k that its samples allow.
     """
-    rows = test_rows(results)
+    return _pass_table(test_rows(results), "table2_countdown", ks)
+
+
+def table3(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
+    """pass@k of code self-repair by method, split and k (Table 3).
+
+    The paper's splits are two benchmarks, ours near and far problems: no row has both numbers.
+    """
+    return _pass_table(repair_rows(results), "table3_code_repair", ks)
+
+
+def repair_rows(results: Results) -> pd.DataFrame:
+    """Test rows of code self-repair, each method's last iteration."""
+    return last_iteration(results.rows("repair"))
+
+
+def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFrame:
+    """pass@k of rows beside the published table called `paper`."""
     parts = [(part, largest_ks(part, ks)) for _, part in rows.groupby("method", sort=False, observed=True)]
     each = [summarise(pass_scores(part, own), ["method", "split"], own, "k") for part, own in parts]
     measured = pd.concat(each) if each else summarise(pass_scores(rows, ks), ["method", "split"], ks, "k")
     measured = with_truncation(measured, rows, ["method", "split"]).astype({"k": "int64"})
-    paper = published("table2_countdown")[["method", "split", "k", "value"]]
-    paper = paper.rename(columns={"value": "published"})
-    table = paper.merge(measured, on=["method", "split", "k"], how="outer")
+    known = published(paper)[["method", "split", "k", "value"]].rename(columns={"value": "published"})
+    table = known.merge(measured, on=["method", "split", "k"], how="outer")
     return in_order(table, ["split", "method", "k"])
 
 
@@ -263,12 +281,41 @@ def ending_table(results: Results) -> pd.DataFrame:
     return in_order(pd.DataFrame(out, columns=[*by, *columns, "problems"]), ["split", "method"])
 
 
-def yield_table(results: Results) -> pd.DataFrame:
+def answer_table(results: Results, answers: int = 4) -> pd.DataFrame:
+    """Percent of the episodes of code self-repair that are right after at most 1, 2, ... answers."""
+    rows, by, numbers = repair_rows(results), ["method", "split"], list(range(1, answers + 1))
+    right = pd.DataFrame({n: rows["right_answer"].astype(int).between(1, n) for n in numbers})
+    shares = right.groupby([rows[key] for key in (*by, "seed", "index")], observed=True).mean().reset_index()
+    table = with_truncation(summarise(shares, by, numbers, "answer"), rows, by)
+    return in_order(table, ["split", "method", "answer"])
+
+
+def copy_table(results: Results) -> pd.DataFrame:
+    """Of the training episodes that each method keeps: do they copy the reference, or repair?
+
+    By method and by whether the model was shown the reference (guided). `copied` is the percentage whose
+    last program is the reference, word for word; likeness is the mean share of equal lines (0..1), to the
+    reference and to the answer before.
+    """
+    rows = training_rows(results, "repair_yield")
+    kept = rows[rows["round_solved"] >= 0].assign(guided=rows["round_solved"] > 0)
+    out = []
+    for (method, guided), part in kept.groupby(["method", "guided"]):
+        sums = part.astype({"copied": float}).groupby("index")["copied"].agg(["sum", "size"])
+        copied = 100 * np.asarray(metrics.bootstrap_ratio(sums["sum"], sums["size"]))
+        likeness = [part[name].mean() for name in ("like_reference", "like_before")]
+        out.append([method, guided, *copied, *likeness, len(part), len(sums)])
+    columns = ["method", "guided", "copied", "low", "high", "like_reference", "like_before", "episodes"]
+    return in_order(pd.DataFrame(out, columns=[*columns, "problems"]), ["method", "guided"])
+
+
+def yield_table(results: Results, kind: str = "yield") -> pd.DataFrame:
     """Share of training problems solved by each method and iteration after guided round 0 (none), 1, 2, ...
 
-    `measured` is cumulative: what is solved in that round or before, so what becomes training data.
+    `measured` is cumulative: what is solved in that round or before, so what becomes training data. Of code
+    self-repair (`kind` "repair_yield") it is the share of episodes.
     """
-    rows, by = training_rows(results, "yield"), ["method", "iteration"]
+    rows, by = training_rows(results, kind), ["method", "iteration"]
     last = rows.groupby("method")["round_solved"].max().clip(lower=0)
     rounds = list(range(max(last, default=0) + 1))
     solved = pd.DataFrame({r: rows["round_solved"].astype(int).between(0, r) for r in rounds})

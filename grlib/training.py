@@ -26,6 +26,7 @@ from grlib.model import output_matrix
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
 PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the next micro-batch
 
 
@@ -43,6 +44,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
+    lora_rank: int = 0  # of adapters trained in the weights' stead (grlib.adapters); 0: all weights
     micro_tokens: int = 2048  # padded tokens of one forward pass: bounds memory
     checkpoint_seconds: float = 60.0
 
@@ -179,9 +181,10 @@ def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:
 
 
 def make_optimizers(model: PreTrainedModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms."""
+    """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms; frozen weights
+    have none."""
     decayed = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    named = list(model.named_parameters())
+    named = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
     matrices = [p for name, p in named if settings.optimizer == "muon" and p.ndim == 2 and ".layers." in name]
     chosen = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in chosen]
@@ -254,7 +257,7 @@ def train(
             _checkpoint(folder, key, model, optimizers, step, tokens, curve)
             last_saved = time.monotonic()
     model.eval()
-    return pd.DataFrame(curve, columns=["step", "tokens_seen", "loss", "valid_loss"])
+    return pd.DataFrame(curve, columns=CURVE)
 
 
 def train_step(
@@ -298,7 +301,7 @@ def _checkpoint(
     curve: list[tuple],
 ) -> None:
     state = {
-        "model": model.state_dict(),
+        "model": _trained(model),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
         "tokens": tokens,
@@ -315,9 +318,9 @@ def _restore(
 ) -> tuple[int, int, list[tuple]]:
     """(step, tokens, curve) of the checkpoint in `folder` that belongs to this run, or a fresh start."""
     state = read_checkpoint(folder / "checkpoint.pt", key) if folder else None
-    if state is None or _shapes(state["model"]) != _shapes(model.state_dict()):
+    if state is None or _shapes(state["model"]) != _shapes(_trained(model)):
         return 0, 0, []
-    model.load_state_dict(state["model"])
+    model.load_state_dict(state["model"], strict=False)  # frozen weights are not in it
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"], state["tokens"], state["curve"]
@@ -340,6 +343,11 @@ def read_checkpoint(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None
     except Exception:  # a truncated file raises whatever its reader raises; the run begins anew
         return None
     return state if state["key"] == key else None
+
+
+def _trained(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The weights that training changes, by name."""
+    return {name: weights.detach() for name, weights in model.named_parameters() if weights.requires_grad}
 
 
 def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

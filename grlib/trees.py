@@ -7,7 +7,6 @@ operation that leads there, and the small number is the order of visits.
 from __future__ import annotations
 
 import difflib
-import html
 import itertools
 import math
 import re
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from grlib.errors import GrlibError
-from grlib.style import Sheet
+from grlib.style import Sheet, SignedText
 from grlib.traces import Node, Tree
 
 Steps = Sequence[str] | None  # operations of a solution
@@ -224,23 +223,7 @@ def _check(tree: Tree, selected: int | None, max_nodes: int) -> None:
         raise GrlibError(f"max_nodes={max_nodes}: must be at least 1; 25 fits a page")
 
 
-SIGNS = {
-    "-": ("del", "color:#8C3A00;background:#FBE9DF"),
-    "+": ("ins", "color:#00497A;background:#DDEEF9;font-weight:bold;text-decoration:none"),
-    ">": ("i", "color:#4B2E83"),
-}
-
-
-class TraceDiff(str):
-    """A diff as text, a sign before each line: - cut, + written, > continued; notebooks show it in colour."""
-
-    def _repr_html_(self) -> str:
-        lines = [(*SIGNS.get(line[:1], ("span", "")), html.escape(line)) for line in self.split("\n")]
-        shown = "\n".join(f'<{tag} style="{look}">{text}</{tag}>' for tag, look, text in lines)
-        return f'<pre style="line-height:1.35">{shown}</pre>'
-
-
-def trace_diff(before: str, after: str, continued: str = "", context: int = 3) -> TraceDiff:
+def trace_diff(before: str, after: str, continued: str = "", context: int = 3) -> SignedText:
     """What a rewrite kept, cut (-) and wrote (+), line by line, then how the model `continued` it (>).
 
     Stretches of more than 2 * `context` + 1 kept, cut or continued lines are folded.
@@ -255,7 +238,7 @@ def trace_diff(before: str, after: str, continued: str = "", context: int = 3) -
         out += _fold(old[same + a : same + b], sign, context, what)
         out += [f"+ {line}" for line in new[same + c : same + d] if kind != "equal"]
     out += _fold(continued.splitlines(), "> ", context, "continued")
-    return TraceDiff("\n".join(out))
+    return SignedText("\n".join(out))
 
 
 def _fold(lines: Sequence[str], sign: str, context: int, what: str) -> list[str]:

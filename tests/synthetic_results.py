@@ -5,7 +5,7 @@ import pandas as pd
 
 from grlib.results import Results
 
-SKILL = {"bc": 0.1, "sos": 0.25, "rest": 0.4, "rest_matched": 0.42, "guided_rest": 0.42}
+SKILL = {"base": 0.12, "bc": 0.1, "sos": 0.25, "rest": 0.4, "rest_matched": 0.42, "guided_rest": 0.42}
 
 
 def sampled(method, split, problems, samples, rng, iteration=0, spread=2.0):
@@ -35,6 +35,17 @@ def with_likelihood(rows, rng, base):
     tokens = rows["tokens"].to_numpy()
     nll = np.where(rows.get("correct", True), tokens * base * rng.uniform(0.8, 1.2, len(rows)), np.nan)
     return rows.assign(nll=nll, nll_tokens=tokens)
+
+
+def with_answers(rows, rng):
+    """Columns of code self-repair: right episodes are right after the first to the fourth answer."""
+    right = np.where(rows["correct"], rng.integers(1, 5, len(rows)), 0)
+    likeness = rng.random((2, len(rows)))
+    return rows.assign(
+        answers=np.where(right, right, 4), right_answer=right,
+        copied=(right > 0) & (rng.random(len(rows)) < 0.2),
+        like_reference=likeness[0], like_before=np.where(right == 1, np.nan, likeness[1]),
+    )  # fmt: skip
 
 
 def made_up(problems=60, samples=32, seeds=(0,), profile="laptop"):
@@ -100,7 +111,23 @@ def one_seed(problems, samples, seed):
     ]
     curve = pd.concat(curve, ignore_index=True)
     curve["valid_loss"] = np.where(curve["step"] % 200 == 0, curve["loss"] + 0.05, np.nan)
+    repaired, episodes = [], []
+    for split in ("near", "far"):
+        for method in ("base", "rest", "guided_rest"):
+            repaired.append(with_answers(sampled(method, split, problems, samples, rng), rng))
+    for method, rounds in (("rest", 1), ("guided_rest", 4)):
+        for iteration in (1, 2):
+            rows = sampled("base", "train", problems, 2, rng)[["index", "sample", "tokens", "truncated"]]
+            solved_in = np.where(
+                rng.random(len(rows)) < 0.3 + 0.1 * rounds, rng.integers(0, rounds, len(rows)), -1
+            )
+            rows = rows.assign(
+                method=method, iteration=iteration, round_solved=solved_in, correct=solved_in >= 0
+            )
+            episodes.append(with_answers(rows, rng).drop(columns="correct"))
     concat = {
+        "repair": repaired,
+        "repair_yield": episodes,
         "eval": evaluated,
         "hints": hints,
         "likelihood": likelihood,

@@ -46,6 +46,8 @@ DRAWINGS = {
     "rewriting_rounds": tables.yield_table,
     "accuracy_by_iteration": tables.iteration_table,
     "likelihood": tables.likelihood_table,
+    "repair_pass_at_k": tables.table3,
+    "repair_by_answer": tables.answer_table,
     "node_selection": tables.selection_table,
     "trace_lengths": lengths,
 }

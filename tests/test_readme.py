@@ -30,6 +30,7 @@ def stored_run(measured: Path, seed: int, problems: int = 12, samples: int = 4) 
     )
     files = {"03_curve": made["curve"], "04_hints": made["hints"], "06_yield": made["yield"]}
     files |= {"05_likelihood": made["likelihood"], "05_selection": made["selection"]}
+    files |= {"08_eval": made["repair"], "08_yield": made["repair_yield"]}
     for kind, rows in (("eval", made["eval"]), ("greedy", greedy)):
         base = rows["method"].isin(["bc", "sos"])
         files |= {f"03_{kind}": rows[base].drop(columns="iteration"), f"06_{kind}": rows[~base]}

@@ -377,3 +377,57 @@ def test_default_budgets_reach_the_longest_response(full):
     assert budgets[0] == 0
     assert budgets[-1] >= full.rows("eval")["tokens"].max()
     assert not math.isnan(tables.budget_table(full)["measured"].sum())
+
+
+# Code self-repair
+
+
+def test_table3_has_published_and_measured_rows_on_splits_of_their_own(full):
+    table = tables.table3(full)
+    assert table.groupby("split", sort=False)[["published", "measured"]].count().to_dict("index") == {
+        "near": {"published": 0, "measured": 18}, "far": {"published": 0, "measured": 18},
+        "codecontests": {"published": 18, "measured": 0}, "codeforces": {"published": 18, "measured": 0},
+    }  # fmt: skip
+    rows = full.rows("repair").query("method == 'rest' and split == 'near'")
+    one = table.query("method == 'rest' and split == 'near' and k == 1").iloc[0]
+    assert one["measured"] == pytest.approx(100 * rows["correct"].mean())
+    assert one["low"] < one["measured"] < one["high"]
+
+
+def test_accuracy_by_answer_is_cumulative_and_ends_at_pass_at_1(full):
+    table = tables.answer_table(full)
+    once = (
+        tables.table3(full)
+        .query("k == 1 and measured == measured")
+        .set_index(["method", "split"])["measured"]
+    )
+    for key, part in table.groupby(["method", "split"]):
+        assert part["answer"].tolist() == [1, 2, 3, 4] and part["measured"].is_monotonic_increasing
+        assert part["measured"].iloc[-1] == pytest.approx(once[key])
+
+
+def test_copies_are_counted_among_kept_episodes_by_hand():
+    rows = pd.DataFrame(
+        {
+            "method": "guided_rest", "iteration": 1, "index": [0, 0, 1, 1, 2], "sample": [0, 1, 0, 1, 0],
+            "round_solved": [0, 1, 2, 3, -1], "tokens": 9, "truncated": False, "answers": 2,
+            "right_answer": [1, 2, 3, 4, 0], "copied": [False, True, False, True, True],
+            "like_reference": [0.5, 1.0, 0.6, 1.0, 0.9], "like_before": [np.nan, 0.2, 0.4, 0.3, 0.9],
+            "seed": 0,
+        }
+    )  # fmt: skip
+    table = tables.copy_table(results.Results("laptop", (0,), {"repair_yield": rows})).set_index("guided")
+    assert table["copied"].tolist() == [0, pytest.approx(200 / 3)]
+    assert table.loc[True, "like_reference"] == pytest.approx(2.6 / 3)
+    assert table.loc[True, "like_before"] == pytest.approx(0.3)
+    assert table["episodes"].tolist() == [1, 3] and table["problems"].tolist() == [1, 2]
+
+
+def test_claims_of_code_self_repair_are_judged_on_near_and_far_problems(full):
+    status = claims.claims(full).set_index(["claim", "split"])
+    guided = status.loc["code_guided_above_rest"]
+    assert list(guided.index) == ["near", "far"]
+    assert guided["published"].tolist() == [pytest.approx(1.7)] * 2, "37.6 - 35.9, the smaller of two gains"
+    table = tables.table3(full).query("split == 'near' and k == 32").set_index("method")["measured"]
+    assert guided.loc["near", "measured"] == pytest.approx(table["guided_rest"] - table["rest"])
+    assert status.loc[("code_rest_above_base", "near"), "published"] == pytest.approx(30.4 - 25.8)

@@ -485,6 +485,38 @@ def test_seeds_recorded_one_after_another_stand_side_by_side(lab, capsys):
     assert "input results/r.csv changed" in capsys.readouterr().err
 
 
+def test_one_notebook_joins_a_record_and_leaves_the_others_alone(lab, capsys):
+    for path in (lab / "notebooks").glob("*.ipynb"):
+        path.unlink()
+    common = 'profile = "laptop"\nseed = 0\nrun_dir = ""\n'
+    make_notebook(
+        lab / "notebooks", "03_test", SEEDED, parameters=common + "test_problems = 2",
+        writes=["results/r.csv", "figures/f.svg"],
+    )  # fmt: skip
+    make_notebook(
+        lab / "notebooks", "09_figures", ALL_SEEDS, parameters=common + 'results_dir = ""',
+        reads=["results/r.csv"], writes=["figures/all.csv", "tables/t.csv"],
+    )  # fmt: skip
+    assert main(["reproduce", "--only", "03"]) == 0
+    assert main(["record", "--only", "03"]) == 2
+    assert "record a whole run first" in capsys.readouterr().err
+    assert main(["reproduce"]) == 0
+    assert main(["record"]) == 0
+    stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
+    before = {path: path.read_bytes() for path in stored.rglob("*.*") if path.name != "record.json"}
+    later = SEEDED.replace("r.csv", "new.csv").replace("f.svg", "new.svg").replace("03_test", "08_new")
+    make_notebook(
+        lab / "notebooks", "08_new", later, parameters=common + "test_problems = 7",
+        writes=["results/new.csv", "figures/new.svg"],
+    )  # fmt: skip
+    assert main(["reproduce", "--only", "08", "--run-dir", str(lab / "other")]) == 0
+    assert main(["record", "--only", "08", "--run-dir", str(lab / "other")]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert (stored / "results" / "new.csv").read_text() == "x\n" + "0\n" * 7
+    assert artefacts.read_json(stored / "record.json")["commits"] == ["abc"]
+    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.svg", "new.svg", "all.csv"}
+
+
 def test_a_record_of_notebooks_with_different_parameters_is_refused(lab, capsys):
     request = runner.Request("laptop", parameters={"rows": "2"})
     runner.reproduce(request)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.evaluation import sampling_settings
-from grlib.profiles import Profile
-from grlib.repair.episodes import COMPACT
+from grlib.profiles import PRETRAINED_REPAIR, Profile, RepairScale
+from grlib.repair.episodes import CHATML, COMPACT
 from grlib.repair.problems import CodeProblem, problems
+from grlib.repair.sources import humaneval, load
 from grlib.repair.task import RepairTask
 from grlib.selftrain import LoopSettings
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PROBLEMS_SEED = 0  # the problems are the same for every run; a run's seed chooses among them
 BASE_PART = 800  # so many of the training problems are for the base, those after them for self-training
 METHODS = ("rest", "guided_rest")
+FAMILIES, HUMANEVAL = "families", "humaneval"  # sources of problems with names of their own
 
 
 def repair_task(
@@ -31,8 +33,8 @@ def repair_task(
     work: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> RepairTask:
-    """Self-repair for models trained from scratch. With their tokenizer, an episode ends before its
-    conversation outgrows the model; programs that were tested are kept in `work`."""
+    """Self-repair as the profile's model speaks. With its tokenizer, an episode ends before its conversation
+    outgrows the model; programs that were tested are kept in `work`."""
     scale = profile.repair
 
     def fits(prompt: str) -> bool:
@@ -44,7 +46,7 @@ def repair_task(
         budget=scale.budget,
         rounds=scale.guided_rounds,
         limits=sandbox.Limits(seconds=scale.seconds),
-        format=COMPACT,
+        format=CHATML if scale.pretrained else COMPACT,
         fits=fits,
         work=work,
         progress=progress,
@@ -64,19 +66,52 @@ def base_problems(profile: Profile) -> list[CodeProblem]:
 def training_items(profile: Profile, seed: int) -> list[CodeProblem]:
     """The problems of self-training, each as often as it gets an episode: none that the base has seen."""
     scale = profile.repair
-    wanted = max(scale.train_problems, BASE_PART)  # so that a seed has some to choose from
-    fresh = problems("train", BASE_PART + wanted, PROBLEMS_SEED)[BASE_PART:]
+    if scale.train_source == FAMILIES:
+        wanted = max(scale.train_problems, BASE_PART)  # so that a seed has some to choose from
+        fresh = problems("train", BASE_PART + wanted, PROBLEMS_SEED)[BASE_PART:]
+    else:
+        fresh = [problem for problem in elsewhere(scale.train_source, "train") if problem.solution]
+    if len(fresh) < scale.train_problems:
+        raise GrlibError(
+            f"{scale.train_source}: {len(fresh):,} problems with a solution, but repair.train_problems is "
+            f"{scale.train_problems:,}; lower it"
+        )
     chosen = Random(f"repair/{seed}").sample(fresh, scale.train_problems)
     return [problem for problem in chosen for _ in range(scale.episodes)]
 
 
 def test_splits(profile: Profile) -> dict[str, list[CodeProblem]]:
-    """New instances of the families trained on (near), and families of their own (far)."""
+    """The test problems: near ones (new instances of the families trained on) and far ones (other families,
+    HumanEval), or whatever sources the profile names."""
     scale = profile.repair
-    return {
-        "near": problems("near", scale.near_problems, PROBLEMS_SEED),
-        "far": problems("far", scale.far_problems, PROBLEMS_SEED),
+    wanted = {
+        "near": (scale.near_source, scale.near_problems),
+        "far": (scale.far_source, scale.far_problems),
     }
+    return {
+        split: problems(split, count, PROBLEMS_SEED)
+        if source == FAMILIES
+        else elsewhere(source, "test")[:count]
+        for split, (source, count) in wanted.items()
+    }
+
+
+def elsewhere(source: str, split: str) -> list[CodeProblem]:
+    """Problems that are not generated: HumanEval, or the split of a data set in the authors' format."""
+    return humaneval() if source == HUMANEVAL else load(source, split)
+
+
+def with_model(profile: Profile, model: str = "") -> Profile:
+    """The profile with another model for self-repair, at the scale that such a model allows on a CPU.
+
+    "compact" is the one trained from scratch, other names are those of `grlib.pretrained`; "" changes
+    nothing.
+    """
+    if model in ("", profile.repair.pretrained):
+        return profile
+    if model == "compact":
+        return replace(profile, repair=RepairScale())
+    return replace(profile, repair=replace(PRETRAINED_REPAIR, pretrained=model))
 
 
 def loop_settings(profile: Profile, method: str) -> LoopSettings:
@@ -91,6 +126,7 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
         iterations=scale.iterations,
         training=TrainSettings(
             lr=scale.lr,
+            lora_rank=scale.lora_rank,
             batch_rows=scale.batch_rows,
             epochs=scale.guided_epochs if guided else scale.rest_epochs,
         ),

@@ -8,6 +8,7 @@ stored has a placeholder in its place. All tests together decide whether an epis
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ class RepairTask:
             ]
             if not going:
                 continue
+            began = time.monotonic()
             asked = {i: self._request(items[i], held[i], starts[i]) for i in going}
             asked = {i: request for i, request in asked.items() if self.fits(request.prompt)}
             answers = policy(list(asked.values())) if asked else []
@@ -129,6 +131,8 @@ class RepairTask:
             judged = self.judge([(items[i], answer.text, answer.tokens) for i, answer in whole])
             for (i, _), turn in zip(whole, judged, strict=True):
                 held[i].append(turn)
+            rate = len(going) / (time.monotonic() - began)
+            self.progress(f"answer {number + 1} of {len(going):,} episodes: tested, {rate:.3g} episodes/s")
         return [
             None if start and len(turns) == len(start.turns) else self._episode(item, turns, gone)
             for item, turns, start, gone in zip(items, held, starts, lost, strict=True)
@@ -167,7 +171,7 @@ class RepairTask:
             key = {"jobs": content, "code": code_digest("grlib.repair.task"), "portion": PORTION}
             frame = chunked(
                 self.work / content[:16], key, len(parts), lambda number: self._tested(parts[number]),
-                progress=self.progress, label=f"testing {len(jobs):,} programs",
+                progress=lambda line: None,
             )  # fmt: skip
         return list(frame.itertuples(index=False, name=None))
 

@@ -13,6 +13,9 @@ from dataclasses import asdict, replace
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
+import pandas as pd
+
+from grlib import pretrained
 from grlib.profiles import Profile
 from grlib.repair import bugs, episodes
 from grlib.repair.episodes import ASSISTANT, END, USER
@@ -25,14 +28,13 @@ from grlib.tokenizer import as_fast
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from grlib.training import TrainSettings
 
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # share of episodes with 0, 1, ... of them; 4: never right
 TWO_BUGS = 0.4  # of the wrong answers
-SHOWN = 0.2  # of the episodes with a wrong answer show the reference before the right one
+SHOWN = 0.3  # of the episodes with a wrong answer show the reference before the right one
 CANDIDATES = 3  # broken programs tried for each that is wanted: some still pass
 PAD = "<|pad|>"
 VOCABULARY = 1024
@@ -117,38 +119,59 @@ def train_base(
     valid_every: int = 200,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, pd.DataFrame]:
-    """Train the base of self-repair from scratch: (model, tokenizer, curve).
+    """Train the base of self-repair: (model, tokenizer, curve).
 
     Every problem appears in several episodes, each with other bugs. `stop_after` steps end it early; `folder`
     keeps checkpoints, so a killed run goes on.
     """
-    from grlib.model import bake, build_model
-    from grlib.training import make_rows, train
+    from grlib.adapters import low_rank
+    from grlib.model import bake
+    from grlib.training import CURVE, make_rows, train
 
     scale, task = profile.repair, repair_task(profile)
+    if not scale.base_epochs:
+        return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
     problems = base_problems(profile)
     made = [one for k in range(scale.base_episodes) for one in imitated(problems, task, seed + k, progress)]
-    tokenizer = build_tokenizer(one.prompt + one.rest for one in made[: scale.base_problems])
+    model, tokenizer = beginning(profile, made[: scale.base_problems], seed)
     rows, valid = (
         make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], scale.row_length)
         for part in (made, imitated(draw("valid", scale.valid_problems, PROBLEMS_SEED), task, seed))
     )
-    model = build_model(
+    with low_rank(model, scale.lora_rank, seed):
+        curve = train(
+            model, rows, settings(profile), seed=seed, folder=folder, valid=valid, valid_every=valid_every,
+            stop_after=stop_after, progress=progress, label="repair base",
+        )  # fmt: skip
+    return bake(model), tokenizer, curve
+
+
+def beginning(
+    profile: Profile, made: Sequence[Imitated], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """What the base is trained from: a pretrained model, or a new one and a tokenizer made from episodes."""
+    from grlib.model import build_model
+
+    scale = profile.repair
+    if scale.pretrained:
+        return pretrained.load(scale.pretrained)
+    tokenizer = build_tokenizer(one.prompt + one.rest for one in made)
+    return build_model(
         tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate,
         scale.row_length, seed, profile.kv_heads,
-    )  # fmt: skip
-    curve = train(
-        model, rows, settings(profile), seed=seed, folder=folder, valid=valid, valid_every=valid_every,
-        stop_after=stop_after, progress=progress, label="repair base",
-    )  # fmt: skip
-    return bake(model), tokenizer, curve
+    ), tokenizer  # fmt: skip
 
 
 def settings(profile: Profile) -> TrainSettings:
     """How the base of self-repair is trained."""
     from grlib.imitation import base_settings
+    from grlib.training import TrainSettings
 
     scale = profile.repair
+    if scale.pretrained:
+        return TrainSettings(
+            scale.base_lr, scale.base_batch_rows, scale.base_epochs, lora_rank=scale.lora_rank
+        )
     return replace(
         base_settings(profile), lr=scale.base_lr, batch_rows=scale.base_batch_rows, epochs=scale.base_epochs
     )
@@ -169,9 +192,11 @@ def obtain_base(
 
     def make() -> None:
         model, tokenizer, curve = train_base(profile, folder=work, progress=progress)
-        save_model(model, tokenizer, out, curve, notes=describe_base(profile, model, curve))
+        notes = describe_base(profile, model, curve) if len(curve) else {}
+        save_model(model, tokenizer, out, curve, notes=notes)
 
-    copy_or_make(source if profile.shipped_base else "scratch", out, shipped, make)
+    ships = profile.shipped_base and not profile.repair.pretrained
+    copy_or_make(source if ships else "scratch", out, shipped, make)
 
 
 def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame) -> dict[str, str]:
@@ -193,8 +218,9 @@ library_name: transformers
 ---
 # Base model of code self-repair
 
-A Llama of {facts["parameters"]:,} parameters that imitates *repair episodes* on small programming problems:
-programs with injected bugs, what the tests say to them, and the right program in the end, or never.
+A Llama of {facts["parameters"]:,} parameters ({scale.pretrained or "from scratch"}) that imitates *repair
+episodes* on small programming problems: programs with injected bugs, what the tests say to them, and the
+right program in the end, or never.
 
 - **Made by** notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} problems, each
   in {scale.base_episodes} episodes; {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings

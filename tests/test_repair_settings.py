@@ -1,0 +1,105 @@
+"""Code self-repair at the scale of a profile: which problems, which base, which loop; what a reader sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from grlib import pretrained, profiles
+from grlib.errors import GrlibError
+from grlib.repair import episodes, settings, warmup
+from grlib.repair.conversation import conversation
+from grlib.repair.problems import problems
+from grlib.repair.task import Episode, RepairTask, Turn
+from grlib.tokenizer import encode
+
+LAPTOP = profiles.get("laptop")
+
+
+def test_self_training_uses_problems_that_no_base_has_seen():
+    known = {problem.statement for problem in problems("train", settings.BASE_PART, settings.PROBLEMS_SEED)}
+    assert {problem.statement for problem in settings.base_problems(LAPTOP)} <= known
+    tests = {p.statement for part in settings.test_splits(LAPTOP).values() for p in part}
+    for name in ("smoke", "laptop", "gpu"):
+        scale = profiles.get(name).repair
+        items = settings.training_items(profiles.get(name), seed=0)
+        assert len(items) == scale.train_problems * scale.episodes
+        assert len({problem.statement for problem in items}) == scale.train_problems
+        assert not {problem.statement for problem in items} & (known | tests)
+    assert settings.training_items(LAPTOP, 0) == settings.training_items(LAPTOP, 0)
+    assert settings.training_items(LAPTOP, 1) != settings.training_items(LAPTOP, 0)
+    assert all(
+        items[i] is items[i + 1]
+        for items in [settings.training_items(LAPTOP, 0)]
+        for i in range(0, 20, LAPTOP.repair.episodes)
+    ), "the episodes of a problem follow each other"
+
+
+def test_the_base_leaves_problems_for_self_training():
+    greedy = replace(LAPTOP, repair=replace(LAPTOP.repair, base_problems=settings.BASE_PART + 1))
+    with pytest.raises(GrlibError, match=r"base_problems=801: at most 800"):
+        settings.base_problems(greedy)
+
+
+def test_the_methods_differ_in_rounds_and_epochs_alone():
+    loops = {method: settings.loop_settings(LAPTOP, method) for method in settings.METHODS}
+    assert (loops["rest"].rounds, loops["guided_rest"].rounds) == (0, 3)
+    assert replace(loops["rest"], rounds=3, training=loops["guided_rest"].training) == loops["guided_rest"]
+    with pytest.raises(GrlibError, match="'bc' is not self-trained; choose one of rest, guided_rest"):
+        settings.loop_settings(LAPTOP, "bc")
+
+
+def test_a_conversation_may_fill_the_model_and_no_more():
+    words = warmup.build_tokenizer(["abc " * 30])
+    task = settings.repair_task(LAPTOP, words)
+    most = LAPTOP.repair.row_length - LAPTOP.repair.budget
+    text = "7" * most  # digits stay apart: a token each
+    assert len(encode(words, [text])[0]) == most
+    assert task.fits(text) and not task.fits(text + "7")
+    assert settings.repair_task(LAPTOP).fits(text * 9), "without a tokenizer nothing is counted"
+
+
+def test_the_paper_takes_the_authors_model_as_it_is_and_their_data_sets(monkeypatch):
+    paper, asked = profiles.get("paper"), []
+    monkeypatch.setattr(pretrained, "load", lambda name: (name, "tokenizer"))
+    model, _, curve = warmup.train_base(paper)
+    assert model == "Qwen/Qwen2.5-7B-Instruct" and len(curve) == 0
+
+    def load(place, split):
+        asked.append((place, split))
+        return problems("train", 20)
+
+    monkeypatch.setattr(settings, "load", load)
+    assert {name: len(part) for name, part in settings.test_splits(paper).items()} == {"near": 20, "far": 20}
+    with pytest.raises(GrlibError, match="20 problems with a solution, but repair.train_problems is 16,000"):
+        settings.training_items(paper, 0)
+    assert asked == [
+        ("symoon11/code-repair-rl-cc", "test"),
+        ("symoon11/code-repair-rl-cf", "test"),
+        ("symoon11/code-repair-rl-pi", "train"),
+    ]
+    few = replace(paper, repair=replace(paper.repair, train_problems=5))
+    assert len({problem.statement for problem in settings.training_items(few, 0)}) == 5
+
+
+def test_a_conversation_shows_every_test_and_what_the_model_is_told():
+    [problem] = [p for p in problems("train", 60) if p.style == "call"][:1]
+    task, right = RepairTask(budget=99), episodes.as_answer(problem.solution)
+    wrong = episodes.as_answer(f"def {problem.entry}(*given):\n    return None")
+    turns = task.judge([(problem, "no idea", 1), (problem, wrong, 1), (problem, right, 1)])
+    episode = Episode("", right, 3, True, True, "correct", tuple(turns))
+    shown = conversation(problem, episode).split("\n")
+    assert shown[0] == "PROBLEM" and "> no idea" in shown and "- no code" in shown
+    assert shown.count("THE MODEL IS TOLD") == 1, "the first answer has no program: nothing was tested"
+    assert [line for line in shown if line.startswith("- public")] == [
+        "- public test 1: wrong, got null",
+        "- public test 2: wrong, got null",
+    ]
+    assert shown[-3:] == [
+        "+ public test 1: passed",
+        "+ public test 2: passed",
+        "+ private tests: 6 of 6 pass",
+    ]
+    page = conversation(problem, Episode("", "<b>", 1, True, False, "", (Turn("<b>", "", 0, 0, 1),)))
+    assert "&lt;b&gt;" in page._repr_html_() and "<b>" not in page._repr_html_()
