@@ -1,10 +1,11 @@
 """How PPO's settings were chosen: one run a variant from a trained model, judged on validation problems.
 
-    python docs/choose_ppo.py MODEL_FOLDER [--method guided_rest_ppo] [--work FOLDER] [variants ...]
+    python docs/choose_ppo.py RUN_FOLDER [variants ...] [--method guided_rest_ppo] [--work FOLDER]
 
-Every variant takes as many responses as the profile's run. Validation problems (seen targets, never tested)
-judge the last policy; rows go to docs/ppo_choice.csv, and variants that are there already are skipped. One
-process a core may run, each with its own variants.
+RUN_FOLDER holds a finished laptop run up to notebook 06: its models and training problems are taken. Every
+variant takes as many responses as the profile's run. Validation problems (seen targets, never tested) judge
+the last policy; rows go to docs/ppo_choice.csv, and variants that are there already are skipped. One process
+a core may run, each with its own variants.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from choices import LAPTOP, add, judge, known, say
 
-from grlib import countdown_data, ppo, sampling
-from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
+from grlib import artefacts, ppo, rows, sampling
+from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings, solved_unaided
 
 OUT = Path(__file__).with_name("ppo_choice.csv")
 PROBLEMS, SAMPLES = 200, 4
@@ -29,6 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     BEFORE: {},
     "actor 1e-4": {"actor_lr": 1e-4},
     "actor 3e-4": {"actor_lr": 3e-4},
+    "actor 5e-4": {"actor_lr": 5e-4},
+    "actor 3e-4, own critic": {"actor_lr": 3e-4, "critic": "own"},
     "actor 1e-3": {"actor_lr": 1e-3},
     "actor 3e-4, critic 3e-3": {"actor_lr": 3e-4, "critic_lr": 3e-3},
     "actor 3e-4, critic 3e-4": {"actor_lr": 3e-4, "critic_lr": 3e-4},
@@ -47,12 +50,15 @@ def changed(settings: ppo.PPOSettings, changes: dict[str, Any]) -> ppo.PPOSettin
     return replace(settings, **changes | factors)
 
 
-def run(name: str, method: str, model: Path, work: Path) -> dict[str, Any]:
+def run(name: str, method: str, source: Path, work: Path) -> dict[str, Any]:
     """Train one variant and judge it: a row of the table."""
-    folder = work / f"{method} {name}".replace(" ", "_")
+    folder, start = work / f"{method} {name}".replace(" ", "_"), PPO_RUNS[method][0]
+    last = "" if start == "sos" else f"iteration_{LAPTOP.iterations}"
+    model = source / "models" / start / last
     if name == BEFORE:
         return scores(model, folder)
-    items = countdown_data.make_splits(LAPTOP.task, LAPTOP.train_problems, 1, 1, seed=1_000).train
+    drawn = rows.problems_from_rows(artefacts.read_table(source / "data" / "problems_train.parquet"))
+    items = solved_unaided(drawn, artefacts.read_table(source / "results" / "06_yield.parquet"))
     settings = changed(ppo_settings(LAPTOP, method), VARIANTS[name])
     curve = ppo.train_ppo(
         CountdownTask(LAPTOP.budget), items, model, settings, seed=1_000, out=folder / "model",
@@ -72,7 +78,7 @@ def scores(model: Path, work: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="folder of the model to start from")
+    parser.add_argument("run", type=Path, help="folder of a finished laptop run")
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
     parser.add_argument("--method", default="guided_rest_ppo", choices=PPO_RUNS)
     parser.add_argument("--work", type=Path, default=Path("runs/choose_ppo"))
@@ -83,7 +89,7 @@ def main() -> None:
     for name in chosen.variants:
         if not known(OUT, variant=name, method=chosen.method):
             row = {"variant": name, "method": chosen.method}
-            add(OUT, row | run(name, chosen.method, chosen.model, chosen.work))
+            add(OUT, row | run(name, chosen.method, chosen.run, chosen.work))
 
 
 if __name__ == "__main__":

@@ -173,6 +173,13 @@ PPO_RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def solved_unaided(items: Sequence[Solved], yields: pd.DataFrame) -> list[Solved]:
+    """The training problems that a self-trained model solved by itself at least once (rows of notebook 06),
+    from which a reward can be expected; all of them where none was."""
+    solved = yields.loc[yields["round_solved"] == 0, "index"]
+    return [items[i] for i in sorted(set(solved)) if i < len(items)] or list(items)
+
+
 def ppo_settings(profile: Profile, method: str) -> PPOSettings:
     """One run of reinforcement learning at this scale; all runs of a profile sample as many responses."""
     from grlib.ppo import PPOSettings
@@ -187,6 +194,7 @@ def ppo_settings(profile: Profile, method: str) -> PPOSettings:
         group=group,
         minibatch=profile.ppo_minibatch,
         actor_lr=profile.ppo_actor_lr,
+        critic=profile.ppo_critic,
         critic_lr=profile.ppo_critic_lr,
         sampling=sampling_settings(profile, profile.ppo_problems),
         **changes,

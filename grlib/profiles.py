@@ -128,6 +128,7 @@ class Profile:
     ppo_problems: int = 64  # problems of a step
     ppo_minibatch: int = 16  # responses of one optimiser step
     ppo_group: int = 8  # samples of a problem where they take the critic's place (GRPO)
+    ppo_critic: str = "shared"  # reads the policy's states; "own": has a body of its own
     ppo_actor_lr: float = 1e-4
     ppo_critic_lr: float = 1e-3
     ppo_samples: int = 8  # samples a problem for pass@k after reinforcement
@@ -264,6 +265,7 @@ PAPER = Profile(
     ppo_problems=1024,
     ppo_minibatch=256,
     ppo_samples=32,
+    ppo_critic="own",
     ppo_actor_lr=1e-6,
     ppo_critic_lr=1e-5,
     repair=RepairScale(
@@ -317,6 +319,7 @@ SOURCES = {
     "ppo_steps": "paper, PPO settings: 2 epochs over 200k problems, 1,024 rollouts a step",
     "ppo_problems": "paper, PPO settings: 1,024 rollouts a step, one a problem",
     "ppo_minibatch": "paper, PPO settings: 256",
+    "ppo_critic": "paper, PPO settings: a critic with a rate of its own; release: a model of its own",
     "ppo_actor_lr": "paper, PPO settings: 1e-6",
     "ppo_critic_lr": "paper, PPO settings: 1e-5",
     "repair": "paper, code self-repair: model, 16k response tokens, 16k problems x 8 episodes, 3 iterations, "

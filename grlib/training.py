@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from grlib.errors import GrlibError
@@ -142,10 +143,21 @@ def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood in nats of every masked token given what stands before it: (masked tokens,)."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    chosen = mask[:, 1:]
-    logits = hidden[:, :-1][chosen] @ output_matrix(model).T
-    return F.cross_entropy(logits, ids[:, 1:][chosen], reduction="none")
+    return nll_of(model, states_before(model.model, ids, mask), ids, mask)
+
+
+def states_before(body: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The body's last hidden states, from which every masked token is predicted: (masked tokens, width)."""
+    hidden: torch.Tensor = body(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden[:, :-1][mask[:, 1:]]
+
+
+def nll_of(
+    model: PreTrainedModel, states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """`response_nll` from `states_before`."""
+    logits = states @ output_matrix(model).T
+    return F.cross_entropy(logits, ids[:, 1:][mask[:, 1:]], reduction="none")
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from grlib.countdown_task import (
     loop_settings,
     ppo_settings,
     sampling_settings,
+    solved_unaided,
 )
 from grlib.errors import GrlibError
 from grlib.guidance import progress
@@ -270,3 +272,9 @@ def test_rollouts_earn_at_the_end_and_at_subgoals():
         assert read.endswith("\n")
         assert read.splitlines()[-1].startswith("Current State")
     assert len(rollout.starts) == trace.count("\n") + 1  # the end token is an action of its own
+
+
+def test_problems_within_reach_are_those_solved_without_guidance():
+    yields = pd.DataFrame({"index": [0, 1, 2, 3, 2, 9], "round_solved": [0, 1, -1, 2, 0, 0]})
+    assert solved_unaided(["a", "b", "c", "d"], yields) == ["a", "c"], "9 was not asked for"
+    assert solved_unaided(["a", "b"], yields.assign(round_solved=-1)) == ["a", "b"], "none: all of them"

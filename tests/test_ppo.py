@@ -12,10 +12,11 @@ from grlib import countdown_data, ppo, profiles, search
 from grlib.countdown import Problem, solve
 from grlib.countdown_task import CountdownTask, line_ends, subgoal_lines
 from grlib.errors import GrlibError
-from grlib.model import build_model, load_both, save_model
+from grlib.model import build_model, load_both, load_model, save_model
 from grlib.rollouts import Rollout, batch_of, line_last, line_starts
 from grlib.sampling import Request, SamplingSettings
 from grlib.tokenizer import build_tokenizer, encode
+from grlib.training import make_rows, micro_batches, states_before
 
 # Small cases with the outputs of the authors' released advantage estimator and loss.
 CASES = [json.loads(line) for line in (Path(__file__).parent / "data/operation_ppo.jsonl").open()]
@@ -234,7 +235,9 @@ def run(task, base, folder, settings, items=range(8)):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{}, {"baseline": "group", "problems": 8, "group": 8}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"critic": "shared"}, {"baseline": "group", "problems": 8, "group": 8}]
+)
 def test_a_bandit_is_solved(tmp_path, changes):
     base, words = toy(tmp_path)
     curve = run(TwoArms(words), base, tmp_path, toy_settings(steps=25, **changes))
@@ -353,3 +356,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     base, words = toy(tmp_path)
     with pytest.raises(GrlibError, match="finite"):
         run(TwoArms(words), base, tmp_path, toy_settings(actor_lr=1e30, minibatch=16))
+
+
+def test_a_shared_critic_learns_without_teaching_the_policy(tmp_path):
+    base, words = toy(tmp_path)
+    policy = load_model(base)
+    rows = make_rows(words, ["1"] * 4, ["2", "3", "22", "33"], 16)
+    _, ids, mask = next(micro_batches(rows, 999))
+    critic = ppo.Critic(policy, "shared")
+    with torch.no_grad():
+        critic.head[-1].weight.normal_()
+    states = states_before(policy.model, ids, mask)
+    values = critic(policy, ids, mask, states)
+    assert torch.allclose(values, critic(policy, ids, mask)), "the states are those of the policy"
+    values.square().sum().backward()
+    assert all(weights.grad is None for weights in policy.parameters())
+    assert all(weights.grad is not None for weights in critic.parameters())
+    assert sum(weights.numel() for weights in critic.parameters()) == 16 * 16 + 16 + 16 + 1
+    own = ppo.Critic(policy, "own")
+    assert sum(weights.numel() for weights in own.body.parameters()) == policy.num_parameters()

@@ -68,12 +68,16 @@ def test_the_paper_takes_the_authors_model_as_it_is_and_their_data_sets(monkeypa
 
     def load(place, split):
         asked.append((place, split))
-        return problems("train", 20)
+        found = problems("train", 20)
+        wrong = found[0]._replace(solution=found[1].solution.replace("return", "return 7,"))
+        return [wrong, found[1]._replace(solution=""), *found[2:]]
 
     monkeypatch.setattr(settings, "load", load)
     assert {name: len(part) for name, part in settings.test_splits(paper).items()} == {"near": 20, "far": 20}
-    with pytest.raises(GrlibError, match="20 problems with a solution, but repair.train_problems is 16,000"):
-        settings.training_items(paper, 0)
+    said = []
+    with pytest.raises(GrlibError, match="18 problems with a reference that .* train_problems is 16,000"):
+        settings.training_items(paper, 0, said.append)
+    assert said[0].startswith("symoon11/code-repair-rl-pi: 18 of 20 problems have a reference that passes")
     assert asked == [
         ("symoon11/code-repair-rl-cc", "test"),
         ("symoon11/code-repair-rl-cf", "test"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -12,7 +12,7 @@ from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.evaluation import sampling_settings
 from grlib.profiles import PRETRAINED_REPAIR, Profile, RepairScale
-from grlib.repair.episodes import CHATML, COMPACT
+from grlib.repair.episodes import CHATML, COMPACT, as_answer
 from grlib.repair.problems import CodeProblem, problems
 from grlib.repair.sources import humaneval, load
 from grlib.repair.task import RepairTask
@@ -63,21 +63,34 @@ def base_problems(profile: Profile) -> list[CodeProblem]:
     return problems("train", profile.repair.base_problems, PROBLEMS_SEED)
 
 
-def training_items(profile: Profile, seed: int) -> list[CodeProblem]:
+def training_items(
+    profile: Profile, seed: int, progress: Callable[[str], None] = lambda line: None
+) -> list[CodeProblem]:
     """The problems of self-training, each as often as it gets an episode: none that the base has seen."""
     scale = profile.repair
     if scale.train_source == FAMILIES:
         wanted = max(scale.train_problems, BASE_PART)  # so that a seed has some to choose from
         fresh = problems("train", BASE_PART + wanted, PROBLEMS_SEED)[BASE_PART:]
     else:
-        fresh = [problem for problem in elsewhere(scale.train_source, "train") if problem.solution]
+        found = elsewhere(scale.train_source, "train")
+        fresh = with_working_reference(found, repair_task(profile))
+        progress(
+            f"{scale.train_source}: {len(fresh):,} of {len(found):,} problems have a reference that passes "
+            "their tests; the others are left out"
+        )
     if len(fresh) < scale.train_problems:
         raise GrlibError(
-            f"{scale.train_source}: {len(fresh):,} problems with a solution, but repair.train_problems is "
-            f"{scale.train_problems:,}; lower it"
+            f"{scale.train_source}: {len(fresh):,} problems with a reference that passes their tests, but "
+            f"repair.train_problems is {scale.train_problems:,}; lower it"
         )
     chosen = Random(f"repair/{seed}").sample(fresh, scale.train_problems)
     return [problem for problem in chosen for _ in range(scale.episodes)]
+
+
+def with_working_reference(found: Sequence[CodeProblem], task: RepairTask) -> list[CodeProblem]:
+    """Those whose reference passes their own tests: guidance by any other would mislead."""
+    judged = task.judge([(problem, as_answer(problem.solution), 0) for problem in found])
+    return [problem for problem, turn in zip(found, judged, strict=True) if turn.correct]
 
 
 def test_splits(profile: Profile) -> dict[str, list[CodeProblem]]:
