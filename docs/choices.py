@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from grlib import artefacts, countdown_data, metrics, profiles, selftrain
-from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
+from grlib.countdown_data import Solved
+from grlib.countdown_task import CountdownTask, evaluate, sampling_settings, solved_unaided
+from grlib.rows import problems_from_rows
 
 LAPTOP = profiles.get("laptop")
 
@@ -34,6 +36,12 @@ def add(table: Path, row: dict[str, Any]) -> None:
 def say(line: str) -> None:
     """Print at once, for a log that is watched."""
     print(line, flush=True)
+
+
+def within_reach(run: Path) -> list[Solved]:
+    """The training problems of a finished run that self-training solved unaided at least once."""
+    drawn = problems_from_rows(artefacts.read_table(run / "data" / "problems_train.parquet"))
+    return solved_unaided(drawn, artefacts.read_table(run / "results" / "06_yield.parquet"))
 
 
 def judge(

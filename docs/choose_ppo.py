@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from choices import LAPTOP, add, judge, known, say
+from choices import LAPTOP, add, judge, known, say, within_reach
 
-from grlib import artefacts, ppo, rows, sampling
-from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings, solved_unaided
+from grlib import ppo, sampling
+from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
 
 OUT = Path(__file__).with_name("ppo_choice.csv")
 PROBLEMS, SAMPLES = 200, 4
@@ -57,11 +57,9 @@ def run(name: str, method: str, source: Path, work: Path) -> dict[str, Any]:
     model = source / "models" / start / last
     if name == BEFORE:
         return scores(model, folder)
-    drawn = rows.problems_from_rows(artefacts.read_table(source / "data" / "problems_train.parquet"))
-    items = solved_unaided(drawn, artefacts.read_table(source / "results" / "06_yield.parquet"))
     settings = changed(ppo_settings(LAPTOP, method), VARIANTS[name])
     curve = ppo.train_ppo(
-        CountdownTask(LAPTOP.budget), items, model, settings, seed=1_000, out=folder / "model",
+        CountdownTask(LAPTOP.budget), within_reach(source), model, settings, seed=1_000, out=folder / "model",
         work=folder / "run", progress=say,
     )  # fmt: skip
     last = curve.tail(LAST_STEPS)[["accuracy", "clipped", "entropy", "value_error"]].mean()

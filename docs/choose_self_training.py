@@ -57,16 +57,20 @@ def main() -> None:
         for method in methods:
             if not known(OUT, variant=name, method=method):
                 out = chosen.work / f"{method} {name}".replace(" ", "_")
-                curve = fine_tune(kept[method], chosen.base, method, out, dict(VARIANTS[name]))
+                settings = loop_settings(LAPTOP, method)
+                curve = fine_tune(kept[method], chosen.base, settings, out, dict(VARIANTS[name]))
                 row = {"variant": name, "method": method, "traces": len(kept[method]), "steps": len(curve)}
                 add(OUT, row | judge(out, chosen.work / f"eval_{out.name}", KS))
 
 
 def fine_tune(
-    kept: list[selftrain.Attempt], base: Path, method: str, out: Path, changes: dict[str, Any]
+    kept: list[selftrain.Attempt],
+    base: Path,
+    settings: selftrain.LoopSettings,
+    out: Path,
+    changes: dict[str, Any],
 ) -> pd.DataFrame:
-    """Fine-tune the base on kept traces with changed settings."""
-    settings = loop_settings(LAPTOP, method)
+    """Fine-tune the base on kept attempts with changed settings."""
     training = settings.training
     training = replace(training, epochs=training.epochs * changes.pop("epochs_factor", 1), **changes)
     return selftrain.fine_tune(

@@ -1,8 +1,9 @@
 """How much do two batches of rollouts agree on the policy gradient? It says how many responses a step needs.
 
-    python docs/ppo_signal.py MODEL_FOLDER [--responses 512] [--batch 64] [--work FOLDER]
+    python docs/ppo_signal.py MODEL_FOLDER [--run RUN_FOLDER] [--responses 512] [--batch 64] [--work FOLDER]
 
-Rollouts of one policy on training problems, in batches; each batch gives a gradient (ratio 1, advantages
+Rollouts of one policy on training problems (of a finished run, if given: those that self-training solved
+unaided at least once), in batches; each batch gives a gradient (ratio 1, advantages
 whitened over its actions, no critic). The mean cosine between the gradients of different batches is the share
 of a batch's gradient that is signal. Beside it, the gradient of imitating the correct responses alone, as
 ReST does. Rows go to docs/ppo_signal.csv.
@@ -14,9 +15,10 @@ import argparse
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import torch
-from choices import LAPTOP, add, say
+from choices import LAPTOP, add, say, within_reach
 
 from grlib import countdown_data, ppo, sampling, selftrain
 from grlib.countdown_task import CountdownTask, ppo_settings
@@ -60,6 +62,7 @@ def agreement(gradients: list[dict[str, torch.Tensor]], part: str = "") -> float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of the policy")
+    parser.add_argument("--run", type=Path, help="a finished run: only its problems within reach")
     parser.add_argument("--responses", type=int, default=512)
     parser.add_argument("--batch", type=int, default=64, help="responses of one gradient")
     parser.add_argument("--work", type=Path, default=Path("runs/ppo_signal"))
@@ -67,14 +70,18 @@ def main() -> None:
     torch.set_num_threads(sampling.cores())
     model, tokenizer = load_both(chosen.model)
     settings = ppo_settings(LAPTOP, "guided_rest_ppo")
-    items = countdown_data.make_splits(LAPTOP.task, chosen.responses, 1, 1, seed=1_000).train
-    drawn = replace(settings.sampling, logprobs=True)
-    policy = selftrain.sampled_policy(chosen.model, drawn, "signal", chosen.work, "signal", say)
+    if chosen.run:
+        items = Random(0).sample(within_reach(chosen.run), chosen.responses)
+    else:
+        items = countdown_data.make_splits(LAPTOP.task, chosen.responses, 1, 1, seed=1_000).train
+    sampling_settings = replace(settings.sampling, logprobs=True)
+    policy = selftrain.sampled_policy(chosen.model, sampling_settings, "signal", chosen.work, "signal", say)
     rollouts = CountdownTask(LAPTOP.budget).rollouts(policy, items, tokenizer, settings)
     batches = [rollouts[i : i + chosen.batch] for i in range(0, len(rollouts), chosen.batch)]
     for kind in KINDS:
         gradients = [gradient(model, batch, kind) for batch in batches]
         row = {"model": chosen.model.parent.name, "gradient": kind, "responses_a_batch": chosen.batch}
+        row |= {"problems": "within reach" if chosen.run else "all"}
         row |= {"batches": len(batches), "correct": sum(r.correct for r in rollouts) / len(rollouts)}
         row |= {
             f"cosine_{part or 'all'}": agreement(gradients, part)

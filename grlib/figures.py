@@ -63,9 +63,9 @@ def _splits(sheet: Sheet, table: pd.DataFrame) -> Iterator[tuple[Axes, str, pd.D
         axis.label_outer()
 
 
-def learning_curve(curve: pd.DataFrame, profile: str) -> Drawing:
-    """Training loss (line) and validation loss (marks) against tokens seen, by method."""
-    sheet = Sheet("How the loss falls while the models learn to search", profile)
+def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Drawing:
+    """Training (line) and validation loss (marks) against tokens seen, by method; `to` do what they learn."""
+    sheet = Sheet(f"How the loss falls while the models learn to {to}", profile)
     axis, numbers = sheet.axes[0], curve.astype({"tokens_seen": float, "loss": float})
     table = numbers.groupby(["method", "step"], as_index=False).mean(numeric_only=True)
     table["millions"] = table["tokens_seen"] / 1e6
@@ -239,7 +239,7 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
         *((split, "published") for split in BENCHMARKS),
         *((split, "measured") for split in REPAIR_SPLITS),
     ]
-    names = {"codecontests": "CodeContests", "codeforces": "CodeForces", "near": "near", "far": "far"}
+    names = {"codecontests": "CodeContests", "codeforces": "CodeForces", "near": "Near", "far": "Far"}
     for axis, (split, kind) in zip(sheet.axes, places, strict=True):
         part = table[table["split"] == split]
         _lines(sheet, axis, split, part, "k", kind)

@@ -169,8 +169,8 @@ def _repair(stored: results.Results) -> list[str]:
         return []
     head = (
         "**Table 3: code self-repair, pass@k in percent, published / measured.** The paper's benchmarks "
-        "(CodeContests, CodeForces; a model of 7B parameters) are not ours: *near* problems are new instances "
-        "of the generated families that are trained on, *far* ones other families."
+        "(CodeContests, CodeForces; a model of 7B parameters) are not ours: *near* problems are new "
+        "instances of the generated families that are trained on, *far* ones other families."
     )
     return [head, pass_table(table, (1, 32)), _sizes(table)]
 

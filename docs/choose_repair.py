@@ -1,0 +1,83 @@
+"""How self-training's settings of code self-repair were chosen: one iteration a variant, on validation.
+
+    python docs/choose_repair.py BASE_FOLDER [--work FOLDER] [variants ...]
+
+All variants share the episodes of the first iteration. Validation problems (new instances of the families,
+never tested) judge them; rows go to docs/repair_choice.csv, and variants that are there already are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from choices import LAPTOP, add, known, say
+from choose_self_training import fine_tune
+
+from grlib import evaluation, metrics, selftrain
+from grlib.repair import settings
+from grlib.repair.problems import problems
+from grlib.repair.task import RepairTask
+from grlib.tokenizer import load_tokenizer
+
+OUT = Path(__file__).with_name("repair_choice.csv")
+PROBLEMS, SAMPLES, KS = 60, 8, (1, 8)
+LEARN_FROM = "learn_from"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "1e-3": {"lr": 1e-3},
+    "3e-4": {"lr": 3e-4},
+    "3e-3": {"lr": 3e-3},
+    "1e-3, twice the epochs": {"lr": 1e-3, "epochs_factor": 2},
+    "1e-3, all answers": {"lr": 1e-3, LEARN_FROM: "all"},
+}
+
+
+def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
+    """pass@k in percent, and how many episodes are right with the first answer."""
+    policy = selftrain.sampled_policy(
+        model, settings.loop_settings(LAPTOP, "rest").sampling, "choose", work, work.name, say
+    )
+    rows = evaluation.evaluate(task, policy, problems("valid", PROBLEMS, settings.PROBLEMS_SEED), SAMPLES)
+    right = rows.groupby("index")["correct"].sum()
+    found = {f"pass@{k}": 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS for k in KS}
+    return found | {"first": 100 * (rows["right_answer"] == 1).mean(), "answers": rows["answers"].mean()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", type=Path, help="folder of the base")
+    parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
+    parser.add_argument("--work", type=Path, default=Path("runs/choose_repair"))
+    chosen = parser.parse_args()
+    if unknown := set(chosen.variants) - set(VARIANTS):
+        sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
+    task = settings.repair_task(LAPTOP, load_tokenizer(chosen.base), chosen.work / "tests", say)
+    items = settings.training_items(LAPTOP, seed=1_000)
+    kept = {}
+    for learn_from in ("last", "all"):
+        for method in settings.METHODS:
+            gathered = selftrain.gather_iteration(
+                replace(task, learn_from=learn_from), items, chosen.base,
+                settings.loop_settings(LAPTOP, method),
+                method=method, iteration=1, seed=1_000, work=chosen.work / method, progress=say,
+            )  # fmt: skip
+            kept[method, learn_from] = gathered.kept()
+    if not known(OUT, variant="base"):
+        row = {"variant": "base", "method": "base", "episodes": 0}
+        add(OUT, row | judge(task, chosen.base, chosen.work / "base"))
+    for name in chosen.variants:
+        for method in settings.METHODS:
+            if not known(OUT, variant=name, method=method):
+                out, changes = chosen.work / f"{method} {name}".replace(" ", "_"), dict(VARIANTS[name])
+                own = kept[method, changes.pop(LEARN_FROM, "last")]
+                loop = settings.loop_settings(LAPTOP, method)
+                curve = fine_tune(own, chosen.base, loop, out, changes)
+                row = {"variant": name, "method": method, "episodes": len(own), "steps": len(curve)}
+                add(OUT, row | judge(task, out, chosen.work / f"eval_{out.name}"))
+
+
+if __name__ == "__main__":
+    main()
