@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +18,11 @@ def path() -> Path:
     return notebooks.REPOSITORY / "paper_results" / "measured" / "costs.csv"
 
 
-def record(folders: Mapping[str, Path]) -> None:
-    """Note what each notebook cost in finished run folders, given by profile; other rows stay."""
+def record(folders: Mapping[str, Path], books: Iterable[notebooks.Notebook]) -> None:
+    """Note what each of some notebooks cost in finished run folders, given by profile; other rows stay."""
     parts = dict(iter(known().groupby(["profile", "notebook"], sort=False)))
     for profile, folder in folders.items():
-        for book in notebooks.every():
+        for book in books:
             if paid := freshness.recall(book, folder):
                 long = {name: spent for name, spent in paid["sections"] if spent >= LONG_SECONDS}
                 spent = pd.Series({"": paid["seconds"]} | long, name="seconds").rename_axis("section")

@@ -7,6 +7,7 @@ load the saved folder.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from grlib.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
 
 if TYPE_CHECKING:
     import pandas
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 25, 50, 100, 200, 400, 1000)
 
@@ -150,6 +151,14 @@ def load_model(folder: Path | str) -> LlamaForCausalLM:
             f"the model in {folder} lacks {min(info['missing_keys'])}; delete the folder and make it again"
         )
     return model.eval()
+
+
+def digest_of(model: PreTrainedModel) -> str:
+    """A name (hex) for the weights of a model at hand."""
+    state = hashlib.sha256()
+    for name, weights in model.state_dict().items():
+        state.update(name.encode() + weights.contiguous().numpy().tobytes())
+    return state.hexdigest()
 
 
 def load_both(folder: Path | str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

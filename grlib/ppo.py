@@ -251,14 +251,16 @@ class Critic(nn.Module):
     """The value of the state before a token: a head on a copy of the policy's body, or ("shared") on what the
     policy's own body says, without teaching it; that takes half the time and a larger head."""
 
-    def __init__(self, policy: LlamaForCausalLM, kind: str) -> None:
+    def __init__(self, policy: LlamaForCausalLM, kind: str, seed: int = 0) -> None:
         super().__init__()
         width = policy.config.hidden_size
         self.body = copy.deepcopy(policy.model) if kind == "own" else None
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.head = last if kind == "own" else nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.head = last if kind == "own" else nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(
         self,
@@ -297,7 +299,7 @@ def train_ppo(
     from grlib.model import load_both, save_model
 
     policy, tokenizer = load_both(base)
-    learner = Learner(policy, settings)
+    learner = Learner(policy, settings, seed)
     posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
     key = {"base": digest(base), "seed": seed, "settings": asdict(settings), "items": posed}
     step, curve = learner.restore(work / "checkpoint.pt", key)
@@ -334,9 +336,9 @@ def train_ppo(
 class Learner:
     """Policy, critic and their optimisers."""
 
-    def __init__(self, policy: LlamaForCausalLM, settings: PPOSettings) -> None:
+    def __init__(self, policy: LlamaForCausalLM, settings: PPOSettings, seed: int = 0) -> None:
         self.policy, self.settings = policy, settings
-        self.critic = Critic(policy, settings.critic) if settings.baseline == "value" else None
+        self.critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
         networks = [(policy, settings.actor_lr)]
         if self.critic is not None:
             networks.append((self.critic, settings.critic_lr))

@@ -46,7 +46,6 @@ class RepairScale:
     batch_rows: int = 16
     rest_epochs: int = 2
     guided_epochs: int = 2
-    chunk: int = 128  # answers of one resumable piece of sampling
     # evaluation
     near_problems: int = 80
     far_problems: int = 40
@@ -72,7 +71,6 @@ PRETRAINED_REPAIR = RepairScale(
     iterations=1,
     lr=2e-4,
     lora_rank=16,
-    chunk=32,
     near_problems=20,
     far_problems=30,
     far_source="humaneval",
@@ -210,7 +208,6 @@ GPU = Profile(
         near_problems=80,
         far_problems=164,
         samples=32,
-        chunk=512,
     ),
     task=PAPER_TASK,
     hidden=384,
@@ -278,7 +275,6 @@ PAPER = Profile(
         episodes=8,
         lr=1e-5,
         batch_rows=256,
-        chunk=10_000,
         near_problems=165,
         far_problems=408,
         samples=128,

@@ -43,7 +43,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
     _refuse_other_owner(target, request)
     joins = bool(request.only or request.start)
-    if joins and not (target / "record.json").exists():
+    if joins and not dest and not (target / "record.json").exists():
         raise GrlibError(
             f"{runs.shown(target)}: no record there for single notebooks to join; record a whole run first"
         )
@@ -51,6 +51,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
         seed_folders(target.parents[1], request.profile), default=request.seed
     )
     figures = target / "figures" if dest else FIGURES / request.profile
+    if joins:
+        _refuse_other_inputs(chosen, request.folder, target)
     recorded = False
     with artefacts.locked(request.folder):
         files = _files(chosen, request)
@@ -61,13 +63,14 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
             recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
     commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
     owner = {"profile": request.profile, "seed": request.seed}
-    before = artefacts.read_json(target / "record.json")["stale"] if joins else {}
+    there = joins and (target / "record.json").exists()
+    before = artefacts.read_json(target / "record.json")["stale"] if there else {}
     others = {name: reason for name, reason in before.items() if name not in {book.name for book in chosen}}
     artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": others | stale})
     if not dest:
         if lowest:
             own_sizes = {} if request.parameters else {request.profile: request.folder}
-            costs.record({"smoke": runs.run_folder("smoke", 0)} | own_sizes)
+            costs.record({"smoke": runs.run_folder("smoke", 0)} | own_sizes, chosen)
         redraw(request.profile, outputs=True)
     notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
     if not recorded:
@@ -75,6 +78,24 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     if len(commits) > 1:
         notes.append(f"note: the notebooks ran at {len(commits)} different commits")
     return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
+
+
+def _refuse_other_inputs(chosen: list[Notebook], folder: Path, target: Path) -> None:
+    """GrlibError where a notebook that joins a record was made from other files than those of the record."""
+    names = [book.name for book in chosen]
+    recorded = [
+        artefacts.read_json(path) for path in target.glob("manifests/*.json") if path.stem not in names
+    ]
+    outputs = {name: digest for one in recorded for name, digest in one.get("outputs", {}).items()}
+    for name in names:
+        for used, digest in (
+            artefacts.read_json(folder / "manifests" / f"{name}.json").get("inputs", {}).items()
+        ):
+            if outputs.get(used, digest) != digest:
+                raise GrlibError(
+                    f"{name}: it was made from another {used} than that of the record in "
+                    f"{runs.shown(target)}; run it in that record's run folder, or record the whole run"
+                )
 
 
 def _as_it_ran(request: runner.Request, chosen: list[Notebook]) -> runner.Request:

@@ -36,7 +36,7 @@ FILES = {
 }
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
-_ANSWERS = "answers:int right_answer:int copied:bool like_reference:number like_before:number"
+_ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
 _LIKELIHOOD = "index:int nll:number nll_tokens:number"
 _COLUMNS = {
     "eval": _ROW,
@@ -79,8 +79,9 @@ def _faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
     for column, allowed in (("method", METHODS), ("split", SPLITS)):
         for unknown in sorted(set(frame.get(column, ())) - set(allowed)):
             yield f"{column} {unknown!r} is unknown: must be one of {', '.join(allowed)}"
-    if "profile" in frame and frame["profile"].nunique() > 1:
-        yield f"rows of profiles {sorted(set(frame['profile']))} are mixed; keep one profile"
+    for column in {"profile", "model"} & set(frame):
+        if frame[column].nunique() > 1:
+            yield f"rows of {column}s {sorted(set(frame[column]))} are mixed; keep one {column}"
     for column in {"index", "sample", "tokens", "nll_tokens"} & set(frame):
         if (frame[column] < 0).any():
             yield f"column {column!r} holds {frame[column].min()}: must not be negative"

@@ -28,8 +28,13 @@ ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first"
 
 
 def training_rows(results: Results, kind: str) -> pd.DataFrame:
-    """Rows made from training problems, numbered anew: problem 3 of another seed is another problem."""
+    """Rows made from training problems, numbered anew: problem 3 of another seed is another problem.
+
+    Not so in code self-repair: there a number stands for a statement, whatever the seed.
+    """
     rows = results.rows(kind)
+    if kind == "repair_yield":
+        return rows
     return rows.assign(index=rows.groupby(["seed", "index"]).ngroup()) if len(rows) else rows
 
 

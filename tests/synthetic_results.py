@@ -42,7 +42,7 @@ def with_answers(rows, rng):
     right = np.where(rows["correct"], rng.integers(1, 5, len(rows)), 0)
     likeness = rng.random((2, len(rows)))
     return rows.assign(
-        answers=np.where(right, right, 4), right_answer=right,
+        model="compact", answers=np.where(right, right, 4), right_answer=right,
         copied=(right > 0) & (rng.random(len(rows)) < 0.2),
         like_reference=likeness[0], like_before=np.where(right == 1, np.nan, likeness[1]),
     )  # fmt: skip

@@ -250,9 +250,10 @@ def test_a_bandit_is_solved(tmp_path, changes):
     assert not model.training
 
 
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
+@pytest.mark.parametrize("critic", ["own", "shared"])
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, critic):
     base, words = toy(tmp_path)
-    settings = toy_settings(steps=5, checkpoint_seconds=0.0)
+    settings = toy_settings(steps=5, checkpoint_seconds=0.0, critic=critic)
     whole = run(TwoArms(words), base, tmp_path / "a", settings)
 
     class Killed(Exception):

@@ -115,7 +115,8 @@ def test_costs_come_from_finished_runs(recorded, monkeypatch):
     state = recorded / "runs" / "smoke" / "seed0" / "state" / "04_hints.json"
     cost = {"seconds": 12.0, "peak_memory_mb": 640, "sections": [["Data", 0.5], ["Table 1 | all", 11.5]]}
     artefacts.write_json(state, cost)
-    costs.record({"smoke": state.parents[1], "laptop": recorded / "runs" / "laptop" / "seed0"})
+    books = notebooks.every()
+    costs.record({"smoke": state.parents[1], "laptop": recorded / "runs" / "laptop" / "seed0"}, books)
     rows = costs.known()[["profile", "notebook", "section", "seconds"]].to_numpy().tolist()
     assert rows == [
         ["laptop", "04_hints", "", 125.0],
@@ -127,7 +128,7 @@ def test_costs_come_from_finished_runs(recorded, monkeypatch):
 
     cost |= {"seconds": 100.0, "sections": [["Look", 25.0], ["A table | all", 70.0], ["More", 5.0]]}
     artefacts.write_json(recorded / "runs" / "laptop" / "seed0" / "state" / "04_hints.json", cost)
-    costs.record({"laptop": recorded / "runs" / "laptop" / "seed0"})
+    costs.record({"laptop": recorded / "runs" / "laptop" / "seed0"}, books)
     assert readme.parts()["sections"].strip().splitlines()[2:] == [
         "| 04 hints | Look | 25 s | 25 % |",
         "| 04 hints | A table \\| all | 70 s | 70 % |",

@@ -63,8 +63,8 @@ def test_splits_share_no_statement_and_far_ones_no_family():
 
 
 def test_no_split_holds_the_program_of_another_under_other_words():
-    found = {split: problems.problems(split, 100) for split in ("near", "valid", "far")}
-    found["train"] = problems.problems("train", 1200)
+    found = {split: problems.problems(split, 200) for split in ("near", "valid", "far")}
+    found |= {split: problems.problems(split, 800) for split in ("base", "train")}
     functions = {
         split: {ast.dump(ast.parse(problem.solution).body[0]) for problem in chosen}
         for split, chosen in found.items()

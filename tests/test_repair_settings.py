@@ -17,29 +17,20 @@ from grlib.tokenizer import encode
 LAPTOP = profiles.get("laptop")
 
 
-def test_self_training_uses_problems_that_no_base_has_seen():
-    known = {problem.statement for problem in problems("train", settings.BASE_PART, settings.PROBLEMS_SEED)}
-    assert {problem.statement for problem in settings.base_problems(LAPTOP)} <= known
+def test_self_training_uses_what_no_base_has_seen():
     tests = {p.statement for part in settings.test_splits(LAPTOP).values() for p in part}
     for name in ("smoke", "laptop", "gpu"):
         scale = profiles.get(name).repair
         items = settings.training_items(profiles.get(name), seed=0)
         assert len(items) == scale.train_problems * scale.episodes
-        assert len({problem.statement for problem in items}) == scale.train_problems
-        assert not {problem.statement for problem in items} & (known | tests)
+        assert len({problem.number for problem in items}) == scale.train_problems
+        assert not {problem.statement for problem in items} & tests
+        assert {problem.statement for problem in items} <= {p.statement for p in problems("train", 874)}
+        assert len(problems("base", scale.base_problems)) == scale.base_problems, "there are enough"
     assert settings.training_items(LAPTOP, 0) == settings.training_items(LAPTOP, 0)
     assert settings.training_items(LAPTOP, 1) != settings.training_items(LAPTOP, 0)
-    assert all(
-        items[i] is items[i + 1]
-        for items in [settings.training_items(LAPTOP, 0)]
-        for i in range(0, 20, LAPTOP.repair.episodes)
-    ), "the episodes of a problem follow each other"
-
-
-def test_the_base_leaves_problems_for_self_training():
-    greedy = replace(LAPTOP, repair=replace(LAPTOP.repair, base_problems=settings.BASE_PART + 1))
-    with pytest.raises(GrlibError, match=r"base_problems=801: at most 800"):
-        settings.base_problems(greedy)
+    items = settings.training_items(LAPTOP, 0)
+    assert all(items[i] is items[i + 1] for i in range(0, 20, 2)), "episodes of a problem follow each other"
 
 
 def test_the_methods_differ_in_rounds_and_epochs_alone():
@@ -107,3 +98,21 @@ def test_a_conversation_shows_every_test_and_what_the_model_is_told():
     ]
     page = conversation(problem, Episode("", "<b>", 1, True, False, "", (Turn("<b>", "", 0, 0, 1),)))
     assert "&lt;b&gt;" in page._repr_html_() and "<b>" not in page._repr_html_()
+
+
+def test_models_are_chosen_at_a_scale_that_fits():
+    smoke, gpu = profiles.get("smoke"), profiles.get("gpu")
+    assert settings.with_model(smoke, "compact") == smoke
+    assert settings.with_model(gpu, "compact").repair == profiles.RepairScale()
+    assert settings.with_model(smoke, "some/model").repair == replace(
+        profiles.PRETRAINED_REPAIR, pretrained="some/model"
+    )
+    assert settings.with_model(gpu, "some/model").repair == replace(gpu.repair, pretrained="some/model")
+
+
+def test_a_model_that_ends_its_answers_otherwise_is_refused():
+    words = warmup.build_tokenizer(["abc"])
+    with pytest.raises(
+        GrlibError, match=r"'some/model': its answers end with '<\|end\|>', those of the chat"
+    ):
+        settings.repair_task(settings.with_model(LAPTOP, "some/model"), words)

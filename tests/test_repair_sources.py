@@ -12,6 +12,7 @@ import pytest
 from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.repair import sources
+from grlib.repair.episodes import question
 from grlib.repair.problems import Case, problems
 
 
@@ -81,7 +82,8 @@ def test_our_problems_survive_as_rows_in_a_file(tmp_path):
         found = sources.load(str(place))
         assert len(found) == len(made)
         for one, two in zip(made, found, strict=True):
-            assert (one.statement, one.style, one.entry, one.solution) == two[:3] + (two.solution,)
+            assert (question(one), one.style, one.entry, one.solution) == two[:3] + (two.solution,)
+            assert question(two) == two.statement, "its examples stand in it already"
             assert sorted(map(repr, one.public + one.private)) == sorted(map(repr, two.public + two.private))
     with pytest.raises(GrlibError, match="name a data set of the hub, or a local folder or file"):
         sources.load(str(tmp_path), "test")

@@ -21,7 +21,7 @@ from grlib.sampling import Sampled, SamplingSettings
 DOUBLE = CodeProblem(
     "Double x.\nWrite a function solve(x).", "call", "solve",
     (Case([1], 2), Case([3], 6)), (Case([0], 0), Case([50], 100)),
-    "def solve(x):\n    return 2 * x", "double",
+    "def solve(x):\n    return 2 * x", "scale_shift",
 )  # fmt: skip
 ECHO = CodeProblem(
     "Print what you read.", "stdin", None, (Case("a b\n", "a b\n"),), (Case("c\n", "c\n"),),
@@ -80,7 +80,7 @@ def test_rows_of_results_tell_answers_and_copies():
     row = attempt(None)[0].row()
     assert row.pop("like_before") != row.get("like_reference"), "not a number: there is none before"
     assert row == {
-        "correct": False, "reason": "budget", "tokens": 0, "truncated": True, "response": "", "answers": 0,
+        "correct": False, "reason": "budget", "tokens": 100, "truncated": True, "response": "", "answers": 0,
         "public": False, "right_answer": 0, "copied": False, "like_reference": 0,
     }  # fmt: skip
     frame = evaluate(TASK, Script(WRONG, RIGHT, RIGHT), [DOUBLE], 2)
@@ -102,7 +102,7 @@ def test_who_passes_the_public_tests_alone_is_done_but_not_right():
 def test_an_answer_that_runs_into_the_budget_is_dropped():
     found, _ = attempt(WRONG, None)
     assert (found.response, found.ended, found.reason) == (WRONG, False, "budget")
-    assert len(found.turns) == 1
+    assert len(found.turns) == 1 and found.tokens == 109, "what was sampled counts, dropped or not"
     found, _ = attempt(None)
     assert (found.response, found.turns, found.correct) == ("", (), False)
     assert TASK.guide(DOUBLE, found, 1, Random(0)) is None, "nothing to go on from"
@@ -261,7 +261,7 @@ def test_all_answers_can_be_learnt_from():
 
 def test_an_episode_ends_before_its_conversation_outgrows_the_model():
     found, asked = attempt(WRONG, WRONG, task=replace(TASK, fits=lambda prompt: prompt.count(WRONG) < 2))
-    assert len(asked) == 2 and found.reason == "budget" and not found.ended
+    assert len(asked) == 2 and found.reason == "budget" and not found.ended and found.tokens == 18
     never = replace(TASK, fits=lambda prompt: False)
     assert attempt(task=never)[0].turns == ()
     failed, _ = attempt(WRONG, WRONG, WRONG, WRONG)
@@ -306,3 +306,14 @@ def test_tested_programs_are_not_run_again_after_a_kill(tmp_path, monkeypatch):
     turns = task.judge(answers)
     assert turns == TASK.judge(answers) and [turn.correct for turn in turns] == [k == 2 for k in range(5)]
     assert done == 4 and calls[4] == 2, "went on with the portion that was not finished"
+
+
+def test_half_characters_in_an_error_reach_no_file(tmp_path):
+    code = as_answer("def solve(x):\n    raise ValueError(chr(0xD800))")
+    [turn] = replace(TASK, work=tmp_path).judge([(DOUBLE, code, 1)])
+    assert "ValueError: ?" in turn.feedback and turn == TASK.judge([(DOUBLE, code, 1)])[0]
+
+
+def test_a_copy_is_told_whatever_ends_the_reference():
+    found, _ = attempt(RIGHT, item=DOUBLE._replace(solution=DOUBLE.solution + "\n"))
+    assert found.row()["copied"]

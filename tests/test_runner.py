@@ -516,6 +516,16 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(lab, capsys):
     assert artefacts.read_json(stored / "record.json")["commits"] == ["abc"]
     assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.svg", "new.svg", "all.csv"}
 
+    manifest = lab / "other" / "manifests" / "08_new.json"
+    artefacts.write_json(manifest, {"inputs": {"results/r.csv": "1234"}, "commit": "abc"})
+    artefacts.write_json(stored / "manifests" / "03_test.json", {"outputs": {"results/r.csv": "5678"}})
+    assert main(["record", "--only", "08", "--run-dir", str(lab / "other")]) == 2
+    assert "08_new: it was made from another results/r.csv than that of the record" in capsys.readouterr().err
+    assert (
+        main(["record", "--only", "08", "--run-dir", str(lab / "other"), "--dest", str(lab / "apart")]) == 0
+    )
+    assert (lab / "apart" / "results" / "new.csv").exists(), "a record of its own may hold a single notebook"
+
 
 def test_a_record_of_notebooks_with_different_parameters_is_refused(lab, capsys):
     request = runner.Request("laptop", parameters={"rows": "2"})

@@ -63,8 +63,9 @@ COMPACT = Format(USER, ASSISTANT, END)  # a token each, of the models trained fr
 
 
 def question(problem: CodeProblem) -> str:
-    """The statement with its public tests as examples."""
-    return "\n".join([problem.statement, *(example(case, problem) for case in problem.public)])
+    """The statement; that of a generated problem with its public tests as examples."""
+    shown = problem.public if problem.generated else ()
+    return "\n".join([problem.statement, *(example(case, problem) for case in shown)])
 
 
 def example(case: Case, problem: CodeProblem) -> str:

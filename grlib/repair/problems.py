@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from grlib.errors import GrlibError
 from grlib.repair.families import FAMILIES
@@ -42,6 +43,16 @@ class CodeProblem(NamedTuple):
     private: tuple[Case, ...]
     solution: str
     source: str  # family or data set
+
+    @property
+    def number(self) -> int:
+        """The same for the same statement, whoever asks: tells problems apart in tables of results."""
+        return crc32(self.statement.encode())
+
+    @property
+    def generated(self) -> bool:
+        """Is it an instance of a family here? Its statement then has no examples yet."""
+        return self.source in {family.name for family in families()}
 
 
 @dataclass(frozen=True)
@@ -222,15 +233,20 @@ def _line(value: Any) -> str:
 
 # Splits
 
-SPLITS = ("train", "near", "far", "valid")
+SPLITS = ("base", "train", "near", "far", "valid")
+HOMES = (
+    "near",
+    "valid",
+    *("base", "train") * 4,
+)  # of equal shares of the programs of families that are not far
 
 
 def problems(split: str, count: int, seed: int = 0) -> list[CodeProblem]:
     """`count` problems of a split, no statement twice, and none that another split of the seed has.
 
-    "train", "valid" and "near" share families but no constants, under whatever words; "far" has families of
-    its own. Which split an instance belongs to follows from family and constants, so that splits of any size
-    stay apart.
+    "base" (for the warm-up), "train" (for self-training), "valid" and "near" share families but no constants,
+    under whatever words; "far" has families of its own. Which split an instance belongs to follows from
+    family and constants, so that splits of any size stay apart.
     """
     if split not in SPLITS:
         raise GrlibError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -254,5 +270,5 @@ def _stream(split: str, seed: int) -> Iterator[CodeProblem]:
 
 
 def _home(family: Family, constants: dict[str, str]) -> str:
-    """The split of a family's program with these constants: a tenth each for near and valid."""
-    return {0: "near", 1: "valid"}.get(Random(f"{family.name} {constants}").randrange(10), "train")
+    """The split of a family's program with these constants."""
+    return HOMES[Random(f"{family.name} {constants}").randrange(len(HOMES))]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PROBLEMS_SEED = 0  # the problems are the same for every run; a run's seed chooses among them
-BASE_PART = 800  # so many of the training problems are for the base, those after them for self-training
 METHODS = ("rest", "guided_rest")
+COMPACT_MODEL = "compact"
 FAMILIES, HUMANEVAL = "families", "humaneval"  # sources of problems with names of their own
 
 
@@ -36,6 +36,12 @@ def repair_task(
     """Self-repair as the profile's model speaks. With its tokenizer, an episode ends before its conversation
     outgrows the model; programs that were tested are kept in `work`."""
     scale = profile.repair
+    form = CHATML if scale.pretrained else COMPACT
+    if tokenizer is not None and not form.close.startswith(tokenizer.eos_token):
+        raise GrlibError(
+            f"model {scale.pretrained!r}: its answers end with {tokenizer.eos_token!r}, those of the chat "
+            f"format with {form.close.strip()!r}; choose a model that speaks ChatML, or add a Format"
+        )
 
     def fits(prompt: str) -> bool:
         from grlib.tokenizer import encode
@@ -46,31 +52,21 @@ def repair_task(
         budget=scale.budget,
         rounds=scale.guided_rounds,
         limits=sandbox.Limits(seconds=scale.seconds),
-        format=CHATML if scale.pretrained else COMPACT,
+        format=form,
         fits=fits,
         work=work,
         progress=progress,
     )
 
 
-def base_problems(profile: Profile) -> list[CodeProblem]:
-    """What the base imitates repairing."""
-    if profile.repair.base_problems > BASE_PART:
-        raise GrlibError(
-            f"repair.base_problems={profile.repair.base_problems}: at most {BASE_PART}, the others are for "
-            "self-training; raise base_episodes instead"
-        )
-    return problems("train", profile.repair.base_problems, PROBLEMS_SEED)
-
-
 def training_items(
     profile: Profile, seed: int, progress: Callable[[str], None] = lambda line: None
 ) -> list[CodeProblem]:
-    """The problems of self-training, each as often as it gets an episode: none that the base has seen."""
+    """The problems of self-training, each as often as it gets an episode: the base has seen no program of
+    theirs, under whatever words."""
     scale = profile.repair
-    if scale.train_source == FAMILIES:
-        wanted = max(scale.train_problems, BASE_PART)  # so that a seed has some to choose from
-        fresh = problems("train", BASE_PART + wanted, PROBLEMS_SEED)[BASE_PART:]
+    if scale.train_source == FAMILIES:  # twice as many, so that a seed has some to choose from
+        fresh = problems("train", 2 * scale.train_problems, PROBLEMS_SEED)
     else:
         found = elsewhere(scale.train_source, "train")
         fresh = with_working_reference(found, repair_task(profile))
@@ -117,14 +113,16 @@ def elsewhere(source: str, split: str) -> list[CodeProblem]:
 def with_model(profile: Profile, model: str = "") -> Profile:
     """The profile with another model for self-repair, at the scale that such a model allows on a CPU.
 
-    "compact" is the one trained from scratch, other names are those of `grlib.pretrained`; "" changes
+    `COMPACT_MODEL` is the one trained from scratch, other names are those of `grlib.pretrained`; "" changes
     nothing.
     """
     if model in ("", profile.repair.pretrained):
         return profile
-    if model == "compact":
-        return replace(profile, repair=RepairScale())
-    return replace(profile, repair=replace(PRETRAINED_REPAIR, pretrained=model))
+    pretrained = bool(profile.repair.pretrained)
+    if model == COMPACT_MODEL:
+        return replace(profile, repair=RepairScale()) if pretrained else profile
+    scale = profile.repair if pretrained else PRETRAINED_REPAIR
+    return replace(profile, repair=replace(scale, pretrained=model))
 
 
 def loop_settings(profile: Profile, method: str) -> LoopSettings:
@@ -143,6 +141,6 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
             batch_rows=scale.batch_rows,
             epochs=scale.guided_epochs if guided else scale.rest_epochs,
         ),
-        sampling=replace(sampling_settings(profile), chunk=scale.chunk),
+        sampling=sampling_settings(profile),
         row_length=scale.row_length,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from grlib import sandbox
 from grlib.errors import GrlibError, one_line
+from grlib.repair.episodes import question
 from grlib.repair.problems import PUBLIC, Case, CodeProblem
 
 LISTED = ("livecodebench", "codeforces", "primeintellect")  # ground truth is a list of tests
@@ -151,7 +152,7 @@ def to_row(problem: CodeProblem, index: int) -> dict[str, Any]:
             tests.append(test | {"metadata": {"func_name": problem.entry}})
     return {
         "data_source": "livecodebench",
-        "prompt": [{"role": "user", "content": problem.statement}],
+        "prompt": [{"role": "user", "content": question(problem)}],
         "reward_model": {"ground_truth": json.dumps(tests), "style": "rule"},
         "extra_info": {"solution": problem.solution, "index": index},
     }

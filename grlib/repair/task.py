@@ -44,13 +44,14 @@ class Episode(Attempt):
         """How many answers, whether the public tests pass, the first right answer (0: none), a copy of the
         reference, and how like the last program is to the reference and to the program before it (0..1)."""
         right = [number for number, turn in enumerate(self.turns, 1) if turn.correct]
+        reference = self.solution.rstrip("\n")  # as programs come out of answers
         code, *before = [episodes.code_of(turn.answer).code for turn in reversed(self.turns[-2:])] or [None]
         return {
             "answers": len(self.turns),
             "public": bool(self.turns) and self.turns[-1].public,
             "right_answer": right[0] if right else 0,
-            "copied": code == self.solution,
-            "like_reference": episodes.likeness(code, self.solution),
+            "copied": code is not None and code == reference,
+            "like_reference": episodes.likeness(code, reference),
             "like_before": episodes.likeness(code, before[0]) if before else float("nan"),
         }
 
@@ -114,7 +115,8 @@ class RepairTask:
         All items go through a turn together: one call of the policy and one round of testing a turn.
         """
         held = [list(start.turns) if start else [] for start in starts]
-        lost = [False] * len(items)  # the newest answer ran into the budget and was dropped
+        lost = [False] * len(items)  # the newest answer ran into the budget and was dropped,
+        dropped = [0] * len(items)  # with so many tokens
         for number in range(self.turns):
             going = [
                 i for i, turns in enumerate(held) if len(turns) == number and not lost[i] and _failing(turns)
@@ -128,14 +130,16 @@ class RepairTask:
             whole = [(i, answer) for i, answer in zip(asked, answers, strict=True) if answer.ended]
             for i in set(going) - {i for i, _ in whole}:
                 lost[i] = True
+            for i, answer in zip(asked, answers, strict=True):
+                dropped[i] += 0 if answer.ended else answer.tokens
             judged = self.judge([(items[i], answer.text, answer.tokens) for i, answer in whole])
             for (i, _), turn in zip(whole, judged, strict=True):
                 held[i].append(turn)
             rate = len(going) / (time.monotonic() - began)
             self.progress(f"answer {number + 1} of {len(going):,} episodes: tested, {rate:.3g} episodes/s")
         return [
-            None if start and len(turns) == len(start.turns) else self._episode(item, turns, gone)
-            for item, turns, start, gone in zip(items, held, starts, lost, strict=True)
+            None if start and len(turns) == len(start.turns) else self._episode(item, turns, gone, extra)
+            for item, turns, start, gone, extra in zip(items, held, starts, lost, dropped, strict=True)
         ]
 
     def _request(self, item: CodeProblem, turns: Sequence[Turn], start: Start | None) -> Request:
@@ -169,6 +173,7 @@ class RepairTask:
         else:
             content = hashlib.sha256(repr((list(jobs), self.limits)).encode()).hexdigest()
             key = {"jobs": content, "code": code_digest("grlib.repair.task"), "portion": PORTION}
+            key["isolation"] = sandbox.isolation().name
             frame = chunked(
                 self.work / content[:16], key, len(parts), lambda number: self._tested(parts[number]),
                 progress=lambda line: None,
@@ -194,14 +199,14 @@ class RepairTask:
             for job, tests in zip(jobs, cases, strict=True)
         )
 
-    def _episode(self, item: CodeProblem, turns: Sequence[Turn], lost: bool) -> Episode:
+    def _episode(self, item: CodeProblem, turns: Sequence[Turn], lost: bool, dropped: int) -> Episode:
         last = turns[-1] if turns else Turn("", "", False, False, 0)
         earlier = range(len(turns) - 1) if self.learn_from == "all" else ()
         reason = "correct" if last.correct else "budget" if lost else "private" if last.public else "public"
         return Episode(
             prompt=self.format.prompt(item, turns[:-1]),
             response=last.answer,
-            tokens=sum(turn.tokens for turn in turns),
+            tokens=sum(turn.tokens for turn in turns) + dropped,
             ended=not lost,
             correct=last.correct,
             reason=reason,

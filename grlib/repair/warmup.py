@@ -21,7 +21,7 @@ from grlib.repair import bugs, episodes
 from grlib.repair.episodes import ASSISTANT, END, USER
 from grlib.repair.problems import CodeProblem
 from grlib.repair.problems import problems as draw
-from grlib.repair.settings import PROBLEMS_SEED, base_problems, repair_task
+from grlib.repair.settings import PROBLEMS_SEED, repair_task
 from grlib.repair.task import RepairTask
 from grlib.tokenizer import as_fast
 
@@ -122,26 +122,29 @@ def train_base(
     """Train the base of self-repair: (model, tokenizer, curve).
 
     Every problem appears in several episodes, each with other bugs. `stop_after` steps end it early; `folder`
-    keeps checkpoints, so a killed run goes on.
+    keeps checkpoints, so a killed run goes on. As SoS imitates whole traces, the loss falls on all that
+    follows the first prompt, what the tests say included.
     """
     from grlib.adapters import low_rank
-    from grlib.model import bake
+    from grlib.model import bake, digest_of
     from grlib.training import CURVE, make_rows, train
 
-    scale, task = profile.repair, repair_task(profile)
+    scale = profile.repair
     if not scale.base_epochs:
         return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
-    problems = base_problems(profile)
+    task = repair_task(profile, work=folder / "tests" if folder else None)
+    problems = draw("base", scale.base_problems, PROBLEMS_SEED)
     made = [one for k in range(scale.base_episodes) for one in imitated(problems, task, seed + k, progress)]
     model, tokenizer = beginning(profile, made[: scale.base_problems], seed)
+    start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
     rows, valid = (
         make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], scale.row_length)
         for part in (made, imitated(draw("valid", scale.valid_problems, PROBLEMS_SEED), task, seed))
     )
     with low_rank(model, scale.lora_rank, seed):
         curve = train(
-            model, rows, settings(profile), seed=seed, folder=folder, valid=valid, valid_every=valid_every,
-            stop_after=stop_after, progress=progress, label="repair base",
+            model, rows, settings(profile), seed=seed, start=start, folder=folder, valid=valid,
+            valid_every=valid_every, stop_after=stop_after, progress=progress, label="repair base",
         )  # fmt: skip
     return bake(model), tokenizer, curve
 
@@ -224,12 +227,13 @@ right program in the end, or never.
 
 - **Made by** notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} problems, each
   in {scale.base_episodes} episodes; {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings
-  are in `manifest.json`, the learning curve in `curve.csv`.
+  are in `manifest.json`, the learning curve in `curve.csv`. The loss covers answers and test reports alike.
 - **Validation loss** at the end, on problems it was not trained on:
   {facts["validation_loss_nats_per_token"]} nats a token.
 - **Meant for** reproducing and teaching self-training (ReST, Guided-ReST) at small scale. It is imperfect on
   purpose, and knows no programs but those of `grlib.repair.families`; what it writes runs in `grlib.sandbox`.
-- **Held out**: the near and far test problems, and those of self-training.
+- **Held out**: the programs of the near and far test problems, and of those of self-training, under whatever
+  words.
 """
     return notes(facts, card)
 

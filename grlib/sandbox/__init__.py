@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from grlib.errors import GrlibError
-from grlib.sandbox import keeper
+from grlib.sandbox import keeper, server
 from grlib.sandbox.keeper import Limits
 
 __all__ = ["Isolation", "Limits", "Outcome", "close", "isolation", "run", "run_all"]
@@ -133,8 +133,13 @@ def _judged(raw: Mapping[str, Any], expected: Any) -> Outcome:
     elif kind == "value":
         passed, shown = same_value(raw["value"], expected), json.dumps(raw["value"])
     else:
-        return Outcome(False, kind, str(raw.get("stdout", "")), str(raw.get("text", "")))
+        return Outcome(False, kind, _whole(raw.get("stdout", "")), _whole(raw.get("text", "")))
     return Outcome(passed, "passed" if passed else "wrong", shown[:LONGEST_OUTPUT])
+
+
+def _whole(text: Any) -> str:
+    """Text without half characters, which no file and no tokenizer takes."""
+    return str(text).encode("utf-8", "replace").decode()
 
 
 def same_text(found: str, expected: str) -> bool:
@@ -186,7 +191,7 @@ class Server:
         if self.folder:
             os.chmod(self.folder, 0o711)  # programs may run as another user
         start = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from grlib.sandbox import server; "
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {server.__name__} as server; "
             f"server.main({self.folder!r})"
         )
         try:
