@@ -31,8 +31,8 @@ class RepairScale:
     seconds: float = 0.3  # that one test may take
     # the base (what a repair model imitates first)
     base_problems: int = 800  # what the base imitates: so many problems,
-    base_episodes: int = 4  # each in so many episodes with other bugs,
-    base_epochs: int = 4  # 0: a pretrained model as it is
+    base_episodes: int = 8  # each in so many episodes with other words, inputs and bugs,
+    base_epochs: int = 2  # 0: a pretrained model as it is
     base_batch_rows: int = 16
     base_lr: float = 3e-3
     valid_problems: int = 100
@@ -47,8 +47,8 @@ class RepairScale:
     rest_epochs: int = 2
     guided_epochs: int = 2
     # evaluation
-    near_problems: int = 80
-    far_problems: int = 40
+    near_problems: int = 64
+    far_problems: int = 32
     samples: int = 32
     # where problems come from: "families" (generated), "humaneval", a folder or a hub name
     train_source: str = "families"

@@ -35,6 +35,7 @@ FILES = {
     "curve": ("03_curve",),
 }
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
+OPTIONAL = ("repair", "repair_yield")  # kinds that a run may lack
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
 _ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
 _LIKELIHOOD = "index:int nll:number nll_tokens:number"

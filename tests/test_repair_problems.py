@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import re
 from random import Random
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_family_that_is_not_well_formed_is_named(block):
 
 
 def test_bad_requests():
-    with pytest.raises(GrlibError, match="split 'test': choose one of train, near, far, valid"):
+    with pytest.raises(GrlibError, match="split 'test': choose one of base, train, near, far, valid"):
         problems.problems("test", 1)
     with pytest.raises(
         GrlibError, match="split 'near': [0-9]+ different problems exist, 9999 were asked for"
@@ -108,3 +109,18 @@ def test_bad_requests():
         patch.setitem(problems.KINDS, "one", lambda rng: 1)
         with pytest.raises(GrlibError, match="family one: only 1 different tests"):
             problems.instance(single, 0, 0)
+
+
+def test_variables_get_other_names_and_arguments_keep_theirs():
+    code = "def solve(xs, k):\n    k, n = n_of(k), 0\n    return sorted((n + x for x in xs), key=lambda v: v - k)"
+    seen = set()
+    for seed in range(40):
+        new = ast.unparse(problems.renamed(ast.parse(code), Random(seed)))
+        names = re.fullmatch(
+            r"def solve\(xs, k\):\n    k, (\w+) = \(n_of\(k\), 0\)\n"
+            r"    return sorted\(\(\1 \+ (\w+) for \2 in xs\), key=lambda (\w+): \3 - k\)",
+            new,
+        )
+        assert names and len(set(names.groups())) == 3, new
+        seen.add(names.groups())
+    assert ("n", "x", "v") in seen and len(seen) > 20

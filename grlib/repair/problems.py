@@ -24,6 +24,12 @@ ENTRY = "solve"
 PUBLIC, PRIVATE = 2, 6  # tests of a problem: shown, and kept for the score
 STDIN_SHARE = 0.25  # of the problems read text and print, where their arguments allow it
 TRIES = 200
+RENAMED = 0.5  # share of a program's variables that get another name
+VARIABLES = (
+    *"abcdefghjmpqruvwyz",
+    *("acc", "item", "value", "total", "count", "found", "kept", "best", "left", "right", "out", "part"),
+    *("one", "last", "here", "number", "letter", "size", "seen", "made", "step", "place"),
+)
 
 
 class Case(NamedTuple):
@@ -149,7 +155,8 @@ def instance(family: Family, seed: int | str, number: int) -> CodeProblem:
         return text
 
     statement = filled(rng.choice(family.statements))
-    code = ast.unparse(ast.parse(filled(family.code)))  # as Python writes it, so that bugs differ in little
+    # as Python writes it, so that bugs differ in little
+    code = ast.unparse(renamed(ast.parse(filled(family.code)), rng))
     tests = _tests(family, code, rng)
     names = [name for name, _ in family.arguments]
     if _printable(family, tests) and rng.random() < STDIN_SHARE:
@@ -158,6 +165,34 @@ def instance(family: Family, seed: int | str, number: int) -> CodeProblem:
     return CodeProblem(
         statement, "call", ENTRY, tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:]), code, family.name
     )
+
+
+def renamed(tree: ast.Module, rng: Random) -> ast.Module:
+    """The program with other names for some of its variables (not its arguments), so that a reference cannot
+    be known by heart: who writes it word for word has copied it."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    inner = [arg.arg for node in ast.walk(tree) if isinstance(node, ast.Lambda) for arg in node.args.args]
+    bound = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and _stores(node)]
+    given = {
+        arg.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for arg in node.args.args
+    }
+    names = {}
+    for name in sorted({*inner, *bound} - given):
+        if rng.random() < RENAMED:
+            names[name] = rng.choice([one for one in VARIABLES if one not in used])
+            used.add(names[name])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+        elif isinstance(node, ast.Lambda):
+            for arg in node.args.args:
+                arg.arg = names.get(arg.arg, arg.arg)
+    return tree
+
+
+def _stores(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def _rng(family: Family, seed: int | str, number: int) -> Random:

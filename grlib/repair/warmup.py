@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # share of episodes with 0, 1, ... of them; 4: never right
 TWO_BUGS = 0.4  # of the wrong answers
-SHOWN = 0.3  # of the episodes with a wrong answer show the reference before the right one
+SHOWN = 0.4  # of the episodes with a wrong answer show the reference before the right one
 CANDIDATES = 3  # broken programs tried for each that is wanted: some still pass
 PAD = "<|pad|>"
 VOCABULARY = 1024
@@ -121,9 +121,9 @@ def train_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, pd.DataFrame]:
     """Train the base of self-repair: (model, tokenizer, curve).
 
-    Every problem appears in several episodes, each with other bugs. `stop_after` steps end it early; `folder`
-    keeps checkpoints, so a killed run goes on. As SoS imitates whole traces, the loss falls on all that
-    follows the first prompt, what the tests say included.
+    Every program appears in several episodes, each with other words, inputs and bugs. `stop_after` steps end
+    it early; `folder` keeps checkpoints, so a killed run goes on. As SoS imitates whole traces, the loss
+    falls on all that follows the first prompt, what the tests say included.
     """
     from grlib.adapters import low_rank
     from grlib.model import bake, digest_of
@@ -133,8 +133,10 @@ def train_base(
     if not scale.base_epochs:
         return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
     task = repair_task(profile, work=folder / "tests" if folder else None)
-    problems = draw("base", scale.base_problems, PROBLEMS_SEED)
-    made = [one for k in range(scale.base_episodes) for one in imitated(problems, task, seed + k, progress)]
+    made: list[Imitated] = []
+    for k in range(scale.base_episodes):  # the same programs with other words, inputs and bugs
+        problems = draw("base", scale.base_problems, PROBLEMS_SEED + k)
+        made += imitated(problems, task, seed + k, progress)
     model, tokenizer = beginning(profile, made[: scale.base_problems], seed)
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
     rows, valid = (
