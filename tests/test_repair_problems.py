@@ -112,7 +112,8 @@ def test_bad_requests():
 
 
 def test_variables_get_other_names_and_arguments_keep_theirs():
-    code = "def solve(xs, k):\n    k, n = n_of(k), 0\n    return sorted((n + x for x in xs), key=lambda v: v - k)"
+    code = "def solve(xs, k):\n    k, n = n_of(k), 0\n"
+    code += "    return sorted((n + x for x in xs), key=lambda v: v - k)"
     seen = set()
     for seed in range(40):
         new = ast.unparse(problems.renamed(ast.parse(code), Random(seed)))
