@@ -25,7 +25,7 @@ DOUBLE = CodeProblem(
 )  # fmt: skip
 ECHO = CodeProblem(
     "Print what you read.", "stdin", None, (Case("a b\n", "a b\n"),), (Case("c\n", "c\n"),),
-    "print(input())", "echo",
+    "print(input())", "scale_shift",
 )  # fmt: skip
 RIGHT = as_answer(DOUBLE.solution)
 WRONG = as_answer("def solve(x):\n    return x + 1")  # right for 1
