@@ -186,11 +186,12 @@ def _sizes(table: pd.DataFrame) -> str:
     once = table[(table["k"] == 1) & table["measured"].notna()]
     shares = once.groupby("method", sort=False)["truncated"].agg(["min", "max"]).itertuples(name=None)
     listed = [f"{style.style_of(method).label} {low:.1f} to {high:.1f} %" for method, low, high in shares]
-    problems, samples = (
-        " or ".join(map(str, sorted(set(once[name].astype(int))))) for name in ("problems", "samples")
+    problems, samples, seeds = (
+        " or ".join(map(str, sorted(set(once[name].astype(int)))))
+        for name in ("problems", "samples", "seeds")
     )
     cut = f"Share of traces cut off by the token budget: {', '.join(listed)}."
-    return f"{problems} problems a split, {samples} samples each. {cut}"
+    return f"{problems} problems a split, {samples} samples each, seeds: {seeds}. {cut}"
 
 
 # Tables of notebooks and profiles
