@@ -79,8 +79,8 @@ def _combination(formula: str, test: str = "above", greedy: bool = False, repair
     """
 
     def judge(results: Results, split: str) -> Found:
-        rows = tables.test_rows(results, "greedy" if greedy and len(results.rows("greedy")) else "eval")
-        rows = tables.repair_rows(results) if repair else rows
+        kind = "greedy" if greedy and len(results.rows("greedy")) else "eval"
+        rows = tables.repair_rows(results) if repair else tables.test_rows(results, kind)
         rows = rows[rows["method"].isin([method for _, method, _ in _terms(formula)])]
         largest = max(tables.largest_ks(rows), default=1)
         used = re.sub(r"@(\d+)", lambda k: f"@{min(int(k[1]), largest)}", formula)

@@ -55,10 +55,12 @@ def _nats(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"ce_low": "low", "ce_high": "high", "ce_seed_sd": "seed_sd"})
 
 
-def _splits(sheet: Sheet, table: pd.DataFrame) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
-    """Panel, split and its rows, for seen and for unseen targets."""
-    for axis, split in zip(sheet.axes, TEST_SPLITS, strict=True):
-        axis.set_title(f"{split} targets", loc="left")
+def _splits(
+    sheet: Sheet, table: pd.DataFrame, splits: tuple[str, ...] = TEST_SPLITS, of: str = "targets"
+) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
+    """Panel, split and its rows, for seen and for unseen targets (or other splits, `of` something else)."""
+    for axis, split in zip(sheet.axes, splits, strict=True):
+        axis.set_title(f"{split} {of}", loc="left")
         yield axis, split, table[table["split"] == split]
         axis.label_outer()
 
@@ -256,12 +258,10 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
 def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
     """Percent of the episodes of code self-repair that are right after at most so many answers."""
     sheet = Sheet("What does repairing add to the first answer?", profile, 2, 4.6, sharex=True, sharey=True)
-    for axis, split in zip(sheet.axes, REPAIR_SPLITS, strict=True):
-        _lines(sheet, axis, split, table[table["split"] == split], "answer")
+    for axis, split, part in _splits(sheet, table, REPAIR_SPLITS, "problems"):
+        _lines(sheet, axis, split, part, "answer")
         axis.set(xlabel="answers of an episode, at most", xticks=sorted(table["answer"].unique()))
-        axis.set_title(f"{split} problems", loc="left")
         percent_axis(axis, "episodes right, %", table["high"])
-        axis.label_outer()
     sheet.legend(map(handle, style.measured_methods(table)))
     return sheet.finish(profile, table)
 

@@ -248,8 +248,8 @@ CHOICES = {
 
 
 class Critic(nn.Module):
-    """The value of the state before a token: a head on a copy of the policy's body, or ("shared") on what the
-    policy's own body says, without teaching it; that takes half the time and a larger head."""
+    """The value of the state before a token: a head on a copy of the policy's body, or ("shared") a larger
+    head on what the policy's own body says, without teaching it, which spares a second body's passes."""
 
     def __init__(self, policy: LlamaForCausalLM, kind: str, seed: int = 0) -> None:
         super().__init__()

@@ -81,6 +81,16 @@ def correct_shares(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     return rows.astype({"correct": float}).groupby([by, "seed", "index"])["correct"].mean().reset_index()
 
 
+def shares_by_then(
+    rows: pd.DataFrame, column: str, first: int, numbers: Sequence[int], by: Sequence[str]
+) -> pd.DataFrame:
+    """Share of each problem's rows whose `column` lies between `first` and each number: `by`, seed, index,
+    then one column a number."""
+    reached = pd.DataFrame({number: rows[column].astype(int).between(first, number) for number in numbers})
+    keys = [rows[key] for key in (*by, "seed", "index")]
+    return reached.groupby(keys, observed=True).mean().reset_index()
+
+
 # Groups of rows summarised
 
 
@@ -289,8 +299,7 @@ def ending_table(results: Results) -> pd.DataFrame:
 def answer_table(results: Results, answers: int = 4) -> pd.DataFrame:
     """Percent of the episodes of code self-repair that are right after at most 1, 2, ... answers."""
     rows, by, numbers = repair_rows(results), ["method", "split"], list(range(1, answers + 1))
-    right = pd.DataFrame({n: rows["right_answer"].astype(int).between(1, n) for n in numbers})
-    shares = right.groupby([rows[key] for key in (*by, "seed", "index")], observed=True).mean().reset_index()
+    shares = shares_by_then(rows, "right_answer", 1, numbers, by)
     table = with_truncation(summarise(shares, by, numbers, "answer"), rows, by)
     return in_order(table, ["split", "method", "answer"])
 
@@ -323,8 +332,7 @@ def yield_table(results: Results, kind: str = "yield") -> pd.DataFrame:
     rows, by = training_rows(results, kind), ["method", "iteration"]
     last = rows.groupby("method")["round_solved"].max().clip(lower=0)
     rounds = list(range(max(last, default=0) + 1))
-    solved = pd.DataFrame({r: rows["round_solved"].astype(int).between(0, r) for r in rounds})
-    shares = solved.groupby([rows[key] for key in (*by, "seed", "index")]).mean().reset_index()
+    shares = shares_by_then(rows, "round_solved", 0, rounds, by)
     table = summarise(shares, by, rounds, "round")
     table = table[table["round"] <= table["method"].map(last)]  # ReST has no guided rounds
     return in_order(with_truncation(table, rows, by), [*by, "round"])

@@ -115,31 +115,33 @@ class RepairTask:
         All items go through a turn together: one call of the policy and one round of testing a turn.
         """
         held = [list(start.turns) if start else [] for start in starts]
-        lost = [False] * len(items)  # the newest answer ran into the budget and was dropped,
-        dropped = [0] * len(items)  # with so many tokens
+        lost: set[int] = set()  # the newest answer ran into the budget, or there was no room for one
+        dropped: dict[int, int] = {}  # tokens of an answer that ran into the budget
         for number in range(self.turns):
             going = [
-                i for i, turns in enumerate(held) if len(turns) == number and not lost[i] and _failing(turns)
+                i
+                for i, turns in enumerate(held)
+                if len(turns) == number and i not in lost and _failing(turns)
             ]
             if not going:
                 continue
             began = time.monotonic()
             asked = {i: self._request(items[i], held[i], starts[i]) for i in going}
             asked = {i: request for i, request in asked.items() if self.fits(request.prompt)}
-            answers = policy(list(asked.values())) if asked else []
-            whole = [(i, answer) for i, answer in zip(asked, answers, strict=True) if answer.ended]
-            for i in set(going) - {i for i, _ in whole}:
-                lost[i] = True
-            for i, answer in zip(asked, answers, strict=True):
-                dropped[i] += 0 if answer.ended else answer.tokens
-            judged = self.judge([(items[i], answer.text, answer.tokens) for i, answer in whole])
-            for (i, _), turn in zip(whole, judged, strict=True):
+            answers = dict(zip(asked, policy(list(asked.values())), strict=True)) if asked else {}
+            whole = {i: answer for i, answer in answers.items() if answer.ended}
+            lost.update(set(going) - set(whole))
+            dropped.update((i, answer.tokens) for i, answer in answers.items() if not answer.ended)
+            judged = self.judge([(items[i], answer.text, answer.tokens) for i, answer in whole.items()])
+            for i, turn in zip(whole, judged, strict=True):
                 held[i].append(turn)
             rate = len(going) / (time.monotonic() - began)
             self.progress(f"answer {number + 1} of {len(going):,} episodes: tested, {rate:.3g} episodes/s")
         return [
-            None if start and len(turns) == len(start.turns) else self._episode(item, turns, gone, extra)
-            for item, turns, start, gone, extra in zip(items, held, starts, lost, dropped, strict=True)
+            None
+            if start and len(turns) == len(start.turns)
+            else self._episode(item, turns, i in lost, dropped.get(i, 0))
+            for i, (item, turns, start) in enumerate(zip(items, held, starts, strict=True))
         ]
 
     def _request(self, item: CodeProblem, turns: Sequence[Turn], start: Start | None) -> Request:

@@ -145,7 +145,7 @@ def train_base(
     )
     with low_rank(model, scale.lora_rank, seed):
         curve = train(
-            model, rows, settings(profile), seed=seed, start=start, folder=folder, valid=valid,
+            model, rows, training_settings(profile), seed=seed, start=start, folder=folder, valid=valid,
             valid_every=valid_every, stop_after=stop_after, progress=progress, label="repair base",
         )  # fmt: skip
     return bake(model), tokenizer, curve
@@ -167,7 +167,7 @@ def beginning(
     ), tokenizer  # fmt: skip
 
 
-def settings(profile: Profile) -> TrainSettings:
+def training_settings(profile: Profile) -> TrainSettings:
     """How the base of self-repair is trained."""
     from grlib.imitation import base_settings
     from grlib.training import TrainSettings
@@ -215,8 +215,9 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         "problems": scale.base_problems,
         "episodes_of_each": scale.base_episodes,
         "wrong_answers": WRONG_ANSWERS,
-        "training": asdict(settings(profile)),
+        "training": asdict(training_settings(profile)),
     }
+    knows = "was trained to repair those of" if scale.pretrained else "knows no programs but those of"
     card = f"""---
 license: apache-2.0
 library_name: transformers
@@ -233,7 +234,7 @@ right program in the end, or never.
 - **Validation loss** at the end, on problems it was not trained on:
   {facts["validation_loss_nats_per_token"]} nats a token.
 - **Meant for** reproducing and teaching self-training (ReST, Guided-ReST) at small scale. It is imperfect on
-  purpose, and knows no programs but those of `grlib.repair.families`; what it writes runs in `grlib.sandbox`.
+  purpose, and {knows} `grlib.repair.families`; what it writes runs in `grlib.sandbox`.
 - **Held out**: the programs of the near and far test problems, and of those of self-training, under whatever
   words.
 """
