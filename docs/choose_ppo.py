@@ -21,6 +21,7 @@ from choices import LAPTOP, add, judge, known, say, within_reach
 
 from grlib import ppo, sampling
 from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
+from grlib.results import STARTS
 
 OUT = Path(__file__).with_name("ppo_choice.csv")
 PROBLEMS, SAMPLES = 200, 4
@@ -52,7 +53,7 @@ def changed(settings: ppo.PPOSettings, changes: dict[str, Any]) -> ppo.PPOSettin
 
 def run(name: str, method: str, source: Path, work: Path) -> dict[str, Any]:
     """Train one variant and judge it: a row of the table."""
-    folder, start = work / f"{method} {name}".replace(" ", "_"), PPO_RUNS[method][0]
+    folder, start = work / f"{method} {name}".replace(" ", "_"), STARTS[method]
     last = "" if start == "sos" else f"iteration_{LAPTOP.iterations}"
     model = source / "models" / start / last
     if name == BEFORE:

@@ -162,14 +162,14 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
     )
 
 
-# What each PPO method starts from, and how its run differs (the paper's Figures 3 to 6; GRPO: its poster).
-PPO_RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sos_ppo": ("sos", {}),
-    "rest_ppo": ("rest", {}),
-    "guided_rest_ppo": ("guided_rest", {}),
-    "guided_rest_ppo_token": ("guided_rest", {"action": "token"}),
-    "sos_ppo_dense": ("sos", {"reward": "dense"}),
-    "guided_rest_grpo": ("guided_rest", {"baseline": "group"}),
+# How the run of each reinforced method differs (the paper's Figures 3 to 6; GRPO: its poster).
+PPO_RUNS: dict[str, dict[str, Any]] = {
+    "sos_ppo": {},
+    "rest_ppo": {},
+    "guided_rest_ppo": {},
+    "guided_rest_ppo_token": {"action": "token"},
+    "sos_ppo_dense": {"reward": "dense"},
+    "guided_rest_grpo": {"baseline": "group"},
 }
 
 
@@ -186,7 +186,7 @@ def ppo_settings(profile: Profile, method: str) -> PPOSettings:
 
     if method not in PPO_RUNS:
         raise GrlibError(f"method {method!r} is not trained by PPO; choose one of {', '.join(PPO_RUNS)}")
-    changes = PPO_RUNS[method][1]
+    changes = PPO_RUNS[method]
     group = profile.ppo_group if changes.get("baseline") == "group" else 1
     return PPOSettings(
         steps=profile.ppo_steps,

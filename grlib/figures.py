@@ -84,9 +84,11 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
     return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval="")
 
 
-def accuracy_against_budget(table: pd.DataFrame, profile: str) -> Drawing:
-    """Accuracy within a token budget, seen targets solid, unseen ones dotted (Figures 3 and 4)."""
-    sheet = Sheet("Accuracy against token budget", profile, 2, 4.8, sharex=True, sharey=True)
+def accuracy_against_budget(
+    table: pd.DataFrame, profile: str, title: str = "Accuracy against token budget"
+) -> Drawing:
+    """Accuracy within a token budget, seen targets solid, unseen ones dotted (Figures 3 to 6)."""
+    sheet = Sheet(title, profile, 2, 4.8, sharex=True, sharey=True)
     for axis, split, part in _splits(sheet, table):
         _lines(sheet, axis, split, part, "budget", linestyle="-" if split == "seen" else ":")
         percent_axis(axis, "accuracy, %", table["high"])
@@ -95,9 +97,10 @@ def accuracy_against_budget(table: pd.DataFrame, profile: str) -> Drawing:
     return sheet.finish(profile, table)
 
 
-def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
+def pass_at_k(
+    table: pd.DataFrame, profile: str, title: str = "pass@k: how much does drawing more samples help?"
+) -> Drawing:
     """pass@k on seen and unseen targets, measured filled, published hollow (Table 2)."""
-    title = "pass@k: how much does drawing more samples help?"
     sheet = Sheet(title, profile, 2, 5.4, sharex=True, sharey=True)
     for axis, split, part in _splits(sheet, table):
         _lines(sheet, axis, split, part, "k", "published")
@@ -107,6 +110,21 @@ def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
     kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
     sheet.legend([handle(key, kind) for key, kind in kinds], columns=4)
     return sheet.finish(profile, table, PUBLISHED_RUN)
+
+
+def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
+    """pass@k of models before (solid) and after PPO (dashed), up to the k that both were sampled for."""
+    title = "Does PPO make likely what the model could do already?"
+    sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
+    table = table.dropna(subset="measured")
+    largest = table.groupby("method")["k"].max().min()
+    table = table[table["k"] <= largest] if table["method"].str.contains("ppo").any() else table.head(0)
+    for axis, split, part in _splits(sheet, table):
+        _lines(sheet, axis, split, part, "k")
+        style.k_axis(axis, sorted(table["k"].unique()) or [1])
+        percent_axis(axis, "problems solved, %", table["high"])
+    sheet.legend(map(handle, style.measured_methods(table)), columns=3)
+    return sheet.finish(profile, table)
 
 
 def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:

@@ -50,6 +50,10 @@ class Notebook:
         """Declared inputs, "{profile}" filled in; names with "repo:" in front are in the repository."""
         return [name.replace("{profile}", profile) for name in self.declared.get("reads", [])]
 
+    def may_read(self, profile: str) -> list[str]:
+        """Declared inputs that are used where they are there: those of notebooks that not every run has."""
+        return [name.replace("{profile}", profile) for name in self.declared.get("may_read", [])]
+
     def writes(self, profile: str) -> list[str]:
         """Declared outputs relative to the run folder, "{profile}" filled in."""
         return [name.replace("{profile}", profile) for name in self.declared.get("writes", [])]

@@ -16,16 +16,22 @@ from grlib.artefacts import read_json, write_bytes
 from grlib.errors import GrlibError
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "paper_results" / "published"
-METHODS = (
-    *("base", "bc", "sos", "rest", "rest_matched", "guided_rest"),
-    *("sos_ppo", "rest_ppo", "guided_rest_ppo", "guided_rest_ppo_token", "sos_ppo_dense", "guided_rest_grpo"),
-)
+IMITATED = ("base", "bc", "sos", "rest", "rest_matched", "guided_rest")  # trained on traces
+STARTS = {  # by reinforcement learning, and what each starts from
+    "sos_ppo": "sos",
+    "rest_ppo": "rest",
+    "guided_rest_ppo": "guided_rest",
+    "guided_rest_ppo_token": "guided_rest",
+    "sos_ppo_dense": "sos",
+    "guided_rest_grpo": "guided_rest",
+}
+METHODS = (*IMITATED, *STARTS)
 SPLITS = ("seen", "unseen", "valid", "train", "near", "far")  # the last two: of code self-repair
 
 # Later files replace earlier ones for the methods they hold: notebook 06 may test the SoS model again.
 FILES = {
-    "eval": ("03_eval", "06_eval"),
-    "greedy": ("03_greedy", "06_greedy"),
+    "eval": ("03_eval", "06_eval", "07_eval"),
+    "greedy": ("03_greedy", "06_greedy", "07_greedy"),
     "hints": ("04_hints",),
     "likelihood": ("05_likelihood",),
     "selection": ("05_selection",),
@@ -33,12 +39,14 @@ FILES = {
     "repair": ("08_eval",),
     "repair_yield": ("08_yield",),
     "curve": ("03_curve",),
+    "ppo_curve": ("07_curve",),
 }
+OPTIONAL = ("07_eval", "07_greedy", "07_curve", "08_eval", "08_yield")  # files that a run may lack
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
-OPTIONAL = ("repair", "repair_yield")  # kinds that a run may lack
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
 _ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
 _LIKELIHOOD = "index:int nll:number nll_tokens:number"
+_WATCHED = "accuracy reward tokens truncated actions entropy clipped value_error ratio_01 ratio_50 ratio_99"
 _COLUMNS = {
     "eval": _ROW,
     "greedy": _ROW,
@@ -49,6 +57,7 @@ _COLUMNS = {
     "repair": f"{_ROW} {_ANSWERS}",
     "repair_yield": f"{_YIELD} sample:int {_ANSWERS}",
     "curve": "method:str step:int tokens_seen:int loss:number",
+    "ppo_curve": "method:str step:int " + " ".join(f"{name}:number" for name in _WATCHED.split()),
 }
 SCHEMAS = {kind: dict(column.split(":") for column in columns.split()) for kind, columns in _COLUMNS.items()}
 _IS = {
@@ -59,7 +68,7 @@ _IS = {
 }
 # Together these name one row, as far as a kind has them; a problem may give several likelihood rows.
 _IDENTITY = ("method", "choose", "steps", "iteration", "split", "seed", "index", "sample")
-_REPEATED = ("likelihood", "curve")
+_REPEATED = ("likelihood", "curve", "ppo_curve")
 
 
 def check_rows(frame: pd.DataFrame, kind: str, name: str = "") -> pd.DataFrame:

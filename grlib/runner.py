@@ -95,7 +95,8 @@ def status(request: Request) -> Iterator[tuple[str, str]]:
     waiting: set[str] = set()
     for notebook in request.notebooks():
         reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
-        late = sorted(waiting.intersection(notebook.reads(request.profile)))
+        used = [*notebook.reads(request.profile), *notebook.may_read(request.profile)]
+        late = sorted(waiting.intersection(used))
         if reason is None and late:
             reason = f"may run: its input {late[0]} is made again"
         if reason is not None:

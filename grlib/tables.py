@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from grlib import metrics
-from grlib.results import METHODS, SPLITS, Results, published
+from grlib.results import IMITATED, METHODS, SPLITS, STARTS, Results, published
 
 TEST_SPLITS = ("seen", "unseen")
 KS = (1, 2, 4, 8, 16, 32)
 PROBLEM = ["method", "iteration", "split", "seed", "index"]
 REPAIR_SPLITS = ("near", "far")  # new instances of families trained on, and other families
+SHARPENED = ("sos", "sos_ppo", "rest", "rest_ppo", "guided_rest", "guided_rest_ppo")  # before and after
 BENCHMARKS = ("codecontests", "codeforces")  # of the paper's Table 3
 ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first", "random", "last")}
 
@@ -38,10 +39,12 @@ def training_rows(results: Results, kind: str) -> pd.DataFrame:
     return rows.assign(index=rows.groupby(["seed", "index"]).ngroup()) if len(rows) else rows
 
 
-def test_rows(results: Results, kind: str = "eval", last: bool = True) -> pd.DataFrame:
-    """Rows of test problems; with `last` those of each method's last iteration only."""
+def test_rows(
+    results: Results, kind: str = "eval", last: bool = True, methods: Sequence[str] = METHODS
+) -> pd.DataFrame:
+    """Rows of test problems by some methods; with `last` those of each method's last iteration only."""
     rows = results.rows(kind)
-    rows = rows[rows["split"].isin(TEST_SPLITS)]
+    rows = rows[rows["split"].isin(TEST_SPLITS) & rows["method"].isin(list(methods))]
     return last_iteration(rows) if last else rows
 
 
@@ -176,12 +179,13 @@ def table1(results: Results) -> pd.DataFrame:
     return in_order(paper.merge(measured.astype({"steps": "int64"}), on="steps", how="outer"), ["steps"])
 
 
-def table2(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
+def table2(results: Results, ks: Sequence[int] = KS, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
     """pass@k by method, split and k, last iteration of each method, with truncation shares (Table 2).
 
     Each method up to the k that its samples allow.
     """
-    return _pass_table(test_rows(results), "table2_countdown", ks)
+    table = _pass_table(test_rows(results, methods=methods), "table2_countdown", ks)
+    return table[table["method"].isin(list(methods))].reset_index(drop=True)
 
 
 def table3(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
@@ -223,13 +227,15 @@ def default_budgets(rows: pd.DataFrame, points: int = 8) -> list[int]:
     return [step * i for i in range(points + 1)]
 
 
-def budget_table(results: Results, budgets: Sequence[int] = (), kind: str = "eval") -> pd.DataFrame:
-    """Accuracy against token budget by method and split (Figures 3 and 4); no published points exist.
+def budget_table(
+    results: Results, budgets: Sequence[int] = (), kind: str = "eval", methods: Sequence[str] = METHODS
+) -> pd.DataFrame:
+    """Accuracy against token budget by method and split (Figures 3 to 6); no published points exist.
 
     Rows of `kind` "eval" are sampled at temperature 1, so a point is the expected accuracy of one sample; the
     paper decodes greedily (kind "greedy").
     """
-    rows, by = test_rows(results, kind), ["method", "split"]
+    rows, by = test_rows(results, kind, methods=methods), ["method", "split"]
     budgets = list(budgets) or default_budgets(rows)
     table = with_truncation(summarise(budget_shares(rows, budgets), by, budgets, "budget"), rows, by)
     return in_order(table, ["split", "method", "budget"])
@@ -280,10 +286,26 @@ def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15))
     return in_order(table.assign(solved_by_sos=table["group"].map(dict(enumerate(names)))), ["k", *by])
 
 
-def ending_table(results: Results) -> pd.DataFrame:
+def greedy_table(results: Results) -> pd.DataFrame:
+    """Greedy accuracy in percent at the full budget, by split and method; `gain` of each reinforced method
+    over the model that it starts from, in points, paired by problem."""
+    rows, by = test_rows(results, "greedy"), ["method", "split"]
+    scores = pass_scores(rows, [1])
+    table = with_truncation(summarise(scores, by, [1], "k").drop(columns="k"), rows, by)
+    gains = []
+    for method, start in STARTS.items():
+        key = ["split", "seed", "index"]
+        pair = (scores[scores["method"] == name].set_index(key)[[1]] for name in (method, start))
+        gain = next(pair).sub(next(pair)).dropna().reset_index().assign(method=method)
+        gains.append(summarise(gain, by, [1], "k")[[*by, "measured", "low", "high"]])
+    gained = pd.concat(gains).set_axis([*by, "gain", "gain_low", "gain_high"], axis=1)
+    return in_order(table.merge(gained, on=by, how="left"), ["split", "method"])
+
+
+def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
     """How pass@1 comes about, by method and split: percent of samples that end within the budget, and
     percent of those that are correct; their product is pass@1."""
-    rows, by = test_rows(results), ["method", "split"]
+    rows, by = test_rows(results, methods=methods), ["method", "split"]
     rows = rows.assign(ended=~rows["truncated"].astype(bool)).astype({"correct": float, "ended": float})
     counts = {"ended": ("ended", "sum"), "correct": ("correct", "sum"), "samples": ("correct", "size")}
     problems = rows.groupby([*by, "index"], observed=True).agg(**counts)

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from grlib.results import Results
+from grlib.figures import PPO_PANELS
+from grlib.results import STARTS, Results
 
 SKILL = {"base": 0.12, "bc": 0.1, "sos": 0.25, "rest": 0.4, "rest_matched": 0.42, "guided_rest": 0.42}
 
@@ -57,6 +58,33 @@ def made_up(problems=60, samples=32, seeds=(0,), profile="laptop"):
     return Results(
         profile, tuple(seeds), {kind: pd.concat(parts, ignore_index=True) for kind, parts in frames.items()}
     )
+
+
+def made_up_reinforced(problems=60, seeds=(0,), profile="laptop"):
+    """Greedy traces, samples and curves before and after PPO; after it a tenth of the problems are gained."""
+    frames = {"greedy": [], "eval": [], "ppo_curve": []}
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        for kind, samples in (("greedy", 1), ("eval", 4)):
+            for split in ("seen", "unseen"):
+                before = {
+                    m: sampled(m, split, problems, samples, rng) for m in ("sos", "rest", "guided_rest")
+                }
+                after = {m: before[start].assign(method=m) for m, start in STARTS.items()}
+                for rows in after.values():
+                    rows["correct"] |= rows["index"] % 10 == 0
+                    rows["truncated"] &= ~rows["correct"]
+                frames[kind] += [rows.assign(seed=seed) for rows in (*before.values(), *after.values())]
+        for method in STARTS:
+            watched = {name: np.linspace(0.1, 0.9, 6) for name in PPO_PANELS} | {
+                "reward": 0.5,
+                "actions": 9.0,
+                "ratio_50": 1.0,
+            }
+            curve = pd.DataFrame({"method": method, "step": range(1, 7), "seed": seed} | watched)
+            frames["ppo_curve"].append(curve)
+    joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in frames.items()}
+    return Results(profile, tuple(seeds), joined)
 
 
 def one_seed(problems, samples, seed):

@@ -1,12 +1,13 @@
 """What the figures draw equals the table they return; trees and diffs show the right parts."""
 
+import dataclasses
 import random
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_results import made_up
+from synthetic_results import made_up, made_up_reinforced
 
 from grlib import figures, guidance, results, search, style, tables, traces, trees
 from grlib.countdown import Problem
@@ -26,21 +27,15 @@ def lengths(_):
     )
 
 
-def ppo_curve():
-    columns = {name: np.linspace(0.1, 0.9, 6) for name in figures.PPO_PANELS}
-    return pd.DataFrame(
-        {"method": ["sos_ppo"] * 3 + ["guided_rest_ppo"] * 3, "step": [1, 2, 3] * 2} | columns
-    )
-
-
 DRAWINGS = {
     "learning_curve": lambda r: r.rows("curve"),
-    "accuracy_against_budget": tables.budget_table,
+    "accuracy_against_budget": lambda r: tables.budget_table(r, methods=results.IMITATED),
     "pass_at_k": tables.table2,
     "headline": tables.table2,
     "pass_at_tokens": tables.table2,
     "by_difficulty": tables.difficulty_table,
-    "ppo_curves": lambda r: ppo_curve(),
+    "ppo_curves": lambda r: r.rows("ppo_curve"),
+    "sharpening": lambda r: tables.table2(r, methods=tables.SHARPENED),
     "hints": tables.table1,
     "data_yield": tables.yield_table,
     "rewriting_rounds": tables.yield_table,
@@ -55,7 +50,15 @@ DRAWINGS = {
 
 @pytest.fixture(scope="module")
 def full():
-    return made_up(problems=24, samples=8, seeds=(0, 1))
+    return with_ppo(made_up(problems=24, samples=8, seeds=(0, 1)))
+
+
+def with_ppo(made):
+    """The same with samples after PPO, and its curves."""
+    others = made_up_reinforced(24, made.seeds)
+    after = others.rows("eval").query("method in @results.STARTS and index < 24")
+    rows = {"eval": pd.concat([made.rows("eval"), after], ignore_index=True)}
+    return dataclasses.replace(made, frames={**made.frames, **rows, "ppo_curve": others.rows("ppo_curve")})
 
 
 def draw(name, made, profile="laptop"):
@@ -118,7 +121,7 @@ def test_captions_count_seeds_and_show_their_spread_and_what_was_cut_off(full):
         assert drawn["seed_sd"].notna().any()
         if name not in ("likelihood", "node_selection"):  # their rows do not say which traces were cut off
             assert "cut off by the token budget" in words
-        fig, drawn = draw(name, made_up(problems=12, samples=2))
+        fig, drawn = draw(name, with_ppo(made_up(problems=12, samples=2)))
         words = " ".join(text.get_text() for text in fig.texts)
         assert "seeds: 1;" in words
         assert "s.d." not in words
@@ -180,6 +183,14 @@ def test_published_marks_are_hollow_and_named(full):
     paper = drawn[(drawn["kind"] == "published") & (drawn["series"] == "rest") & (drawn["panel"] == "seen")]
     assert paper["y"].tolist() == [62.3, 67.7, 71.3, 73.6, 75.3, 76.6]
     assert len({axis.get_ylim() for axis in fig.axes}) == 1
+
+
+def test_before_and_after_ppo_have_the_same_ks(full):
+    _, drawn = draw("sharpening", full)
+    assert set(drawn["series"]) == set(tables.SHARPENED)
+    assert drawn.groupby("series")["x"].apply(set).map(sorted).tolist() == [[1, 2, 4]] * 6
+    _, drawn = draw("sharpening", made_up(problems=6, samples=2))
+    assert drawn.empty  # nothing to compare with
 
 
 def test_pass_at_tokens_counts_what_the_samples_cost(full):

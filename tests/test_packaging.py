@@ -170,7 +170,7 @@ def test_notebooks_declare_parameters_and_artefacts(book):
     assert {"profile": "laptop", "seed": 0, "run_dir": ""}.items() <= parameters.items()
     first = next(cell for cell in book.cells if cell["cell_type"] == "code")
     assert "parameters" in first["metadata"]["tags"]
-    assert set(book.declared) <= {"reads", "writes", "profiles", "recorded"}
+    assert set(book.declared) <= {"reads", "may_read", "writes", "profiles", "recorded"}
     assert book.content["metadata"]["kernelspec"]["name"] == "python3"
     assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in book.cells)
 
@@ -180,7 +180,7 @@ def test_notebooks_declare_parameters_and_artefacts(book):
 def test_every_artefact_has_one_maker_that_runs_before_its_readers(profile):
     made: dict[str, str] = {}
     for book in BOOKS:
-        for name in book.reads(profile):
+        for name in (*book.reads(profile), *book.may_read(profile)):
             if name.startswith(notebooks.IN_REPOSITORY):
                 continue
             assert name in made or any(name.startswith(f"{folder}/") for folder in made), (

@@ -342,6 +342,19 @@ def test_claims_use_the_largest_k_there_is():
     )
 
 
+def test_greedy_accuracy_with_what_ppo_adds():
+    before = rows([[True], [False], [False], [False]], method="guided_rest")
+    after = rows([[True], [True], [False], [True]], method="guided_rest_ppo")
+    other = rows([[True], [True], [True], [True]], method="sos_ppo")  # where it starts from was not tested
+    frame = pd.concat([before, after, other], ignore_index=True)
+    table = tables.greedy_table(results.Results("laptop", (0,), {"greedy": frame})).set_index("method")
+    assert table["measured"].to_dict() == {"guided_rest": 25, "guided_rest_ppo": 75, "sos_ppo": 100}
+    assert table["gain"].isna().to_dict() == {"guided_rest": True, "guided_rest_ppo": False, "sos_ppo": True}
+    gained = table.loc["guided_rest_ppo"]
+    assert gained["gain"] == 50 and gained["gain_low"] <= 50 <= gained["gain_high"]
+    assert tables.greedy_table(results.Results("laptop")).empty
+
+
 def test_ppo_claims_answer_when_their_methods_are_stored():
     solved = np.ones((40, 1), bool)
     ours = rows(solved, np.tile(100, (40, 1)), method="guided_rest_ppo")

@@ -91,6 +91,21 @@ def ran(capsys) -> list[str]:
 # order and freshness
 
 
+def test_an_input_that_may_be_missing_is_noticed_when_it_comes_and_changes(lab, capsys):
+    path = lab / "notebooks" / "02_read.ipynb"
+    book = nbformat.read(path, as_version=4)
+    book.metadata["grlib"]["may_read"] = ["data/extra.csv"]
+    nbformat.write(book, path)
+    request = runner.Request("smoke")
+    runner.reproduce(request)  # it is not there, and nobody asks for it
+    extra = request.folder / "data" / "extra.csv"
+    for text in ("x\n1\n", "x\n2\n"):
+        extra.write_text(text)
+        assert dict(runner.status(request))["02_read"] == "input data/extra.csv changed"
+        runner.reproduce(request)
+        assert dict(runner.status(request))["02_read"] == "up to date"
+
+
 def test_runs_in_order_skips_and_reruns_only_what_changed(lab, capsys):
     request = runner.Request("smoke", parameters={"rows": "2"})
     runner.reproduce(request)
