@@ -21,13 +21,15 @@ PROFILE = "laptop"  # whose results the README shows
 MISSING = "–"
 MOST_NAMES = 2  # files of one folder named one by one; more are counted
 
-# The notebook whose results decide a claim; the others wait for PPO.
+# The notebook whose results decide a claim.
 DECIDED_IN = {
     "03": "sos_above_bc",
     "04": "hints_accuracy hints_cross_entropy",
     "05": "guided_likelier node_choice_trades",
     "06": "rest_above_sos guided_above_rest gap_grows rest_fades "
     "guided_above_matched guided_tokens guided_yield",
+    "07": "guided_ppo_accuracy guided_ppo_above_ppo guided_ppo_tokens rest_ppo_no_gain "
+    "operation_above_token dense_no_gain",
     "08": " ".join(claims.REPAIR),
     "09": " ".join(claims.RULES),
 }
@@ -73,6 +75,7 @@ def parts() -> dict[str, str]:
         "**Table 2: pass@k in percent, published / measured.** Unseen targets never occur in training.",
         pass_table(tables.table2(stored), (1, 8, 32)),
         _sizes(tables.table2(stored)),
+        *_reinforced(stored),
         *_repair(stored),
         "**The claims, each judged by a rule fixed in `grlib/claims.py`.** Measured values carry their 95 % "
         "bootstrap interval over problems, paired by problem where two methods are compared.",
@@ -160,6 +163,38 @@ def _by_split(splits: Iterable[str], cells: tuple[str, ...]) -> str:
 
 def _number(value: float, digits: int) -> str:
     return MISSING if pd.isna(value) else f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def _reinforced(stored: results.Results) -> list[str]:
+    """Greedy accuracy before and after PPO, where PPO is recorded."""
+    table = tables.greedy_table(stored)
+    if table["gain"].isna().all():
+        return []
+    head = (
+        "**Reinforcement learning: greedy accuracy at the full token budget, in percent** (Figures 3 to 6; "
+        "the paper states 87 for Guided-ReST + PPO and 83 with tokens as actions). In brackets, what it "
+        "adds to the model that it starts from, in points, with the 95 % interval."
+    )
+    rows = [
+        [
+            style.style_of(method).label,
+            *(_gained(part[part["split"] == split]) for split in tables.TEST_SPLITS),
+        ]
+        for method, part in tables.in_order(table, ["method"]).groupby("method", sort=False)
+    ]
+    return [head, markdown(["method", *tables.TEST_SPLITS], rows)]
+
+
+def _gained(row: pd.DataFrame) -> str:
+    """Accuracy of the one row, and its gain if it has one."""
+    if row.empty:
+        return MISSING
+    found = row.iloc[0]
+    text = _number(found["measured"], 1)
+    if pd.isna(found["gain"]):
+        return text
+    gain, low, high = (_number(found[name], 1) for name in ("gain", "gain_low", "gain_high"))
+    return f"{text} ({'' if found['gain'] < 0 else '+'}{gain} [{low}, {high}])"
 
 
 def _repair(stored: results.Results) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_results import made_up, one_seed, sampled
+from synthetic_results import made_up, made_up_reinforced, one_seed, sampled
 
 from grlib import artefacts, claims, costs, notebooks, profiles, readme, recording, results, tables
 from grlib.__main__ import main
@@ -34,6 +34,12 @@ def stored_run(measured: Path, seed: int, problems: int = 12, samples: int = 4) 
     for kind, rows in (("eval", made["eval"]), ("greedy", greedy)):
         base = rows["method"].isin(["bc", "sos"])
         files |= {f"03_{kind}": rows[base].drop(columns="iteration"), f"06_{kind}": rows[~base]}
+    after = made_up_reinforced(problems, (seed,))
+    files |= {
+        f"07_{kind}": rows[rows["method"].isin(list(results.STARTS))].drop(columns="seed")
+        for kind, rows in (("eval", after.rows("eval")), ("greedy", after.rows("greedy")))
+    }
+    files |= {"07_curve": after.rows("ppo_curve").drop(columns="seed")}
     folder = measured / "laptop" / f"seed{seed}"
     for name, rows in files.items():
         artefacts.write_table(folder / "results" / f"{name}.parquet", rows)
@@ -98,6 +104,8 @@ def test_parts_follow_the_record(recorded, monkeypatch):
     assert f"{(status['status'] == claims.REPRODUCED).sum()} reproduced" in text
     row = tables.table2(stored).set_index(["method", "split", "k"]).loc[("sos", "seen", 1)]
     assert f"| SoS | 55.3 / {row['measured']:.1f} |" in text
+    gain = tables.greedy_table(stored).set_index(["method", "split"]).loc[("sos_ppo", "seen")]
+    assert re.search(rf"\| PPO \| {gain['measured']:.1f} \([+−]?{abs(gain['gain']):.1f} \[", text)
     assert text.startswith(README.partition("<!-- status:begin -->")[0])
     assert text.endswith(README.rpartition("<!-- sections:end -->")[2])
 
