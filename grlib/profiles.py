@@ -110,6 +110,8 @@ class Profile:
     engine: str = "batched"
     temperature: float = 1.0
     budget: int = 1024  # tokens of a whole response, end token included
+    tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine vllm)
+    data_parallel: int = 1  # copies of the model, each on its own GPUs (engine vllm)
     slots: int = 96  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     # self-training (notebooks 05, 06)
@@ -250,6 +252,7 @@ PAPER = Profile(
     base_lr=1e-5,
     base_epochs=2,
     engine="vllm",
+    data_parallel=4,
     budget=4096,
     slots=1024,
     chunk=10_000,
@@ -302,6 +305,7 @@ SOURCES = {
     "base_warmup": "paper, SFT settings: 10 % warm-up",
     "base_lr": "paper, SFT settings: 1e-5",
     "base_epochs": "paper, SFT settings: 2 epochs",
+    "data_parallel": "paper: four data-centre GPUs",
     "temperature": "paper, Countdown setup: 1.0",
     "budget": "paper, Countdown setup: 4,096 response tokens",
     "train_problems": "paper, Countdown setup: 200k",

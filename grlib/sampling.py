@@ -7,15 +7,16 @@ the temperature, the seed and the chunk's number alone.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 import pandas as pd
@@ -23,6 +24,7 @@ import pandas as pd
 from grlib.artefacts import MissingArtefact, chunked, digest, problem_with, worker_pool
 from grlib.errors import GrlibError
 from grlib.sources import code_digest
+from grlib.vllm_engine import ServedModel, refuse_missing, take_devices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -63,18 +65,30 @@ class SamplingSettings:
     slots: int = 128  # rows in flight at once in one worker
     chunk: int = 256  # requests of one piece of work
     workers: int = 0  # processes; 0: one a core
-    logprobs: bool = False  # keep the new tokens and their log probabilities (engine "batched")
+    tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine "vllm")
+    data_parallel: int = 1  # copies of the model, each on its own GPUs (engine "vllm")
+    logprobs: bool = False  # keep the new tokens and their log probabilities (not engine "transformers")
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise GrlibError(f"engine {self.engine!r} is not available; choose one of {', '.join(ENGINES)}")
         if self.temperature < 0 or self.slots < 1 or self.chunk < 1 or self.workers < 0:
             raise GrlibError(f"{self}: temperature and workers must be 0 or more, slots and chunk 1 or more")
-        if self.logprobs and (self.engine != "batched" or self.temperature != 1):
+        if self.tensor_parallel < 1 or self.data_parallel < 1:
+            raise GrlibError(f"{self}: tensor_parallel and data_parallel must be 1 or more")
+        if self.logprobs and (self.engine == "transformers" or self.temperature != 1):
             raise GrlibError(
                 f"log probabilities with engine {self.engine!r} at temperature {self.temperature}: only "
-                "engine 'batched' at temperature 1 gives those of the model itself"
+                "engines 'batched' and 'vllm' at temperature 1 give those of the model itself"
             )
+
+    def pool(self) -> ProcessPoolExecutor:
+        """The worker processes that answer chunks, started once."""
+        return _pool(self.engine, self.processes(), self.tensor_parallel)
+
+    def processes(self) -> int:
+        """How many of them there are: with vLLM one a copy of the model, which uses all cores by itself."""
+        return self.data_parallel if self.engine == "vllm" else self.workers or cores()
 
 
 def cores() -> int:
@@ -111,7 +125,8 @@ def sample(
         "chunk": settings.chunk,
         "code": code_digest("grlib.sampling"),
     }
-    workers = settings.workers or cores()
+    if settings.engine == "vllm":
+        refuse_missing(settings)
 
     def arguments(number: int) -> tuple[str, list[Request], SamplingSettings, int]:
         return str(model_folder), parts[number], settings, crc32(f"{seed}/{number}".encode())
@@ -120,11 +135,12 @@ def sample(
         return sample_alone(*arguments(number))
 
     def submit(number: int) -> Future[pd.DataFrame]:
-        return _pool(workers).submit(sample_chunk, *arguments(number))
+        return settings.pool().submit(sample_chunk, *arguments(number))
 
     try:
-        # starting workers for a single chunk costs more than they save
-        elsewhere = submit if len(parts) > 1 and workers > 1 else None
+        # starting workers for a single chunk costs more than they save; vLLM changes its process for good
+        several = len(parts) > 1 and settings.processes() > 1
+        elsewhere = submit if several or settings.engine == "vllm" else None
         frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         _pool.cache_clear()
@@ -135,9 +151,12 @@ def sample(
 
 
 @lru_cache(maxsize=1)
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:
     """Worker processes, started once: they keep torch, and the last model, loaded."""
-    return worker_pool(workers, _one_thread)
+    if engine == "vllm":
+        started = multiprocessing.get_context("spawn").Value("i", 0)
+        return worker_pool(processes, partial(take_devices, started, gpus))
+    return worker_pool(processes, _one_thread)
 
 
 def _one_thread() -> None:
@@ -165,22 +184,25 @@ def sample_chunk(
     model_folder: str, requests: list[Request], settings: SamplingSettings, seed: int
 ) -> pd.DataFrame:
     """Answer one chunk in this process: columns as in `Sampled`, those on request only if asked for."""
-    model, tokenizer = _loaded(model_folder, digest(Path(model_folder)))
+    model, tokenizer = _loaded(model_folder, digest(Path(model_folder)), settings.engine)
     answers = answer(model, tokenizer, requests, settings, seed)
     frame = pd.DataFrame(answers, columns=list(Sampled._fields))
     return frame if settings.logprobs else frame.drop(columns=list(_ON_REQUEST))
 
 
 @lru_cache(maxsize=1)
-def _loaded(model_folder: str, content: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model and tokenizer of a folder; `content` makes a changed folder load anew."""
+def _loaded(model_folder: str, content: str, engine: str) -> tuple[Any, PreTrainedTokenizerFast]:
+    """The model, as its engine takes it, and tokenizer of a folder; `content` tells a changed one apart."""
     from grlib.model import load_both
+    from grlib.tokenizer import load_tokenizer
 
+    if engine == "vllm":
+        return ServedModel(model_folder, content), load_tokenizer(model_folder)
     return load_both(model_folder)
 
 
 def answer(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ServedModel,
     tokenizer: PreTrainedTokenizerFast,
     requests: Sequence[Request],
     settings: SamplingSettings,
@@ -270,7 +292,19 @@ def _transformers(
     return found, []
 
 
+def _vllm(
+    model: ServedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[list[int]],
+    budgets: Sequence[int],
+    settings: SamplingSettings,
+    seed: int,
+) -> tuple[list[list[int]], list[list[float]]]:
+    return model.generate(prompts, budgets, tokenizer.eos_token_id, settings, seed)
+
+
 ENGINES: dict[str, Callable[..., tuple[list[list[int]], list[list[float]]]]] = {
     "batched": _batched,
     "transformers": _transformers,
+    "vllm": _vllm,
 }

@@ -325,7 +325,7 @@ def test_any_number_of_workers_gives_the_same(tiny_folder, tmp_path):
     asked = requests_of(30)
     found = sample(tiny_folder, asked, replace(ONE, workers=2), seed=0, folder=tmp_path / "two")
     assert found == sample(tiny_folder, asked, ONE, seed=0, folder=tmp_path / "one")
-    sampling._pool(2).shutdown()
+    replace(ONE, workers=2).pool().shutdown()
     sampling._pool.cache_clear()
 
 
@@ -341,7 +341,7 @@ def test_killed_workers_are_replaced_in_the_next_call(tiny_folder, steps, monkey
         return future
 
     @lru_cache
-    def pool(workers):
+    def pool(engine, processes, gpus):
         pools.append(SimpleNamespace(submit=submit))
         return pools[-1]
 

@@ -1,0 +1,176 @@
+"""The vLLM engine against transformers and against itself; skipped where vLLM is not (`make vllm`)."""
+
+import importlib.util
+import os
+import signal
+import threading
+import time
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from grlib import sampling, vllm_engine
+from grlib.errors import GrlibError
+from grlib.model import load_both, save_model
+from grlib.sampling import Request, SamplingSettings, sample
+from grlib.tokenizer import encode
+from grlib.training import response_nll
+
+with_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+SOS = Path(__file__).resolve().parents[1] / "paper_results" / "base" / "sos"
+GREEDY = SamplingSettings("vllm", temperature=0.0, slots=64, chunk=500)
+
+
+def problems(count: int, budget: int = 120) -> list[Request]:
+    """Prompts of the task with prefixes of many lengths."""
+    lines = (
+        "Current State: 26:[8, 2, 14, 15], Operations: []\nExploring Operation: 2*14=28, Resulting Numbers: "
+    )
+    found = []
+    for i in range(count):
+        prompt = (
+            f"<s>Target: {10 + i % 80}, Numbers: [{1 + i % 9}, {2 + i % 11}, {3 + i % 13}, {1 + i % 7}]\n"
+        )
+        found.append(Request(prompt, lines[: (7 * i) % len(lines)] if i % 3 else "", budget - i % 5))
+    return found
+
+
+# without vLLM
+
+
+def test_vllm_that_is_not_there_is_said_before_any_work(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GrlibError, match="make vllm"):
+        sample(tiny_folder, problems(2), GREEDY, seed=0, folder=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_more_gpus_than_there_are_is_refused(monkeypatch):
+    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    vllm_engine.refuse_missing(replace(GREEDY, data_parallel=3))
+    with pytest.raises(GrlibError, match=r"tensor_parallel=2 x data_parallel=2 is 4 GPUs, and 3 are there"):
+        vllm_engine.refuse_missing(replace(GREEDY, tensor_parallel=2, data_parallel=2))
+    with pytest.raises(GrlibError, match="must be 1 or more"):
+        replace(GREEDY, data_parallel=0)
+
+
+def test_each_engine_takes_its_own_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    started = vllm_engine_counter()
+    for expected in ("0,1", "2,3"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        vllm_engine.take_devices(started, 2)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    vllm_engine.take_devices(started, 1)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def vllm_engine_counter():
+    import multiprocessing
+
+    return multiprocessing.get_context("spawn").Value("i", 0)
+
+
+# with it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_engine_is_left_running():
+    yield
+    if importlib.util.find_spec("vllm"):
+        GREEDY.pool().shutdown()
+        sampling._pool.cache_clear()
+
+
+def served_by_transformers(folder, asked):
+    return sampling.answer(*load_both(folder), asked, replace(GREEDY, engine="transformers"), seed=0)
+
+
+@with_vllm
+def test_greedy_text_is_that_of_transformers_up_to_ties(tmp_path):
+    asked = problems(500)  # all at once, prefixes of mixed length
+    ours = sample(SOS, asked, GREEDY, seed=0, folder=tmp_path / "vllm")
+    theirs = served_by_transformers(SOS, asked)
+    model, tokenizer = load_both(SOS)
+    different = 0
+    for request, a, b in zip(asked, ours, theirs, strict=True):
+        assert a.tokens <= request.budget and (a.ended or a.tokens == request.budget or a.new == 0)
+        if a != b:
+            different += 1
+            left, right = encode(tokenizer, [request.prompt + a.text, request.prompt + b.text])
+            place = next(i for i, (x, y) in enumerate(zip(left, right, strict=False)) if x != y)
+            with torch.no_grad():
+                logits = model(torch.tensor([left[:place]])).logits[0, -1]
+            assert abs(logits[left[place]] - logits[right[place]]) < 1e-3, "not a tie"
+    print(f"{different} of {len(asked)} greedy texts differ, all at ties")
+    assert different <= 5
+
+
+@with_vllm
+def test_new_weights_go_into_the_live_engine(tmp_path):
+    model, tokenizer = load_both(SOS)
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():  # other weights of the same shapes, that still search
+            weights.add_(0.02 * weights.std() * torch.randn(weights.shape, generator=noise))
+    save_model(model, tokenizer, tmp_path / "other")
+    asked, found = problems(20, budget=40), []
+    started = GREEDY.pool().submit(engines_started).result()
+    for number, folder in enumerate((SOS, tmp_path / "other", SOS)):
+        found.append(sample(folder, asked, GREEDY, seed=0, folder=tmp_path / f"work_{number}"))
+    assert found[0] == found[2] != found[1]
+    for folder, ours in zip((SOS, tmp_path / "other"), found, strict=False):
+        same = [a == b for a, b in zip(ours, served_by_transformers(folder, asked), strict=True)]
+        assert sum(same) >= 19  # a tie may fall either way
+    assert GREEDY.pool().submit(engines_started).result() <= started + 1
+
+
+def engines_started() -> int:
+    """Engines that this process has started so far."""
+    return vllm_engine._engine.started
+
+
+@with_vllm
+def test_sampling_repeats_itself_and_its_log_probabilities_are_the_models(tmp_path):
+    settings = replace(GREEDY, temperature=1.0, logprobs=True)
+    asked = problems(40)
+    first = sample(SOS, asked, settings, seed=3, folder=tmp_path / "first")
+    again = sample(SOS, asked, settings, seed=3, folder=tmp_path / "again")
+    other = sample(SOS, asked, settings, seed=4, folder=tmp_path / "other")
+    assert [one.text for one in first] == [one.text for one in again] != [one.text for one in other]
+    model, tokenizer = load_both(SOS)
+    for request, one in list(zip(asked, first, strict=True))[:10]:
+        before = encode(tokenizer, [request.prompt, request.prefix])
+        ids = torch.tensor([[*before[0], *before[1], *one.ids]])
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[0, -len(one.ids) :] = True
+        with torch.no_grad():
+            nll = response_nll(model, ids, mask)
+        assert (-nll - torch.tensor(one.logprobs)).abs().max() < 1e-3
+
+
+@with_vllm
+def test_a_killed_engine_is_an_error_and_the_next_call_goes_on(tmp_path):
+    settings = replace(GREEDY, temperature=1.0, chunk=20)
+    asked, lines = problems(200), []
+    victim = settings.pool().submit(os.getpid).result()
+
+    def kill_after_the_first_chunk():
+        while not (tmp_path / "work" / "chunk_000000.parquet").exists():
+            time.sleep(0.01)
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_after_the_first_chunk)
+    killer.start()
+    with pytest.raises(BrokenProcessPool):
+        sample(SOS, asked, settings, seed=0, folder=tmp_path / "work")
+    killer.join()
+    found = sample(SOS, asked, settings, seed=0, folder=tmp_path / "work", progress=lines.append)
+    assert "chunks were done before" in lines[0]
+    assert found == sample(SOS, asked, settings, seed=0, folder=tmp_path / "whole")
