@@ -7,7 +7,8 @@
   python -m grlib figures                          figures and tables again, from stored results
 
 exit codes: 0 all is well; 2 wrong usage or bad input; 3 an artefact is missing; 4 a cell raised an error;
-            5 out of memory or dead kernel; 6 time-out; 7 disk full; 130 interrupted
+            5 out of memory or dead kernel; 6 time-out; 7 disk full; 8 other shards' work is needed;
+            130 interrupted
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
@@ -24,6 +26,7 @@ COMMANDS = {
     "status": "show what is up to date, what would run, and why",
     "figures": "draw every figure and table again from stored results",
     "record": "store a finished run's results, figures and outputs in the repository",
+    "merge-shards": "bring what several machines did of one run into one run folder",
     "bench": "compare the speed of grlib with a textbook version",
     "check": "check Python, the packages' versions, memory and disk",
     "clean": "remove runs/, caches and .venv (nothing that git tracks)",
@@ -41,6 +44,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--force": {"action": "store_true", "help": "run them again from the start, even if up to date"},
     "--timeout": {"type": float, "metavar": "SECONDS", "help": "stop a notebook after it (default: never)"},
+    "--shard": {"default": "", "metavar": "I/N", "help": "of long steps do every N-th chunk, from the I-th"},
+    "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and leave the repository alone"},
     "--allow-stale": {"action": "store_true", "help": "store results of older code too, and say so"},
@@ -49,10 +54,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RUN = ("--profile", "--seed", "--run-dir")
 TAKES = {
-    "reproduce": (*RUN, "--only", "--from", "--base", "-p", "--force", "--timeout"),
+    "reproduce": (*RUN, "--only", "--from", "--base", "-p", "--force", "--timeout", "--shard"),
     "status": (*RUN, "--only", "--from", "--base", "-p"),
     "figures": ("--profile", "--source", "--dest"),
     "record": (*RUN, "--only", "--dest", "--allow-stale"),
+    "merge-shards": (*RUN, "shards"),
     "clean": ("--keep-runs", "--venv"),
 }
 
@@ -101,6 +107,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib import recording
 
             print(*recording.record(request_of(options), options.dest, options.allow_stale), sep="\n")
+        case "merge-shards":
+            from grlib import sharding
+
+            print(*sharding.merge(request_of(options).folder, list(map(Path, options.shards))), sep="\n")
         case "bench":
             from grlib import bench
 

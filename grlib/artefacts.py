@@ -274,9 +274,12 @@ def chunked(
 
     `compute(i)` must depend on `key` and `i` only. `key` (settings, seed, input digests, `code_digest(...)`)
     is stored with the chunks; chunks of another key are thrown away. `submit(i)` instead starts a chunk
-    elsewhere (as on `worker_pool`) and returns its Future; all open chunks are submitted at once.
+    elsewhere (as on `worker_pool`) and returns its Future; all open chunks are submitted at once. A shard
+    (`grlib.sharding`) does its own chunks, and OtherShards says which ones are still missing then.
     """
     import pandas
+
+    from grlib import sharding  # which reads and writes files itself
 
     if count < 1:
         raise GrlibError(f"{label}: {count} chunks; there must be at least 1")
@@ -284,6 +287,7 @@ def chunked(
         for chunk in folder.glob("chunk_*.parquet"):
             chunk.unlink()
         write_json(folder / "key.json", key)
+    write_json(folder / "count.json", {"chunks": count})
     paths = [folder / f"chunk_{number:06d}.parquet" for number in range(count)]
     frames = {}
     for number, path in enumerate(paths):
@@ -293,7 +297,7 @@ def chunked(
     if frames:
         say(f"{label}: {len(frames)} of {count} chunks were done before")
     began = shown = time.monotonic()
-    missing = sorted(set(range(count)) - set(frames))
+    missing = sharding.mine(sorted(set(range(count)) - set(frames)))
     futures = {number: submit(number) for number in missing} if submit else {}
     try:
         for done, number in enumerate(missing, start=1):
@@ -308,6 +312,7 @@ def chunked(
     finally:
         for future in futures.values():
             future.cancel()
+    sharding.refuse_gaps(label, folder, sorted(set(range(count)) - set(frames)), count)
     return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
 
 

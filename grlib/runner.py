@@ -21,13 +21,15 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from grlib import artefacts, freshness, notebooks, runs
+from grlib import artefacts, freshness, notebooks, runs, sharding
 from grlib.artefacts import in_words
 from grlib.errors import GrlibError, one_line
 from grlib.notebooks import Notebook
 
 EXIT = {"missing artefact": 3, "error": 4, "memory": 5, "dead kernel": 5, "time-out": 6, "disk full": 7}
+EXIT["other shards"] = sharding.OtherShards.exit_code
 CAUSES = {  # by the exception's name and text
+    r"^OtherShards": "other shards",
     r"^MissingArtefact": "missing artefact",
     r"^DiskFull|No space left on device|Disk quota exceeded": "disk full",
     r"^(MemoryError|OutOfMemoryError|BrokenProcessPool)|can't allocate memory|out of memory": "memory",
@@ -54,6 +56,7 @@ class Request:
     start: str | None = None
     force: bool = False
     timeout: float | None = None
+    shard: str = ""  # "i/n": only every n-th chunk of the long steps (grlib.sharding)
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -71,6 +74,8 @@ class Request:
         runs.resolve(self.profile, self.seed, {})
         if self.timeout is not None and self.timeout <= 0:
             raise GrlibError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
+        if self.shard:
+            sharding.parse(self.shard)
         chosen = [book for book in notebooks.select(self.only, self.start) if book.in_profile(self.profile)]
         known = sorted({name for book in chosen for name in self.injected(book) | book.parameters()})
         for name in self.parameters:
@@ -85,6 +90,7 @@ class Request:
         words += ["--only", *self.only] if self.only else []
         words += ["--from", self.start] if self.start else []
         words += ["--timeout", f"{self.timeout:g}"] if self.timeout else []
+        words += ["--shard", self.shard] if self.shard else []
         for name, value in self.parameters.items():
             words += ["-p", name, str(value)]
         return shlex.join(words)
@@ -121,6 +127,7 @@ def reproduce(request: Request) -> None:
             if reason is None:
                 say(f"{title}: up to date")
                 continue
+            os.environ[sharding.VARIABLE] = request.shard  # the kernel and its workers look there
             cost, ahead = expected[number - 1], expected[number:]
             say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
             paid = _bring_up_to_date(notebook, request)
@@ -193,7 +200,8 @@ def execute(
         partial.replace(final)
     except Exception as error:
         cause, why = _cause(error, kernel, timeout)
-        lines = [f"{notebook.name} failed ({cause})", *_where(notebook, error, kernel), f"cause:   {why}"]
+        happened = "waits for" if cause == "other shards" else "failed"
+        lines = [f"{notebook.name} {happened} ({cause})", *_where(notebook, error, kernel), f"cause:   {why}"]
         if partial.exists():
             partial.replace(failed)
             lines.append(f"so far:  {runs.shown(failed)}")

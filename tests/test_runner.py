@@ -13,7 +13,7 @@ import nbformat
 import pandas
 import pytest
 
-from grlib import artefacts, freshness, notebooks, profiles, recording, runner, runs, sources
+from grlib import artefacts, freshness, notebooks, profiles, recording, runner, runs, sharding, sources
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 
@@ -89,6 +89,19 @@ def ran(capsys) -> list[str]:
 
 
 # order and freshness
+
+
+def test_a_shard_that_waits_for_others_ends_with_its_own_code(lab, capsys, monkeypatch):
+    monkeypatch.setenv(sharding.VARIABLE, "")
+    source = (
+        "import os\n\nclass OtherShards(Exception):\n    pass\n\nraise OtherShards(os.environ['GRLIB_SHARD'])"
+    )
+    make_notebook(lab / "notebooks", "01_write", source, writes=["data/a.csv"])
+    assert main(["reproduce", "--profile", "smoke", "--shard", "2/3"]) == 8
+    said = capsys.readouterr().err
+    assert "01_write waits for (other shards)" in said and "OtherShards: 2/3" in said
+    assert "--shard 2/3" in said  # of the command that resumes
+    assert main(["reproduce", "--profile", "smoke", "--shard", "4/3"]) == 2
 
 
 def test_an_input_that_may_be_missing_is_noticed_when_it_comes_and_changes(lab, capsys):
