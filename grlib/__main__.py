@@ -26,6 +26,7 @@ COMMANDS = {
     "status": "show what is up to date, what would run, and why",
     "figures": "draw every figure and table again from stored results",
     "record": "store a finished run's results, figures and outputs in the repository",
+    "import-official": "read the rows that the authors' release generated, for figures and tables",
     "merge-shards": "bring what several machines did of one run into one run folder",
     "bench": "compare the speed of grlib with a textbook version",
     "check": "check Python, the packages' versions, memory and disk",
@@ -45,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--force": {"action": "store_true", "help": "run them again from the start, even if up to date"},
     "--timeout": {"type": float, "metavar": "SECONDS", "help": "stop a notebook after it (default: never)"},
     "--shard": {"default": "", "metavar": "I/N", "help": "of long steps do every N-th chunk, from the I-th"},
+    "release": {"metavar": "DIR", "help": "its folder checkpoints/countdown"},
     "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and leave the repository alone"},
@@ -58,6 +60,7 @@ TAKES = {
     "status": (*RUN, "--only", "--from", "--base", "-p"),
     "figures": ("--profile", "--source", "--dest"),
     "record": (*RUN, "--only", "--dest", "--allow-stale"),
+    "import-official": ("release", "--dest"),
     "merge-shards": (*RUN, "shards"),
     "clean": ("--keep-runs", "--venv"),
 }
@@ -107,6 +110,15 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib import recording
 
             print(*recording.record(request_of(options), options.dest, options.allow_stale), sep="\n")
+        case "import-official":
+            from grlib import official
+
+            dest = Path(options.dest or "runs/official")
+            table = official.import_results(Path(options.release), dest, print)
+            print(table.round(2).to_string(index=False))
+            print(
+                f"stored in {dest}; then: python -m grlib figures --profile paper --source {dest} --dest DIR"
+            )
         case "merge-shards":
             from grlib import sharding
 

@@ -120,6 +120,13 @@ class Results:
         return self.frames.get(kind, empty)
 
 
+def without_rows(kind: str) -> pd.DataFrame:
+    """A table of a kind with its columns and types, and nothing in it."""
+    types = {"str": "str", "int": "int64", "bool": "bool", "number": "float64"}
+    columns = {name: pd.Series(dtype=types[wanted]) for name, wanted in SCHEMAS[kind].items()}
+    return pd.DataFrame(columns)
+
+
 def seed_folders(measured: Path, profile: str) -> dict[int, Path]:
     """Folders `seed<number>` under measured/profile, by seed."""
     folders = (Path(measured) / profile).glob("seed*")
