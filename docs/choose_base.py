@@ -24,6 +24,7 @@ from choices import LAPTOP, add, known
 
 from grlib import countdown_data, imitation, metrics, profiles, sampling, tokenizer, training
 from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
+from grlib.distributed import Team
 from grlib.model import bake, build_model
 from grlib.traces import arithmetic_holds
 
@@ -88,7 +89,9 @@ def train(
 ) -> dict[str, Any]:
     """Train in place for `seconds` of processor time, the rate falling over the last fifth of them."""
     settings = imitation.base_settings(profile)
-    optimizers = training.make_optimizers(net, settings)
+    team = Team()
+    scored = team.wrap(training.Scored(net))
+    optimizers = training.make_optimizers(scored, settings)
     rng, used, steps, tokens = Random(0), 0.0, 0, 0
     stock: dict[int, list[training.Row]] = {3: [], 4: []}
     made = {3: 0, 4: 0}
@@ -107,7 +110,7 @@ def train(
             batch.append(stock[count].pop())
         rate = settings.lr * min(1.0, share / settings.warmup + 1e-3, (1 - share) / 0.2)
         begun = time.process_time()
-        training.train_step(net, batch, optimizers, rate, settings)
+        training.train_step(scored, batch, optimizers, rate, settings, team)
         used += time.process_time() - begun
         steps, tokens = steps + 1, tokens + sum(len(row.ids) for row in batch)
     return {"seconds": round(used), "steps": steps, "tokens": tokens}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from grlib.errors import GrlibError
 from grlib.sampling import Request, Sampled, SamplingSettings, sample
 
 if TYPE_CHECKING:
-    from grlib.training import TrainSettings
+    from grlib.training import Row, TrainSettings
 
 
 class Example(NamedTuple):
@@ -250,17 +250,45 @@ def fine_tune(
 ) -> pd.DataFrame:
     """Fine-tune the base on kept attempts, save it in `out` with its curve; `steps` overrides the epochs.
 
-    Where nothing was kept there is nothing to learn: the model stays the base.
+    Where nothing was kept there is nothing to learn: the model stays the base. Several processes, where the
+    settings ask for them, are started for it and end with it.
     """
-    from grlib.adapters import low_rank
-    from grlib.model import load_both, save_model
-    from grlib.training import make_rows, train
+    from grlib.artefacts import read_table
+    from grlib.distributed import launch
+    from grlib.tokenizer import load_tokenizer
+    from grlib.training import make_rows
 
-    model, tokenizer = load_both(base)
+    tokenizer = load_tokenizer(base)
     examples = [one for attempt in kept for one in attempt.examples()]
     prompts, responses = [one.prompt for one in examples], [one.response for one in examples]
     rows = make_rows(tokenizer, prompts, responses, settings.row_length, [one.ended for one in examples])
     training = replace(settings.training, steps=steps) if steps else settings.training
+    if training.processes == 1:
+        return fine_tune_rows(rows, training, base, out, work, seed=seed, label=label, progress=progress)
+    job = {"training": asdict(training), "seed": seed, "label": label}
+    job |= {"base": str(base), "out": str(out), "work": str(work)}
+    launch(job, rows, work / "job", progress)
+    return read_table(out / "curve.csv")
+
+
+def fine_tune_rows(
+    rows: Sequence[Row],
+    training: TrainSettings,
+    base: Path,
+    out: Path,
+    work: Path,
+    *,
+    seed: int | str,
+    label: str,
+    progress: Callable[[str], None],
+) -> pd.DataFrame:
+    """`fine_tune` on rows, in this process or as one of several; the first of them saves the model."""
+    from grlib.adapters import low_rank
+    from grlib.distributed import first_process
+    from grlib.model import load_both, save_model
+    from grlib.training import train
+
+    model, tokenizer = load_both(base)
     batches: list[list[int]] | None = None if rows else []
     if not rows:
         progress(f"{label}: no attempt was correct, so the model stays the base")
@@ -276,7 +304,8 @@ def fine_tune(
             progress=progress,
             label=label,
         )
-    save_model(model, tokenizer, out, curve)
+    if first_process():
+        save_model(model, tokenizer, out, curve)
     return curve
 
 

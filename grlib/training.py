@@ -21,12 +21,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from grlib.distributed import PRECISIONS, STRATEGIES, Team
 from grlib.errors import GrlibError
 from grlib.model import output_matrix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+PLACE = ("step", "tokens", "curve")  # of a run, in its checkpoints
+# Settings that change how long a run takes and what it needs, not what comes out.
+PACE = ("micro_tokens", "processes", "strategy", "recompute", "checkpoint_seconds")
 CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
 PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the next micro-batch
 
@@ -46,10 +50,28 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     lora_rank: int = 0  # of adapters trained in the weights' stead (grlib.adapters); 0: all weights
+    precision: str = "float32"  # or "bfloat16": of products and activations; weights stay float32
     micro_tokens: int = 2048  # padded tokens of one forward pass: bounds memory
+    processes: int = 1  # that train together (grlib.distributed)
+    strategy: str = "ddp"  # or "fsdp": each process holds a part of the weights only
+    recompute: bool = False  # gradient checkpointing: less memory for activations, a third more work
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS or self.strategy not in STRATEGIES:
+            raise GrlibError(
+                f"precision {self.precision!r}, strategy {self.strategy!r}: use {' or '.join(PRECISIONS)}, "
+                f"{' or '.join(STRATEGIES)}"
+            )
+        if self.processes < 1 or (self.processes > 1 and self.batch_rows % self.processes):
+            raise GrlibError(
+                f"processes={self.processes} and batch_rows={self.batch_rows}: the former must be 1 or more and "
+                "divide the rows of a step; change one of them"
+            )
+        if self.strategy == "fsdp" and self.optimizer == "muon":
+            raise GrlibError(
+                "optimizer 'muon' with strategy 'fsdp': it needs whole matrices; use adamw or ddp"
+            )
         if self.optimizer not in ("adamw", "muon") or self.schedule not in ("cosine", "trapezoid"):
             raise GrlibError(
                 f"optimizer {self.optimizer!r}, schedule {self.schedule!r}: use adamw or muon, "
@@ -141,6 +163,18 @@ def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
+class Scored(nn.Module):
+    """A model whose forward pass gives `response_nll`: what processes wrap when they train it together."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Nats of every masked token: (masked tokens,)."""
+        return response_nll(self.model, ids, mask)
+
+
 def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood in nats of every masked token given what stands before it: (masked tokens,)."""
     return nll_of(model, states_before(model.model, ids, mask), ids, mask)
@@ -160,13 +194,18 @@ def nll_of(
     return F.cross_entropy(logits, ids[:, 1:][mask[:, 1:]], reduction="none")
 
 
-@torch.no_grad()
 def score_rows(model: PreTrainedModel, rows: Sequence[Row], micro_tokens: int = 2048) -> np.ndarray:
     """(rows, 2): summed negative log-likelihood in nats and count of response tokens of each row."""
-    result = np.zeros((len(rows), 2))
+    return _scores(Scored(model), rows, micro_tokens)
+
+
+@torch.no_grad()
+def _scores(net: nn.Module, rows: Sequence[Row], micro_tokens: int) -> np.ndarray:
+    """`score_rows` of a network as `Team.wrap` gives it."""
+    device, result = next(net.parameters()).device, np.zeros((len(rows), 2))
     for group, ids, mask in micro_batches(rows, micro_tokens):
         per_token = torch.zeros(mask[:, 1:].shape)
-        per_token[mask[:, 1:]] = response_nll(model, ids, mask)
+        per_token[mask[:, 1:]] = net(ids.to(device), mask.to(device)).float().cpu()
         result[group, 0] = per_token.sum(1).double().numpy()
         result[group, 1] = mask.sum(1).numpy()
     return result
@@ -188,11 +227,15 @@ def text_likelihood(
 
 def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     """Cross-entropy in nats per response token."""
-    totals = score_rows(model, rows).sum(0)
+    return _mean(Scored(model), rows)
+
+
+def _mean(net: nn.Module, rows: Sequence[Row], micro_tokens: int = 2048) -> float:
+    totals = _scores(net, rows, micro_tokens).sum(0)
     return float(totals[0] / totals[1])
 
 
-def make_optimizers(model: PreTrainedModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms; frozen weights
     have none."""
     decayed = {"lr": settings.lr, "weight_decay": settings.weight_decay}
@@ -236,24 +279,27 @@ def train(
 
     `folder` keeps checkpoints: a second call with the same arguments goes on from the last one. `start` names
     the weights that `model` begins with (a digest), where `seed` does not fix them. `batches` overrides the
-    plan (a curriculum); `stop_after` ends early with the schedule of the full run.
+    plan (a curriculum); `stop_after` ends early with the schedule of the full run. Several processes may
+    call it together (`grlib.distributed`); where they share the weights, the first one's model has them.
     """
     plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
-    key: dict[str, Any] = {
-        "settings": {k: v for k, v in asdict(settings).items() if not k.startswith(("checkpoint", "micro"))}
-    }
+    key: dict[str, Any] = {"settings": {k: v for k, v in asdict(settings).items() if k not in PACE}}
     key |= {"seed": seed, "steps": len(plan), "rows": _digest(rows, plan)}
     key |= {"start": start} if start else {}
-    optimizers = make_optimizers(model, settings)
-    step, tokens, curve = _restore(folder, key, model, optimizers)
-    model.train()
+    team = Team(settings.strategy, settings.precision)
+    if settings.recompute:
+        model.gradient_checkpointing_enable()
+    net = team.wrap(Scored(model))
+    optimizers = make_optimizers(net, settings)
+    step, tokens, curve = _restore(team, folder, key, net, optimizers)
+    net.train()
     clock = _Clock(tokens)
     last_saved = time.monotonic()
     end = min(len(plan), stop_after or len(plan))
     while step < end:
         batch = [rows[i] for i in plan[step]]
         rate = learning_rate(step, len(plan), settings)
-        loss = train_step(model, batch, optimizers, rate, settings)
+        loss = train_step(net, batch, optimizers, rate, settings, team)
         step, tokens = step + 1, tokens + sum(len(row.ids) for row in batch)
         if not math.isfinite(loss):
             raise GrlibError(
@@ -261,38 +307,42 @@ def train(
             )
         measured = math.nan
         if valid and valid_every and (step % valid_every == 0 or step == len(plan)):
-            measured = mean_nll(model, valid)
+            measured = _mean(net, valid, settings.micro_tokens)
         curve.append((step, tokens, loss, measured))
         if clock.due() or step == end:
             progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
-        if folder and (step == end or time.monotonic() - last_saved > settings.checkpoint_seconds):
-            _checkpoint(folder, key, model, optimizers, step, tokens, curve)
+        late = team.total(float(time.monotonic() - last_saved > settings.checkpoint_seconds)) > 0
+        if folder and (step == end or late):  # all processes save together
+            _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
             last_saved = time.monotonic()
+    team.hand_back(net, model)
     model.eval()
     return pd.DataFrame(curve, columns=CURVE)
 
 
 def train_step(
-    model: PreTrainedModel,
+    net: nn.Module,
     batch: Sequence[Row],
     optimizers: Sequence[torch.optim.Optimizer],
     rate: float,
     settings: TrainSettings,
+    team: Team,
 ) -> float:
-    """One optimiser step on the mean loss over the response tokens of `batch`; returns that loss."""
+    """One optimiser step of a team's network (`Team.wrap` of `Scored`) on the mean loss over the response
+    tokens of `batch`; returns that loss."""
     count = sum(len(row.ids) - row.start for row in batch)
     total = 0.0
-    for _, ids, mask in micro_batches(batch, settings.micro_tokens):
-        loss = response_nll(model, ids, mask).sum() / count
+    for ids, mask, weight in team.share(net, list(micro_batches(batch, settings.micro_tokens))):
+        loss = net(ids, mask).sum() * (weight / count)
         loss.backward()
         total += float(loss.detach())
-    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    torch.nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-    return total
+    return team.total(total) / team.size
 
 
 def _digest(rows: Sequence[Row], plan: Sequence[Sequence[int]]) -> str:
@@ -304,35 +354,36 @@ def _digest(rows: Sequence[Row], plan: Sequence[Sequence[int]]) -> str:
 
 
 def _checkpoint(
+    team: Team,
     folder: Path,
     key: Mapping[str, Any],
-    model: PreTrainedModel,
+    net: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    step: int,
-    tokens: int,
-    curve: list[tuple],
+    place: tuple[int, int, list[tuple]],
 ) -> None:
-    state = {
-        "model": _trained(model),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "step": step,
-        "tokens": tokens,
-        "curve": curve,
-    }
+    """`place` is the step, the tokens seen and the curve."""
+    if team.size > 1:
+        team.save(folder, key, net, optimizers, place)
+        return
+    state: dict[str, Any] = dict(zip(PLACE, place, strict=True)) | {"model": _trained(net)}
+    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
     write_checkpoint(folder / "checkpoint.pt", key, state)
 
 
 def _restore(
+    team: Team,
     folder: Path | None,
     key: Mapping[str, Any],
-    model: PreTrainedModel,
+    net: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> tuple[int, int, list[tuple]]:
     """(step, tokens, curve) of the checkpoint in `folder` that belongs to this run, or a fresh start."""
-    state = read_checkpoint(folder / "checkpoint.pt", key) if folder else None
-    if state is None or _shapes(state["model"]) != _shapes(_trained(model)):
+    state = read_checkpoint(folder / "checkpoint.pt", key) if folder and team.size == 1 else None
+    if folder and state is None and (place := team.load(folder, key, net, optimizers)):  # of several
+        return place[0], place[1], [tuple(row) for row in place[2]]
+    if state is None or _shapes(state["model"]) != _shapes(_trained(net)):
         return 0, 0, []
-    model.load_state_dict(state["model"], strict=False)  # frozen weights are not in it
+    net.load_state_dict(state["model"], strict=False)  # frozen weights are not in it
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"], state["tokens"], state["curve"]
@@ -357,7 +408,7 @@ def read_checkpoint(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None
     return state if state["key"] == key else None
 
 
-def _trained(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights that training changes, by name."""
     return {name: weights.detach() for name, weights in model.named_parameters() if weights.requires_grad}
 

@@ -1,0 +1,243 @@
+"""Training by several processes, DDP or FSDP, started by `accelerate launch` or torchrun.
+
+All processes know every row of a step; its micro-batches are dealt out among them, so the same rows make a
+step on any number of processes, and the losses agree up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from grlib.artefacts import atomic, read_json, write_json
+from grlib.errors import GrlibError
+
+STRATEGIES = ("ddp", "fsdp")
+PRECISIONS = ("float32", "bfloat16")
+QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes files and says how it goes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+class Team:
+    """The processes of one training run, of which this is number `rank` of `size`; by itself one process."""
+
+    def __init__(self, strategy: str = "ddp", precision: str = "float32") -> None:
+        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.strategy = "fsdp" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else strategy
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        self.precision = precision
+        if self.size > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights only."""
+        return self.size > 1 and self.strategy == "fsdp"
+
+    def wrap(self, net: nn.Module, layers: str = "layers") -> nn.Module:
+        """The network on this process's device, as all of them train it. A sharded one is a copy."""
+        if not self.sharded:
+            net = net.to(self.device)
+            several = self.size > 1
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            return nn.parallel.DistributedDataParallel(net, device_ids=ids) if several else net
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        net = copy.deepcopy(net).to(self.device)  # sharding would change the caller's own for good
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for name, blocks in net.named_modules():
+            if name.endswith(layers) and isinstance(blocks, nn.ModuleList):
+                for block in blocks:
+                    fully_shard(block, mesh=mesh)
+        fully_shard(net, mesh=mesh)
+        return net
+
+    def share(
+        self, net: nn.Module, groups: Sequence[tuple[Any, torch.Tensor, torch.Tensor]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+        """This process's part of the micro-batches (numbers, ids, mask): ids and mask on its device, and the
+        weight of their loss, so that gradients come out as one process would sum them.
+
+        Every process gets as many, since all take part in every exchange: some with weight 0.
+        """
+        rounds = -(-len(groups) // self.size)
+        for turn in range(rounds):
+            number = turn * self.size + self.rank
+            _, ids, mask = groups[number] if number < len(groups) else groups[0]
+            with self._exchanging(net, turn == rounds - 1):
+                yield ids.to(self.device), mask.to(self.device), float(number < len(groups)) * self.size
+
+    @contextlib.contextmanager
+    def _exchanging(self, net: nn.Module, last: bool) -> Iterator[None]:
+        """Gradients are exchanged after the last micro-batch of a step only."""
+        if self.sharded:
+            net.set_requires_gradient_sync(last)
+        elif self.size > 1:
+            net.require_backward_grad_sync = last
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+            yield
+
+    def total(self, number: float) -> float:
+        """The sum of a number over all processes."""
+        if self.size == 1:
+            return number
+        summed = torch.tensor(number, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(summed)
+        return float(summed)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def hand_back(self, net: nn.Module, model: nn.Module) -> None:
+        """Put the trained weights into the model that was given, on the CPU (sharded: the first process)."""
+        if self.sharded:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            weights = get_model_state_dict(net, options=options)
+            if self.rank == 0:
+                model.load_state_dict({name.partition(".")[2]: value for name, value in weights.items()})
+        model.to("cpu")
+
+    def save(
+        self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any], state: Any
+    ) -> None:
+        """A checkpoint of all processes, in parts; it takes the place of the last one when it is whole.
+
+        It can be read by another number of processes.
+        """
+        import torch.distributed.checkpoint as dcp
+
+        new = folder / "checkpoint.new"
+        if self.rank == 0:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+        self.wait()
+        dcp.save(self._state(net, optimizers), checkpoint_id=new)
+        if self.rank == 0:
+            write_json(new / "state.json", {"key": key, "state": state})
+            with atomic(folder / "checkpoint") as partial:
+                new.rename(partial)
+        self.wait()
+
+    def load(self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any]) -> Any:
+        """The state of the checkpoint of the run `key`, its weights put in place; None if there is none."""
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        path = folder / "checkpoint"
+        if not (path / "state.json").is_file():
+            return None
+        known = read_json(path / "state.json")
+        if known["key"] != json.loads(json.dumps(key)):
+            return None
+        found = self._state(net, optimizers)
+        dcp.load(found, checkpoint_id=path)
+        set_state_dict(
+            net, list(optimizers), model_state_dict=found["model"], optim_state_dict=found["optimizers"]
+        )
+        return known["state"]
+
+    @staticmethod
+    def _state(net: nn.Module, optimizers: Sequence[Any]) -> dict[str, Any]:
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        weights, moments = get_state_dict(net, list(optimizers))
+        return {"model": weights, "optimizers": moments}
+
+
+# A job: fine-tuning by processes of its own
+
+
+def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Callable[[str], None]) -> None:
+    """Carry out a fine-tuning job (`selftrain.fine_tune_rows`) with `job["training"]["processes"]` processes.
+
+    A process that dies ends all of them with GrlibError, which quotes the last lines.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "job.json", job)
+    sizes = [len(row.ids) for row in rows]
+    with atomic(folder / "rows.npz") as partial, partial.open("wb") as stream:
+        np.savez(
+            stream,
+            ids=np.concatenate([row.ids for row in rows]) if rows else np.zeros(0, np.int32),
+            sizes=np.asarray(sizes, dtype=np.int64),
+            starts=np.asarray([row.start for row in rows], dtype=np.int64),
+        )
+    count = int(job["training"]["processes"])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    command += ["--num_processes", str(count), "--main_process_port", "0", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "-m", "grlib.distributed", str(folder)]
+    threads = max(1, (os.cpu_count() or 1) // count)
+    environment = QUIET | dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
+    last: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as started:
+        try:
+            for line in started.stdout or ():
+                said = line.removeprefix(SAID)
+                if said != line:
+                    say(said.rstrip())
+                elif line.strip():
+                    last = [*last, line.rstrip()][-30:]
+        except BaseException:
+            started.terminate()
+            raise
+    if started.returncode:
+        told = [line for line in last if "Error" in line] or last
+        raise GrlibError(
+            f"{job['label']}: training by {count} processes ended with code {started.returncode}"
+            f"{': ' + told[-1].strip() if told else ''}; the next call goes on from the last checkpoint"
+        )
+
+
+SAID = "grlib: "  # begins the lines of a job that are progress
+
+
+def main() -> None:
+    """One process of a job."""
+    from grlib.selftrain import fine_tune_rows
+    from grlib.training import Row, TrainSettings
+
+    folder = Path(sys.argv[1])
+    job = read_json(folder / "job.json")
+    stored = np.load(folder / "rows.npz")
+    parts = np.split(stored["ids"], np.cumsum(stored["sizes"])[:-1]) if len(stored["sizes"]) else []
+    rows = [Row(ids, int(start)) for ids, start in zip(parts, stored["starts"], strict=True)]
+    training = TrainSettings(**job.pop("training"))
+    base, out, work = (Path(job.pop(name)) for name in ("base", "out", "work"))
+
+    def say(line: str) -> None:
+        if first_process():
+            print(SAID + line, flush=True)
+
+    try:
+        fine_tune_rows(rows, training, base, out, work, **job, progress=say)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

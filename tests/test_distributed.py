@@ -1,0 +1,115 @@
+"""Two processes train as one does; a dead one ends the job; a checkpoint serves another number of them."""
+
+import threading
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from grlib import distributed
+from grlib.errors import GrlibError
+from grlib.model import load_model
+from grlib.selftrain import fine_tune_rows
+from grlib.training import Row, TrainSettings
+
+SETTINGS = TrainSettings(lr=3e-3, batch_rows=6, epochs=2, micro_tokens=64, checkpoint_seconds=0)
+
+
+def rows(count=26, longest=30):
+    """Rows of many lengths; the last step of an epoch has fewer of them than there are processes."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(8, longest, count - 1).tolist() + [longest]
+    return [Row(rng.integers(3, 200, length).astype(np.int32), 3) for length in lengths]
+
+
+def trained(base, folder, settings, examples=None, said=None):
+    """The curve and the weights after training by as many processes as the settings say."""
+    examples = rows() if examples is None else examples
+    told = [] if said is None else said
+    out, work = folder / "model", folder / "work"
+    if settings.processes == 1:
+        curve = fine_tune_rows(examples, settings, base, out, work, seed=1, label="job", progress=told.append)
+    else:
+        job = {"training": asdict(settings), "seed": 1, "label": "job"}
+        job |= {"base": str(base), "out": str(out), "work": str(work)}
+        distributed.launch(job, examples, folder / "job", told.append)
+        curve = None
+    return curve, dict(load_model(out).named_parameters()), told
+
+
+def differ(a, b):
+    return max(float((a[name] - b[name]).detach().abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_have_the_curve_and_the_weights_of_one(tiny_folder, tmp_path, strategy):
+    one, weights, _ = trained(tiny_folder, tmp_path / "one", SETTINGS)
+    settings = replace(SETTINGS, processes=2, strategy=strategy)
+    _, shared, said = trained(tiny_folder, tmp_path / "two", settings)
+    two = pd.read_csv(tmp_path / "two" / "model" / "curve.csv")
+    assert two[["step", "tokens_seen"]].equals(one[["step", "tokens_seen"]])
+    assert np.abs(two["loss"] - one["loss"]).max() < 1e-5  # nats: sums in another order
+    assert differ(weights, shared) < 1e-4
+    assert sum("step 10/10" in line for line in said) == 1  # one of them says how it goes
+
+
+def test_a_checkpoint_serves_another_number_of_processes(tiny_folder, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, processes=2, strategy="fsdp")
+    _, weights, _ = trained(tiny_folder, tmp_path, settings)
+    assert not (tmp_path / "work" / "checkpoint.new").exists()  # the last one only
+    alone, found, _ = trained(tiny_folder, tmp_path, SETTINGS)
+    assert len(alone) == 10 and differ(weights, found) == 0  # nothing was left to do
+
+
+def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tmp_path):
+    settings, many = replace(SETTINGS, processes=2, epochs=12), rows(60)
+    failed = []
+
+    def job():
+        try:
+            trained(tiny_folder, tmp_path, settings, many)
+        except GrlibError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "work" / "checkpoint" / "state.json").exists():
+        assert time.monotonic() < deadline and thread.is_alive()
+        time.sleep(0.05)
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "grlib.distributed" in " ".join(process.cmdline()) and "launch" not in " ".join(process.cmdline())
+    ]
+    workers[0].kill()
+    thread.join(60)
+    assert not thread.is_alive(), "the other process hangs"
+    assert "the next call goes on from the last checkpoint" in str(failed[0])
+    assert not any(process.is_running() and process.status() != "zombie" for process in workers)
+    _, found, said = trained(tiny_folder, tmp_path, settings, many)
+    _, whole, _ = trained(tiny_folder, tmp_path / "whole", settings, many)
+    assert differ(found, whole) < 1e-6
+    assert "step 120/120" in said[-1]
+
+
+def test_settings_that_cannot_be_shared_are_refused():
+    with pytest.raises(GrlibError, match=r"processes=4 and batch_rows=6"):
+        replace(SETTINGS, processes=4)
+    with pytest.raises(GrlibError, match="needs whole matrices"):
+        replace(SETTINGS, strategy="fsdp", optimizer="muon")
+    with pytest.raises(GrlibError, match="precision 'float16'"):
+        replace(SETTINGS, precision="float16")
+
+
+def test_bfloat16_and_recomputing_train_about_the_same(tiny_folder, tmp_path):
+    one, _, _ = trained(tiny_folder, tmp_path / "one", SETTINGS)
+    half, _, _ = trained(tiny_folder, tmp_path / "half", replace(SETTINGS, precision="bfloat16"))
+    again, weights, _ = trained(tiny_folder, tmp_path / "again", replace(SETTINGS, recompute=True))
+    assert 0 < np.abs(half["loss"] - one["loss"]).max() < 0.05
+    assert np.abs(again["loss"] - one["loss"]).max() < 1e-5
+    assert all(value.dtype == torch.float32 for value in weights.values())
