@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ from grlib.rollouts import Rollout, line_last, line_starts
 from grlib.sampling import Request, Sampled
 from grlib.search import straight_path
 from grlib.selftrain import Attempt, LoopSettings, Policy
-from grlib.tokenizer import encode, prompt_text
+from grlib.tokenizer import encode, load_tokenizer, prompt_text
 from grlib.traces import grade
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class CountdownTask:
     budget: int  # tokens of a whole response, end token included
     rounds: int = 3
     choose: str = "random"  # which explored child a rewrite replaces (node selection)
+    tokenizer: PreTrainedTokenizerFast | None = field(default=None, repr=False, compare=False)  # of prompts
 
     def __post_init__(self) -> None:
         if self.budget < 1 or self.rounds < 0:
@@ -55,7 +56,7 @@ class CountdownTask:
     ) -> list[Attempt | None]:
         """One trace an item, graded; None where the start fills the budget by itself."""
         requests = [
-            Request(prompt_text(problem), start or "", self.budget)
+            Request(prompt_text(problem, self.tokenizer), start or "", self.budget)
             for (problem, _), start in zip(items, starts, strict=True)
         ]
         answers = policy(requests)
@@ -84,7 +85,7 @@ class CountdownTask:
         With dense reward, each subgoal short of the goal also earns `SUBGOAL_REWARD`, at the end of the state
         line of the first visit.
         """
-        requests = [Request(prompt_text(problem), "", self.budget) for problem, _ in items]
+        requests = [Request(prompt_text(problem, self.tokenizer), "", self.budget) for problem, _ in items]
         prompts = encode(tokenizer, [request.prompt for request in requests])
         found = []
         for item, prompt, answer in zip(items, prompts, policy(requests), strict=True):
@@ -139,14 +140,20 @@ def evaluate_splits(
     method: str, model: Path, profile: Profile, splits: Mapping[str, Sequence[Solved]], **how: Any
 ) -> pd.DataFrame:
     """`evaluation.evaluate_splits` for traces of this profile's budget."""
-    return evaluation.evaluate_splits(CountdownTask(profile.budget), method, model, profile, splits, **how)
+    return evaluation.evaluate_splits(task_for(profile, model), method, model, profile, splits, **how)
+
+
+def task_for(profile: Profile, model: Path | str, **changes: Any) -> CountdownTask:
+    """The task as it is put to the model in a folder: to a pretrained one by its own chat template."""
+    words = load_tokenizer(model) if profile.pretrained else None
+    return CountdownTask(profile.budget, tokenizer=words, **changes)
 
 
 def loop_settings(profile: Profile, method: str) -> LoopSettings:
     """The self-training loop of `rest` or `guided_rest` at this scale."""
     if method not in ("rest", "guided_rest"):
         raise GrlibError(f"method {method!r} is not self-trained; choose rest or guided_rest")
-    from grlib.training import TrainSettings
+    from grlib.training import TrainSettings, means_of
 
     guided = method == "guided_rest"
     return LoopSettings(
@@ -156,6 +163,7 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
             lr=profile.lr,
             batch_rows=profile.batch_rows,
             epochs=profile.guided_epochs if guided else profile.rest_epochs,
+            **means_of(profile),
         ),
         sampling=sampling_settings(profile),
         row_length=profile.row_length,

@@ -170,10 +170,16 @@ class Team:
 
 
 def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Carry out a fine-tuning job (`selftrain.fine_tune_rows`) with `job["training"]["processes"]` processes.
+    """Carry out a fine-tuning job (`selftrain.fine_tune_here`) with `job["training"]["processes"]` processes.
 
     A process that dies ends all of them with GrlibError, which quotes the last lines.
     """
+    count, size = int(job["training"]["processes"]), int(job["training"]["batch_rows"])
+    if size % count:
+        raise GrlibError(
+            f"{job['label']}: processes={count} and batch_rows={size}: the processes must divide the rows of a "
+            "step; change one of them"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)
     sizes = [len(row.ids) for row in rows]
@@ -184,7 +190,6 @@ def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Calla
             sizes=np.asarray(sizes, dtype=np.int64),
             starts=np.asarray([row.start for row in rows], dtype=np.int64),
         )
-    count = int(job["training"]["processes"])
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(count), "--main_process_port", "0", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "-m", "grlib.distributed", str(folder)]
@@ -217,7 +222,7 @@ SAID = "grlib: "  # begins the lines of a job that are progress
 
 def main() -> None:
     """One process of a job."""
-    from grlib.selftrain import fine_tune_rows
+    from grlib.selftrain import fine_tune_here
     from grlib.training import Row, TrainSettings
 
     folder = Path(sys.argv[1])
@@ -233,7 +238,7 @@ def main() -> None:
             print(SAID + line, flush=True)
 
     try:
-        fine_tune_rows(rows, training, base, out, work, **job, progress=say)
+        fine_tune_here(rows, training, base, out, work, **job, progress=say)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from grlib.artefacts import MissingArtefact, atomic_folder, plain, problem_with
+from grlib import pretrained
+from grlib.artefacts import MissingArtefact, atomic_folder, plain, problem_with, write_bytes
 from grlib.countdown_data import Imitated, imitation_examples
 from grlib.errors import GrlibError
-from grlib.model import bake, build_model, save_model
+from grlib.model import bake, build_model, load_model, save_model
 from grlib.profiles import Profile
 from grlib.search import straight_path
-from grlib.tokenizer import build_tokenizer, prompt_text
-from grlib.training import Row, TrainSettings, make_rows, plan_batches, train
+from grlib.selftrain import fine_tune_rows
+from grlib.tokenizer import build_tokenizer, load_tokenizer, prompt_text
+from grlib.training import Row, TrainSettings, make_rows, means_of, plan_batches, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -36,10 +38,14 @@ def response(method: str, example: Imitated) -> str:
 
 
 def imitation_rows(
-    method: str, examples: Sequence[Imitated], tokenizer: PreTrainedTokenizerFast, max_length: int
+    method: str,
+    examples: Sequence[Imitated],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    chat: bool = False,
 ) -> list[Row]:
-    """Training rows of examples, longer ones cut on the right."""
-    prompts = [prompt_text(example.problem) for example in examples]
+    """Training rows of examples, longer ones cut on the right; `chat`: by the tokenizer's own template."""
+    prompts = [prompt_text(example.problem, tokenizer if chat else None) for example in examples]
     return make_rows(tokenizer, prompts, [response(method, example) for example in examples], max_length)
 
 
@@ -52,6 +58,7 @@ def base_settings(profile: Profile) -> TrainSettings:
         schedule=profile.base_schedule,
         warmup=profile.base_warmup,
         epochs=profile.base_epochs,
+        **means_of(profile),
     )
 
 
@@ -70,11 +77,6 @@ def train_base(
     Stages follow each other under one learning-rate schedule. `stop_after` steps end it early (the live part
     of notebook 03); `folder` keeps checkpoints, so a killed run goes on.
     """
-    if profile.pretrained:
-        raise GrlibError(
-            f"profile {profile.name!r} starts from {profile.pretrained}: fine-tuning pretrained models is "
-            "not built yet; choose smoke, laptop or gpu"
-        )
     settings = base_settings(profile)
     tokenizer = build_tokenizer(profile.whole_numbers)
     rows: list[Row] = []
@@ -122,6 +124,27 @@ def train_base(
     return bake(model), tokenizer, curve
 
 
+def fine_tune_base(
+    method: str, profile: Profile, out: Path, work: Path, progress: Callable[[str], None]
+) -> tuple[PreTrainedModel, pd.DataFrame]:
+    """Fine-tune the profile's pretrained model to imitate, into `out`, in `work`: (model, curve)."""
+    start, [stage] = work / "start", profile.stages
+    if problem_with(start):
+        save_model(*pretrained.load(profile.pretrained), start)
+    progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
+    rows = imitation_rows(
+        method,
+        imitation_examples(profile.task, stage.examples, num_count=stage.num_count),
+        load_tokenizer(start),
+        profile.row_length,
+        chat=True,
+    )
+    factor = profile.bc_batch_factor if method == "bc" else 1
+    settings = replace(base_settings(profile), batch_rows=stage.batch_rows * factor)
+    curve = fine_tune_rows(rows, settings, start, out, work, seed=0, label=method, progress=progress)
+    return load_model(out), curve
+
+
 def obtain_base(
     method: str,
     profile: Profile,
@@ -135,6 +158,11 @@ def obtain_base(
     """Put a base model into `out`: a copy of the `shipped` one, or a new one (`source` "scratch")."""
 
     def make() -> None:
+        if profile.pretrained:
+            model, curve = fine_tune_base(method, profile, out, work or out.parent, progress)
+            for name, content in describe_base(method, profile, model, curve).items():
+                write_bytes(out / name, content.encode())
+            return
         model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
         save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
 
@@ -179,8 +207,8 @@ library_name: transformers
 ---
 # Countdown base model `{method}`
 
-A Llama of {facts["parameters"]:,} parameters that imitates {imitates} on Countdown problems:
-combine numbers of 1..{profile.task.max_number} to reach a target of \
+A Llama of {facts["parameters"]:,} parameters ({profile.pretrained or "from scratch"}) that imitates
+{imitates} on Countdown problems: combine numbers of 1..{profile.task.max_number} to reach a target of \
 {profile.task.target_low}..{profile.task.target_high}.
 
 - **Made by** notebook 03 (`base = "scratch"`, profile {profile.name}): {examples};

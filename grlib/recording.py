@@ -35,8 +35,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     With `request.only` or `start` those notebooks' files join a record that is there already. With `dest` all
     of it goes there and the repository's own record stays as it is.
     """
-    if request.profile == "smoke" and not dest:
-        raise GrlibError("profile 'smoke': its numbers mean nothing, so give --dest for a trial")
+    if request.profile in ("smoke", "rehearsal") and not dest:
+        raise GrlibError(f"profile {request.profile!r}: its numbers mean nothing, so give --dest for a trial")
     chosen = request.notebooks()
     request = _as_it_ran(request, chosen)
     stale = _stale(chosen, request, allow_stale)

@@ -250,11 +250,8 @@ def fine_tune(
 ) -> pd.DataFrame:
     """Fine-tune the base on kept attempts, save it in `out` with its curve; `steps` overrides the epochs.
 
-    Where nothing was kept there is nothing to learn: the model stays the base. Several processes, where the
-    settings ask for them, are started for it and end with it.
+    Where nothing was kept there is nothing to learn: the model stays the base.
     """
-    from grlib.artefacts import read_table
-    from grlib.distributed import launch
     from grlib.tokenizer import load_tokenizer
     from grlib.training import make_rows
 
@@ -263,12 +260,7 @@ def fine_tune(
     prompts, responses = [one.prompt for one in examples], [one.response for one in examples]
     rows = make_rows(tokenizer, prompts, responses, settings.row_length, [one.ended for one in examples])
     training = replace(settings.training, steps=steps) if steps else settings.training
-    if training.processes == 1:
-        return fine_tune_rows(rows, training, base, out, work, seed=seed, label=label, progress=progress)
-    job = {"training": asdict(training), "seed": seed, "label": label}
-    job |= {"base": str(base), "out": str(out), "work": str(work)}
-    launch(job, rows, work / "job", progress)
-    return read_table(out / "curve.csv")
+    return fine_tune_rows(rows, training, base, out, work, seed=seed, label=label, progress=progress)
 
 
 def fine_tune_rows(
@@ -282,7 +274,30 @@ def fine_tune_rows(
     label: str,
     progress: Callable[[str], None],
 ) -> pd.DataFrame:
-    """`fine_tune` on rows, in this process or as one of several; the first of them saves the model."""
+    """`fine_tune` on rows: in this process, or by several that are started for it and end with it."""
+    from grlib.artefacts import read_table
+    from grlib.distributed import launch
+
+    if training.processes == 1:
+        return fine_tune_here(rows, training, base, out, work, seed=seed, label=label, progress=progress)
+    job = {"training": asdict(training), "seed": seed, "label": label}
+    job |= {"base": str(base), "out": str(out), "work": str(work)}
+    launch(job, rows, work / "job", progress)
+    return read_table(out / "curve.csv")
+
+
+def fine_tune_here(
+    rows: Sequence[Row],
+    training: TrainSettings,
+    base: Path,
+    out: Path,
+    work: Path,
+    *,
+    seed: int | str,
+    label: str,
+    progress: Callable[[str], None],
+) -> pd.DataFrame:
+    """`fine_tune_rows` in this process, alone or as one of several; the first of them saves the model."""
     from grlib.adapters import low_rank
     from grlib.distributed import first_process
     from grlib.model import load_both, save_model

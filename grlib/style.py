@@ -58,6 +58,7 @@ STYLES = {
     "last": Style("last", GREEN, "D", "-", "xx"),
 }
 TAGS = {"smoke": "SMOKE RUN, NOT EVIDENCE", "laptop": "LAPTOP PROFILE", "gpu": "GPU PROFILE"}
+TAGS |= {"rehearsal": "REHEARSAL, NOT EVIDENCE"}
 INTERVAL = "95 % bootstrap interval over problems"
 SPREAD = ["low", "high", "seed_sd"]
 COLUMNS = ["panel", "series", "kind", "x", "y", *SPREAD]
@@ -75,7 +76,7 @@ def style_of(key: str) -> Style:
 def profile_tag(fig: Figure, profile: str) -> None:
     """Mark a figure that is not at the paper's scale, top right."""
     if profile in TAGS:
-        colour = VERMILLION if profile == "smoke" else BLUE
+        colour = VERMILLION if "NOT EVIDENCE" in TAGS[profile] else BLUE
         box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour}
         top: dict[str, Any] = {"y": 1 - 0.07 / fig.get_figheight(), "ha": "right", "va": "top"}
         fig.text(x=0.992, s=TAGS[profile], **top, fontsize=9, weight="bold", color=colour, bbox=box)

@@ -55,6 +55,8 @@ PHRASES = (
 )
 # A number and what leads from it to the next number are one token: a quarter fewer tokens in a trace.
 JOINED = (", ", ",", "+", "-", "*", "/", "=")
+# Llama 3's template writes the date of the day unless it is given one; this is its own fallback.
+TEMPLATE_DATE = "26 Jul 2024"
 # One user turn and one assistant turn; without the latter the text ends where the model must begin.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -70,9 +72,15 @@ def question(problem: Problem) -> str:
     return f"Target: {problem.target}, Numbers: {list(problem.nums)}"
 
 
-def prompt_text(problem: Problem) -> str:
-    """The whole prompt of a from-scratch model: what the chat template makes of one user turn."""
-    return f"{BOS}{question(problem)}\n"
+def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast | None = None) -> str:
+    """The whole prompt: what the chat template of the model's tokenizer makes of one user turn, up to where
+    the model must begin. Without a tokenizer that of the models from scratch."""
+    if tokenizer is None:
+        return f"{BOS}{question(problem)}\n"
+    turns = [{"role": "user", "content": question(problem)}]
+    return tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+    )
 
 
 def build_tokenizer(

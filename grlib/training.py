@@ -28,6 +28,8 @@ from grlib.model import output_matrix
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from grlib.profiles import Profile
+
 PLACE = ("step", "tokens", "curve")  # of a run, in its checkpoints
 # Settings that change how long a run takes and what it needs, not what comes out.
 PACE = ("micro_tokens", "processes", "strategy", "recompute", "checkpoint_seconds")
@@ -63,11 +65,8 @@ class TrainSettings:
                 f"precision {self.precision!r}, strategy {self.strategy!r}: use {' or '.join(PRECISIONS)}, "
                 f"{' or '.join(STRATEGIES)}"
             )
-        if self.processes < 1 or (self.processes > 1 and self.batch_rows % self.processes):
-            raise GrlibError(
-                f"processes={self.processes} and batch_rows={self.batch_rows}: the former must be 1 or more and "
-                "divide the rows of a step; change one of them"
-            )
+        if self.processes < 1:
+            raise GrlibError(f"processes={self.processes}: must be 1 or more")
         if self.strategy == "fsdp" and self.optimizer == "muon":
             raise GrlibError(
                 "optimizer 'muon' with strategy 'fsdp': it needs whole matrices; use adamw or ddp"
@@ -81,6 +80,17 @@ class TrainSettings:
             raise GrlibError(
                 f"lr {self.lr}, batch_rows {self.batch_rows}, epochs {self.epochs}: all must be positive"
             )
+
+
+def means_of(profile: Profile) -> dict[str, Any]:
+    """The settings of a profile that say by what means it trains, for `TrainSettings`."""
+    return {
+        "precision": profile.precision,
+        "processes": profile.processes,
+        "strategy": profile.strategy,
+        "recompute": profile.recompute,
+        "micro_tokens": profile.micro_tokens,
+    }
 
 
 class Row(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from grlib import distributed
 from grlib.errors import GrlibError
 from grlib.model import load_model
-from grlib.selftrain import fine_tune_rows
+from grlib.selftrain import fine_tune_here
 from grlib.training import Row, TrainSettings
 
 SETTINGS = TrainSettings(lr=3e-3, batch_rows=6, epochs=2, micro_tokens=64, checkpoint_seconds=0)
@@ -32,7 +32,7 @@ def trained(base, folder, settings, examples=None, said=None):
     told = [] if said is None else said
     out, work = folder / "model", folder / "work"
     if settings.processes == 1:
-        curve = fine_tune_rows(examples, settings, base, out, work, seed=1, label="job", progress=told.append)
+        curve = fine_tune_here(examples, settings, base, out, work, seed=1, label="job", progress=told.append)
     else:
         job = {"training": asdict(settings), "seed": 1, "label": "job"}
         job |= {"base": str(base), "out": str(out), "work": str(work)}
@@ -97,9 +97,10 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
     assert "step 120/120" in said[-1]
 
 
-def test_settings_that_cannot_be_shared_are_refused():
+def test_settings_that_cannot_be_shared_are_refused(tmp_path):
     with pytest.raises(GrlibError, match=r"processes=4 and batch_rows=6"):
-        replace(SETTINGS, processes=4)
+        trained(None, tmp_path, replace(SETTINGS, processes=4))
+    assert not list(tmp_path.iterdir())
     with pytest.raises(GrlibError, match="needs whole matrices"):
         replace(SETTINGS, strategy="fsdp", optimizer="muon")
     with pytest.raises(GrlibError, match="precision 'float16'"):

@@ -129,7 +129,7 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
     """The self-training loop of `rest` or `guided_rest` at this scale."""
     if method not in METHODS:
         raise GrlibError(f"method {method!r} is not self-trained; choose one of {', '.join(METHODS)}")
-    from grlib.training import TrainSettings
+    from grlib.training import TrainSettings, means_of
 
     scale, guided = profile.repair, method == "guided_rest"
     return LoopSettings(
@@ -140,6 +140,7 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
             lora_rank=scale.lora_rank,
             batch_rows=scale.batch_rows,
             epochs=scale.guided_epochs if guided else scale.rest_epochs,
+            **means_of(profile),
         ),
         sampling=sampling_settings(profile),
         row_length=scale.row_length,
