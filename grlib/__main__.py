@@ -26,6 +26,7 @@ COMMANDS = {
     "status": "show what is up to date, what would run, and why",
     "figures": "draw every figure and table again from stored results",
     "record": "store a finished run's results, figures and outputs in the repository",
+    "plan": "what a run will take: tokens, FLOPs, memory, hours and disk, before anything runs",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
     "merge-shards": "bring what several machines did of one run into one run folder",
     "bench": "compare the speed of grlib with a textbook version",
@@ -46,6 +47,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--force": {"action": "store_true", "help": "run them again from the start, even if up to date"},
     "--timeout": {"type": float, "metavar": "SECONDS", "help": "stop a notebook after it (default: never)"},
     "--shard": {"default": "", "metavar": "I/N", "help": "of long steps do every N-th chunk, from the I-th"},
+    "--gpus": {"type": int, "default": 1, "help": "how many GPUs (default: 1)"},
+    "--device": {"default": "h100", "help": "a100, h100, h200, l4 or rtx4090 (default: h100)"},
     "release": {"metavar": "DIR", "help": "its folder checkpoints/countdown"},
     "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
@@ -60,6 +63,7 @@ TAKES = {
     "status": (*RUN, "--only", "--from", "--base", "-p"),
     "figures": ("--profile", "--source", "--dest"),
     "record": (*RUN, "--only", "--dest", "--allow-stale"),
+    "plan": ("--profile", "--gpus", "--device"),
     "import-official": ("release", "--dest"),
     "merge-shards": (*RUN, "shards"),
     "clean": ("--keep-runs", "--venv"),
@@ -110,6 +114,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib import recording
 
             print(*recording.record(request_of(options), options.dest, options.allow_stale), sep="\n")
+        case "plan":
+            from grlib import plan
+
+            plan.main(options.profile, options.gpus, options.device)
         case "import-official":
             from grlib import official
 

