@@ -27,21 +27,18 @@ OUT = Path(__file__).with_name("ppo_choice.csv")
 PROBLEMS, SAMPLES = 200, 4
 LAST_STEPS = 5  # of the curve: their mean is shown
 BEFORE = "before"  # the model that a method starts from
+NORMED = {"optimizer": "normed_sgd"}
+ADAMW = {"optimizer": "adamw"}
 VARIANTS: dict[str, dict[str, Any]] = {
     BEFORE: {},
-    "actor 1e-4": {"actor_lr": 1e-4},
-    "actor 3e-4": {"actor_lr": 3e-4},
-    "actor 5e-4": {"actor_lr": 5e-4},
-    "actor 3e-4, own critic": {"actor_lr": 3e-4, "critic": "own"},
-    "actor 1e-3": {"actor_lr": 1e-3},
-    "actor 3e-4, critic 3e-3": {"actor_lr": 3e-4, "critic_lr": 3e-3},
-    "actor 3e-4, critic 3e-4": {"actor_lr": 3e-4, "critic_lr": 3e-4},
-    "actor 1e-3, minibatch 64": {"actor_lr": 1e-3, "minibatch": 64},
-    "actor 3e-3, minibatch 64": {"actor_lr": 3e-3, "minibatch": 64},
-    "actor 2e-4, lam 0.9": {"actor_lr": 2e-4, "lam": 0.9},
-    "actor 3e-4, minibatch 32": {"actor_lr": 3e-4, "minibatch": 32},
-    "actor 3e-4, minibatch 8": {"actor_lr": 3e-4, "minibatch": 8},
-    "actor 3e-4, twice the problems, half the steps": {"actor_lr": 3e-4, "problems": 2, "steps": 0.5},
+    "adamw 1e-4": ADAMW | {"actor_lr": 1e-4},
+    "adamw 3e-4": ADAMW | {"actor_lr": 3e-4},
+    "steps of length 0.05": NORMED | {"actor_lr": 0.05},
+    "steps of length 0.1": NORMED | {"actor_lr": 0.1},
+    "steps of length 0.2": NORMED | {"actor_lr": 0.2},
+    "steps of length 0.2, minibatch 64": NORMED | {"actor_lr": 0.2, "minibatch": 64},
+    "steps of length 0.1, own critic": NORMED | {"actor_lr": 0.1, "critic": "own"},
+    "steps of length 0.1, lam 0.9": NORMED | {"actor_lr": 0.1, "lam": 0.9},
 }
 
 

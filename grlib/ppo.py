@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LARGEST_STEP = 20.0  # bound of one token's difference of log probabilities, as in the authors' release
 WHITENING_EPSILON = 1e-8
+PLACES = 64  # tokens in which a response's places count as one
 
 
 def operation_advantages(
@@ -211,6 +212,7 @@ class PPOSettings:
     sampling: SamplingSettings
     action: str = "operation"  # or "token"
     baseline: str = "value"  # a critic (PPO), or "group": other samples of the same problem (GRPO)
+    optimizer: str = "adamw"  # of the policy; or "normed_sgd": steps of length `actor_lr` down the gradient
     critic: str = "own"  # has a body of its own, as the paper's; or "shared": reads the policy's states
     reward: str = "outcome"  # or "dense": also for each subgoal reached
     group: int = 1  # samples of a problem in one step
@@ -242,6 +244,7 @@ TIMES = ("sampling_s", "scoring_s", "updating_s")  # columns of the curve that d
 CHOICES = {
     "action": ("operation", "token"),
     "baseline": ("value", "group"),
+    "optimizer": ("adamw", "normed_sgd"),
     "critic": ("own", "shared"),
     "reward": ("outcome", "dense"),
 }
@@ -339,14 +342,21 @@ class Learner:
     def __init__(self, policy: LlamaForCausalLM, settings: PPOSettings, seed: int = 0) -> None:
         self.policy, self.settings = policy, settings
         self.critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
-        networks = [(policy, settings.actor_lr)]
+        self.networks: list[nn.Module] = [policy]
+        if settings.optimizer == "normed_sgd":
+            first: torch.optim.Optimizer = torch.optim.SGD(policy.parameters(), lr=settings.actor_lr)
+        else:
+            first = torch.optim.AdamW(
+                policy.parameters(), settings.actor_lr, weight_decay=settings.weight_decay
+            )
+        self.optimizers = [first]
         if self.critic is not None:
-            networks.append((self.critic, settings.critic_lr))
-        self.networks = [network for network, _ in networks]
-        self.optimizers = [
-            torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=settings.weight_decay)
-            for network, lr in networks
-        ]
+            self.networks.append(self.critic)
+            self.optimizers.append(
+                torch.optim.AdamW(
+                    self.critic.parameters(), settings.critic_lr, weight_decay=settings.weight_decay
+                )
+            )
 
     def update(self, batch: Batch, rng: Random) -> dict[str, float]:
         """One pass over a batch of rollouts, and what to watch."""
@@ -367,15 +377,38 @@ class Learner:
         order = list(range(len(batch.rows)))
         rng.shuffle(order)
         parts = [order[i : i + settings.minibatch] for i in range(0, len(order), settings.minibatch)]
-        watched = [self._mini_batch(batch, part, advantage, old_value, returns) for part in parts]
+        watched: list[dict[str, float]] = []
+        directions = torch.zeros(sum(weight.numel() for weight in self.policy.parameters()))
+        for part in parts:
+            watched.append(self._gradients(batch, part, advantage, old_value, returns))
+            flat = torch.cat([w.grad.flatten() for w in self.policy.parameters() if w.grad is not None])
+            directions += flat / flat.norm().clamp(min=1e-12)
+            self._take_step()
         row = {name: float(np.mean([one[name] for one in watched])) for name in watched[0]}
         row["rescore_gap"] = watched[0]["rescore_gap"]  # later parts are scored by a changed policy
         row["scoring_s"] = scoring
-        errors = (old_value - returns)[batch.action_start > 0]
-        row["value_error"] = math.nan if self.critic is None else float(errors.square().mean().sqrt())
-        return row
+        row["agreement"] = agreement(directions, len(parts))
+        return row | self._of_the_critic(old_value, returns, batch.action_start)
 
-    def _mini_batch(
+    def _of_the_critic(
+        self, value: torch.Tensor, returns: torch.Tensor, action_start: torch.Tensor
+    ) -> dict[str, float]:
+        """How well the critic predicts the returns, beside what the place in the response alone says."""
+        if self.critic is None:
+            return dict.fromkeys(("value_error", "explained", "explained_by_place"), math.nan)
+        at = action_start > 0
+        error, goals, spread = (value - returns)[at], returns[at], float(returns[at].var())
+        place = (torch.arange(returns.shape[1]).expand_as(returns)[at] // PLACES).long()
+        counts = torch.bincount(place)
+        means = torch.bincount(place, weights=goals) / counts.clamp(min=1)
+        left = float((goals - means[place]).square().mean())
+        return {
+            "value_error": float(error.square().mean().sqrt()),
+            "explained": 1 - float(error.var()) / spread if spread else math.nan,
+            "explained_by_place": 1 - left / spread if spread else math.nan,
+        }
+
+    def _gradients(
         self,
         batch: Batch,
         part: list[int],
@@ -383,7 +416,7 @@ class Learner:
         old_value: torch.Tensor,
         returns: torch.Tensor,
     ) -> dict[str, float]:
-        """One step of each optimiser on the rollouts numbered in `part`."""
+        """The gradients of both losses on the rollouts numbered in `part`, and what to watch."""
         settings, total = self.settings, float(batch.action_start[part].sum())
         losses, gap, ratios, clipped = [0.0, 0.0], 0.0, [], 0.0
         for numbers, ids, mask in self.batches([batch.rows[i] for i in part]):
@@ -414,13 +447,19 @@ class Learner:
                 f"policy loss {losses[0]}, value loss {losses[1]}: must be finite; lower actor_lr "
                 f"{settings.actor_lr} or critic_lr {settings.critic_lr}"
             )
-        for network, optimizer in zip(self.networks, self.optimizers, strict=True):
-            nn.utils.clip_grad_norm_(network.parameters(), settings.max_norm)
-            optimizer.step()
-            optimizer.zero_grad()
         quantiles = torch.cat(ratios).quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
         row = {"policy_loss": losses[0], "value_loss": losses[1], "clipped": clipped, "rescore_gap": gap}
         return row | dict(zip(("ratio_01", "ratio_50", "ratio_99"), quantiles, strict=True))
+
+    def _take_step(self) -> None:
+        for network, optimizer in zip(self.networks, self.optimizers, strict=True):
+            weights = list(network.parameters())
+            if network is self.policy and self.settings.optimizer == "normed_sgd":
+                to_length_one([weight.grad for weight in weights if weight.grad is not None])
+            else:
+                nn.utils.clip_grad_norm_(weights, self.settings.max_norm)
+            optimizer.step()
+            optimizer.zero_grad()
 
     def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Rows for one forward pass each, as `training.micro_batches` gives them."""
@@ -454,6 +493,19 @@ class Learner:
             for thing, saved in zip(things, states, strict=True):
                 thing.load_state_dict(saved)
         return state["step"], state["curve"]
+
+
+def agreement(summed: torch.Tensor, count: int) -> float:
+    """Mean cosine between the gradients of a step's mini-batches, the share of one that is signal: from the
+    sum of `count` of them, each of length 1."""
+    return math.nan if count < 2 else float((summed.square().sum() - count) / (count * (count - 1)))
+
+
+def to_length_one(gradients: Sequence[torch.Tensor]) -> None:
+    """Scale gradients in place so that together they have norm 1; gradients of zero stay so."""
+    norm = nn.utils.get_total_norm(gradients)
+    for gradient in gradients:
+        gradient.div_(norm.clamp(min=1e-12))
 
 
 def by_place(flat: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:

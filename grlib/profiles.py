@@ -130,14 +130,15 @@ class Profile:
     rest_epochs: int = 3
     guided_epochs: int = 2
     # reinforcement learning (notebook 07); one run, from each starting model
-    ppo_steps: int = 40
+    ppo_steps: int = 20
     ppo_problems: int = 64  # problems of a step
     ppo_minibatch: int = 16  # responses of one optimiser step
     ppo_group: int = 8  # samples of a problem where they take the critic's place (GRPO)
+    ppo_optimizer: str = "adamw"  # of the policy; or "normed_sgd" (grlib.ppo)
     ppo_critic: str = "shared"  # reads the policy's states; "own": has a body of its own
     ppo_actor_lr: float = 1e-4
     ppo_critic_lr: float = 1e-3
-    ppo_samples: int = 8  # samples a problem for pass@k after reinforcement
+    ppo_samples: int = 4  # samples a problem for pass@k after reinforcement
     repair: RepairScale = RepairScale()
     # evaluation
     test_problems: int = 100
@@ -162,7 +163,13 @@ SMALL_TASK = CountdownSettings(max_number=30, dfs_widths=(2, 3), bfs_beams=(1, 2
 PAPER_TASK = CountdownSettings(reserved_test=10_000)
 BASE_STAGES = (Stage(3, 40_000, 20), Stage(4, 64_000, 6))
 
-LAPTOP = Profile(name="laptop", task=SMALL_TASK, stages=BASE_STAGES)
+LAPTOP = Profile(
+    name="laptop",
+    task=SMALL_TASK,
+    stages=BASE_STAGES,
+    ppo_optimizer="normed_sgd",
+    ppo_actor_lr=0.1,
+)
 SMOKE = replace(
     LAPTOP,
     name="smoke",
@@ -276,6 +283,7 @@ PAPER = Profile(
     ppo_problems=1024,
     ppo_minibatch=256,
     ppo_samples=32,
+    ppo_optimizer="adamw",
     ppo_critic="own",
     ppo_actor_lr=1e-6,
     ppo_critic_lr=1e-5,
@@ -381,6 +389,7 @@ SOURCES = {
     "ppo_steps": "paper, PPO settings: 2 epochs over 200k problems, 1,024 rollouts a step",
     "ppo_problems": "paper, PPO settings: 1,024 rollouts a step, one a problem",
     "ppo_minibatch": "paper, PPO settings: 256",
+    "ppo_optimizer": "released script: AdamW, the default of its trainer",
     "ppo_critic": "paper, PPO settings: a critic with a rate of its own; release: a model of its own",
     "ppo_actor_lr": "paper, PPO settings: 1e-6",
     "ppo_critic_lr": "paper, PPO settings: 1e-5",

@@ -1,6 +1,7 @@
 """Operation-level PPO: by hand, against the authors' numbers, the textbook, and autograd."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -236,7 +237,13 @@ def run(task, base, folder, settings, items=range(8)):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"critic": "shared"}, {"baseline": "group", "problems": 8, "group": 8}]
+    "changes",
+    [
+        {},
+        {"critic": "shared"},
+        {"baseline": "group", "problems": 8, "group": 8},
+        {"optimizer": "normed_sgd", "actor_lr": 0.3},
+    ],
 )
 def test_a_bandit_is_solved(tmp_path, changes):
     base, words = toy(tmp_path)
@@ -344,6 +351,7 @@ def test_rollouts_whose_parts_disagree_are_named():
     [
         ({"action": "word"}, "action is 'word'; choose one of operation, token"),
         ({"baseline": "group", "group": 1}, "group=1"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose one of adamw, normed_sgd"),
         ({"steps": 0}, "steps=0"),
         ({"actor_lr": -1.0}, "actor_lr=-1.0"),
     ],
@@ -351,6 +359,40 @@ def test_rollouts_whose_parts_disagree_are_named():
 def test_settings_are_checked(changes, words):
     with pytest.raises(GrlibError, match=words):
         toy_settings(**changes)
+
+
+def test_steps_of_one_length_keep_the_direction_of_the_gradient():
+    parts = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    ppo.to_length_one(parts)
+    assert [part.flatten().tolist() for part in parts] == [[pytest.approx(0.6), 0], [pytest.approx(0.8)]]
+    still = [torch.zeros(2)]
+    ppo.to_length_one(still)
+    assert still[0].tolist() == [0, 0]
+
+
+def test_agreement_is_the_mean_cosine_of_all_pairs():
+    units = torch.nn.functional.normalize(
+        torch.randn(4, 9, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    pairs = [float(units[i] @ units[j]) for i in range(4) for j in range(i)]
+    assert ppo.agreement(units.sum(0), 4) == pytest.approx(sum(pairs) / 6, abs=1e-6)
+    assert math.isnan(ppo.agreement(units[0], 1))
+
+
+def test_what_the_critic_explains_beside_what_the_place_explains(tmp_path):
+    base, _ = toy(tmp_path)
+    learner = ppo.Learner(load_model(base), toy_settings())
+    start = torch.zeros(4, 2 * ppo.PLACES)
+    start[:, [0, ppo.PLACES]] = 1  # actions at two places
+    returns = torch.zeros_like(start)
+    returns[0, 0] = returns[1, 0] = 1  # half of the responses at the first place, none at the second
+    watched = learner._of_the_critic(returns, returns, start)  # a critic that knows it all
+    assert watched["explained"] == pytest.approx(1) and watched["value_error"] == 0
+    assert watched["explained_by_place"] == pytest.approx(1 - (4 * 0.25 / 8) / (1.5 / 7))  # left over spread
+    nothing = learner._of_the_critic(torch.zeros_like(start), returns, start)
+    assert nothing["explained"] == pytest.approx(0, abs=1e-6)
+    alone = ppo.Learner(load_model(base), toy_settings(baseline="group", group=2))
+    assert all(math.isnan(value) for value in alone._of_the_critic(returns, returns, start).values())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
