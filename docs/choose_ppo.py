@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "steps of length 0.05": NORMED | {"actor_lr": 0.05},
     "steps of length 0.1": NORMED | {"actor_lr": 0.1},
     "steps of length 0.2": NORMED | {"actor_lr": 0.2},
+    "steps of length 0.2, falling to 0": NORMED | {"actor_lr": 0.2, "schedule": "linear"},
+    "steps of length 0.3, falling to 0": NORMED | {"actor_lr": 0.3, "schedule": "linear"},
     "steps of length 0.2, minibatch 64": NORMED | {"actor_lr": 0.2, "minibatch": 64},
     "steps of length 0.1, own critic": NORMED | {"actor_lr": 0.1, "critic": "own"},
     "steps of length 0.1, lam 0.9": NORMED | {"actor_lr": 0.1, "lam": 0.9},

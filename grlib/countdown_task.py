@@ -203,6 +203,7 @@ def ppo_settings(profile: Profile, method: str) -> PPOSettings:
         minibatch=profile.ppo_minibatch,
         actor_lr=profile.ppo_actor_lr,
         optimizer=profile.ppo_optimizer,
+        schedule=profile.ppo_schedule,
         critic=profile.ppo_critic,
         critic_lr=profile.ppo_critic_lr,
         sampling=sampling_settings(profile, profile.ppo_problems),

@@ -213,6 +213,7 @@ class PPOSettings:
     action: str = "operation"  # or "token"
     baseline: str = "value"  # a critic (PPO), or "group": other samples of the same problem (GRPO)
     optimizer: str = "adamw"  # of the policy; or "normed_sgd": steps of length `actor_lr` down the gradient
+    schedule: str = "constant"  # of the policy's rate; or "linear": falls to zero
     critic: str = "own"  # has a body of its own, as the paper's; or "shared": reads the policy's states
     reward: str = "outcome"  # or "dense": also for each subgoal reached
     group: int = 1  # samples of a problem in one step
@@ -245,6 +246,7 @@ CHOICES = {
     "action": ("operation", "token"),
     "baseline": ("value", "group"),
     "optimizer": ("adamw", "normed_sgd"),
+    "schedule": ("constant", "linear"),
     "critic": ("own", "shared"),
     "reward": ("outcome", "dense"),
 }
@@ -321,6 +323,7 @@ def train_ppo(
         chosen = [item for item in _problems(items, settings, seed, step) for _ in range(settings.group)]
         rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
         sampled = time.monotonic()
+        learner.set_rate(step)
         row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | _watch(rollouts)
         step += 1
         spent = {"sampling_s": sampled - began, "updating_s": time.monotonic() - sampled - row["scoring_s"]}
@@ -357,6 +360,12 @@ class Learner:
                     self.critic.parameters(), settings.critic_lr, weight_decay=settings.weight_decay
                 )
             )
+
+    def set_rate(self, step: int) -> None:
+        """The policy's rate in step 0, 1, ..."""
+        if self.settings.schedule == "linear":
+            for group in self.optimizers[0].param_groups:
+                group["lr"] = self.settings.actor_lr * (1 - step / self.settings.steps)
 
     def update(self, batch: Batch, rng: Random) -> dict[str, float]:
         """One pass over a batch of rollouts, and what to watch."""

@@ -135,6 +135,7 @@ class Profile:
     ppo_minibatch: int = 16  # responses of one optimiser step
     ppo_group: int = 8  # samples of a problem where they take the critic's place (GRPO)
     ppo_optimizer: str = "adamw"  # of the policy; or "normed_sgd" (grlib.ppo)
+    ppo_schedule: str = "constant"  # of the policy's rate; or "linear": falls to zero
     ppo_critic: str = "shared"  # reads the policy's states; "own": has a body of its own
     ppo_actor_lr: float = 1e-4
     ppo_critic_lr: float = 1e-3
@@ -167,8 +168,9 @@ LAPTOP = Profile(
     name="laptop",
     task=SMALL_TASK,
     stages=BASE_STAGES,
-    ppo_optimizer="normed_sgd",
-    ppo_actor_lr=0.1,
+    ppo_optimizer="normed_sgd",  # chosen on validation problems: docs/ppo_choice.csv
+    ppo_actor_lr=0.2,
+    ppo_schedule="linear",
 )
 SMOKE = replace(
     LAPTOP,
@@ -390,6 +392,7 @@ SOURCES = {
     "ppo_problems": "paper, PPO settings: 1,024 rollouts a step, one a problem",
     "ppo_minibatch": "paper, PPO settings: 256",
     "ppo_optimizer": "released script: AdamW, the default of its trainer",
+    "ppo_schedule": "released script: none given, so the constant rate of its trainer",
     "ppo_critic": "paper, PPO settings: a critic with a rate of its own; release: a model of its own",
     "ppo_actor_lr": "paper, PPO settings: 1e-6",
     "ppo_critic_lr": "paper, PPO settings: 1e-5",

@@ -370,6 +370,17 @@ def test_steps_of_one_length_keep_the_direction_of_the_gradient():
     assert still[0].tolist() == [0, 0]
 
 
+def test_a_linear_rate_falls_to_zero_and_a_constant_one_stays(tmp_path):
+    base, _ = toy(tmp_path)
+    for schedule, expected in (("linear", [0.4, 0.3, 0.2, 0.1]), ("constant", [0.4] * 4)):
+        learner = ppo.Learner(load_model(base), toy_settings(steps=4, actor_lr=0.4, schedule=schedule))
+        rates = []
+        for step in range(4):
+            learner.set_rate(step)
+            rates.append(learner.optimizers[0].param_groups[0]["lr"])
+        assert rates == pytest.approx(expected)
+
+
 def test_agreement_is_the_mean_cosine_of_all_pairs():
     units = torch.nn.functional.normalize(
         torch.randn(4, 9, generator=torch.Generator().manual_seed(0)), dim=1
