@@ -19,7 +19,7 @@ from grlib.model import bake, build_model, load_model, save_model
 from grlib.profiles import Profile
 from grlib.search import straight_path
 from grlib.selftrain import fine_tune_rows
-from grlib.tokenizer import build_tokenizer, load_tokenizer, prompt_text
+from grlib.tokenizer import build_tokenizer, load_tokenizer, prompt_text, refuse_lossy
 from grlib.training import Row, TrainSettings, make_rows, means_of, plan_batches, train
 
 if TYPE_CHECKING:
@@ -132,13 +132,9 @@ def fine_tune_base(
     if problem_with(start):
         save_model(*pretrained.load(profile.pretrained), start)
     progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
-    rows = imitation_rows(
-        method,
-        imitation_examples(profile.task, stage.examples, num_count=stage.num_count),
-        load_tokenizer(start),
-        profile.row_length,
-        chat=True,
-    )
+    examples, words = imitation_examples(profile.task, stage.examples), load_tokenizer(start)
+    refuse_lossy(words, response(method, examples[0]))
+    rows = imitation_rows(method, examples, words, profile.row_length, chat=True)
     factor = profile.bc_batch_factor if method == "bc" else 1
     settings = replace(base_settings(profile), batch_rows=stage.batch_rows * factor)
     curve = fine_tune_rows(rows, settings, start, out, work, seed=0, label=method, progress=progress)

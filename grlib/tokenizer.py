@@ -165,6 +165,17 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
+def refuse_lossy(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    """GrlibError where a text does not survive encoding and decoding: its traces could not be graded."""
+    again = tokenizer.decode(encode(tokenizer, [text])[0], clean_up_tokenization_spaces=False)
+    if again != text:
+        place = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), len(again))
+        raise GrlibError(
+            f"the tokenizer changes a trace at character {place}: {text[place : place + 20]!r} becomes "
+            f"{again[place : place + 20]!r}; choose a model whose tokenizer keeps every text as it is"
+        )
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, special tokens only where the text spells them out."""
     if not len(texts):

@@ -20,6 +20,7 @@ from grlib.tokenizer import (
     number_tokens,
     prompt_text,
     question,
+    refuse_lossy,
     vocabulary_digest,
 )
 from grlib.traces import exploring_line
@@ -177,3 +178,37 @@ def test_missing_and_damaged_folders_are_named(tmp_path):
     with pytest.raises(GrlibError, match="cannot be read") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+# As the template of Llama 3 writes turns: what stands in a turn is trimmed, and the date is told.
+TRIMMING = (
+    "{{ bos_token }}[{{ date_string | default('today') }}]"
+    "{% for message in messages %}({{ message['role'] }}){{ message['content'] | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}(assistant){% endif %}"
+)
+
+
+def test_a_prefix_is_continued_exactly_whatever_the_template_trims():
+    words = build_tokenizer()
+    assert prompt_text(PROBLEM, words) == prompt_text(PROBLEM), "our own template poses it as before"
+    words.chat_template = TRIMMING
+    prompt = prompt_text(PROBLEM, words)
+    assert prompt == f"<s>[26 Jul 2024](user){question(PROBLEM)}</s>(assistant)"
+    prefix = "Moving to Node #0\n"  # a turn of the assistant would lose the newline
+    ids = [id_ for part in encode(words, [prompt, prefix]) for id_ in part]
+    assert words.decode(ids).endswith("(assistant)Moving to Node #0\n")
+
+
+def test_a_tokenizer_that_changes_traces_is_refused():
+    words = build_tokenizer()
+    refuse_lossy(words, "Moving to Node #0\n")
+
+    class Lossy:
+        def __call__(self, texts, **_):
+            return {"input_ids": [[0] for _ in texts]}
+
+        def decode(self, ids, **_):
+            return "Moving to node #0\n"
+
+    with pytest.raises(GrlibError, match=r"at character 10: 'Node #0\\n' becomes 'node #0\\n'"):
+        refuse_lossy(Lossy(), "Moving to Node #0\n")
