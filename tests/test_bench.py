@@ -110,6 +110,13 @@ def test_models_are_compared_on_the_same_requests_and_rows(tiny_folder, capsys):
     assert "sampling, to continuous batching" in table
 
 
+def test_engines_are_compared_at_several_batch_sizes(capsys):
+    assert bench.main(["engines", "--quick", "--threads", "2"]) == 0
+    table = capsys.readouterr().out
+    for batch in (1, 4):
+        assert f"sos, batch {batch}: batched" in table
+
+
 def test_a_ppo_step_is_timed_part_by_part(capsys):
     assert bench.main(["ppo", "--quick", "--threads", "1"]) == 0
     table = capsys.readouterr().out

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grlib.bench.speed import Row
 
 TEXT_SECTIONS = ("problems", "solver", "trace", "rewrite", "grade", "hostile", "import", "sandbox")
-MODEL_SECTIONS = ("sampling", "training", "ppo")
+MODEL_SECTIONS = ("sampling", "training", "ppo", "engines")
 SECTIONS = TEXT_SECTIONS + MODEL_SECTIONS
 SHIPPED = Path(__file__).parents[2] / "paper_results" / "base" / "sos"
 
@@ -76,12 +76,12 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Row]:
     if not (folder / "config.json").is_file():
         print(f"{name}: skipped, no model in {folder}; train the base or name a folder with --model")
         return
-    from grlib.bench import models, reinforce
+    from grlib.bench import engines, models, reinforce
     from grlib.sampling import cores
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * cores():
         print(f"{name}: the machine is busy (load {os.getloadavg()[0]:.1f}); do not quote the ratio")
-    module = reinforce if hasattr(reinforce, f"bench_{name}") else models
+    module = next(one for one in (reinforce, engines, models) if hasattr(one, f"bench_{name}"))
     yield from getattr(module, f"bench_{name}")(options.quick, folder, options.threads or cores())
 
 

