@@ -27,20 +27,16 @@ OUT = Path(__file__).with_name("ppo_choice.csv")
 PROBLEMS, SAMPLES = 200, 4
 LAST_STEPS = 5  # of the curve: their mean is shown
 BEFORE = "before"  # the model that a method starts from
-NORMED = {"optimizer": "normed_sgd"}
-ADAMW = {"optimizer": "adamw"}
+NORMED = {"optimizer": "normed_sgd", "schedule": "constant"}
+ADAMW = {"optimizer": "adamw", "schedule": "constant"}
 VARIANTS: dict[str, dict[str, Any]] = {
     BEFORE: {},
     "adamw 1e-4": ADAMW | {"actor_lr": 1e-4},
-    "adamw 3e-4": ADAMW | {"actor_lr": 3e-4},
     "steps of length 0.05": NORMED | {"actor_lr": 0.05},
     "steps of length 0.1": NORMED | {"actor_lr": 0.1},
     "steps of length 0.2": NORMED | {"actor_lr": 0.2},
     "steps of length 0.2, falling to 0": NORMED | {"actor_lr": 0.2, "schedule": "linear"},
     "steps of length 0.3, falling to 0": NORMED | {"actor_lr": 0.3, "schedule": "linear"},
-    "steps of length 0.2, minibatch 64": NORMED | {"actor_lr": 0.2, "minibatch": 64},
-    "steps of length 0.1, own critic": NORMED | {"actor_lr": 0.1, "critic": "own"},
-    "steps of length 0.1, lam 0.9": NORMED | {"actor_lr": 0.1, "lam": 0.9},
 }
 
 

@@ -235,6 +235,7 @@ def _sizes(table: pd.DataFrame) -> str:
 def notebook_table(status: pd.DataFrame, paid: pd.DataFrame, recorded: bool) -> str:
     """One row a notebook: what of the paper it makes, reads -> writes, minutes and memory, status."""
     whole = paid[paid["section"] == ""]
+    stored = {path.stem for path in _measured().glob(f"{PROFILE}/**/manifests/*.json")}
     costed = [name for name in profiles.PROFILES if name in set(whole["profile"])]
     rows: list[list[str]] = []
     for book in notebooks.every():
@@ -244,7 +245,7 @@ def notebook_table(status: pd.DataFrame, paid: pd.DataFrame, recorded: bool) -> 
             f"[{number} {title.replace('_', ' ')}](notebooks/{book.path.name})", of_the_paper(book),
             f"{brief(book.reads(PROFILE)) or 'nothing'} → {brief(book.writes(PROFILE)) or 'nothing'}",
             *map(_cost, mine),
-            _status_of(number, status) if recorded and book.in_profile(PROFILE) else "not recorded",
+            _status_of(number, status) if recorded and book.name in stored else "not recorded",
         ])  # fmt: skip
     if costed:
         sums = [f"**{_cost(whole[whole['profile'] == name])}**" for name in costed]

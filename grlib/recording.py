@@ -65,6 +65,9 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     owner = {"profile": request.profile, "seed": request.seed}
     there = joins and (target / "record.json").exists()
     before = artefacts.read_json(target / "record.json")["stale"] if there else {}
+    if there and list(target.glob(f"manifests/{FIGURE_NOTEBOOK}_*.json")):
+        drawn = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK).name
+        before[drawn] = "made before other notebooks joined the record; `figures` draws all of it"
     others = {name: reason for name, reason in before.items() if name not in {book.name for book in chosen}}
     artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": others | stale})
     if not dest:

@@ -208,15 +208,21 @@ def answer(
     settings: SamplingSettings,
     seed: int,
 ) -> list[Sampled]:
-    """Answer requests with a model at hand, in this process."""
+    """Answer requests with a model at hand, in this process.
+
+    vLLM serves folders from processes of its own: a model at hand is sampled by transformers in its stead.
+    """
     from grlib.tokenizer import encode
+
+    served = isinstance(model, ServedModel)
+    engine = "transformers" if settings.engine == "vllm" and not served else settings.engine
 
     prompts = encode(tokenizer, [request.prompt for request in requests])
     prefixes = encode(tokenizer, [request.prefix for request in requests])
     left = [max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)]
     full = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
     check_room(full, left, model.config.max_position_embeddings)
-    new, logprobs = ENGINES[settings.engine](model, tokenizer, full, left, settings, seed)
+    new, logprobs = ENGINES[engine](model, tokenizer, full, left, settings, seed)
     found = []
     for i, (request, prefix, tokens) in enumerate(zip(requests, prefixes, new, strict=True)):
         ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
