@@ -312,7 +312,7 @@ def chunked(
     finally:
         for future in futures.values():
             future.cancel()
-    sharding.refuse_gaps(label, folder, sorted(set(range(count)) - set(frames)), count)
+    sharding.hand_over(label, folder, done=len(missing), missing=count - len(frames), count=count)
     return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
 
 

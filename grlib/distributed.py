@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,8 +44,17 @@ class Team:
         local = int(os.environ.get("LOCAL_RANK", 0))
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         self.precision = precision
+        gpu = self.device.type == "cuda"
+        if gpu and local >= torch.cuda.device_count():
+            raise GrlibError(
+                f"process {local + 1} of {self.size} has no GPU of its own: {torch.cuda.device_count()} are "
+                "there; lower `processes`"
+            )
+        if gpu:  # what is exchanged as Python objects goes by the current device
+            torch.cuda.set_device(self.device)
         if self.size > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            backend, own = ("nccl", self.device) if gpu else ("gloo", None)
+            torch.distributed.init_process_group(backend, device_id=own)
 
     @property
     def sharded(self) -> bool:
@@ -205,18 +215,20 @@ def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Calla
                 if said != line:
                     say(said.rstrip())
                 elif line.strip():
-                    last = [*last, line.rstrip()][-30:]
+                    last = [*last, line.rstrip()][-200:]
         except BaseException:
             started.terminate()
             raise
     if started.returncode:
-        told = [line for line in last if "Error" in line] or last
+        causes = [line for line in last if CAUSE.match(line) and "ChildFailedError" not in line]
+        told = CAUSE.sub(r"\2", causes[0]) if causes else "a process was killed"
         raise GrlibError(
-            f"{job['label']}: training by {count} processes ended with code {started.returncode}"
-            f"{': ' + told[-1].strip() if told else ''}; the next call goes on from the last checkpoint"
+            f"{job['label']}: training by {count} processes ended with code {started.returncode}: {told}; "
+            "the next call goes on from the last checkpoint"
         )
 
 
+CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact)\b)")
 SAID = "grlib: "  # begins the lines of a job that are progress
 
 

@@ -197,8 +197,12 @@ def describe_base(
     imitates = {"sos": "traces of symbolic searchers (SoS)", "bc": "optimal solutions, no search (BC)"}[
         method
     ]
+    loss = facts["validation_loss_nats_per_token"]
+    measured = f"""- **Validation loss** at the end, on examples it was not trained on:
+  {loss} nats a token.
+"""
     card = f"""---
-license: apache-2.0
+license: {"other" if profile.pretrained else "apache-2.0"}
 library_name: transformers
 ---
 # Countdown base model `{method}`
@@ -210,9 +214,8 @@ A Llama of {facts["parameters"]:,} parameters ({profile.pretrained or "from scra
 - **Made by** notebook 03 (`base = "scratch"`, profile {profile.name}): {examples};
   {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings are in `manifest.json`, the learning
   curve in `curve.csv`.
-- **Validation loss** at the end, on examples it was not trained on:
-  {facts["validation_loss_nats_per_token"]} nats a token.
-- **Meant for** reproducing and teaching self-training (ReST, Guided-ReST, PPO) at small scale. It is
+{"" if loss is None else measured}- **Meant for** reproducing and teaching self-training (ReST, \
+Guided-ReST, PPO) at small scale. It is
   imperfect on purpose: what it can and cannot solve is measured in notebook 03.
 - **Held out**: the test problems of the repository, and every problem with an unseen target.
 """

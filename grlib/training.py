@@ -389,8 +389,9 @@ def _restore(
 ) -> tuple[int, int, list[tuple]]:
     """(step, tokens, curve) of the checkpoint in `folder` that belongs to this run, or a fresh start."""
     state = read_checkpoint(folder / "checkpoint.pt", key) if folder and team.size == 1 else None
-    if folder and state is None and (place := team.load(folder, key, net, optimizers)):  # of several
-        return place[0], place[1], [tuple(row) for row in place[2]]
+    several = team.load(folder, key, net, optimizers) if folder else None  # of several processes
+    if several and several[0] >= (state["step"] if state else 0):
+        return several[0], several[1], [tuple(row) for row in several[2]]
     if state is None or _shapes(state["model"]) != _shapes(_trained(net)):
         return 0, 0, []
     net.load_state_dict(state["model"], strict=False)  # frozen weights are not in it

@@ -89,6 +89,7 @@ class ServedModel:
                 temperature=settings.temperature,
                 max_tokens=budgets[number],
                 seed=crc32(f"{seed}/{number}".encode()),  # whatever stands beside it in the batch
+                ignore_eos=True,  # of the model's folder, which may name other tokens too
                 stop_token_ids=[end],
                 detokenize=False,
                 logprobs=0 if settings.logprobs else None,
@@ -137,6 +138,7 @@ class _Engine:
             self.started += 1
             self.key, self.content = key, model.content
         elif model.content != self.content:
+            self.content = ""  # until all of it is there
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model.folder})
             self.llm.reset_prefix_cache()
             self.content = model.content

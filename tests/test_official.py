@@ -73,6 +73,10 @@ def test_the_release_comes_in_and_agrees_with_its_own_result_files(tmp_path, cap
     dest = tmp_path / "official"
     assert main(["import-official", str(tmp_path / "countdown"), "--dest", str(dest)]) == 0
     assert "--source" in capsys.readouterr().out
+    lines = official.import_results(tmp_path / "countdown", dest, print).set_index(
+        ["method", "kind", "split"]
+    )
+    assert lines.loc[("rest", "eval", "seen"), "largest_difference"] < 0.01  # points: theirs has two decimals
     stored = results.load({0: dest}, "paper")
     for (place, temperature, split), frames in made.items():
         method, iteration = official._model(place, file)

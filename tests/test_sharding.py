@@ -48,6 +48,20 @@ def test_a_shard_says_what_it_waits_for_and_does_nothing_twice(tmp_path, monkeyp
     assert work(tmp_path, monkeypatch, "2/3")[1] == []
 
 
+def test_a_shard_that_does_all_of_a_step_stops_there_too(tmp_path, monkeypatch):
+    said, done = work(tmp_path, monkeypatch, "1/1")
+    assert done == list(range(COUNT)) and "0 of 7" in said
+    rows, again = work(tmp_path, monkeypatch, "1/1")  # what came from others is no reason to stop
+    assert again == [] and len(rows) == COUNT
+
+
+def test_a_step_that_is_not_shared_is_done_by_everyone(tmp_path, monkeypatch):
+    monkeypatch.setenv(sharding.VARIABLE, "2/3")
+    with sharding.as_a_whole():
+        assert sharding.mine(range(4)) == [0, 1, 2, 3]
+    assert sharding.mine(range(4)) == [1]
+
+
 def test_gaps_overlaps_and_mixed_settings_are_refused(tmp_path, monkeypatch):
     first, second, odd = (tmp_path / name for name in ("first", "second", "odd"))
     work(first, monkeypatch, "1/3")

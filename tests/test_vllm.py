@@ -61,8 +61,9 @@ def test_more_gpus_than_there_are_is_refused(monkeypatch):
 def test_each_engine_takes_its_own_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     started = vllm_engine_counter()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is put back at the end
     for expected in ("0,1", "2,3"):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         vllm_engine.take_devices(started, 2)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

@@ -38,9 +38,9 @@ def bench_engines(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
                 plain = _rate(model, asked, "transformers", threads)
                 for engine in engines:
                     rate = _rate(model, asked, engine, threads)
-                    yield Row(
-                        f"{name}, batch {batch}: {engine}", "tokens/s", plain, rate, f"{threads} threads"
-                    )
+                    used = 1 if engine == "batched" and batch == 1 else threads
+                    note = f"{used} threads, transformers {threads}"
+                    yield Row(f"{name}, batch {batch}: {engine}", "tokens/s", plain, rate, note)
 
 
 def _models(folder: Path, place: Path, quick: bool) -> Iterator[tuple[str, Path]]:
