@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from grlib import sharding
 from grlib.artefacts import digest, write_table
 from grlib.errors import GrlibError
 from grlib.rollouts import Batch, Rollout, batch_of
@@ -321,7 +322,8 @@ def train_ppo(
             lambda line: None,
         )
         chosen = [item for item in _problems(items, settings, seed, step) for _ in range(settings.group)]
-        rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
+        with sharding.as_a_whole():  # a step is too short to be handed around
+            rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
         sampled = time.monotonic()
         learner.set_rate(step)
         row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | _watch(rollouts)
@@ -387,16 +389,12 @@ class Learner:
         rng.shuffle(order)
         parts = [order[i : i + settings.minibatch] for i in range(0, len(order), settings.minibatch)]
         watched: list[dict[str, float]] = []
-        directions = torch.zeros(sum(weight.numel() for weight in self.policy.parameters()))
         for part in parts:
             watched.append(self._gradients(batch, part, advantage, old_value, returns))
-            flat = torch.cat([w.grad.flatten() for w in self.policy.parameters() if w.grad is not None])
-            directions += flat / flat.norm().clamp(min=1e-12)
             self._take_step()
         row = {name: float(np.mean([one[name] for one in watched])) for name in watched[0]}
         row["rescore_gap"] = watched[0]["rescore_gap"]  # later parts are scored by a changed policy
         row["scoring_s"] = scoring
-        row["agreement"] = agreement(directions, len(parts))
         return row | self._of_the_critic(old_value, returns, batch.action_start)
 
     def _of_the_critic(
@@ -502,12 +500,6 @@ class Learner:
             for thing, saved in zip(things, states, strict=True):
                 thing.load_state_dict(saved)
         return state["step"], state["curve"]
-
-
-def agreement(summed: torch.Tensor, count: int) -> float:
-    """Mean cosine between the gradients of a step's mini-batches, the share of one that is signal: from the
-    sum of `count` of them, each of length 1."""
-    return math.nan if count < 2 else float((summed.square().sum() - count) / (count * (count - 1)))
 
 
 def to_length_one(gradients: Sequence[torch.Tensor]) -> None:

@@ -47,6 +47,7 @@ _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncat
 _ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
 _LIKELIHOOD = "index:int nll:number nll_tokens:number"
 _WATCHED = "accuracy reward tokens truncated actions entropy clipped value_error ratio_01 ratio_50 ratio_99"
+_WATCHED += " rescore_gap explained explained_by_place"
 _COLUMNS = {
     "eval": _ROW,
     "greedy": _ROW,

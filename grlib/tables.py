@@ -20,6 +20,7 @@ TEST_SPLITS = ("seen", "unseen")
 KS = (1, 2, 4, 8, 16, 32)
 PROBLEM = ["method", "iteration", "split", "seed", "index"]
 REPAIR_SPLITS = ("near", "far")  # new instances of families trained on, and other families
+GAINS = ("gain", "gain_low", "gain_high")
 SHARPENED = ("sos", "sos_ppo", "rest", "rest_ppo", "guided_rest", "guided_rest_ppo")  # before and after
 BENCHMARKS = ("codecontests", "codeforces")  # of the paper's Table 3
 ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first", "random", "last")}
@@ -42,10 +43,25 @@ def training_rows(results: Results, kind: str) -> pd.DataFrame:
 def test_rows(
     results: Results, kind: str = "eval", last: bool = True, methods: Sequence[str] = METHODS
 ) -> pd.DataFrame:
-    """Rows of test problems by some methods; with `last` those of each method's last iteration only."""
+    """Rows of test problems by some methods; with `last` those of each method's last iteration only.
+
+    Where reinforced methods are among them, those of the problems and seeds that they were tested on.
+    """
     rows = results.rows(kind)
-    rows = rows[rows["split"].isin(TEST_SPLITS) & rows["method"].isin(list(methods))]
+    rows = _comparable(rows[rows["split"].isin(TEST_SPLITS) & rows["method"].isin(list(methods))])
     return last_iteration(rows) if last else rows
+
+
+def _comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows with reinforced methods those of the problems and seeds that all of these were tested on:
+    others would shift the methods that they start from, and not them."""
+    reinforced = rows[rows["method"].isin(list(STARTS))]
+    if reinforced.empty:
+        return rows
+    key = ["split", "seed", "index"]
+    tested = reinforced[["method", *key]].drop_duplicates().groupby(key, observed=True).size()
+    shared = tested.index[tested == reinforced["method"].nunique()]
+    return rows[pd.MultiIndex.from_frame(rows[key]).isin(shared)]
 
 
 def last_iteration(rows: pd.DataFrame) -> pd.DataFrame:
@@ -298,7 +314,7 @@ def greedy_table(results: Results) -> pd.DataFrame:
         pair = (scores[scores["method"] == name].set_index(key)[[1]] for name in (method, start))
         gain = next(pair).sub(next(pair)).dropna().reset_index().assign(method=method)
         gains.append(summarise(gain, by, [1], "k")[[*by, "measured", "low", "high"]])
-    gained = pd.concat(gains).set_axis([*by, "gain", "gain_low", "gain_high"], axis=1)
+    gained = pd.concat(gains).set_axis([*by, *GAINS], axis=1).astype(dict.fromkeys(GAINS, float))
     return in_order(table.merge(gained, on=by, how="left"), ["split", "method"])
 
 
@@ -312,7 +328,8 @@ def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.Data
     out = []
     for key, part in problems.groupby(by, sort=False, observed=True):
         ended = metrics.bootstrap_ratio(part["ended"], part["samples"])
-        right = metrics.bootstrap_ratio(part["correct"], part["ended"])
+        none = (np.nan, np.nan, np.nan)  # nothing ended, so nothing can be said of what ended
+        right = metrics.bootstrap_ratio(part["correct"], part["ended"]) if part["ended"].any() else none
         out.append([*key, *(100 * np.asarray([*ended, *right])), len(part)])
     columns = ["ended", "ended_low", "ended_high", "correct", "correct_low", "correct_high"]
     return in_order(pd.DataFrame(out, columns=[*by, *columns, "problems"]), ["split", "method"])

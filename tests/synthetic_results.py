@@ -80,6 +80,9 @@ def made_up_reinforced(problems=60, seeds=(0,), profile="laptop"):
                 "reward": 0.5,
                 "actions": 9.0,
                 "ratio_50": 1.0,
+                "rescore_gap": 1e-5,
+                "explained": 0.1,
+                "explained_by_place": 0.1,
             }
             curve = pd.DataFrame({"method": method, "step": range(1, 7), "seed": seed} | watched)
             frames["ppo_curve"].append(curve)

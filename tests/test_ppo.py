@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -370,6 +371,21 @@ def test_steps_of_one_length_keep_the_direction_of_the_gradient():
     assert still[0].tolist() == [0, 0]
 
 
+def test_a_step_has_the_length_that_is_asked_for(tmp_path):
+    base, words = toy(tmp_path)
+    policy = load_model(base)
+    learner = ppo.Learner(policy, toy_settings(optimizer="normed_sgd", actor_lr=0.3, minibatch=4))
+    before = torch.cat([weights.detach().flatten().clone() for weights in policy.parameters()])
+    prompt, answers = tuple(encode(words, ["<s>"])[0]), [encode(words, [str(i)])[0] for i in range(4)]
+    rollouts = [
+        Rollout(prompt, tuple(ids), (-2.0,), (0,), ((0, float(i == 0)),), i == 0, True)
+        for i, ids in enumerate(answers)
+    ]
+    learner.update(batch_of(rollouts), Random(0))
+    after = torch.cat([weights.detach().flatten() for weights in policy.parameters()])
+    assert float((after - before).norm()) == pytest.approx(0.3, rel=1e-4)
+
+
 def test_a_linear_rate_falls_to_zero_and_a_constant_one_stays(tmp_path):
     base, _ = toy(tmp_path)
     for schedule, expected in (("linear", [0.4, 0.3, 0.2, 0.1]), ("constant", [0.4] * 4)):
@@ -379,15 +395,6 @@ def test_a_linear_rate_falls_to_zero_and_a_constant_one_stays(tmp_path):
             learner.set_rate(step)
             rates.append(learner.optimizers[0].param_groups[0]["lr"])
         assert rates == pytest.approx(expected)
-
-
-def test_agreement_is_the_mean_cosine_of_all_pairs():
-    units = torch.nn.functional.normalize(
-        torch.randn(4, 9, generator=torch.Generator().manual_seed(0)), dim=1
-    )
-    pairs = [float(units[i] @ units[j]) for i in range(4) for j in range(i)]
-    assert ppo.agreement(units.sum(0), 4) == pytest.approx(sum(pairs) / 6, abs=1e-6)
-    assert math.isnan(ppo.agreement(units[0], 1))
 
 
 def test_what_the_critic_explains_beside_what_the_place_explains(tmp_path):

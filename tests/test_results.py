@@ -355,6 +355,31 @@ def test_greedy_accuracy_with_what_ppo_adds():
     assert tables.greedy_table(results.Results("laptop")).empty
 
 
+def test_methods_are_compared_on_the_seeds_and_problems_that_ppo_was_tested_on():
+    easy, hard = np.ones((4, 1), bool), np.zeros((4, 1), bool)
+    frame = pd.concat(
+        [
+            rows(easy, method="rest", seed=0),
+            rows(hard, method="rest", seed=1),
+            rows(easy[:3], method="rest_ppo", seed=0),  # of one seed, and of fewer problems
+        ],
+        ignore_index=True,
+    )
+    stored = results.Results("laptop", (0, 1), {"greedy": frame, "eval": frame})
+    alone = tables.budget_table(stored, [10], "greedy", ["rest"])
+    assert alone["measured"].tolist() == [50]
+    table = tables.budget_table(stored, [10], "greedy", ["rest", "rest_ppo"])
+    assert table["measured"].tolist() == [100, 100] and table["problems"].tolist() == [3, 3]
+    assert table["seeds"].tolist() == [1, 1]
+    assert tables.table2(stored, [1], ["rest", "rest_ppo"])["measured"].dropna().tolist() == [100, 100]
+
+
+def test_a_method_whose_traces_are_all_cut_off_has_no_accuracy_of_those_that_end():
+    cut = rows(np.zeros((4, 2), bool), method="sos").assign(truncated=True)
+    table = tables.ending_table(results.Results("laptop", (0,), {"eval": cut}))
+    assert table["ended"].tolist() == [0] and table["correct"].isna().all()
+
+
 def test_ppo_claims_answer_when_their_methods_are_stored():
     solved = np.ones((40, 1), bool)
     ours = rows(solved, np.tile(100, (40, 1)), method="guided_rest_ppo")
