@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,7 @@ STYLES = {
 }
 TAGS = {"smoke": "SMOKE RUN, NOT EVIDENCE", "laptop": "LAPTOP PROFILE", "gpu": "GPU PROFILE"}
 TAGS |= {"rehearsal": "REHEARSAL, NOT EVIDENCE"}
+FOOTNOTE_WIDTH = 122  # characters that fit under a figure
 INTERVAL = "95 % bootstrap interval over problems"
 SPREAD = ["low", "high", "seed_sd"]
 COLUMNS = ["panel", "series", "kind", "x", "y", *SPREAD]
@@ -103,7 +105,8 @@ def footnote(profile: str, table: pd.DataFrame, extra: str = "", interval: str =
         cut = known["truncated"].dropna().groupby(names, sort=False)
         shares = [f"{name} {_span(part)} %" for name, part in cut]
         lines.append(f"cut off by the token budget: {', '.join(shares)}")
-    return [*lines, extra] if extra else lines
+    lines += [extra] if extra else []
+    return [part for line in lines for part in textwrap.wrap(line, FOOTNOTE_WIDTH)]
 
 
 SIGNS = {
