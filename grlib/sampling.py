@@ -53,7 +53,7 @@ class Sampled(NamedTuple):
     logprobs: tuple[float, ...] = ()
 
 
-_POOLS: list[ProcessPoolExecutor] = []  # that were started
+_POOLS: list[ProcessPoolExecutor] = []  # the one that runs
 _ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
 
 
@@ -154,6 +154,7 @@ def sample(
 @lru_cache(maxsize=1)
 def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:
     """Worker processes, started once: they keep torch, and the last model, loaded."""
+    _end_workers()
     first: Callable[[], None] = _one_thread
     if engine == "vllm":
         first = partial(take_devices, multiprocessing.get_context("spawn").Value("i", 0), gpus)
@@ -161,15 +162,18 @@ def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:
     return _POOLS[-1]
 
 
+def _end_workers() -> None:
+    while _POOLS:
+        _POOLS.pop().shutdown()
+
+
 def release_gpus() -> None:
     """End the workers where they may hold a GPU's memory (vLLM takes nearly all of it), which training needs.
     The next call starts them anew."""
     import torch
 
-    if torch.cuda.is_available() and _pool.cache_info().currsize:
-        for pool in _POOLS:
-            pool.shutdown()
-        _POOLS.clear()
+    if torch.cuda.is_available():
+        _end_workers()
         _pool.cache_clear()
 
 

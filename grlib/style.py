@@ -60,7 +60,7 @@ STYLES = {
 }
 TAGS = {"smoke": "SMOKE RUN, NOT EVIDENCE", "laptop": "LAPTOP PROFILE", "gpu": "GPU PROFILE"}
 TAGS |= {"rehearsal": "REHEARSAL, NOT EVIDENCE"}
-FOOTNOTE_WIDTH = 122  # characters that fit under a figure
+FOOTNOTE_WIDTH = 134  # characters that fit under a figure
 INTERVAL = "95 % bootstrap interval over problems"
 SPREAD = ["low", "high", "seed_sd"]
 COLUMNS = ["panel", "series", "kind", "x", "y", *SPREAD]
