@@ -1,4 +1,4 @@
-"""Engine "vllm": a live vLLM engine in a worker process; new weights are loaded into it as it stands.
+"""Engine "vllm": a live vLLM engine in a worker process; new weights are loaded into it where that works.
 
 vLLM samples token ids and nothing else here: prompts are encoded and responses decoded as for the other
 engines, so that a prefix is continued exactly and the budget counts the same tokens.
@@ -130,7 +130,8 @@ class _Engine:
         weights where its shape and length allow it, else a new one."""
         shape = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_SHAPE}
         key = {"shape": shape, "slots": settings.slots, "tensor_parallel": settings.tensor_parallel}
-        if self.llm is None or key != self.key or longest > self.length:
+        stale = model.content != self.content and not _reloads(model.config)
+        if self.llm is None or key != self.key or longest > self.length or stale:
             self.llm = None  # free its memory first
             most = model.config.max_position_embeddings
             self.length = min(most, -(-longest // LENGTH_STEP) * LENGTH_STEP)
@@ -143,6 +144,14 @@ class _Engine:
             self.llm.reset_prefix_cache()
             self.content = model.content
         return self.llm
+
+
+def _reloads(config: PretrainedConfig) -> bool:
+    """Whether a live engine takes new weights in full. On a CPU, vLLM packs the output matrix apart when it
+    starts; where that is the embedding table (tied), a reload leaves the old one in place."""
+    import torch
+
+    return torch.cuda.is_available() or not config.tie_word_embeddings
 
 
 _engine = _Engine()
