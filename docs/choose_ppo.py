@@ -40,12 +40,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def changed(settings: ppo.PPOSettings, changes: dict[str, Any]) -> ppo.PPOSettings:
-    """Settings with some replaced; `problems` and `steps` are factors."""
-    factors = {name: round(getattr(settings, name) * changes.get(name, 1)) for name in ("problems", "steps")}
-    return replace(settings, **changes | factors)
-
-
 def run(name: str, method: str, source: Path, work: Path) -> dict[str, Any]:
     """Train one variant and judge it: a row of the table."""
     folder, start = work / f"{method} {name}".replace(" ", "_"), STARTS[method]
@@ -53,7 +47,7 @@ def run(name: str, method: str, source: Path, work: Path) -> dict[str, Any]:
     model = source / "models" / start / last
     if name == BEFORE:
         return scores(model, folder)
-    settings = changed(ppo_settings(LAPTOP, method), VARIANTS[name])
+    settings = replace(ppo_settings(LAPTOP, method), **VARIANTS[name])
     curve = ppo.train_ppo(
         CountdownTask(LAPTOP.budget), within_reach(source), model, settings, seed=1_000, out=folder / "model",
         work=folder / "run", progress=say,

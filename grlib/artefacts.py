@@ -287,7 +287,8 @@ def chunked(
         for chunk in folder.glob("chunk_*.parquet"):
             chunk.unlink()
         write_json(folder / "key.json", key)
-    write_json(folder / "count.json", {"chunks": count})
+    if not is_whole(folder / "count.json") or read_json(folder / "count.json") != {"chunks": count}:
+        write_json(folder / "count.json", {"chunks": count})
     paths = [folder / f"chunk_{number:06d}.parquet" for number in range(count)]
     frames = {}
     for number, path in enumerate(paths):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,9 +25,19 @@ from torch import nn
 from grlib.artefacts import atomic, read_json, write_json
 from grlib.errors import GrlibError
 
+if TYPE_CHECKING:
+    from grlib.training import Row
+
 STRATEGIES = ("ddp", "fsdp")
 PRECISIONS = ("float32", "bfloat16")
+SAID = "grlib: "  # begins the lines of a job that are progress
+CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact)\b)")
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+
+
+def launched() -> bool:
+    """Whether a launcher has started this process, as one of those that train together."""
+    return "WORLD_SIZE" in os.environ
 
 
 def first_process() -> bool:
@@ -152,15 +162,15 @@ class Team:
 
     def load(self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any]) -> Any:
         """The state of the checkpoint of the run `key`, its weights put in place; None if there is none."""
-        import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint.state_dict import set_state_dict
-
         path = folder / "checkpoint"
         if not (path / "state.json").is_file():
             return None
         known = read_json(path / "state.json")
         if known["key"] != json.loads(json.dumps(key)):
             return None
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
         found = self._state(net, optimizers)
         dcp.load(found, checkpoint_id=path)
         set_state_dict(
@@ -179,10 +189,10 @@ class Team:
 # A job: fine-tuning by processes of its own
 
 
-def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Carry out a fine-tuning job (`selftrain.fine_tune_here`) with `job["training"]["processes"]` processes.
+def launch(job: Mapping[str, Any], rows: Sequence[Row], folder: Path, say: Callable[[str], None]) -> None:
+    """Carry out a fine-tuning job (`selftrain.fine_tune_rows`) with `job["training"]["processes"]` processes.
 
-    A process that dies ends all of them with GrlibError, which quotes the last lines.
+    A process that dies ends all of them with GrlibError, which quotes the cause.
     """
     count, size = int(job["training"]["processes"]), int(job["training"]["batch_rows"])
     if size % count:
@@ -192,14 +202,7 @@ def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Calla
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)
-    sizes = [len(row.ids) for row in rows]
-    with atomic(folder / "rows.npz") as partial, partial.open("wb") as stream:
-        np.savez(
-            stream,
-            ids=np.concatenate([row.ids for row in rows]) if rows else np.zeros(0, np.int32),
-            sizes=np.asarray(sizes, dtype=np.int64),
-            starts=np.asarray([row.start for row in rows], dtype=np.int64),
-        )
+    _write_rows(folder / "rows.npz", rows)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(count), "--main_process_port", "0", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "-m", "grlib.distributed", str(folder)]
@@ -228,20 +231,31 @@ def launch(job: Mapping[str, Any], rows: Sequence[Any], folder: Path, say: Calla
         )
 
 
-CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact)\b)")
-SAID = "grlib: "  # begins the lines of a job that are progress
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    with atomic(path) as partial, partial.open("wb") as stream:
+        np.savez(
+            stream,
+            ids=np.concatenate([row.ids for row in rows]) if rows else np.zeros(0, np.int32),
+            sizes=np.asarray([len(row.ids) for row in rows], dtype=np.int64),
+            starts=np.asarray([row.start for row in rows], dtype=np.int64),
+        )
+
+
+def _read_rows(path: Path) -> list[Row]:
+    from grlib.training import Row
+
+    stored = np.load(path)
+    parts = np.split(stored["ids"], np.cumsum(stored["sizes"])[:-1]) if len(stored["sizes"]) else []
+    return [Row(ids, int(start)) for ids, start in zip(parts, stored["starts"], strict=True)]
 
 
 def main() -> None:
     """One process of a job."""
-    from grlib.selftrain import fine_tune_here
-    from grlib.training import Row, TrainSettings
+    from grlib.selftrain import fine_tune_rows
+    from grlib.training import TrainSettings
 
     folder = Path(sys.argv[1])
-    job = read_json(folder / "job.json")
-    stored = np.load(folder / "rows.npz")
-    parts = np.split(stored["ids"], np.cumsum(stored["sizes"])[:-1]) if len(stored["sizes"]) else []
-    rows = [Row(ids, int(start)) for ids, start in zip(parts, stored["starts"], strict=True)]
+    job, rows = read_json(folder / "job.json"), _read_rows(folder / "rows.npz")
     training = TrainSettings(**job.pop("training"))
     base, out, work = (Path(job.pop(name)) for name in ("base", "out", "work"))
 
@@ -250,7 +264,7 @@ def main() -> None:
             print(SAID + line, flush=True)
 
     try:
-        fine_tune_here(rows, training, base, out, work, **job, progress=say)
+        fine_tune_rows(rows, training, base, out, work, **job, progress=say)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from grlib import style
+from grlib.results import STARTS
 from grlib.style import Sheet, handle, percent_axis
 from grlib.tables import BENCHMARKS, REPAIR_SPLITS, TEST_SPLITS, in_order
 
@@ -97,10 +98,9 @@ def accuracy_against_budget(
     return sheet.finish(profile, table)
 
 
-def pass_at_k(
-    table: pd.DataFrame, profile: str, title: str = "pass@k: how much does drawing more samples help?"
-) -> Drawing:
+def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k on seen and unseen targets, measured filled, published hollow (Table 2)."""
+    title = "pass@k: how much does drawing more samples help?"
     sheet = Sheet(title, profile, 2, 5.4, sharex=True, sharey=True)
     for axis, split, part in _splits(sheet, table):
         _lines(sheet, axis, split, part, "k", "published")
@@ -118,7 +118,7 @@ def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
     sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
     table = table.dropna(subset="measured")
     largest = table.groupby("method")["k"].max().min()
-    table = table[table["k"] <= largest] if table["method"].str.contains("ppo").any() else table.head(0)
+    table = table[table["k"] <= largest] if table["method"].isin(list(STARTS)).any() else table.head(0)
     for axis, split, part in _splits(sheet, table):
         _lines(sheet, axis, split, part, "k")
         style.k_axis(axis, sorted(table["k"].unique()) or [1])

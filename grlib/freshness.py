@@ -34,12 +34,11 @@ def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) ->
     """What a run of this notebook depends on: values and digests by the words that name them to a reader."""
     resolved = {**notebook.parameters(), **parameters}
     resolved.pop("run_dir", None)  # a moved run folder is still up to date
-    profile = str(resolved.get("profile"))
     return {
         "the notebook's code": notebook.code_digest(),
         **{f"parameter {name}": artefacts.plain(value) for name, value in resolved.items()},
         **notebook.modules(),
-        **_digests("input", [*notebook.reads(profile), *notebook.may_read(profile)], folder),
+        **_digests("input", notebook.inputs(str(resolved.get("profile"))), folder),
     }
 
 

@@ -54,6 +54,10 @@ class Notebook:
         """Declared inputs that are used where they are there: those of notebooks that not every run has."""
         return [name.replace("{profile}", profile) for name in self.declared.get("may_read", [])]
 
+    def inputs(self, profile: str) -> list[str]:
+        """All that it may use: `reads` and `may_read`."""
+        return [*self.reads(profile), *self.may_read(profile)]
+
     def writes(self, profile: str) -> list[str]:
         """Declared outputs relative to the run folder, "{profile}" filled in."""
         return [name.replace("{profile}", profile) for name in self.declared.get("writes", [])]

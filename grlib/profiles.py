@@ -313,6 +313,7 @@ PAPER = Profile(
     hint_samples=1,
     rewrite_problems=10_000,
 )
+NO_EVIDENCE = ("smoke", "rehearsal")  # their numbers mean nothing
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, GPU, PAPER)}
 # Every stage of the paper profile in minutes, with a model of 135M parameters for both tasks, no evidence:
 # each step can be seen to work before days are spent on a cluster. Not a scale of its own.

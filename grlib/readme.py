@@ -70,7 +70,7 @@ def parts() -> dict[str, str]:
     picture = f"figures/{PROFILE}/headline.png"
     alt = "pass@k of SoS, ReST and Guided-ReST: published on the left, measured here on the right"
     shown = (notebooks.REPOSITORY / picture).is_file()
-    overview = [_summary(list(folders), status), notebook_table(status, paid, bool(folders))]
+    overview = [_summary(list(folders), status), notebook_table(status, paid)]
     details = [
         "**Table 2: pass@k in percent, published / measured.** Unseen targets never occur in training.",
         pass_table(tables.table2(stored), (1, 8, 32)),
@@ -232,7 +232,7 @@ def _sizes(table: pd.DataFrame) -> str:
 # Tables of notebooks and profiles
 
 
-def notebook_table(status: pd.DataFrame, paid: pd.DataFrame, recorded: bool) -> str:
+def notebook_table(status: pd.DataFrame, paid: pd.DataFrame) -> str:
     """One row a notebook: what of the paper it makes, reads -> writes, minutes and memory, status."""
     whole = paid[paid["section"] == ""]
     stored = {path.stem for path in _measured().glob(f"{PROFILE}/**/manifests/*.json")}
@@ -245,7 +245,7 @@ def notebook_table(status: pd.DataFrame, paid: pd.DataFrame, recorded: bool) -> 
             f"[{number} {title.replace('_', ' ')}](notebooks/{book.path.name})", of_the_paper(book),
             f"{brief(book.reads(PROFILE)) or 'nothing'} → {brief(book.writes(PROFILE)) or 'nothing'}",
             *map(_cost, mine),
-            _status_of(number, status) if recorded and book.name in stored else "not recorded",
+            _status_of(number, status) if book.name in stored else "not recorded",
         ])  # fmt: skip
     if costed:
         sums = [f"**{_cost(whole[whole['profile'] == name])}**" for name in costed]

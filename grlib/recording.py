@@ -13,6 +13,7 @@ import nbformat
 from grlib import artefacts, costs, freshness, notebooks, readme, runner, runs
 from grlib.errors import GrlibError
 from grlib.notebooks import REPOSITORY, Notebook
+from grlib.profiles import NO_EVIDENCE
 from grlib.results import seed_folders
 
 FIGURES = REPOSITORY / "figures"
@@ -35,7 +36,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     With `request.only` or `start` those notebooks' files join a record that is there already. With `dest` all
     of it goes there and the repository's own record stays as it is.
     """
-    if request.profile in ("smoke", "rehearsal") and not dest:
+    if request.profile in NO_EVIDENCE and not dest:
         raise GrlibError(f"profile {request.profile!r}: its numbers mean nothing, so give --dest for a trial")
     chosen = request.notebooks()
     request = _as_it_ran(request, chosen)

@@ -46,8 +46,10 @@ _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
 _ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
 _LIKELIHOOD = "index:int nll:number nll_tokens:number"
-_WATCHED = "accuracy reward tokens truncated actions entropy clipped value_error ratio_01 ratio_50 ratio_99"
-_WATCHED += " rescore_gap explained explained_by_place"
+_WATCHED = (
+    *("accuracy", "reward", "tokens", "truncated", "actions", "entropy", "clipped", "value_error"),
+    *("ratio_01", "ratio_50", "ratio_99", "rescore_gap", "explained", "explained_by_place"),
+)
 _COLUMNS = {
     "eval": _ROW,
     "greedy": _ROW,
@@ -58,7 +60,7 @@ _COLUMNS = {
     "repair": f"{_ROW} {_ANSWERS}",
     "repair_yield": f"{_YIELD} sample:int {_ANSWERS}",
     "curve": "method:str step:int tokens_seen:int loss:number",
-    "ppo_curve": "method:str step:int " + " ".join(f"{name}:number" for name in _WATCHED.split()),
+    "ppo_curve": "method:str step:int " + " ".join(f"{name}:number" for name in _WATCHED),
 }
 SCHEMAS = {kind: dict(column.split(":") for column in columns.split()) for kind, columns in _COLUMNS.items()}
 _IS = {

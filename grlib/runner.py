@@ -26,8 +26,15 @@ from grlib.artefacts import in_words
 from grlib.errors import GrlibError, one_line
 from grlib.notebooks import Notebook
 
-EXIT = {"missing artefact": 3, "error": 4, "memory": 5, "dead kernel": 5, "time-out": 6, "disk full": 7}
-EXIT["other shards"] = sharding.OtherShards.exit_code
+EXIT = {
+    "missing artefact": 3,
+    "error": 4,
+    "memory": 5,
+    "dead kernel": 5,
+    "time-out": 6,
+    "disk full": 7,
+    "other shards": 8,
+}
 CAUSES = {  # by the exception's name and text
     r"^OtherShards": "other shards",
     r"^MissingArtefact": "missing artefact",
@@ -101,8 +108,7 @@ def status(request: Request) -> Iterator[tuple[str, str]]:
     waiting: set[str] = set()
     for notebook in request.notebooks():
         reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
-        used = [*notebook.reads(request.profile), *notebook.may_read(request.profile)]
-        late = sorted(waiting.intersection(used))
+        late = sorted(waiting.intersection(notebook.inputs(request.profile)))
         if reason is None and late:
             reason = f"may run: its input {late[0]} is made again"
         if reason is not None:
@@ -114,6 +120,7 @@ def reproduce(request: Request) -> None:
     """Bring the selected notebooks up to date, in order; Failure at the first that does not get there."""
     chosen, folder, began = request.notebooks(), request.folder, time.monotonic()
     runs.claim(folder, request.profile, request.seed)
+    os.environ[sharding.VARIABLE] = request.shard  # the kernels and their workers look there
     with artefacts.locked(folder):
         artefacts.remove_leftovers(folder)
         if request.force:
@@ -127,7 +134,6 @@ def reproduce(request: Request) -> None:
             if reason is None:
                 say(f"{title}: up to date")
                 continue
-            os.environ[sharding.VARIABLE] = request.shard  # the kernel and its workers look there
             cost, ahead = expected[number - 1], expected[number:]
             say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
             paid = _bring_up_to_date(notebook, request)

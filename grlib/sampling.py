@@ -53,7 +53,7 @@ class Sampled(NamedTuple):
     logprobs: tuple[float, ...] = ()
 
 
-_POOLS: list[ProcessPoolExecutor] = []  # the one that runs
+_POOLS: dict[tuple[str, int, int], ProcessPoolExecutor] = {}  # the one that runs, by its kind
 _ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
 
 
@@ -144,37 +144,37 @@ def sample(
         elsewhere = submit if several or settings.engine == "vllm" else None
         frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
-        _pool.cache_clear()
+        end_workers()
         raise
     for name in set(_ON_REQUEST) & set(frame):  # lists come out of the files as arrays
         frame[name] = [tuple(values.tolist()) for values in frame[name]]
     return [Sampled(*row) for row in zip(*(frame[name].tolist() for name in frame), strict=True)]
 
 
-@lru_cache(maxsize=1)
 def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:
     """Worker processes, started once: they keep torch, and the last model, loaded."""
-    _end_workers()
-    first: Callable[[], None] = _one_thread
-    if engine == "vllm":
-        first = partial(take_devices, multiprocessing.get_context("spawn").Value("i", 0), gpus)
-    _POOLS.append(worker_pool(processes, first))
-    return _POOLS[-1]
+    kind = (engine, processes, gpus)
+    if kind not in _POOLS:
+        end_workers()
+        first: Callable[[], None] = _one_thread
+        if engine == "vllm":
+            first = partial(take_devices, multiprocessing.get_context("spawn").Value("i", 0), gpus)
+        _POOLS[kind] = worker_pool(processes, first)
+    return _POOLS[kind]
 
 
-def _end_workers() -> None:
+def end_workers() -> None:
+    """End the workers; the next call starts them anew."""
     while _POOLS:
-        _POOLS.pop().shutdown()
+        _POOLS.popitem()[1].shutdown()
 
 
 def release_gpus() -> None:
-    """End the workers where they may hold a GPU's memory (vLLM takes nearly all of it), which training needs.
-    The next call starts them anew."""
+    """End the workers where they may hold a GPU's memory, nearly all of it with vLLM: training needs it."""
     import torch
 
     if torch.cuda.is_available():
-        _end_workers()
-        _pool.cache_clear()
+        end_workers()
 
 
 def _one_thread() -> None:

@@ -274,37 +274,21 @@ def fine_tune_rows(
     label: str,
     progress: Callable[[str], None],
 ) -> pd.DataFrame:
-    """`fine_tune` on rows: in this process, or by several that are started for it and end with it."""
-    from grlib.artefacts import read_table
-    from grlib.distributed import launch
-    from grlib.sampling import release_gpus
-
-    release_gpus()
-    if training.processes == 1:
-        return fine_tune_here(rows, training, base, out, work, seed=seed, label=label, progress=progress)
-    job = {"training": asdict(training), "seed": seed, "label": label}
-    job |= {"base": str(base), "out": str(out), "work": str(work)}
-    launch(job, rows, work / "job", progress)
-    return read_table(out / "curve.csv")
-
-
-def fine_tune_here(
-    rows: Sequence[Row],
-    training: TrainSettings,
-    base: Path,
-    out: Path,
-    work: Path,
-    *,
-    seed: int | str,
-    label: str,
-    progress: Callable[[str], None],
-) -> pd.DataFrame:
-    """`fine_tune_rows` in this process, alone or as one of several; the first of them saves the model."""
+    """`fine_tune` on rows: in this process, or by several that are started for it, call it again together
+    and end with it; the first of them saves the model."""
     from grlib.adapters import low_rank
-    from grlib.distributed import first_process
+    from grlib.artefacts import read_table
+    from grlib.distributed import first_process, launch, launched
     from grlib.model import load_both, save_model
+    from grlib.sampling import release_gpus
     from grlib.training import train
 
+    release_gpus()
+    if training.processes > 1 and not launched():
+        job = {"training": asdict(training), "seed": seed, "label": label}
+        job |= {"base": str(base), "out": str(out), "work": str(work)}
+        launch(job, rows, work / "job", progress)
+        return read_table(out / "curve.csv")
     model, tokenizer = load_both(base)
     batches: list[list[int]] | None = None if rows else []
     if not rows:

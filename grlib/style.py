@@ -21,6 +21,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from grlib.errors import GrlibError
+from grlib.profiles import NO_EVIDENCE
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,12 @@ STYLES = {
     "random": Style("random", VERMILLION, "^", "-", "\\\\"),
     "last": Style("last", GREEN, "D", "-", "xx"),
 }
-TAGS = {"smoke": "SMOKE RUN, NOT EVIDENCE", "laptop": "LAPTOP PROFILE", "gpu": "GPU PROFILE"}
-TAGS |= {"rehearsal": "REHEARSAL, NOT EVIDENCE"}
+TAGS = {
+    "smoke": "SMOKE RUN, NOT EVIDENCE",
+    "rehearsal": "REHEARSAL, NOT EVIDENCE",
+    "laptop": "LAPTOP PROFILE",
+    "gpu": "GPU PROFILE",
+}
 FOOTNOTE_WIDTH = 134  # characters that fit under a figure
 INTERVAL = "95 % bootstrap interval over problems"
 SPREAD = ["low", "high", "seed_sd"]
@@ -78,7 +83,7 @@ def style_of(key: str) -> Style:
 def profile_tag(fig: Figure, profile: str) -> None:
     """Mark a figure that is not at the paper's scale, top right."""
     if profile in TAGS:
-        colour = VERMILLION if "NOT EVIDENCE" in TAGS[profile] else BLUE
+        colour = VERMILLION if profile in NO_EVIDENCE else BLUE
         box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour}
         top: dict[str, Any] = {"y": 1 - 0.07 / fig.get_figheight(), "ha": "right", "va": "top"}
         fig.text(x=0.992, s=TAGS[profile], **top, fontsize=9, weight="bold", color=colour, bbox=box)

@@ -321,13 +321,17 @@ def train(
         curve.append((step, tokens, loss, measured))
         if clock.due() or step == end:
             progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
-        late = team.total(float(time.monotonic() - last_saved > settings.checkpoint_seconds)) > 0
-        if folder and (step == end or late):  # all processes save together
+        if folder and (step == end or _due(team, last_saved, settings)):
             _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
             last_saved = time.monotonic()
     team.hand_back(net, model)
     model.eval()
     return pd.DataFrame(curve, columns=CURVE)
+
+
+def _due(team: Team, last_saved: float, settings: TrainSettings) -> bool:
+    """Whether it is time for a checkpoint; all processes save together, when the first finds so."""
+    return team.total(float(time.monotonic() - last_saved > settings.checkpoint_seconds)) > 0
 
 
 def train_step(

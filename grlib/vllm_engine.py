@@ -158,7 +158,7 @@ _engine = _Engine()
 
 
 def _started(folder: str, length: int, settings: SamplingSettings) -> LLM:
-    """A new engine; vLLM's own words go to its log at level WARNING."""
+    """A new engine, which says nothing below errors."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this is a worker process already
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -13,7 +13,7 @@ import torch
 from grlib import distributed
 from grlib.errors import GrlibError
 from grlib.model import load_model
-from grlib.selftrain import fine_tune_here
+from grlib.selftrain import fine_tune_rows
 from grlib.training import Row, TrainSettings
 
 SETTINGS = TrainSettings(lr=3e-3, batch_rows=6, epochs=2, micro_tokens=64, checkpoint_seconds=0)
@@ -32,7 +32,7 @@ def trained(base, folder, settings, examples=None, said=None):
     told = [] if said is None else said
     out, work = folder / "model", folder / "work"
     if settings.processes == 1:
-        curve = fine_tune_here(examples, settings, base, out, work, seed=1, label="job", progress=told.append)
+        curve = fine_tune_rows(examples, settings, base, out, work, seed=1, label="job", progress=told.append)
     else:
         job = {"training": asdict(settings), "seed": 1, "label": "job"}
         job |= {"base": str(base), "out": str(out), "work": str(work)}

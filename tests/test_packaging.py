@@ -200,7 +200,7 @@ def test_notebooks_declare_parameters_and_artefacts(book):
 def test_every_artefact_has_one_maker_that_runs_before_its_readers(profile):
     made: dict[str, str] = {}
     for book in BOOKS:
-        for name in (*book.reads(profile), *book.may_read(profile)):
+        for name in book.inputs(profile):
             if name.startswith(notebooks.IN_REPOSITORY):
                 continue
             assert name in made or any(name.startswith(f"{folder}/") for folder in made), (

@@ -4,7 +4,6 @@ import math
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import lru_cache
 from types import SimpleNamespace
 
 import pandas as pd
@@ -325,8 +324,7 @@ def test_any_number_of_workers_gives_the_same(tiny_folder, tmp_path):
     asked = requests_of(30)
     found = sample(tiny_folder, asked, replace(ONE, workers=2), seed=0, folder=tmp_path / "two")
     assert found == sample(tiny_folder, asked, ONE, seed=0, folder=tmp_path / "one")
-    replace(ONE, workers=2).pool().shutdown()
-    sampling._pool.cache_clear()
+    sampling.end_workers()
 
 
 def test_workers_end_before_training_where_a_gpu_must_have_its_memory_back(monkeypatch):
@@ -340,9 +338,8 @@ def test_workers_end_before_training_where_a_gpu_must_have_its_memory_back(monke
         pool.submit(int)
     assert two.pool() is not pool
     other = replace(ONE, workers=3).pool()  # another kind takes the place of the first
-    assert [other] == sampling._POOLS
-    other.shutdown()
-    sampling._pool.cache_clear()
+    assert [other] == list(sampling._POOLS.values())
+    sampling.end_workers()
 
 
 def test_killed_workers_are_replaced_in_the_next_call(tiny_folder, steps, monkeypatch):
@@ -356,16 +353,17 @@ def test_killed_workers_are_replaced_in_the_next_call(tiny_folder, steps, monkey
             future.set_result(pd.DataFrame([Sampled("", 1, True, 1)] * 7))
         return future
 
-    @lru_cache
-    def pool(engine, processes, gpus):
-        pools.append(SimpleNamespace(submit=submit))
+    def pool(processes, initializer):
+        pools.append(SimpleNamespace(submit=submit, shutdown=lambda: None))
         return pools[-1]
 
-    monkeypatch.setattr(sampling, "_pool", pool)
+    sampling.end_workers()
+    monkeypatch.setattr(sampling, "worker_pool", pool)
     with pytest.raises(BrokenProcessPool):
         sample(tiny_folder, requests_of(14), replace(ONE, workers=2), seed=0, folder=steps)
     assert len(sample(tiny_folder, requests_of(14), replace(ONE, workers=2), seed=0, folder=steps)) == 14
     assert len(pools) == 2
+    sampling.end_workers()
 
 
 @pytest.mark.parametrize("change", ["model", "requests", "seed", "temperature", "slots", "chunk"])

@@ -85,8 +85,7 @@ def vllm_engine_counter():
 def no_engine_is_left_running():
     yield
     if importlib.util.find_spec("vllm"):
-        GREEDY.pool().shutdown()
-        sampling._pool.cache_clear()
+        sampling.end_workers()
 
 
 def served_by_transformers(folder, asked):

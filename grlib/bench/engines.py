@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from grlib.bench.models import timed
 from grlib.bench.speed import Row
 from grlib.countdown_data import draw
 from grlib.errors import GrlibError
@@ -72,15 +72,14 @@ def _rate(model: Path, asked: Sequence[Request], engine: str, threads: int) -> f
         torch.set_num_threads(threads)
         both = load_both(model)
         answer(*both, [asked[0]._replace(budget=2)], settings, 0)
-        began = time.perf_counter()
-        found = answer(*both, asked, settings, 1)
-        return sum(one.new for one in found) / (time.perf_counter() - began)
+        seconds, found = timed(lambda: answer(*both, asked, settings, 1))
+        return sum(one.new for one in found) / seconds
     with tempfile.TemporaryDirectory() as chunks:
         first = [one._replace(budget=2) for one in asked] * max(1, 2 * workers // len(asked))
         warm = replace(settings, chunk=max(1, len(first) // (2 * workers)))
         sample(model, first, warm, seed=0, folder=Path(chunks) / "warm", progress=lambda line: None)
-        began = time.perf_counter()
-        found = sample(
-            model, asked, settings, seed=1, folder=Path(chunks) / "timed", progress=lambda line: None
+        place = Path(chunks) / "timed"
+        seconds, found = timed(
+            lambda: sample(model, asked, settings, seed=1, folder=place, progress=lambda line: None)
         )
-        return sum(one.new for one in found) / (time.perf_counter() - began)
+        return sum(one.new for one in found) / seconds

@@ -26,7 +26,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return load_model(folder), load_tokenizer(str(folder))
 
 
-def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = call()
     return time.perf_counter() - start, result
@@ -63,8 +63,8 @@ def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     ]
     same = sum(a == b for a, b in zip(*greedy, strict=True))  # rounding can tip a near tie
     ours(requests[: 4 * threads], 1)  # so many chunks that every worker starts and loads the model
-    fast, answers = _timed(lambda: ours(requests, -(-count // threads)))
-    slow, reference = _timed(lambda: answer(model, tokenizer, requests, theirs, SEED))
+    fast, answers = timed(lambda: ours(requests, -(-count // threads)))
+    slow, reference = timed(lambda: answer(model, tokenizer, requests, theirs, SEED))
     rate = sum(found.new for found in answers) / fast
     note = f"{count} requests of up to {budget} tokens, {threads} threads"
     note += f"; greedy outputs equal: {same} of {len(few)}"
@@ -96,7 +96,7 @@ def _continuous_batching(
     arguments = {"generation_config": choice, "continuous_batching_config": cache}
     logging.disable(logging.WARNING)
     try:
-        seconds, found = _timed(lambda: model.generate_batch(inputs=prompts, **arguments))
+        seconds, found = timed(lambda: model.generate_batch(inputs=prompts, **arguments))
     finally:
         logging.disable(logging.NOTSET)
     tokens = sum(len(answer.generated_tokens) for answer in found.values())
@@ -118,7 +118,7 @@ def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     rows = imitation_rows("sos", examples, tokenizer, LAPTOP.row_length)
     settings = TrainSettings(lr=1e-4, batch_rows=LAPTOP.batch_rows, checkpoint_seconds=1e9)
     tokens = sum(len(row.ids) for row in rows)
-    fast, _ = _timed(lambda: train(model, rows, settings, seed=SEED))
+    fast, _ = timed(lambda: train(model, rows, settings, seed=SEED))
     note = f"{len(rows)} rows of {tokens / len(rows):.0f} tokens, {threads} threads"
     try:
         slow = _trainer_seconds(reference, tokenizer, rows, settings)
