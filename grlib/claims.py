@@ -80,8 +80,9 @@ def _combination(formula: str, test: str = "above", greedy: bool = False, repair
 
     def judge(results: Results, split: str) -> Found:
         kind = "greedy" if greedy and len(results.rows("greedy")) else "eval"
-        rows = tables.repair_rows(results) if repair else tables.test_rows(results, kind)
-        rows = rows[rows["method"].isin([method for _, method, _ in _terms(formula)])]
+        methods = [method for _, method, _ in _terms(formula)]
+        rows = tables.repair_rows(results) if repair else tables.test_rows(results, kind, methods=methods)
+        rows = rows[rows["method"].isin(methods)]
         largest = max(tables.largest_ks(rows), default=1)
         used = re.sub(r"@(\d+)", lambda k: f"@{min(int(k[1]), largest)}", formula)
         terms, asked = _terms(used), {k for *_, k in _terms(formula)}

@@ -65,7 +65,7 @@ TAGS = {
     "laptop": "LAPTOP PROFILE",
     "gpu": "GPU PROFILE",
 }
-FOOTNOTE_WIDTH = 134  # characters that fit under a figure
+FOOTNOTE_WIDTH = 140  # characters that fit under a figure
 INTERVAL = "95 % bootstrap interval over problems"
 SPREAD = ["low", "high", "seed_sd"]
 COLUMNS = ["panel", "series", "kind", "x", "y", *SPREAD]

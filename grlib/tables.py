@@ -41,7 +41,7 @@ def training_rows(results: Results, kind: str) -> pd.DataFrame:
 
 
 def test_rows(
-    results: Results, kind: str = "eval", last: bool = True, methods: Sequence[str] = METHODS
+    results: Results, kind: str = "eval", last: bool = True, methods: Sequence[str] = IMITATED
 ) -> pd.DataFrame:
     """Rows of test problems by some methods; with `last` those of each method's last iteration only.
 
@@ -244,7 +244,7 @@ def default_budgets(rows: pd.DataFrame, points: int = 8) -> list[int]:
 
 
 def budget_table(
-    results: Results, budgets: Sequence[int] = (), kind: str = "eval", methods: Sequence[str] = METHODS
+    results: Results, budgets: Sequence[int] = (), kind: str = "eval", methods: Sequence[str] = IMITATED
 ) -> pd.DataFrame:
     """Accuracy against token budget by method and split (Figures 3 to 6); no published points exist.
 
@@ -305,7 +305,7 @@ def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15))
 def greedy_table(results: Results) -> pd.DataFrame:
     """Greedy accuracy in percent at the full budget, by split and method; `gain` of each reinforced method
     over the model that it starts from, in points, paired by problem."""
-    rows, by = test_rows(results, "greedy"), ["method", "split"]
+    rows, by = test_rows(results, "greedy", methods=METHODS), ["method", "split"]
     scores = pass_scores(rows, [1])
     table = with_truncation(summarise(scores, by, [1], "k").drop(columns="k"), rows, by)
     gains = []
@@ -404,7 +404,7 @@ def token_table(
     Levels are `shares` of the lower of the two final accuracies. `ratio` is reference / method tokens, 2 for
     half the tokens; its interval is paired by problem.
     """
-    rows = test_rows(results, kind)
+    rows = test_rows(results, kind, methods=(method, reference))
     budgets, out = default_budgets(rows, points), []
     for split in TEST_SPLITS:
         parts = [rows[(rows["method"] == name) & (rows["split"] == split)] for name in (method, reference)]

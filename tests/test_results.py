@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_results import made_up, one_seed
+from synthetic_results import made_up, made_up_reinforced, one_seed
 
 from grlib import claims, metrics, results, tables
 from grlib.errors import GrlibError
@@ -372,6 +372,20 @@ def test_methods_are_compared_on_the_seeds_and_problems_that_ppo_was_tested_on()
     assert table["measured"].tolist() == [100, 100] and table["problems"].tolist() == [3, 3]
     assert table["seeds"].tolist() == [1, 1]
     assert tables.table2(stored, [1], ["rest", "rest_ppo"])["measured"].dropna().tolist() == [100, 100]
+
+
+def test_ppo_of_one_seed_and_few_samples_changes_nothing_that_is_not_about_ppo():
+    made = made_up(problems=12, samples=8, seeds=(0, 1))
+    after = made_up_reinforced(12, (0,)).rows("eval").query("method in @results.STARTS")
+    joined = pd.concat([made.rows("eval"), after], ignore_index=True)
+    both = results.Results("laptop", (0, 1), {**made.frames, "eval": joined})
+    for table in (
+        tables.table2, tables.iteration_table, tables.difficulty_table, tables.ending_table,
+        tables.budget_table, tables.token_table,
+    ):  # fmt: skip
+        pd.testing.assert_frame_equal(table(both), table(made), obj=table.__name__)
+    untouched = ~claims.claims(made)["claim"].str.contains("ppo|operation|dense")
+    pd.testing.assert_frame_equal(claims.claims(both)[untouched], claims.claims(made)[untouched])
 
 
 def test_a_method_whose_traces_are_all_cut_off_has_no_accuracy_of_those_that_end():
