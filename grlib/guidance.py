@@ -11,7 +11,8 @@ import random
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from re import Match
 from typing import NamedTuple
 
@@ -30,20 +31,21 @@ CASES = {
 }
 
 
-class Subgoal(NamedTuple):
+@dataclass(frozen=True)
+class Subgoal:
     """One step of a solution: the operation and the numbers it leaves."""
 
     operation: str
     nums: tuple[int, ...]
 
-    @property
+    @cached_property
     def spellings(self) -> tuple[str, ...]:
         """The operation and, for + and *, the one with its operands swapped."""
         operands, _, result = self.operation.partition("=")
         a, sign, b = operands.partition("+" if "+" in operands else "*")
         return (self.operation, f"{b}{sign}{a}={result}") if sign else (self.operation,)
 
-    @property
+    @cached_property
     def bag(self) -> list[str]:
         """The numbers as sorted digits: the same for every order."""
         return sorted(map(str, self.nums))
@@ -99,16 +101,17 @@ _VISIT = re.compile(
 
 @lru_cache(maxsize=64)
 def _names(depth: int) -> re.Pattern[str]:
-    """A name `depth` steps below the root, as in a Generated line; its group is the parent's with a comma."""
-    return re.compile(rf"#((?:[0-9]++,){{{depth}}})[0-9]++:")
+    """A Generated line's start with a name `depth` steps below the root; its group: the parent's, a comma."""
+    return re.compile(rf"Generated Node #((?:[0-9]++,){{{depth}}})[0-9]++:")  # starts plainly: twice as fast
 
 
 def _nodes_made(trace: str, parents: Collection[str], depth: int, start: int) -> list[Match[str]]:
     """The Exploring and Generated lines of all nodes made under `parents`, from offset `start` on."""
-    found, head = [], "\nGenerated Node "
+    found = []
     for name in _names(depth).finditer(trace, start):
-        if name[1] in parents and trace.startswith(head, line := name.start() - len(head)):
-            node = _MADE.match(trace, max(trace.rfind("\n", 0, max(line, 0)), 0))
+        if name[1] in parents and trace.startswith("\n", name.start() - 1):
+            before = trace.rfind("\n", 0, name.start() - 1)  # where its Exploring line must begin
+            node = _MADE.match(trace, max(before, 0))
             if node and node.start() >= start:
                 found.append(node)
     return found
