@@ -14,6 +14,7 @@ import pandas as pd
 from grlib import pretrained
 from grlib.artefacts import MissingArtefact, atomic_folder, plain, problem_with, write_bytes
 from grlib.countdown_data import Imitated, imitation_examples
+from grlib.countdown_sources import check_sources, examples_of
 from grlib.errors import GrlibError
 from grlib.model import bake, build_model, load_model, save_model
 from grlib.profiles import Profile
@@ -132,7 +133,7 @@ def fine_tune_base(
     if problem_with(start):
         save_model(*pretrained.load(profile.pretrained), start)
     progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
-    examples, words = imitation_examples(profile.task, stage.examples), load_tokenizer(start)
+    examples, words = examples_of(profile, stage.examples), load_tokenizer(start)
     refuse_lossy(words, response(method, examples[0]))
     rows = imitation_rows(method, examples, words, profile.row_length, chat=True)
     factor = profile.bc_batch_factor if method == "bc" else 1
@@ -152,6 +153,8 @@ def obtain_base(
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Put a base model into `out`: a copy of the `shipped` one, or a new one (`source` "scratch")."""
+
+    check_sources(profile)
 
     def make() -> None:
         if profile.pretrained:

@@ -105,6 +105,10 @@ class Profile:
     base_lr: float = 3e-3
     base_epochs: int = 1
     live_steps: int = 300  # steps of the full base run that notebook 03 trains live
+    # where problems and imitated traces come from: a data set in the authors' layout (hub name or folder) for
+    # both, or "" for both: drawn here
+    problems_source: str = ""
+    imitation_source: str = ""
     sft_examples: int = 2000  # rows that notebook 02 writes for reading and reuse
     # sampling
     engine: str = "batched"

@@ -288,7 +288,7 @@ def recorded_sizes(profile: str) -> dict[str, Any]:
     """The sizes that the recorded notebooks of a profile ran with, where the profile now has others."""
     own, used, given = vars(profiles.get(profile)), dict[str, Any](), dict[str, Any]()
     for manifest in _manifests(profile):
-        settings, reinforces = manifest.get("settings", {}), manifest["notebook"].startswith("07_")
+        settings, reinforces = manifest.get("settings", {}), manifest.get("notebook", "")[:2] == "07"
         used |= {name: value for name, value in settings.items() if reinforces or name[:4] != "ppo_"}
         given |= {name: value for name, value in manifest.get("parameters", {}).items() if value}
     differing = {name: value for name, value in (used | given).items() if value != own.get(name, value)}

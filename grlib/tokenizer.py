@@ -72,6 +72,15 @@ def question(problem: Problem) -> str:
     return f"Target: {problem.target}, Numbers: {list(problem.nums)}"
 
 
+def asked(prompt: str) -> Problem | None:
+    """The problem that `question` posed, None for any other text."""
+    found = _QUESTION.fullmatch(prompt.strip())
+    return Problem(tuple(map(int, found[2].split(", "))), int(found[1])) if found else None
+
+
+_QUESTION = re.compile(r"Target: ([0-9]{1,9}), Numbers: \[([1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){0,9})\]")
+
+
 def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast | None = None) -> str:
     """The whole prompt: what the chat template of the model's tokenizer makes of one user turn, up to where
     the model must begin. Without a tokenizer that of the models from scratch."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from grlib import sandbox
 from grlib.errors import GrlibError, one_line
+from grlib.external_data import load_rows
 from grlib.repair.episodes import question
 from grlib.repair.problems import PUBLIC, Case, CodeProblem
 
@@ -160,22 +161,5 @@ def to_row(problem: CodeProblem, index: int) -> dict[str, Any]:
 
 def load(place: str, split: str = "train") -> list[CodeProblem]:
     """Problems from a data set on the hub, or from a local folder or file of parquet or JSON lines."""
-    from pathlib import Path
-
-    from datasets import load_dataset
-
-    path = Path(place).expanduser()
-    try:
-        if path.is_dir():
-            rows = load_dataset(str(path), split=split)
-        elif path.is_file():
-            kind = "parquet" if path.suffix == ".parquet" else "json"
-            rows = load_dataset(kind, data_files=str(path), split="train")
-        else:
-            rows = load_dataset(place, split=split)
-    except Exception as error:  # datasets raises many kinds
-        raise GrlibError(
-            f"data set {place!r}, split {split!r}: {one_line(error)}; name a data set of the hub, or a local "
-            "folder or file"
-        ) from error
+    rows = load_rows(place, split)
     return [from_row(row, f"{place}, row {number}") for number, row in enumerate(rows)]

@@ -1,0 +1,42 @@
+"""Rows of data sets made elsewhere: on the hub, or in a local folder or file of parquet or JSON lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grlib.errors import GrlibError, one_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+KINDS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+def load_rows(place: str, split: str = "train") -> Dataset:
+    """The rows of one split; GrlibError where there are none.
+
+    In a folder they are the files <split>.* or <split>-*, else what `datasets` finds there. A file is one
+    split, whatever it is called.
+    """
+    from datasets import load_dataset
+
+    path = Path(place).expanduser()
+    files = [path] if path.is_file() else _files(path, split)
+    try:
+        if files:
+            kind = KINDS.get(files[0].suffix, "json")
+            return load_dataset(kind, data_files=list(map(str, files)), split="train")
+        return load_dataset(str(path) if path.is_dir() else place, split=split)
+    except Exception as error:  # datasets raises many kinds
+        raise GrlibError(
+            f"data set {place!r}, split {split!r}: {one_line(error)}; name a data set of the hub, or a local "
+            "folder or file"
+        ) from error
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    """The files of a split by their names, in the folder or in its `data`, as the hub lays them out."""
+    places = [folder, folder / "data"] if folder.is_dir() else []
+    found = [path for place in places for path in sorted(place.glob(f"{split}*")) if path.suffix in KINDS]
+    return [path for path in found if path.stem == split or path.stem.startswith(f"{split}-")]

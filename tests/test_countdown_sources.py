@@ -1,0 +1,108 @@
+"""Problems and traces from data sets in the authors' layout: what is read, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from grlib import countdown_data, countdown_sources, profiles, rows
+from grlib.countdown import Problem
+from grlib.countdown_sources import SPLITS, examples_of, splits_of
+from grlib.errors import GrlibError
+from grlib.external_data import load_rows
+from grlib.search import depth_first
+from grlib.tokenizer import asked, question
+
+SMALL = replace(
+    profiles.get("rehearsal"), train_problems=6, valid_problems=3, test_problems=4, name="rehearsal"
+)
+DRAWN = countdown_data.make_splits(SMALL.task, 6, 3, 4)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A data set as the hub lays it out, and the profile that names it."""
+    for role, split in SPLITS.items():
+        place = tmp_path / "rl" / "data" / f"{split}-00000-of-00001.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        rows.problem_rows(getattr(DRAWN, role)).to_parquet(place)
+    traces = [depth_first(problem, "sum", 2) for problem, _ in DRAWN.train]
+    frame = rows.message_rows([question(problem) for problem, _ in DRAWN.train], traces)
+    frame.to_parquet(tmp_path / "sft.parquet")
+    return tmp_path
+
+
+def sourced(folder, **changes):
+    places = {"problems_source": str(folder / "rl"), "imitation_source": str(folder / "sft.parquet")}
+    return replace(SMALL, **places | changes)
+
+
+def test_every_role_gets_its_split(folder):
+    assert splits_of(sourced(folder), seed=7) == DRAWN
+    fewer = splits_of(sourced(folder, test_problems=2), seed=0)
+    assert fewer.seen == DRAWN.seen[:2] and fewer.train == DRAWN.train
+
+
+def test_without_a_source_problems_are_drawn_for_the_seed():
+    assert splits_of(SMALL, seed=3) == countdown_data.make_splits(SMALL.task, 6, 3, 4, seed=3)
+    assert examples_of(SMALL, 3, 2) == countdown_data.imitation_examples(SMALL.task, 3, start=2)
+
+
+def test_examples_are_the_rows_in_their_order(folder):
+    found = examples_of(sourced(folder), 3, start=2)
+    assert [(one.problem, one.solution) for one in found] == DRAWN.train[2:5]
+    assert found[0].trace == depth_first(found[0].problem, "sum", 2)
+
+
+@pytest.mark.parametrize("missing", ["problems_source", "imitation_source"])
+def test_one_source_without_the_other_is_refused(folder, missing):
+    with pytest.raises(GrlibError, match="give both or none"):
+        splits_of(sourced(folder, **{missing: ""}), seed=0)
+
+
+def test_a_model_from_scratch_learns_from_drawn_examples(folder):
+    with pytest.raises(GrlibError, match="profile with a pretrained model"):
+        examples_of(sourced(folder, pretrained=""), 1)
+
+
+def test_too_few_rows_are_counted(folder):
+    with pytest.raises(GrlibError, match=r"split train: has 6 rows, 7 are wanted"):
+        splits_of(sourced(folder, train_problems=7), seed=0)
+    with pytest.raises(GrlibError, match=r"has 6 rows, 8 are wanted"):
+        examples_of(sourced(folder), 4, start=4)
+
+
+@pytest.mark.parametrize("leak", ["a test problem in another order", "a held-out target"])
+def test_a_leak_is_refused(folder, leak):
+    solved = DRAWN.seen[0] if leak.startswith("a test") else DRAWN.unseen[-1]
+    problem = Problem(solved[0].nums[::-1], solved[0].target)
+    solution = countdown_sources.solve(problem)
+    path = folder / "rl" / "data" / "train-00000-of-00001.parquet"
+    rows.problem_rows([*DRAWN.train[:5], (problem, solution)]).to_parquet(path)
+    with pytest.raises(GrlibError, match=r"split train: .* is a test problem, or its target is held out"):
+        splits_of(sourced(folder), seed=0)
+
+
+def test_faults_of_rows_name_the_place(folder):
+    path = folder / "rl" / "data" / "validation-00000-of-00001.parquet"
+    rows.problem_rows(DRAWN.valid).drop(columns="extra_info").to_parquet(path)
+    with pytest.raises(GrlibError, match=r"rl, split validation: column 'extra_info' is missing"):
+        splits_of(sourced(folder), seed=0)
+    rows.message_rows(["Tell me a joke."], ["No."]).to_parquet(folder / "sft.parquet")
+    with pytest.raises(GrlibError, match=r"row 0: 'Tell me a joke.' poses no Countdown problem"):
+        examples_of(sourced(folder), 1)
+
+
+def test_a_place_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(GrlibError, match=r"data set .*nowhere.*name a data set of the hub, or a local"):
+        load_rows(str(tmp_path / "nowhere"), "train")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Target: 24", "Target: 24, Numbers: [1, 2", "Target: 24, Numbers: []", "x" * 10**6]
+)
+def test_only_a_question_is_taken_for_one(text):
+    assert asked(text) is None
+    assert asked(question(Problem((5, 3), 8))) == Problem((5, 3), 8)
