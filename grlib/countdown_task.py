@@ -191,6 +191,7 @@ def solved_unaided(items: Sequence[Solved], yields: pd.DataFrame) -> list[Solved
 def ppo_settings(profile: Profile, method: str) -> PPOSettings:
     """One run of reinforcement learning at this scale; all runs of a profile sample as many responses."""
     from grlib.ppo import PPOSettings
+    from grlib.training import means_of
 
     if method not in PPO_RUNS:
         raise GrlibError(f"method {method!r} is not trained by PPO; choose one of {', '.join(PPO_RUNS)}")
@@ -207,6 +208,7 @@ def ppo_settings(profile: Profile, method: str) -> PPOSettings:
         critic=profile.ppo_critic,
         critic_lr=profile.ppo_critic_lr,
         sampling=sampling_settings(profile, profile.ppo_problems),
+        **means_of(profile),
         **changes,
     )
 

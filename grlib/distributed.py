@@ -10,13 +10,15 @@ import contextlib
 import copy
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,10 +30,12 @@ from grlib.errors import GrlibError
 if TYPE_CHECKING:
     from grlib.training import Row
 
+T = TypeVar("T")
 STRATEGIES = ("ddp", "fsdp")
 PRECISIONS = ("float32", "bfloat16")
 SAID = "grlib: "  # begins the lines of a job that are progress
 CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact)\b)")
+PATIENCE = timedelta(days=1)  # of a process for the others: one of them may be sampling
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
@@ -64,7 +68,7 @@ class Team:
             torch.cuda.set_device(self.device)
         if self.size > 1 and not torch.distributed.is_initialized():
             backend, own = ("nccl", self.device) if gpu else ("gloo", None)
-            torch.distributed.init_process_group(backend, device_id=own)
+            torch.distributed.init_process_group(backend, device_id=own, timeout=PATIENCE)
 
     @property
     def sharded(self) -> bool:
@@ -92,18 +96,19 @@ class Team:
 
     def share(
         self, net: nn.Module, groups: Sequence[tuple[Any, torch.Tensor, torch.Tensor]]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-        """This process's part of the micro-batches (numbers, ids, mask): ids and mask on its device, and the
-        weight of their loss, so that gradients come out as one process would sum them.
+    ) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor, float]]:
+        """This process's part of the micro-batches (numbers, ids, mask): ids and mask on its device, and last
+        the weight of their loss, so that gradients come out as one process would sum them.
 
         Every process gets as many, since all take part in every exchange: some with weight 0.
         """
         rounds = -(-len(groups) // self.size)
         for turn in range(rounds):
             number = turn * self.size + self.rank
-            _, ids, mask = groups[number] if number < len(groups) else groups[0]
+            numbers, ids, mask = groups[number] if number < len(groups) else groups[0]
             with self._exchanging(net, turn == rounds - 1):
-                yield ids.to(self.device), mask.to(self.device), float(number < len(groups)) * self.size
+                weight = float(number < len(groups)) * self.size
+                yield numbers, ids.to(self.device), mask.to(self.device), weight
 
     @contextlib.contextmanager
     def _exchanging(self, net: nn.Module, last: bool) -> Iterator[None]:
@@ -123,20 +128,48 @@ class Team:
         torch.distributed.all_reduce(summed)
         return float(summed)
 
+    def summed(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes, on the CPU."""
+        if self.size == 1:
+            return numbers
+        summed = numbers.to(self.device)
+        torch.distributed.all_reduce(summed)
+        return summed.cpu()
+
+    def gathered(self, thing: T) -> list[T]:
+        """What each process has, in the order of their numbers."""
+        found = [thing] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(found, thing)
+        return found
+
+    def told(self, thing: T) -> T:
+        """What the first process has."""
+        said = [thing]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(said, src=0)
+        return said[0]
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
             torch.distributed.barrier()
 
-    def hand_back(self, net: nn.Module, model: nn.Module) -> None:
-        """Put the trained weights into the model that was given, on the CPU (sharded: the first process)."""
+    def refresh(self, net: nn.Module, model: nn.Module, part: str) -> None:
+        """Put the weights so far into `model`, which was wrapped as attribute `part` of a network (sharded:
+        into that of the first process; else the model itself is trained)."""
         if self.sharded:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             weights = get_model_state_dict(net, options=options)
             if self.rank == 0:
-                model.load_state_dict({name.partition(".")[2]: value for name, value in weights.items()})
+                own = {name: value for name, value in weights.items() if name.startswith(f"{part}.")}
+                model.load_state_dict({name.partition(".")[2]: value for name, value in own.items()})
+
+    def hand_back(self, net: nn.Module, model: nn.Module, part: str) -> None:
+        """`refresh` when training is over: the model ends on the CPU."""
+        self.refresh(net, model, part)
         model.to("cpu")
 
     def save(
@@ -169,13 +202,15 @@ class Team:
         if known["key"] != json.loads(json.dumps(key)):
             return None
         import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint.state_dict import set_state_dict
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
         found = self._state(net, optimizers)
         dcp.load(found, checkpoint_id=path)
+        plain = any(isinstance(optimizer, torch.optim.SGD) for optimizer in optimizers)  # keeps no state
         set_state_dict(
-            net, list(optimizers), model_state_dict=found["model"], optim_state_dict=found["optimizers"]
-        )
+            net, list(optimizers), model_state_dict=found["model"], optim_state_dict=found["optimizers"],
+            options=StateDictOptions(strict=not plain),
+        )  # fmt: skip
         return known["state"]
 
     @staticmethod
@@ -186,13 +221,13 @@ class Team:
         return {"model": weights, "optimizers": moments}
 
 
-# A job: fine-tuning by processes of its own
+# A job: fine-tuning or reinforcement by processes of its own
 
 
 def launch(job: Mapping[str, Any], rows: Sequence[Row], folder: Path, say: Callable[[str], None]) -> None:
     """Carry out a fine-tuning job (`selftrain.fine_tune_rows`) with `job["training"]["processes"]` processes.
 
-    A process that dies ends all of them with GrlibError, which quotes the cause.
+    GrlibError as `_run`.
     """
     count, size = int(job["training"]["processes"]), int(job["training"]["batch_rows"])
     if size % count:
@@ -203,6 +238,21 @@ def launch(job: Mapping[str, Any], rows: Sequence[Row], folder: Path, say: Calla
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)
     _write_rows(folder / "rows.npz", rows)
+    _run(folder, count, job["label"], say)
+
+
+def launch_ppo(job: Mapping[str, Any], count: int, say: Callable[[str], None]) -> None:
+    """Carry out a PPO job (the arguments of `ppo.train_ppo`) with `count` processes; GrlibError as `_run`."""
+    with atomic(job["work"] / "job" / "job.pickle") as partial:
+        partial.write_bytes(pickle.dumps(dict(job)))
+    _run(job["work"] / "job", count, "PPO", say)
+
+
+def _run(folder: Path, count: int, label: str, say: Callable[[str], None]) -> None:
+    """Start `count` processes on the job in a folder and wait for them.
+
+    A process that dies ends all of them with GrlibError, which quotes the cause.
+    """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(count), "--main_process_port", "0", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "-m", "grlib.distributed", str(folder)]
@@ -226,7 +276,7 @@ def launch(job: Mapping[str, Any], rows: Sequence[Row], folder: Path, say: Calla
         causes = [line for line in last if CAUSE.match(line) and "ChildFailedError" not in line]
         told = CAUSE.sub(r"\2", causes[0]) if causes else "a process was killed"
         raise GrlibError(
-            f"{job['label']}: training by {count} processes ended with code {started.returncode}: {told}; "
+            f"{label}: training by {count} processes ended with code {started.returncode}: {told}; "
             "the next call goes on from the last checkpoint"
         )
 
@@ -251,23 +301,37 @@ def _read_rows(path: Path) -> list[Row]:
 
 def main() -> None:
     """One process of a job."""
-    from grlib.selftrain import fine_tune_rows
-    from grlib.training import TrainSettings
+    from grlib.sampling import end_workers
 
     folder = Path(sys.argv[1])
-    job, rows = read_json(folder / "job.json"), _read_rows(folder / "rows.npz")
-    training = TrainSettings(**job.pop("training"))
-    base, out, work = (Path(job.pop(name)) for name in ("base", "out", "work"))
 
     def say(line: str) -> None:
         if first_process():
             print(SAID + line, flush=True)
 
     try:
-        fine_tune_rows(rows, training, base, out, work, **job, progress=say)
+        if (folder / "job.pickle").is_file():
+            from grlib.ppo import train_ppo
+
+            train_ppo(**pickle.loads((folder / "job.pickle").read_bytes()), progress=say)
+        else:
+            _fine_tune(folder, say)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+    end_workers()
+    sys.stdout.flush()
+    os._exit(0)  # all is done; threads of torch now and then abort a process that ends the usual way
+
+
+def _fine_tune(folder: Path, say: Callable[[str], None]) -> None:
+    from grlib.selftrain import fine_tune_rows
+    from grlib.training import TrainSettings
+
+    job, rows = read_json(folder / "job.json"), _read_rows(folder / "rows.npz")
+    training = TrainSettings(**job.pop("training"))
+    base, out, work = (Path(job.pop(name)) for name in ("base", "out", "work"))
+    fine_tune_rows(rows, training, base, out, work, **job, progress=say)
 
 
 if __name__ == "__main__":

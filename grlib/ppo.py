@@ -1,10 +1,8 @@
 """Operation-level PPO: one line of the trace is one action (the paper's reinforcement learning section).
 
-A response is split into actions by `action_start`: 1.0 at the first token of each action, 0.0 elsewhere. With
-one start a line this is the paper's operation-level MDP, with a start at every token it is ordinary PPO.
-All tensors are float, shaped (batch, tokens), and begin with the first token of the response; padding stands
-on the right, is no start, earns no reward and carries equal log probabilities. Nothing here knows what a
-line is.
+Advantages and losses are pure functions (`grlib.ppo_losses`, offered here too); this is the loop around
+them. It knows no task: responses come from `Task.rollouts`, with their actions and rewards. Several processes
+may update together (`grlib.distributed`); the first of them samples.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,172 +23,50 @@ import torch
 from torch import nn
 
 from grlib import sharding
-from grlib.artefacts import digest, write_table
+from grlib.artefacts import digest, read_table, write_table
+from grlib.distributed import PRECISIONS, STRATEGIES, Team, launch_ppo, launched
 from grlib.errors import GrlibError
+from grlib.ppo_losses import (
+    action_log_ratio,
+    by_action,
+    clipped_share,
+    group_advantages,
+    operation_advantages,
+    operation_policy_loss,
+    value_loss,
+)
 from grlib.rollouts import Batch, Rollout, batch_of
-from grlib.sampling import SamplingSettings
+from grlib.sampling import SamplingSettings, release_gpus
 from grlib.selftrain import Policy, sampled_policy
-from grlib.training import Row, micro_batches, nll_of, read_checkpoint, states_before, write_checkpoint
+from grlib.training import (
+    PACE,
+    Row,
+    checkpoint_due,
+    micro_batches,
+    nll_of,
+    read_checkpoint,
+    states_before,
+    write_checkpoint,
+)
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-LARGEST_STEP = 20.0  # bound of one token's difference of log probabilities, as in the authors' release
-WHITENING_EPSILON = 1e-8
+__all__ = [
+    "Critic",
+    "Learner",
+    "PPOSettings",
+    "Task",
+    "action_log_ratio",
+    "by_action",
+    "clipped_share",
+    "group_advantages",
+    "operation_advantages",
+    "operation_policy_loss",
+    "train_ppo",
+    "value_loss",
+]
 PLACES = 64  # tokens in which a response's places count as one
-
-
-def operation_advantages(
-    reward: torch.Tensor, value: torch.Tensor, action_start: torch.Tensor, gamma: float, lam: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalised advantages and returns over actions: two (batch, tokens) tensors, zero off the starts.
-
-    An action's reward is the sum over its tokens; the value at its first token is that of the state it
-    leaves, and after the last action the value is 0. The advantage is whitened over all action starts of the
-    batch, the return (advantage + value) is not. Raises GrlibError on shapes that disagree, a response whose
-    first token is no start, and numbers that are not finite.
-    """
-    _check(action_start, reward=reward, value=value)
-    rewards = by_action(reward, action_start)
-    values = by_action(value * action_start, action_start)
-    advantages, following, following_value = torch.zeros_like(rewards), 0.0, 0.0
-    for number in reversed(range(rewards.shape[1])):  # an action that a row does not have adds zero
-        delta = rewards[:, number] + gamma * following_value - values[:, number]
-        following = delta + gamma * lam * following
-        following_value = values[:, number]
-        advantages[:, number] = following
-    at_start = to_tokens(advantages, action_start)
-    return whitened(at_start, action_start), at_start + value * action_start
-
-
-def group_advantages(reward: torch.Tensor, action_start: torch.Tensor, group: int) -> torch.Tensor:
-    """Advantages without a critic (GRPO): (batch, tokens), the same at every start of a response, else zero.
-
-    Rows come in groups of `group` samples of one problem; a response's advantage is its total reward less the
-    group's mean, over the group's standard deviation (zero where all are equal). Raises GrlibError on a group
-    of one, which has nothing to be compared with, and on a batch that groups do not fill.
-    """
-    _check(action_start, reward=reward)
-    if group < 2 or len(reward) % group:
-        raise GrlibError(
-            f"group={group} for {len(reward)} responses: must be 2 or more and divide them; "
-            "sample each problem several times"
-        )
-    totals = reward.sum(1).view(-1, group)
-    centred = totals - totals.mean(1, keepdim=True)
-    scaled = centred / (totals.var(1, keepdim=True) + WHITENING_EPSILON).sqrt()
-    return scaled.view(-1, 1) * action_start
-
-
-def operation_policy_loss(
-    old_logprob: torch.Tensor,
-    new_logprob: torch.Tensor,
-    advantage: torch.Tensor,
-    action_start: torch.Tensor,
-    clip: float,
-    dual_clip: float,
-) -> torch.Tensor:
-    """The clipped surrogate, a scalar: mean over all actions of the batch.
-
-    The log ratio of an action is the sum over its tokens (`action_log_ratio`). A negative advantage costs at
-    most `dual_clip` times its size, however far the ratio has run. Raises GrlibError as
-    `operation_advantages`.
-    """
-    _check(action_start, old_logprob=old_logprob, new_logprob=new_logprob, advantage=advantage)
-    ratio = action_log_ratio(old_logprob, new_logprob, action_start).exp()
-    gain = by_action(advantage * action_start, action_start)
-    loss = torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - clip, 1 + clip))
-    loss = torch.where(gain < 0, torch.minimum(loss, -gain * dual_clip), loss)
-    return loss.sum() / action_start.sum()  # an action that a row does not have has gain 0, so loss 0
-
-
-def clipped_share(
-    old_logprob: torch.Tensor,
-    new_logprob: torch.Tensor,
-    advantage: torch.Tensor,
-    action_start: torch.Tensor,
-    clip: float,
-) -> torch.Tensor:
-    """Share of the actions whose loss the clip changes, so that they teach nothing: a scalar to watch."""
-    ratio = action_log_ratio(old_logprob, new_logprob, action_start).exp()
-    gain = by_action(advantage * action_start, action_start)
-    return (gain * ratio > gain * ratio.clamp(1 - clip, 1 + clip)).sum() / action_start.sum()
-
-
-def value_loss(
-    value: torch.Tensor,
-    old_value: torch.Tensor,
-    returns: torch.Tensor,
-    action_start: torch.Tensor,
-    clip: float,
-) -> torch.Tensor:
-    """Half the squared error of the critic, a scalar: mean over action starts.
-
-    The worse of two errors counts: the value's, and that of the value kept within `clip` of the old one.
-    """
-    _check(action_start, value=value, old_value=old_value, returns=returns)
-    kept = old_value + (value - old_value).clamp(-clip, clip)
-    error = torch.maximum((value - returns).square(), (kept - returns).square())
-    return 0.5 * (error * action_start).sum() / action_start.sum()
-
-
-def action_log_ratio(
-    old_logprob: torch.Tensor, new_logprob: torch.Tensor, action_start: torch.Tensor
-) -> torch.Tensor:
-    """log(new / old) probability of each action, (batch, actions); 0 for actions that a row does not have.
-
-    The sum of the tokens' differences, each bounded by `LARGEST_STEP`. The sum is bounded too, far beyond
-    every clip, since an infinite ratio would turn the gradient of the clipped loss into not-a-number.
-    """
-    steps = (new_logprob - old_logprob).clamp(-LARGEST_STEP, LARGEST_STEP)
-    return by_action(steps, action_start).clamp(max=2 * LARGEST_STEP)
-
-
-def by_action(tokens: torch.Tensor, action_start: torch.Tensor) -> torch.Tensor:
-    """Sums over the tokens of each action: (batch, tokens) to (batch, most actions of a row)."""
-    number = action_start.long().cumsum(1) - 1
-    sums = tokens.new_zeros(len(tokens), int(number[:, -1].max()) + 1)
-    return sums.scatter_add(1, number, tokens)
-
-
-def to_tokens(actions: torch.Tensor, action_start: torch.Tensor) -> torch.Tensor:
-    """Each action's number at its first token, zero elsewhere: the way back from `by_action`."""
-    return actions.gather(1, action_start.long().cumsum(1) - 1) * action_start
-
-
-def whitened(advantage: torch.Tensor, action_start: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and variance 1 over the action starts of the batch, zero elsewhere."""
-    at_starts = advantage[action_start > 0]
-    variance = at_starts.var() if len(at_starts) > 1 else at_starts.new_zeros(())
-    return (advantage - at_starts.mean()) * (variance + WHITENING_EPSILON).rsqrt() * action_start
-
-
-def _check(action_start: torch.Tensor, **others: torch.Tensor) -> None:
-    """Raise GrlibError unless all tensors have one shape, are finite, and every response begins an action."""
-    shape = tuple(action_start.shape)
-    for name, tensor in others.items():
-        if tuple(tensor.shape) != shape or len(shape) != 2 or 0 in shape:
-            raise GrlibError(
-                f"{name} of shape {tuple(tensor.shape)}: must be (batch, tokens) as action_start {shape}; "
-                "pad the responses to one length"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            row, column = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-            raise GrlibError(
-                f"{name} is {tensor[row, column].item()} at row {row}, token {column}: must be finite; "
-                "lower the rate, or look at the sampled tokens"
-            )
-    if not bool(((action_start == 0) | (action_start == 1)).all()):
-        raise GrlibError("action_start holds values other than 0 and 1; mark the first token of each action")
-    if not bool((action_start[:, 0] == 1).all()):
-        row = int((action_start[:, 0] != 1).nonzero()[0])
-        raise GrlibError(
-            f"action_start of row {row} begins with {float(action_start[row, 0]):g}: a response's first "
-            "token starts an action; set its first column to 1"
-        )
-
-
-# --- the loop -------------------------------------------------------------------------------------
 
 
 class Task(Protocol):
@@ -227,6 +103,10 @@ class PPOSettings:
     max_norm: float = 1.0  # of a gradient
     weight_decay: float = 0.01
     micro_tokens: int = 2048  # padded tokens of one forward pass: bounds memory
+    precision: str = "float32"  # these four as in `training.TrainSettings`
+    processes: int = 1
+    strategy: str = "ddp"
+    recompute: bool = False
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -235,7 +115,13 @@ class PPOSettings:
                 raise GrlibError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         if self.baseline == "group" and self.group < 2:
             raise GrlibError(f"group={self.group} with baseline 'group': must be 2 or more; raise it")
-        sizes = {name: getattr(self, name) for name in ("steps", "problems", "group", "minibatch")}
+        if self.minibatch % max(self.processes, 1):
+            raise GrlibError(
+                f"processes={self.processes} and minibatch={self.minibatch}: the processes must divide the "
+                "responses of an optimiser step; change one of them"
+            )
+        names = ("steps", "problems", "group", "minibatch", "processes")
+        sizes = {name: getattr(self, name) for name in names}
         rates = {name: getattr(self, name) for name in ("actor_lr", "critic_lr", "clip", "dual_clip")}
         for name, value in (sizes | rates).items():
             if value <= 0:
@@ -250,6 +136,8 @@ CHOICES = {
     "schedule": ("constant", "linear"),
     "critic": ("own", "shared"),
     "reward": ("outcome", "dense"),
+    "precision": PRECISIONS,
+    "strategy": STRATEGIES,
 }
 
 
@@ -268,22 +156,28 @@ class Critic(nn.Module):
             torch.manual_seed(seed)
             self.head = last if kind == "own" else nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
 
-    def forward(
-        self,
-        policy: LlamaForCausalLM,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        states: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Values before every masked token: (masked tokens,). `states`: the policy's there, if known."""
-        if self.body is not None:
-            states = states_before(self.body, ids, mask)
-        elif states is None:
-            states = states_before(policy.model, ids, mask)
-        else:
-            states = states.detach()
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Values before every masked token: (masked tokens,). `states`: the policy's there."""
+        states = states.detach() if self.body is None else states_before(self.body, ids, mask)
         values: torch.Tensor = self.head(states)[:, 0]
         return values
+
+
+class ActorCritic(nn.Module):
+    """Policy and critic as one network: what processes wrap when they train them together."""
+
+    def __init__(self, policy: LlamaForCausalLM, critic: Critic | None) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, only_values: bool = False
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Log probability of every masked token, and value before it: two (masked tokens,)."""
+        needed = not only_values or (self.critic is not None and self.critic.body is None)
+        states = states_before(self.policy.model, ids, mask) if needed else ids
+        logprobs = None if only_values else -nll_of(self.policy, states, ids, mask)
+        return logprobs, None if self.critic is None else self.critic(ids, mask, states)
 
 
 def train_ppo(
@@ -304,26 +198,26 @@ def train_ppo(
     """
     from grlib.model import load_both, save_model
 
+    if settings.processes > 1 and not launched():
+        job = {"task": task, "items": list(items), "settings": settings, "seed": seed}
+        launch_ppo(job | {"base": base, "out": out, "work": work}, settings.processes, progress)
+        return read_table(out / "curve.csv")
     policy, tokenizer = load_both(base)
     learner = Learner(policy, settings, seed)
+    team = learner.team
     posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
-    key = {"base": digest(base), "seed": seed, "settings": asdict(settings), "items": posed}
-    step, curve = learner.restore(work / "checkpoint.pt", key)
+    chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
+    key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
+    step, curve = learner.restore(work, key)
     saved = time.monotonic()
     while step < settings.steps:
         began = time.monotonic()
-        save_model(policy, tokenizer, work / "policy")
-        sampler = sampled_policy(
-            work / "policy",
-            replace(settings.sampling, logprobs=True),
-            f"{seed}/{step}",
-            work / "rollouts",
-            f"step {step}",
-            lambda line: None,
-        )
-        chosen = [item for item in _problems(items, settings, seed, step) for _ in range(settings.group)]
-        with sharding.as_a_whole():  # a step is too short to be handed around
-            rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
+        learner.hand_over()
+        rollouts: list[Rollout] = []
+        if team.rank == 0:
+            save_model(policy, tokenizer, work / "policy")
+            rollouts = _sampled(task, items, tokenizer, settings, seed, step, work)
+        rollouts = team.told(rollouts)
         sampled = time.monotonic()
         learner.set_rate(step)
         row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | _watch(rollouts)
@@ -331,28 +225,63 @@ def train_ppo(
         spent = {"sampling_s": sampled - began, "updating_s": time.monotonic() - sampled - row["scoring_s"]}
         row |= {"step": step} | spent
         curve.append(row)
-        write_table(work / "curve.csv", pd.DataFrame(curve))
-        progress(_line(row, settings))
-        if step == settings.steps or time.monotonic() - saved > settings.checkpoint_seconds:
-            learner.checkpoint(work / "checkpoint.pt", key, step, curve)
+        if team.rank == 0:
+            write_table(work / "curve.csv", pd.DataFrame(curve))
+            progress(_line(row, settings))
+        if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
+            learner.checkpoint(work, key, step, curve)
             saved = time.monotonic()
     frame = pd.DataFrame(curve)
-    save_model(policy, tokenizer, out, frame)
+    team.hand_back(learner.net, policy, "policy")
+    if team.rank == 0:
+        save_model(policy, tokenizer, out, frame)
     return frame
 
 
+def _sampled(
+    task: Task,
+    items: Sequence[Any],
+    tokenizer: PreTrainedTokenizerFast,
+    settings: PPOSettings,
+    seed: int,
+    step: int,
+    work: Path,
+) -> list[Rollout]:
+    """The responses of one step, from the policy saved in `work`."""
+    sampler = sampled_policy(
+        work / "policy",
+        replace(settings.sampling, logprobs=True),
+        f"{seed}/{step}",
+        work / "rollouts",
+        f"step {step}",
+        lambda line: None,
+    )
+    chosen = [item for item in _problems(items, settings, seed, step) for _ in range(settings.group)]
+    with sharding.as_a_whole():  # a step is too short to be handed around
+        rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
+    release_gpus()
+    return rollouts
+
+
 class Learner:
-    """Policy, critic and their optimisers."""
+    """Policy, critic and their optimisers, as one process or one of several trains them."""
 
     def __init__(self, policy: LlamaForCausalLM, settings: PPOSettings, seed: int = 0) -> None:
-        self.policy, self.settings = policy, settings
-        self.critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
-        self.networks: list[nn.Module] = [policy]
+        self.policy, self.settings = policy, settings  # the policy that was given; `net` may hold a copy
+        self.team = Team(settings.strategy, settings.precision)
+        if settings.recompute:
+            policy.gradient_checkpointing_enable()
+        critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
+        self.net = self.team.wrap(ActorCritic(policy, critic))
+        inner = getattr(self.net, "module", self.net)  # DDP puts the network inside another
+        self.critic: Critic | None = inner.critic
+        self.networks: list[nn.Module] = [inner.policy]
         if settings.optimizer == "normed_sgd":
-            first: torch.optim.Optimizer = torch.optim.SGD(policy.parameters(), lr=settings.actor_lr)
+            weights = self.networks[0].parameters()
+            first: torch.optim.Optimizer = torch.optim.SGD(weights, lr=settings.actor_lr)
         else:
             first = torch.optim.AdamW(
-                policy.parameters(), settings.actor_lr, weight_decay=settings.weight_decay
+                self.networks[0].parameters(), settings.actor_lr, weight_decay=settings.weight_decay
             )
         self.optimizers = [first]
         if self.critic is not None:
@@ -363,6 +292,10 @@ class Learner:
                 )
             )
 
+    def hand_over(self) -> None:
+        """Make the policy that was given hold what has been learnt so far."""
+        self.team.refresh(self.net, self.policy, "policy")
+
     def set_rate(self, step: int) -> None:
         """The policy's rate in step 0, 1, ..."""
         if self.settings.schedule == "linear":
@@ -372,15 +305,14 @@ class Learner:
     def update(self, batch: Batch, rng: Random) -> dict[str, float]:
         """One pass over a batch of rollouts, and what to watch."""
         settings = self.settings
-        for network in self.networks:
-            network.train()
+        self.net.train()
         began = time.monotonic()
         old_value = torch.zeros_like(batch.reward)
         if self.critic is None:
             advantage = group_advantages(batch.reward, batch.action_start, settings.group)
             returns = old_value
         else:
-            old_value = self._old_values(self.critic, batch)
+            old_value = self._old_values(batch)
             advantage, returns = operation_advantages(
                 batch.reward, old_value, batch.action_start, settings.gamma, settings.lam
             )
@@ -424,44 +356,49 @@ class Learner:
         returns: torch.Tensor,
     ) -> dict[str, float]:
         """The gradients of both losses on the rollouts numbered in `part`, and what to watch."""
-        settings, total = self.settings, float(batch.action_start[part].sum())
-        losses, gap, ratios, clipped = [0.0, 0.0], 0.0, [], 0.0
-        for numbers, ids, mask in self.batches([batch.rows[i] for i in part]):
+        settings, device = self.settings, self.team.device
+        total = float(batch.action_start[part].sum())
+        seen = [Seen(0.0, 0.0, 0.0, 0.0, torch.ones(0))]
+        groups = list(self.batches([batch.rows[i] for i in part]))
+        for numbers, ids, mask, weight in self.team.share(self.net, groups):
             chosen = [part[number] for number in numbers]
             width = int(mask.sum(1).max())
             old, gain, start, value, goal = (
-                tensor[chosen, :width]
+                tensor[chosen, :width].to(device)
                 for tensor in (batch.old_logprob, advantage, batch.action_start, old_value, returns)
             )
             share = float(start.sum()) / total
-            states = states_before(self.policy.model, ids, mask)
-            new = by_place(-nll_of(self.policy, states, ids, mask), mask, width)
+            logprobs, values = self.net(ids, mask)
+            new = by_place(logprobs, mask, width)
             loss = operation_policy_loss(old, new, gain, start, settings.clip, settings.dual_clip) * share
-            loss.backward()
-            losses[0] += float(loss.detach())
-            if self.critic is not None:
-                guess = by_place(self.critic(self.policy, ids, mask, states), mask, width)
-                loss = value_loss(guess, value, goal, start, settings.value_clip) * share
-                loss.backward()
-                losses[1] += float(loss.detach())
-            with torch.no_grad():
-                gap = max(gap, float((new - old).abs().max()))
-                real = torch.arange(int(start.sum(1).max())) < start.sum(1, keepdim=True)
-                ratios.append(action_log_ratio(old, new, start)[real].exp())
-                clipped += float(clipped_share(old, new, gain, start, settings.clip)) * share
-        if not np.isfinite(losses).all():
+            (loss * weight).backward()
+            error = torch.zeros(())
+            if values is not None:
+                guess = by_place(values, mask, width)
+                error = value_loss(guess, value, goal, start, settings.value_clip) * share
+                (error * weight).backward()
+            if weight:
+                seen.append(_seen(loss, error, old, new, gain, start, settings.clip, share))
+        return self._watched([one for several in self.team.gathered(seen) for one in several])
+
+    def _watched(self, seen: Sequence[Seen]) -> dict[str, float]:
+        """What all micro-batches of all processes say of an optimiser step; GrlibError unless losses are
+        finite."""
+        losses, errors, gaps, clipped, ratios = zip(*seen, strict=True)
+        policy, value = sum(losses), sum(errors)
+        if not np.isfinite([policy, value]).all():
             raise GrlibError(
-                f"policy loss {losses[0]}, value loss {losses[1]}: must be finite; lower actor_lr "
-                f"{settings.actor_lr} or critic_lr {settings.critic_lr}"
+                f"policy loss {policy}, value loss {value}: must be finite; lower actor_lr "
+                f"{self.settings.actor_lr} or critic_lr {self.settings.critic_lr}"
             )
         quantiles = torch.cat(ratios).quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
-        row = {"policy_loss": losses[0], "value_loss": losses[1], "clipped": clipped, "rescore_gap": gap}
+        row = {"policy_loss": policy, "value_loss": value, "clipped": sum(clipped), "rescore_gap": max(gaps)}
         return row | dict(zip(("ratio_01", "ratio_50", "ratio_99"), quantiles, strict=True))
 
     def _take_step(self) -> None:
         for network, optimizer in zip(self.networks, self.optimizers, strict=True):
             weights = list(network.parameters())
-            if network is self.policy and self.settings.optimizer == "normed_sgd":
+            if network is self.networks[0] and self.settings.optimizer == "normed_sgd":
                 to_length_one([weight.grad for weight in weights if weight.grad is not None])
             else:
                 nn.utils.clip_grad_norm_(weights, self.settings.max_norm)
@@ -473,27 +410,36 @@ class Learner:
         return micro_batches(rows, self.settings.micro_tokens)
 
     @torch.no_grad()
-    def _old_values(self, critic: Critic, batch: Batch) -> torch.Tensor:
+    def _old_values(self, batch: Batch) -> torch.Tensor:
         """The critic's values before the update: (rollouts, tokens)."""
-        values = torch.zeros_like(batch.reward)
-        for numbers, ids, mask in self.batches(batch.rows):
+        found = torch.zeros_like(batch.reward)
+        for numbers, ids, mask, weight in self.team.share(self.net, list(self.batches(batch.rows))):
             width = int(mask.sum(1).max())
-            values[numbers, :width] = by_place(critic(self.policy, ids, mask), mask, width)
-        return values
+            _, values = self.net(ids, mask, only_values=True)
+            if weight:
+                found[numbers, :width] = by_place(values.float(), mask, width).cpu()
+        return self.team.summed(found)
 
-    def checkpoint(self, path: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
-        """All state of a run in one file; every random choice follows from the seed and the step."""
+    def checkpoint(self, folder: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
+        """All state of a run; every random choice follows from the seed and the step."""
+        if self.team.size > 1:
+            self.team.save(folder, key, self.net, self.optimizers, [step, curve])
+            return
         state = {
             "step": step,
             "curve": curve,
             "networks": [network.state_dict() for network in self.networks],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        write_checkpoint(path, key, state)
+        write_checkpoint(folder / "checkpoint.pt", key, state)
 
-    def restore(self, path: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
-        """(step, curve) of the checkpoint that belongs to this run, or a fresh start."""
-        state = read_checkpoint(path, key)
+    def restore(self, folder: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
+        """(step, curve) of the newest checkpoint that belongs to this run, or a fresh start."""
+        state = read_checkpoint(folder / "checkpoint.pt", key) if self.team.size == 1 else None
+        several = self.team.load(folder, key, self.net, self.optimizers)
+        if several and several[0] > (state["step"] if state else 0):
+            empty = {None: math.nan}  # JSON has no NaN
+            return several[0], [{k: empty.get(v, v) for k, v in row.items()} for row in several[1]]
         if state is None:
             return 0, []
         for things, states in ((self.networks, state["networks"]), (self.optimizers, state["optimizers"])):
@@ -502,16 +448,46 @@ class Learner:
         return state["step"], state["curve"]
 
 
+class Seen(NamedTuple):
+    """What one micro-batch says: its part of both losses and of the clipped share, the largest distance of a
+    log probability from the sampler's, and the ratios of its actions."""
+
+    policy_loss: float
+    value_loss: float
+    gap: float
+    clipped: float
+    ratios: torch.Tensor
+
+
+@torch.no_grad()
+def _seen(
+    loss: torch.Tensor,
+    error: torch.Tensor,
+    old: torch.Tensor,
+    new: torch.Tensor,
+    gain: torch.Tensor,
+    start: torch.Tensor,
+    clip: float,
+    share: float,
+) -> Seen:
+    counts = start.sum(1, keepdim=True)
+    real = torch.arange(int(counts.max()), device=start.device) < counts
+    ratios = action_log_ratio(old, new, start)[real].exp()
+    clipped = float(clipped_share(old, new, gain, start, clip)) * share
+    return Seen(float(loss), float(error), float((new - old).abs().max()), clipped, ratios.cpu())
+
+
 def to_length_one(gradients: Sequence[torch.Tensor]) -> None:
     """Scale gradients in place so that together they have norm 1; gradients of zero stay so."""
     norm = nn.utils.get_total_norm(gradients)
+    size = max(float(getattr(norm, "full_tensor", lambda: norm)()), 1e-12)  # sharded: over all processes
     for gradient in gradients:
-        gradient.div_(norm.clamp(min=1e-12))
+        gradient.div_(size)
 
 
 def by_place(flat: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
     """Numbers of the masked tokens, row by row, as (rows, width) counted from each response's first token."""
-    places = torch.arange(width) < mask.sum(1, keepdim=True)
+    places = torch.arange(width, device=mask.device) < mask.sum(1, keepdim=True)
     return flat.new_zeros(len(mask), width).masked_scatter(places, flat)
 
 

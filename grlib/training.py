@@ -321,17 +321,17 @@ def train(
         curve.append((step, tokens, loss, measured))
         if clock.due() or step == end:
             progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
-        if folder and (step == end or _due(team, last_saved, settings)):
+        if folder and (step == end or checkpoint_due(team, last_saved, settings.checkpoint_seconds)):
             _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
             last_saved = time.monotonic()
-    team.hand_back(net, model)
+    team.hand_back(net, model, "model")
     model.eval()
     return pd.DataFrame(curve, columns=CURVE)
 
 
-def _due(team: Team, last_saved: float, settings: TrainSettings) -> bool:
-    """Whether it is time for a checkpoint; all processes save together, when the first finds so."""
-    return team.total(float(time.monotonic() - last_saved > settings.checkpoint_seconds)) > 0
+def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:
+    """Whether it is time for a checkpoint; all processes save together, when one of them finds so."""
+    return team.total(float(time.monotonic() - last_saved > every)) > 0
 
 
 def train_step(
@@ -346,7 +346,7 @@ def train_step(
     tokens of `batch`; returns that loss."""
     count = sum(len(row.ids) - row.start for row in batch)
     total = 0.0
-    for ids, mask, weight in team.share(net, list(micro_batches(batch, settings.micro_tokens))):
+    for _, ids, mask, weight in team.share(net, list(micro_batches(batch, settings.micro_tokens))):
         loss = net(ids, mask).sum() * (weight / count)
         loss.backward()
         total += float(loss.detach())

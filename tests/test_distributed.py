@@ -3,14 +3,16 @@
 import threading
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
+from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import distributed
+from grlib import distributed, ppo
 from grlib.errors import GrlibError
 from grlib.model import load_model
 from grlib.selftrain import fine_tune_rows
@@ -114,3 +116,42 @@ def test_bfloat16_and_recomputing_train_about_the_same(tiny_folder, tmp_path):
     assert 0 < np.abs(half["loss"] - one["loss"]).max() < 0.05
     assert np.abs(again["loss"] - one["loss"]).max() < 1e-5
     assert all(value.dtype == torch.float32 for value in weights.values())
+
+
+def reinforced(folder, **changes):
+    """The curve and the weights of a run of the two-armed task."""
+    base, words = toy(folder)
+    curve = run(TwoArms(words), base, folder, toy_settings(steps=3, checkpoint_seconds=0.0, **changes))
+    return curve, dict(load_model(folder / "out").named_parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "ddp"},
+        {"strategy": "fsdp"},
+        {"strategy": "ddp", "critic": "shared", "optimizer": "normed_sgd", "actor_lr": 0.3},
+        {"strategy": "fsdp", "critic": "shared", "optimizer": "normed_sgd", "actor_lr": 0.3},
+        {"strategy": "fsdp", "baseline": "group", "problems": 8, "group": 8, "recompute": True},
+    ],
+)
+def test_two_processes_reinforce_as_one_does(tmp_path, monkeypatch, changes):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the task is
+    one, weights = reinforced(tmp_path / "one", **changes)
+    two, shared = reinforced(tmp_path / "two", processes=2, **changes)
+    same = one.columns.difference(ppo.TIMES)
+    assert np.nanmax(np.abs(two[same] - one[same]).to_numpy()) < 1e-4
+    assert two[same].isna().equals(one[same].isna())
+    assert differ(weights, shared) < 1e-4
+    # the checkpoint that they left is one that a single process can go on from, and is of the last step
+    (tmp_path / "two" / "out" / "curve.csv").unlink()
+    again, _ = reinforced(tmp_path / "two", **changes)
+    assert np.nanmax(np.abs(again[same] - two[same]).to_numpy()) < 1e-12
+
+
+def test_a_process_that_fails_in_reinforcement_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with pytest.raises(GrlibError, match=r"PPO: training by 2 processes .* must be finite"):
+        reinforced(tmp_path, processes=2, actor_lr=1e30, minibatch=16)
+    with pytest.raises(GrlibError, match="processes=3 and minibatch=32: the processes must divide"):
+        toy_settings(processes=3)

@@ -9,14 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from two_arms import TwoArms, run, toy, toy_settings
 
 from grlib import countdown_data, ppo, profiles, search
 from grlib.countdown import Problem, solve
 from grlib.countdown_task import CountdownTask, line_ends, subgoal_lines
 from grlib.errors import GrlibError
-from grlib.model import build_model, load_both, load_model, save_model
+from grlib.model import load_both, load_model
 from grlib.rollouts import Rollout, batch_of, line_last, line_starts
-from grlib.sampling import Request, SamplingSettings
+from grlib.sampling import SamplingSettings
 from grlib.tokenizer import build_tokenizer, encode
 from grlib.training import make_rows, micro_batches, states_before
 
@@ -197,44 +198,6 @@ def test_a_group_needs_company(group):
 
 
 # the loop
-
-
-class TwoArms:
-    """The first token of a response is the arm; one of them pays. Nothing here is Countdown."""
-
-    def __init__(self, tokenizer, good="0"):
-        self.good = encode(tokenizer, [good])[0][0]
-        self.prompt = tuple(encode(tokenizer, ["<s>"])[0])
-
-    def rollouts(self, policy, items, tokenizer, settings):
-        answers = policy([Request("<s>", "", 1) for _ in items])
-        return [
-            Rollout(
-                self.prompt, one.ids, one.logprobs, (0,), ((0, float(one.ids[0] == self.good)),),
-                one.ids[0] == self.good, True,
-            )
-            for one in answers
-        ]  # fmt: skip
-
-
-def toy(folder, whole_numbers=10):
-    words = build_tokenizer(whole_numbers, ())
-    model = build_model(words, 16, 1, 2, 32, 64, seed=0)
-    save_model(model, words, folder / "base")
-    return folder / "base", words
-
-
-def toy_settings(**changes):
-    sampling = SamplingSettings(workers=1, slots=64, chunk=64)
-    plain = {"steps": 12, "problems": 64, "actor_lr": 0.02, "critic_lr": 0.02, "minibatch": 32}
-    return ppo.PPOSettings(**(plain | {"sampling": sampling} | changes))
-
-
-def run(task, base, folder, settings, items=range(8)):
-    return ppo.train_ppo(
-        task, list(items), base, settings, seed=0, out=folder / "out", work=folder / "work",
-        progress=lambda line: None,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -428,8 +391,9 @@ def test_a_shared_critic_learns_without_teaching_the_policy(tmp_path):
     with torch.no_grad():
         critic.head[-1].weight.normal_()
     states = states_before(policy.model, ids, mask)
-    values = critic(policy, ids, mask, states)
-    assert torch.allclose(values, critic(policy, ids, mask)), "the states are those of the policy"
+    values = critic(ids, mask, states)
+    _, alone = ppo.ActorCritic(policy, critic)(ids, mask, only_values=True)
+    assert torch.allclose(values, alone), "the states are those of the policy"
     values.square().sum().backward()
     assert all(weights.grad is None for weights in policy.parameters())
     assert all(weights.grad is not None for weights in critic.parameters())

@@ -1,0 +1,47 @@
+"""The smallest task that can be reinforced, and a model to reinforce. Nothing here is Countdown."""
+
+from __future__ import annotations
+
+from grlib import ppo
+from grlib.model import build_model, save_model
+from grlib.rollouts import Rollout
+from grlib.sampling import Request, SamplingSettings
+from grlib.tokenizer import build_tokenizer, encode
+
+
+class TwoArms:
+    """The first token of a response is the arm; one of them pays."""
+
+    def __init__(self, tokenizer, good="0"):
+        self.good = encode(tokenizer, [good])[0][0]
+        self.prompt = tuple(encode(tokenizer, ["<s>"])[0])
+
+    def rollouts(self, policy, items, tokenizer, settings):
+        answers = policy([Request("<s>", "", 1) for _ in items])
+        return [
+            Rollout(
+                self.prompt, one.ids, one.logprobs, (0,), ((0, float(one.ids[0] == self.good)),),
+                one.ids[0] == self.good, True,
+            )
+            for one in answers
+        ]  # fmt: skip
+
+
+def toy(folder, whole_numbers=10):
+    words = build_tokenizer(whole_numbers, ())
+    model = build_model(words, 16, 1, 2, 32, 64, seed=0)
+    save_model(model, words, folder / "base")
+    return folder / "base", words
+
+
+def toy_settings(**changes):
+    sampling = SamplingSettings(workers=1, slots=64, chunk=64)
+    plain = {"steps": 12, "problems": 64, "actor_lr": 0.02, "critic_lr": 0.02, "minibatch": 32}
+    return ppo.PPOSettings(**(plain | {"sampling": sampling} | changes))
+
+
+def run(task, base, folder, settings, items=range(8)):
+    return ppo.train_ppo(
+        task, list(items), base, settings, seed=0, out=folder / "out", work=folder / "work",
+        progress=lambda line: None,
+    )  # fmt: skip
