@@ -43,7 +43,7 @@ class Notebook:
 
     @property
     def declared(self) -> Mapping[str, Any]:
-        """The notebook's declaration: lists `reads`, `writes` and, unless for all, `profiles`."""
+        """The notebook's declaration: lists `reads`, `may_read` and `writes`."""
         return self.content.metadata.get("grlib", {})
 
     def reads(self, profile: str) -> list[str]:
@@ -61,10 +61,6 @@ class Notebook:
     def writes(self, profile: str) -> list[str]:
         """Declared outputs relative to the run folder, "{profile}" filled in."""
         return [name.replace("{profile}", profile) for name in self.declared.get("writes", [])]
-
-    def in_profile(self, profile: str) -> bool:
-        """Whether this notebook belongs to a profile (to all, unless it declares some)."""
-        return profile in self.declared.get("profiles", [profile])
 
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the cell tagged `parameters`; each must be a plain literal."""

@@ -189,10 +189,7 @@ def table(profile: Profile, known: Measured, device: Device, gpus: int) -> pd.Da
     share = gpus if profile.strategy == "fsdp" else 1
     cache = slots_that_fit(profile, shape, device) * shape.cache_bytes(profile.budget)
     rows = []
-    run = {book.name[:2] for book in notebooks.every() if book.in_profile(profile.name)}
     for stage in stages(profile, known):
-        if stage.notebook not in run:
-            continue
         drawn, learnt = tokens(stage.sampled), tokens(stage.trained)
         training = forward(stage.trained, shape) * stage.passes * backward
         hours = drawn / sampling + training / (gpus * TRAINING_SHARE * device.flops)

@@ -83,7 +83,7 @@ class Request:
             raise GrlibError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
         if self.shard:
             sharding.parse(self.shard)
-        chosen = [book for book in notebooks.select(self.only, self.start) if book.in_profile(self.profile)]
+        chosen = notebooks.select(self.only, self.start)
         known = sorted({name for book in chosen for name in self.injected(book) | book.parameters()})
         for name in self.parameters:
             if name not in known:

@@ -13,7 +13,7 @@ import pytest
 
 from grlib import artefacts, notebooks
 
-BOOKS = [book for book in notebooks.every() if book.in_profile("smoke")]
+BOOKS = notebooks.every()
 SLOW_STEP = "06_rest_iterations"
 
 
