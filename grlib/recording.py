@@ -33,8 +33,9 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
     again, and the README written, from all seeds.
     Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
-    With `request.only` or `start` those notebooks' files join a record that is there already. With `dest` all
-    of it goes there and the repository's own record stays as it is.
+    With `request.only` or `start` those notebooks' files join a record that is there already, or begin one if
+    none is left out that the figures need. With `dest` all of it goes there and the repository's own record
+    stays as it is.
     """
     if request.profile in NO_EVIDENCE and not dest:
         raise GrlibError(f"profile {request.profile!r}: its numbers mean nothing, so give --dest for a trial")
@@ -45,9 +46,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     _refuse_other_owner(target, request)
     joins = bool(request.only or request.start)
     if joins and not dest and not (target / "record.json").exists():
-        raise GrlibError(
-            f"{runs.shown(target)}: no record there for single notebooks to join; record a whole run first"
-        )
+        _refuse_gaps(chosen, request.profile, target)
     lowest = bool(dest) or request.seed <= min(
         seed_folders(target.parents[1], request.profile), default=request.seed
     )
@@ -82,6 +81,20 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     if len(commits) > 1:
         notes.append(f"note: the notebooks ran at {len(commits)} different commits")
     return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
+
+
+def _refuse_gaps(chosen: list[Notebook], profile: str, target: Path) -> None:
+    """GrlibError where single notebooks cannot begin a record: all that the figures need must be in it.
+
+    Not every seed has to be reinforced, or used for self-repair.
+    """
+    drawing = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK)
+    needed = {notebooks.maker(name, profile) for name in drawing.reads(profile)} | {drawing.name}
+    if lacking := needed - {book.name for book in chosen}:
+        raise GrlibError(
+            f"{runs.shown(target)}: no record there for single notebooks to join; record a whole run first, "
+            f"or these too: {', '.join(sorted(map(str, lacking)))}"
+        )
 
 
 def _refuse_other_inputs(chosen: list[Notebook], folder: Path, target: Path) -> None:

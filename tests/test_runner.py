@@ -527,7 +527,7 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(lab, capsys):
     )  # fmt: skip
     assert main(["reproduce", "--only", "03"]) == 0
     assert main(["record", "--only", "03"]) == 2
-    assert "record a whole run first" in capsys.readouterr().err
+    assert "record a whole run first, or these too: 09_figures" in capsys.readouterr().err
     assert main(["reproduce"]) == 0
     assert main(["record"]) == 0
     stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
@@ -543,6 +543,10 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(lab, capsys):
     assert (stored / "results" / "new.csv").read_text() == "x\n" + "0\n" * 7
     assert artefacts.read_json(stored / "record.json")["commits"] == ["abc"]
     assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.svg", "new.svg", "all.csv"}
+    # a new seed may leave out what the figures can do without
+    assert main(["reproduce", "--seed", "1", "--only", "03", "09"]) == 0
+    assert main(["record", "--seed", "1", "--only", "03", "09"]) == 0
+    assert (stored.with_name("seed1") / "record.json").exists()
 
     manifest = lab / "other" / "manifests" / "08_new.json"
     artefacts.write_json(manifest, {"inputs": {"results/r.csv": "1234"}, "commit": "abc"})
