@@ -52,7 +52,7 @@ class Wave:
 class Decoder:
     """A Llama's weights laid out for one-token steps."""
 
-    def __init__(self, model: LlamaForCausalLM) -> None:
+    def __init__(self, model: LlamaForCausalLM, engine: str = "batched") -> None:
         config = model.config
         if (
             config.model_type != "llama"
@@ -61,7 +61,7 @@ class Decoder:
             or config.mlp_bias
         ):
             raise GrlibError(
-                f"engine 'batched' runs plain Llama models, not {config.model_type!r}; use 'transformers'"
+                f"engine {engine!r} runs plain Llama models, not {config.model_type!r}; use 'transformers'"
             )
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head = getattr(config, "head_dim", None) or config.hidden_size // self.heads

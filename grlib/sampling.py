@@ -29,6 +29,8 @@ from grlib.vllm_engine import ServedModel, refuse_missing, take_devices
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from grlib.static_decoding import StaticDecoder
+
 
 class Request(NamedTuple):
     """A prompt, the part of the response that already stands (a hint, a rewritten trace), and the budget of
@@ -54,6 +56,8 @@ class Sampled(NamedTuple):
 
 
 _POOLS: dict[tuple[str, int, int], ProcessPoolExecutor] = {}  # the one that runs, by its kind
+ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
+ROUNDED = 256  # tokens: the static cache fits all chunks whose longest rows are about as long
 _ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
 
 
@@ -67,7 +71,7 @@ class SamplingSettings:
     chunk: int = 256  # requests of one piece of work
     workers: int = 0  # processes; 0: one a core
     tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine "vllm")
-    data_parallel: int = 1  # copies of the model, each on its own GPUs (engine "vllm")
+    data_parallel: int = 1  # copies of the model, each on its own GPUs (engines "vllm" and "static")
     logprobs: bool = False  # keep the new tokens and their log probabilities (not engine "transformers")
 
     def __post_init__(self) -> None:
@@ -80,7 +84,7 @@ class SamplingSettings:
         if self.logprobs and (self.engine == "transformers" or self.temperature != 1):
             raise GrlibError(
                 f"log probabilities with engine {self.engine!r} at temperature {self.temperature}: only "
-                "engines 'batched' and 'vllm' at temperature 1 give those of the model itself"
+                "engines 'batched', 'static' and 'vllm' at temperature 1 give those of the model itself"
             )
 
     def pool(self) -> ProcessPoolExecutor:
@@ -88,8 +92,8 @@ class SamplingSettings:
         return _pool(self.engine, self.processes(), self.tensor_parallel)
 
     def processes(self) -> int:
-        """How many of them there are: with vLLM one a copy of the model, which uses all cores by itself."""
-        return self.data_parallel if self.engine == "vllm" else self.workers or cores()
+        """How many of them there are: on GPUs (and with vLLM) one a copy of the model."""
+        return self.data_parallel if self.engine in ON_GPUS else self.workers or cores()
 
 
 def cores() -> int:
@@ -139,9 +143,9 @@ def sample(
         return settings.pool().submit(sample_chunk, *arguments(number))
 
     try:
-        # starting workers for a single chunk costs more than they save; vLLM changes its process for good
+        # starting workers for a single chunk costs more than they save; a GPU is free when its process ends
         several = len(parts) > 1 and settings.processes() > 1
-        elsewhere = submit if several or settings.engine == "vllm" else None
+        elsewhere = submit if several or settings.engine in ON_GPUS else None
         frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         end_workers()
@@ -157,7 +161,7 @@ def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:
     if kind not in _POOLS:
         end_workers()
         first: Callable[[], None] = _one_thread
-        if engine == "vllm":
+        if engine in ON_GPUS:
             first = partial(take_devices, multiprocessing.get_context("spawn").Value("i", 0), gpus)
         _POOLS[kind] = worker_pool(processes, first)
     return _POOLS[kind]
@@ -275,6 +279,39 @@ def _batched(
     )
 
 
+def _static(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    settings: SamplingSettings,
+    seed: int,
+) -> tuple[list[list[int]], list[list[float]]]:
+    most = max(budgets, default=0)
+    if most <= 0:
+        return [[] for _ in prompts], [[] for _ in prompts]
+    columns = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
+    sizes = settings.slots, -(-columns // ROUNDED) * ROUNDED, -(-most // ROUNDED) * ROUNDED
+    decoder = _static_decoder(model, *sizes)
+    return decoder.answer(prompts, budgets, temperature=settings.temperature, seed=seed)
+
+
+_STATIC: dict[tuple[Any, ...], StaticDecoder] = {}  # the one that was used last, by shape and sizes
+
+
+def _static_decoder(model: PreTrainedModel, slots: int, columns: int, most: int) -> StaticDecoder:
+    """A decoder with the weights of `model`, in the cache and graphs of the last one where they fit."""
+    from grlib.static_decoding import StaticDecoder
+
+    kind = (model.config.to_json_string(), slots, columns, most)
+    if kind in _STATIC:
+        _STATIC[kind].load(model)
+    else:
+        _STATIC.clear()
+        _STATIC[kind] = StaticDecoder(model, slots, columns, most)
+    return _STATIC[kind]
+
+
 def _transformers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -329,6 +366,7 @@ def _vllm(
 
 ENGINES: dict[str, Callable[..., tuple[list[list[int]], list[list[float]]]]] = {
     "batched": _batched,
+    "static": _static,
     "transformers": _transformers,
     "vllm": _vllm,
 }

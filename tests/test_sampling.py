@@ -18,7 +18,8 @@ from grlib.artefacts import MissingArtefact
 from grlib.decoding import Decoder
 from grlib.errors import GrlibError
 from grlib.model import build_model, load_both, save_model
-from grlib.sampling import Request, Sampled, SamplingSettings, answer, sample
+from grlib.sampling import ENGINES, Request, Sampled, SamplingSettings, answer, sample
+from grlib.static_decoding import StaticDecoder
 from grlib.tokenizer import build_tokenizer, encode
 
 GREEDY = SamplingSettings(temperature=0.0, workers=1)
@@ -49,11 +50,12 @@ def pair(request):
 # the decoder against transformers
 
 
-def test_greedy_text_is_that_of_transformers(pair):
+@pytest.mark.parametrize("engine", ["batched", "static"])
+def test_greedy_text_is_that_of_transformers(pair, engine):
     """Prompt lengths, prefixes and budgets mixed; key-value heads as many as heads, or half as many."""
     model, tokenizer = pair
     asked = requests_of(25, budget=60)
-    found = answer(model, tokenizer, asked, replace(GREEDY, slots=7), seed=0)
+    found = answer(model, tokenizer, asked, replace(GREEDY, slots=7, engine=engine), seed=0)
     assert len({sampled.ended for sampled in found}) == 2, "some must end and some must run into the budget"
     for request, sampled in zip(asked, found, strict=True):
         prompt, prefix = encode(tokenizer, [request.prompt, request.prefix])
@@ -103,11 +105,24 @@ def test_other_architectures_are_refused():
         Decoder(model)
 
 
+def test_new_weights_take_the_place_of_old_ones_in_a_static_cache():
+    first, tokenizer = tiny_model()
+    second, _ = tiny_model()
+    with torch.no_grad():
+        for weights in second.parameters():
+            weights.add_(0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
+    static, asked = replace(GREEDY, engine="static", slots=5), requests_of(9)
+    for model in (first, second, first):
+        assert answer(model, tokenizer, asked, static, 0) == answer(model, tokenizer, asked, GREEDY, 0)
+    assert len(sampling._STATIC) == 1
+
+
 # the distribution
 
 
+@pytest.mark.parametrize("engine", ["batched", "static"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_draws_follow_the_softmax(temperature):
+def test_draws_follow_the_softmax(temperature, engine):
     """Chi-square of 20,000 draws of one token, rare ones pooled; limit at 4 standard deviations."""
     model, tokenizer = tiny_model(spread=False)
     with torch.no_grad():
@@ -116,9 +131,8 @@ def test_draws_follow_the_softmax(temperature):
         hidden = model.model(torch.tensor([prompt])).last_hidden_state[0, -1]
         expected = torch.softmax(hidden @ model.get_input_embeddings().weight.T / temperature, -1).double()
     draws = 20_000
-    rows, _ = Decoder(model).generate(
-        [prompt] * draws, [1] * draws, temperature=temperature, seed=5, slots=4000
-    )
+    how = SamplingSettings(engine, temperature, slots=4000)
+    rows, _ = ENGINES[engine](model, tokenizer, [prompt] * draws, [1] * draws, how, 5)
     counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(tokenizer)).double()
     dense = expected * draws >= 5
     assert dense.sum() > 50
@@ -128,10 +142,11 @@ def test_draws_follow_the_softmax(temperature):
     assert abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
 
 
-def test_log_probabilities_are_those_of_a_second_look(tiny_folder, tmp_path):
+@pytest.mark.parametrize("engine", ["batched", "static"])
+def test_log_probabilities_are_those_of_a_second_look(tiny_folder, tmp_path, engine):
     """What the sampler says it drew with is what training would compute, through files and without."""
     model, tokenizer = load_both(tiny_folder)
-    asked, kept = requests_of(12), replace(ONE, logprobs=True, chunk=5)
+    asked, kept = requests_of(12), replace(ONE, engine=engine, logprobs=True, chunk=5)
     found = sample(tiny_folder, asked, kept, seed=3, folder=tmp_path)
     plain = sample(tiny_folder, asked, replace(kept, logprobs=False), seed=3, folder=tmp_path)
     assert [one[:4] for one in found] == [one[:4] for one in plain]
@@ -152,9 +167,10 @@ def test_log_probabilities_of_another_temperature_are_refused():
 
 def test_equal_arguments_give_equal_samples(pair):
     asked = requests_of(20)
-    first = answer(*pair, asked, ONE, seed=3)
-    assert answer(*pair, asked, ONE, seed=3) == first
-    assert answer(*pair, asked, ONE, seed=4) != first
+    for how in (ONE, replace(ONE, engine="static", slots=6)):
+        first = answer(*pair, asked, how, seed=3)
+        assert answer(*pair, asked, how, seed=3) == first
+        assert answer(*pair, asked, how, seed=4) != first
 
 
 def test_rows_with_the_same_prompt_are_drawn_apart(pair):
@@ -166,7 +182,7 @@ def test_rows_with_the_same_prompt_are_drawn_apart(pair):
 # budgets
 
 
-@pytest.mark.parametrize("engine", ["batched", "transformers"])
+@pytest.mark.parametrize("engine", ["batched", "static", "transformers"])
 def test_budgets_are_exact(pair, engine):
     """Prefix, text and end token stay within the budget and use all of it unless the row ended."""
     model, tokenizer = pair
@@ -203,7 +219,7 @@ def test_a_prefix_longer_than_the_model_only_skips_its_row(pair):
     assert alone.new > 0 and skipped.new == 0 and not skipped.ended
 
 
-@pytest.mark.parametrize("engine", ["batched", "transformers"])
+@pytest.mark.parametrize("engine", ["batched", "static", "transformers"])
 @pytest.mark.parametrize(
     "request_", [Request("<s>" * POSITIONS, "", 1), Request("<s>", "", POSITIONS), Request("", "", 1)]
 )
@@ -244,6 +260,9 @@ def test_slots_neither_lose_nor_mix_up_requests(shapes, slots):
     budgets = [budget for *_, budget in shapes]
     found, _ = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=slots)
     assert len(found) == len(prompts)
+    if any(budgets):
+        static = StaticDecoder(tiny_model()[0], slots, 256, 45)
+        assert static.answer(prompts, budgets, temperature=0.0, seed=0)[0] == found
     for prompt, budget, tokens in zip(prompts, budgets, found, strict=True):
         assert tokens == _alone(tuple(prompt), budget)
 

@@ -1,0 +1,242 @@
+"""Sampling from a Llama on a GPU: one captured step, again and again, over a cache that never moves.
+
+Every row has a slot of the cache and its own place in it, so a finished row is replaced at once. A step is
+captured as a CUDA graph, one for each number of columns that attention reads; without a GPU the same step
+runs as it is, which is how the tests compare it with transformers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from grlib.decoding import Decoder
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+COLUMNS = 256  # attention reads a multiple of so many columns: that many fewer graphs
+STRIDE = 16  # steps between two looks at which rows are done
+PREFILL = 65_536  # padded prompt tokens that enter in one pass
+MEMORY = 0.8  # share of the free memory of a GPU that the cache may take
+
+
+@dataclass
+class Slots:
+    """What every slot holds, (slots,) each unless said otherwise, on the device."""
+
+    last: torch.Tensor  # the newest token, whose keys and values the next step writes
+    length: torch.Tensor  # columns filled
+    made: torch.Tensor  # new tokens so far
+    budget: torch.Tensor
+    running: torch.Tensor  # bool
+    tokens: torch.Tensor  # (slots, largest budget): the new tokens
+    logprobs: torch.Tensor  # as tokens: with which log probability each was drawn
+
+
+class StaticDecoder(Decoder):
+    """The layers of `Decoder` over a static cache, on a GPU in bfloat16 where there is one."""
+
+    def __init__(self, model: LlamaForCausalLM, slots: int, columns: int, most: int) -> None:
+        super().__init__(model, engine="static")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.embedding, self.output, self.cos, self.sin = (  # copies, which `load` may overwrite
+            tensor.to(self.device, self.dtype, copy=True)
+            for tensor in (self.embedding, self.output, self.cos, self.sin)
+        )
+        self.layers = [
+            {name: matrix.to(self.device, self.dtype, copy=True) for name, matrix in layer.items()}
+            for layer in self.layers
+        ]
+        self.columns = -(-columns // COLUMNS) * COLUMNS
+        self.count = self._slots_that_fit(slots)
+        shape = (self.count, self.kv_heads, self.columns, self.head)
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers] for _ in range(2)
+        )
+        self.slots = self._empty(most)
+        self.places = torch.arange(self.columns, device=self.device)
+        self.rows = torch.arange(self.count, device=self.device)
+        self.generator = torch.Generator(self.device)
+        self.graphs: dict[tuple[int, float], Callable[[], None]] = {}
+
+    def load(self, model: LlamaForCausalLM) -> None:
+        """Take the weights of another model of the same shape, where the captured steps find them."""
+        new = Decoder(model, engine="static")
+        self.embedding.copy_(new.embedding)
+        self.output.copy_(new.output)
+        for own, theirs in zip(self.layers, new.layers, strict=True):
+            for name, matrix in own.items():
+                matrix.copy_(theirs[name])
+
+    def _empty(self, most: int) -> Slots:
+        """Slots of which none runs, with room for `most` new tokens each."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.long) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        n = self.count
+        return Slots(
+            last=zeros(n), length=zeros(n), made=zeros(n), budget=zeros(n),
+            running=zeros(n, dtype=torch.bool),
+            tokens=zeros(n, most), logprobs=zeros(n, most, dtype=torch.float32),
+        )  # fmt: skip
+
+    def _slots_that_fit(self, wanted: int) -> int:
+        """Slots asked for, or as many as the free memory holds."""
+        if self.device.type != "cuda":
+            return wanted
+        free, _ = torch.cuda.mem_get_info()
+        row = 2 * len(self.layers) * self.kv_heads * self.head * self.columns * self.dtype.itemsize
+        return max(1, min(wanted, int(MEMORY * free / row)))
+
+    @torch.no_grad()
+    def answer(
+        self, prompts: Sequence[Sequence[int]], budgets: Sequence[int], *, temperature: float, seed: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """New tokens and their log probabilities, as `Decoder.generate`; columns and budgets must fit."""
+        self.generator.manual_seed(seed)
+        self.slots.running.zero_()
+        found: tuple[list[list[int]], list[list[float]]] = ([[] for _ in prompts], [[] for _ in prompts])
+        order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
+        waiting, holds = deque(order), dict[int, int]()  # slot -> request
+        filled = [0] * self.count  # columns of a slot that may be in use
+        while waiting or holds:
+            free = [slot for slot in range(self.count) if slot not in holds]
+            if waiting and len(free) >= min(len(waiting), max(1, self.count // 8)):
+                entering = self._enter(free, waiting, prompts, budgets)
+                for slot, request in entering.items():
+                    filled[slot] = len(prompts[request])
+                holds |= entering
+            most = max(filled[slot] for slot in holds) + STRIDE
+            step = self._step_over(min(-(-most // COLUMNS) * COLUMNS, self.columns), temperature)
+            for _ in range(STRIDE):
+                step()
+            for slot in holds:
+                filled[slot] += STRIDE
+            self._leave(holds, found)
+        return found
+
+    def _enter(
+        self,
+        free: Sequence[int],
+        waiting: deque[int],
+        prompts: Sequence[Sequence[int]],
+        budgets: Sequence[int],
+    ) -> dict[int, int]:
+        """Put the next requests into free slots: a prompt goes through the layers, but for its last token."""
+        chosen = [waiting.popleft()]
+        while waiting and len(chosen) < len(free):
+            if (len(chosen) + 1) * len(prompts[waiting[0]]) > PREFILL:
+                break
+            chosen.append(waiting.popleft())
+        places = torch.tensor(free[: len(chosen)], device=self.device)
+        width = max(len(prompts[i]) for i in chosen) - 1
+        if width:
+            ids = torch.tensor([[*prompts[i][:-1], *[0] * (width + 1 - len(prompts[i]))] for i in chosen])
+            self._prefill(ids.to(self.device), places)
+        state = self.slots
+        for tensor, values in (
+            (state.last, [prompts[i][-1] for i in chosen]),
+            (state.length, [len(prompts[i]) - 1 for i in chosen]),
+            (state.made, [0] * len(chosen)),
+            (state.budget, [budgets[i] for i in chosen]),
+            (state.running, [True] * len(chosen)),
+        ):
+            tensor[places] = torch.tensor(values, dtype=tensor.dtype, device=self.device)
+        return dict(zip(free, chosen, strict=False))
+
+    def _prefill(self, ids: torch.Tensor, places: torch.Tensor) -> None:
+        """Write keys and values of prompts (n, width), padded on the right, into the slots `places`."""
+        n, width = ids.shape
+        x = self.embedding[ids].flatten(0, 1)
+        cos, sin = self.cos[:width], self.sin[:width]
+        for weights, keys, values in zip(self.layers, self.keys, self.values, strict=True):
+            q, k, v = self._project(x, weights, n, width, cos, sin)
+            keys[places, :, :width], values[places, :, :width] = k, v
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=1.0, enable_gqa=self.heads != self.kv_heads
+            )
+            x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * width, -1), weights)
+
+    def _step_over(self, columns: int, temperature: float) -> Callable[[], None]:
+        """The step that reads so many columns, captured when it is first asked for."""
+
+        def step() -> None:
+            self._step(columns, temperature)
+
+        if self.device.type != "cuda":
+            return step
+        key = (columns, temperature)
+        if key not in self.graphs:
+            running = self.slots.running.clone()
+            self.slots.running.zero_()  # the trial before the capture must change nothing
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                step()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.generator)
+            with torch.cuda.graph(graph):
+                step()
+            self.slots.running.copy_(running)
+            self.graphs[key] = graph.replay
+        return self.graphs[key]
+
+    def _step(self, columns: int, temperature: float) -> None:
+        """The next token of every slot that runs; the others stay as they are."""
+        state = self.slots
+        x, groups = self.embedding[state.last], self.heads // self.kv_heads
+        cos, sin = self.cos[state.length][:, None, None], self.sin[state.length][:, None, None]
+        hidden = torch.zeros(self.count, columns, device=self.device)
+        hidden.masked_fill_(self.places[:columns] > state.length[:, None], float("-inf"))
+        for weights, keys, values in zip(self.layers, self.keys, self.values, strict=True):
+            q, k, v = self._project(x, weights, self.count, 1, cos, sin)
+            keys[self.rows, :, state.length] = k[:, :, 0]
+            values[self.rows, :, state.length] = v[:, :, 0]
+            q = q.reshape(self.count, self.kv_heads, groups, self.head)
+            scores = (q @ keys[:, :, :columns].transpose(-1, -2)).float() + hidden[:, None, None]
+            mixed = torch.softmax(scores, -1).to(self.dtype) @ values[:, :, :columns]
+            x = self._finish_layer(x, mixed.reshape(self.count, -1), weights)
+        token, logprob = self._drawn(self._logits(x).float(), temperature)
+        at = state.made.clamp(max=state.tokens.shape[1] - 1)
+        state.tokens[self.rows, at] = torch.where(state.running, token, state.tokens[self.rows, at])
+        state.logprobs[self.rows, at] = torch.where(state.running, logprob, state.logprobs[self.rows, at])
+        state.last.copy_(torch.where(state.running, token, state.last))
+        state.length += state.running
+        state.made += state.running
+        state.running &= (token != self.eos) & (state.made < state.budget)
+
+    def _drawn(self, logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """A token of each row, and its log probability (0 when greedy)."""
+        if temperature == 0:
+            token = logits.argmax(-1)
+            return token, torch.zeros(token.shape, device=token.device)
+        logprobs = torch.log_softmax(logits / temperature, -1)
+        noise = torch.empty_like(logprobs).exponential_(generator=self.generator)
+        token = (logprobs - noise.log()).argmax(-1)  # of exponential races the likeliest wins most often
+        return token, logprobs.gather(1, token[:, None])[:, 0]
+
+    def _leave(self, holds: dict[int, int], found: tuple[list[list[int]], list[list[float]]]) -> None:
+        """Take what is finished out of its slots."""
+        running = self.slots.running.tolist()
+        done = [slot for slot in holds if not running[slot]]
+        if not done:
+            return
+        made, tokens, logprobs = (
+            tensor[done].tolist() for tensor in (self.slots.made, self.slots.tokens, self.slots.logprobs)
+        )
+        for slot, count, ids, scores in zip(done, made, tokens, logprobs, strict=True):
+            request = holds.pop(slot)
+            found[0][request], found[1][request] = ids[:count], scores[:count]
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        """As `Decoder._normed`, by the kernel that a GPU has for it."""
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps)
