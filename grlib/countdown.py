@@ -75,8 +75,9 @@ def apply_operation(nums: Sequence[int], operation: str) -> tuple[int, ...] | No
     if not parts:
         return None
     left = list(nums)
+    first, sign, second, result = parts.groups()
     try:
-        a, sign, b, c = int(parts[1]), parts[2], int(parts[3]), int(parts[4])
+        a, b, c = int(first), int(second), int(result)
         left.remove(a)
         left.remove(b)
     except ValueError:  # not available, or more digits than Python converts

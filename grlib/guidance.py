@@ -11,8 +11,7 @@ import random
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from re import Match
 from typing import NamedTuple
 
@@ -31,21 +30,20 @@ CASES = {
 }
 
 
-@dataclass(frozen=True)
-class Subgoal:
+class Subgoal(NamedTuple):
     """One step of a solution: the operation and the numbers it leaves."""
 
     operation: str
     nums: tuple[int, ...]
 
-    @cached_property
+    @property
     def spellings(self) -> tuple[str, ...]:
         """The operation and, for + and *, the one with its operands swapped."""
         operands, _, result = self.operation.partition("=")
         a, sign, b = operands.partition("+" if "+" in operands else "*")
         return (self.operation, f"{b}{sign}{a}={result}") if sign else (self.operation,)
 
-    @cached_property
+    @property
     def bag(self) -> list[str]:
         """The numbers as sorted digits: the same for every order."""
         return sorted(map(str, self.nums))
