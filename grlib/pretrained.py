@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +30,10 @@ def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     place, options = _place(name)
     without_progress_bars()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
+        # reading a quantised file draws a progress bar that no setting of transformers turns off
+        with contextlib.redirect_stderr(io.StringIO()) if options else contextlib.nullcontext():
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
     except MemoryError:
         raise
     except Exception as error:  # hub, files and formats raise many kinds

