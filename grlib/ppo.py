@@ -198,6 +198,7 @@ def train_ppo(
     """
     from grlib.model import load_both, save_model
 
+    release_gpus()
     if settings.processes > 1 and not launched():
         job = {"task": task, "items": list(items), "settings": settings, "seed": seed}
         launch_ppo(job | {"base": base, "out": out, "work": work}, settings.processes, progress)
@@ -259,7 +260,8 @@ def _sampled(
     chosen = [item for item in _problems(items, settings, seed, step) for _ in range(settings.group)]
     with sharding.as_a_whole():  # a step is too short to be handed around
         rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
-    release_gpus()
+    if settings.sampling.engine == "vllm":  # takes nearly all of a GPU's memory
+        release_gpus()
     return rollouts
 
 
