@@ -172,8 +172,8 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
     for name in notebook.writes(request.profile):
         fault = artefacts.problem_with(folder / name)
-        empty = artefacts.without_rows(folder / name) and request.profile != REHEARSAL.name
-        if fault or empty:  # a rehearsal's model may solve nothing at all
+        may_be_empty = request.profile == REHEARSAL.name  # its model may solve nothing at all
+        if fault or (not may_be_empty and artefacts.without_rows(folder / name)):
             message = f"{notebook.name} ran to its end, but its declared artefact {name} is "
             message += f"{fault or 'without rows'}; correct the notebook, then: {request.resume_command()}"
             raise Failure(message, "missing artefact")

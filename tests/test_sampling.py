@@ -306,7 +306,7 @@ def test_wrong_settings_are_refused(wrong):
 
 def test_an_unknown_engine_is_refused_with_those_there_are():
     with pytest.raises(
-        GrlibError, match="engine 'vlm' is not available; choose one of batched, transformers"
+        GrlibError, match="engine 'vlm' is not available; choose one of batched, static, transformers"
     ):
         SamplingSettings(engine="vlm")
 
