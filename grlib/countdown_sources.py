@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from grlib.countdown import problem_key, solve
@@ -12,6 +13,7 @@ from grlib.profiles import Profile
 from grlib.rows import problems_from_rows, turns_from_rows
 from grlib.tokenizer import asked
 
+_opened = lru_cache(maxsize=8)(load_rows)  # a notebook asks for the rows of a data set in many parts
 SPLITS = {"train": "train", "valid": "validation", "seen": "test_seen", "unseen": "test_unseen"}
 
 
@@ -77,7 +79,7 @@ def _problems(place: str, split: str, n: int) -> list[Solved]:
 
 def _first(place: str, split: str, n: int, start: int = 0) -> Any:
     """Rows start .. start+n-1 of a split as a pandas table."""
-    rows = load_rows(place, split)
+    rows = _opened(place, split)
     if len(rows) < start + n:
         raise GrlibError(
             f"{place}, split {split}: has {len(rows):,} rows, {start + n:,} are wanted; take fewer"

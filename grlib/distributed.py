@@ -224,17 +224,22 @@ class Team:
 # A job: fine-tuning or reinforcement by processes of its own
 
 
+def refuse_uneven(processes: int, name: str, rows: int) -> None:
+    """GrlibError where a number of processes does not divide the rows of a step, the setting `name`."""
+    if rows % processes:
+        raise GrlibError(
+            f"processes={processes} and {name}={rows}: the processes must divide the rows of a step; change "
+            "one of them"
+        )
+
+
 def launch(job: Mapping[str, Any], rows: Sequence[Row], folder: Path, say: Callable[[str], None]) -> None:
     """Carry out a fine-tuning job (`selftrain.fine_tune_rows`) with `job["training"]["processes"]` processes.
 
     GrlibError as `_run`.
     """
-    count, size = int(job["training"]["processes"]), int(job["training"]["batch_rows"])
-    if size % count:
-        raise GrlibError(
-            f"{job['label']}: processes={count} and batch_rows={size}: the processes must divide the rows of "
-            "a step; change one of them"
-        )
+    count = int(job["training"]["processes"])
+    refuse_uneven(count, "batch_rows", int(job["training"]["batch_rows"]))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)
     _write_rows(folder / "rows.npz", rows)

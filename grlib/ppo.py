@@ -24,11 +24,10 @@ from torch import nn
 
 from grlib import sharding
 from grlib.artefacts import digest, read_table, write_table
-from grlib.distributed import PRECISIONS, STRATEGIES, Team, launch_ppo, launched
+from grlib.distributed import PRECISIONS, STRATEGIES, Team, launch_ppo, launched, refuse_uneven
 from grlib.errors import GrlibError
 from grlib.ppo_losses import (
     action_log_ratio,
-    by_action,
     clipped_share,
     group_advantages,
     operation_advantages,
@@ -58,7 +57,6 @@ __all__ = [
     "PPOSettings",
     "Task",
     "action_log_ratio",
-    "by_action",
     "clipped_share",
     "group_advantages",
     "operation_advantages",
@@ -115,17 +113,13 @@ class PPOSettings:
                 raise GrlibError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         if self.baseline == "group" and self.group < 2:
             raise GrlibError(f"group={self.group} with baseline 'group': must be 2 or more; raise it")
-        if self.minibatch % max(self.processes, 1):
-            raise GrlibError(
-                f"processes={self.processes} and minibatch={self.minibatch}: the processes must divide the "
-                "responses of an optimiser step; change one of them"
-            )
         names = ("steps", "problems", "group", "minibatch", "processes")
         sizes = {name: getattr(self, name) for name in names}
         rates = {name: getattr(self, name) for name in ("actor_lr", "critic_lr", "clip", "dual_clip")}
         for name, value in (sizes | rates).items():
             if value <= 0:
                 raise GrlibError(f"{name}={value}: must be positive")
+        refuse_uneven(self.processes, "minibatch", self.minibatch)
 
 
 TIMES = ("sampling_s", "scoring_s", "updating_s")  # columns of the curve that differ from run to run
@@ -278,13 +272,11 @@ class Learner:
         inner = getattr(self.net, "module", self.net)  # DDP puts the network inside another
         self.critic: Critic | None = inner.critic
         self.networks: list[nn.Module] = [inner.policy]
+        weights = inner.policy.parameters()
         if settings.optimizer == "normed_sgd":
-            weights = self.networks[0].parameters()
             first: torch.optim.Optimizer = torch.optim.SGD(weights, lr=settings.actor_lr)
         else:
-            first = torch.optim.AdamW(
-                self.networks[0].parameters(), settings.actor_lr, weight_decay=settings.weight_decay
-            )
+            first = torch.optim.AdamW(weights, settings.actor_lr, weight_decay=settings.weight_decay)
         self.optimizers = [first]
         if self.critic is not None:
             self.networks.append(self.critic)

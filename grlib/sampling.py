@@ -29,8 +29,6 @@ from grlib.vllm_engine import ServedModel, refuse_missing, take_devices
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from grlib.static_decoding import StaticDecoder
-
 
 class Request(NamedTuple):
     """A prompt, the part of the response that already stands (a hint, a rewritten trace), and the budget of
@@ -57,7 +55,6 @@ class Sampled(NamedTuple):
 
 _POOLS: dict[tuple[str, int, int], ProcessPoolExecutor] = {}  # the one that runs, by its kind
 ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
-ROUNDED = 256  # tokens: the static cache fits all chunks whose longest rows are about as long
 _ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
 
 
@@ -287,29 +284,11 @@ def _static(
     settings: SamplingSettings,
     seed: int,
 ) -> tuple[list[list[int]], list[list[float]]]:
-    most = max(budgets, default=0)
-    if most <= 0:
-        return [[] for _ in prompts], [[] for _ in prompts]
-    columns = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
-    sizes = settings.slots, -(-columns // ROUNDED) * ROUNDED, -(-most // ROUNDED) * ROUNDED
-    decoder = _static_decoder(model, *sizes)
-    return decoder.answer(prompts, budgets, temperature=settings.temperature, seed=seed)
+    from grlib.static_decoding import generate
 
-
-_STATIC: dict[tuple[Any, ...], StaticDecoder] = {}  # the one that was used last, by shape and sizes
-
-
-def _static_decoder(model: PreTrainedModel, slots: int, columns: int, most: int) -> StaticDecoder:
-    """A decoder with the weights of `model`, in the cache and graphs of the last one where they fit."""
-    from grlib.static_decoding import StaticDecoder
-
-    kind = (model.config.to_json_string(), slots, columns, most)
-    if kind in _STATIC:
-        _STATIC[kind].load(model)
-    else:
-        _STATIC.clear()
-        _STATIC[kind] = StaticDecoder(model, slots, columns, most)
-    return _STATIC[kind]
+    return generate(
+        model, prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
+    )
 
 
 def _transformers(

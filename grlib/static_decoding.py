@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -20,7 +20,7 @@ from grlib.decoding import Decoder
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-COLUMNS = 256  # attention reads a multiple of so many columns: that many fewer graphs
+COLUMNS = 256  # the cache is, and attention reads, a multiple of so many columns: few graphs fit many chunks
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
 MEMORY = 0.8  # share of the free memory of a GPU that the cache may take
@@ -54,7 +54,7 @@ class StaticDecoder(Decoder):
             {name: matrix.to(self.device, self.dtype, copy=True) for name, matrix in layer.items()}
             for layer in self.layers
         ]
-        self.columns = -(-columns // COLUMNS) * COLUMNS
+        self.columns = _rounded(columns)
         self.count = self._slots_that_fit(slots)
         shape = (self.count, self.kv_heads, self.columns, self.head)
         self.keys, self.values = (
@@ -115,7 +115,7 @@ class StaticDecoder(Decoder):
                     filled[slot] = len(prompts[request])
                 holds |= entering
             most = max(filled[slot] for slot in holds) + STRIDE
-            step = self._step_over(min(-(-most // COLUMNS) * COLUMNS, self.columns), temperature)
+            step = self._step_over(min(_rounded(most), self.columns), temperature)
             for _ in range(STRIDE):
                 step()
             for slot in holds:
@@ -240,3 +240,33 @@ class StaticDecoder(Decoder):
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         """As `Decoder._normed`, by the kernel that a GPU has for it."""
         return F.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // COLUMNS) * COLUMNS
+
+
+_KEPT: dict[tuple[Any, ...], StaticDecoder] = {}  # the one that was used last, by shape and sizes
+
+
+def generate(
+    model: LlamaForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    *,
+    temperature: float,
+    seed: int,
+    slots: int,
+) -> tuple[list[list[int]], list[list[float]]]:
+    """`Decoder.generate` by a static cache: that of the last call, with its graphs, where it fits."""
+    most = max(budgets, default=0)
+    if most <= 0:
+        return [[] for _ in prompts], [[] for _ in prompts]
+    columns = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
+    kind = (model.config.to_json_string(), slots, _rounded(columns), _rounded(most))
+    if kind in _KEPT:
+        _KEPT[kind].load(model)
+    else:
+        _KEPT.clear()
+        _KEPT[kind] = StaticDecoder(model, *kind[1:])
+    return _KEPT[kind].answer(prompts, budgets, temperature=temperature, seed=seed)

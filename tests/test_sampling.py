@@ -13,7 +13,7 @@ from conftest import NUMBERS, POSITIONS, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib import sampling
+from grlib import sampling, static_decoding
 from grlib.artefacts import MissingArtefact
 from grlib.decoding import Decoder
 from grlib.errors import GrlibError
@@ -114,7 +114,7 @@ def test_new_weights_take_the_place_of_old_ones_in_a_static_cache():
     static, asked = replace(GREEDY, engine="static", slots=5), requests_of(9)
     for model in (first, second, first):
         assert answer(model, tokenizer, asked, static, 0) == answer(model, tokenizer, asked, GREEDY, 0)
-    assert len(sampling._STATIC) == 1
+    assert len(static_decoding._KEPT) == 1
 
 
 # the distribution
