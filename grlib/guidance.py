@@ -84,16 +84,17 @@ def _plan(problem: Problem, solution: tuple[str, ...]) -> tuple[Subgoal, ...]:
 
 # --- reading the trace ------------------------------------------------------------------------------
 
-# A node made (two lines; groups: operation, nums, parent's name with a comma, child index, target, nums,
-# operation) and a node visited (two lines; groups: name, target, nums, operations); loose inside brackets.
+# A node visited (two lines; groups: name, target, nums, operations) and a node made (two lines; groups:
+# operation, nums, parent's name with a comma, child index, target, nums, operation; and, since depth-first
+# search visits a node at once, the name of the one visited next, if any); loose inside brackets.
 _OPERATION = r"[0-9]++[-+*/][0-9]++=[0-9]++"
+_VISIT = re.compile(
+    r"\nMoving to Node #([0-9,]++)\nCurrent State: ([0-9]++):\[([^\]\n]*+)\], Operations: \[([^\n]*)\](?=\n)"
+)
 _MADE = re.compile(
     rf"\nExploring Operation: ({_OPERATION}), Resulting Numbers: \[([^\]\n]*+)\]"
     r"\nGenerated Node #((?:[0-9]++,)++)([0-9]++): ([0-9]++):\[([^\]\n]*+)\]"
-    rf" Operation: ({_OPERATION})(?=\n)"
-)
-_VISIT = re.compile(
-    r"\nMoving to Node #([0-9,]++)\nCurrent State: ([0-9]++):\[([^\]\n]*+)\], Operations: \[([^\n]*)\](?=\n)"
+    rf" Operation: ({_OPERATION})(?=\n)(?:{_VISIT.pattern})?"
 )
 
 
@@ -107,10 +108,10 @@ def _nodes_made(trace: str, parents: Collection[str], depth: int, start: int) ->
     """The Exploring and Generated lines of all nodes made under `parents`, from offset `start` on."""
     found = []
     for name in _names(depth).finditer(trace, start):
-        if name[1] in parents and trace.startswith("\n", name.start() - 1):
-            before = trace.rfind("\n", 0, name.start() - 1)  # where its Exploring line must begin
-            node = _MADE.match(trace, max(before, 0))
-            if node and node.start() >= start:
+        before = name.start() - 1
+        if name[1] in parents and trace[before] == "\n":
+            exploring = trace.rfind("\n", 0, before)  # where its Exploring line must begin
+            if exploring >= start and (node := _MADE.match(trace, exploring)):
                 found.append(node)
     return found
 
@@ -144,10 +145,12 @@ class _Visits:
         for k in range(bisect_left(visits, at, key=Match.start), len(visits)):
             yield visits[k]
 
-    def first(self, name: str, position: int) -> Match[str] | None:
-        """The first of these visits; depth-first traces visit a node at once."""
-        here = _VISIT.match(self.trace, position - 1)
-        return here if here and here[1] == name else next(self.after(name, position), None)
+    def first(self, name: str, made: Match[str]) -> int:
+        """Where a node is visited first after it was made; 0 if it is not."""
+        if made[8] == name:
+            return made.end(7) + 1
+        visit = next(self.after(name, made.end(7) + 1), None)
+        return visit.start() + 1 if visit else 0
 
 
 class _Reached(NamedTuple):
@@ -180,8 +183,7 @@ def _follow(
     for depth in range(1, len(plan)):
         made = _nodes_made(trace, reached, depth, min([node.end for node in reached.values()]) - 1)
         steps = _steps(made, plan[depth - 1], target)
-        deeper = _visited(steps, target, plan[:depth], reached, visits) if steps else {}
-        if not deeper:
+        if not steps or not (deeper := _visited(steps, target, plan[:depth], reached, visits)):
             break
         reached = deeper
     return min(reached.values()), made, steps
@@ -214,7 +216,7 @@ def _visited(
         if name in tried or node.start() < reached[node[3]].end - 1:
             continue
         tried.add(name)
-        for visit in visits.after(name, node.end() + 1):
+        for visit in visits.after(name, node.end(7) + 1):
             operations = _spelled(visit[4], path)
             if operations and visit[2] == target and sorted(visit[3].split(", ")) == path[-1].bag:
                 nums = _numbers(visit[3])
@@ -304,23 +306,23 @@ def rewrite_steps(
     if same := [node for node in steps if node[3] == path and node.start() >= first]:
         node = min(same, key=lambda node: node[1] != goal.operation or _numbers(node[2]) != nums)
         lines = _visit_lines(path + node[4], problem, _numbers(node[2]), (*parent.operations, node[1]))
-        return _edited(trace, "c", [Edit(node.end() + 1, whole, lines)], parent, path + node[4])
+        return _edited(trace, "c", [Edit(node.end(7) + 1, whole, lines)], parent, path + node[4])
 
     operations = (*parent.operations, goal.operation)
     own = [node for node in made if node[3] == path and node.start() >= first]
-    visited = [(n, visit) for n in own if (visit := visits.first(path + n[4], n.end() + 1))]
+    visited = [(n, at) for n in own if (at := visits.first(path + n[4], n))]
     if not visited:
         name = path + "0"
         lines = _node_lines(name, problem, nums, goal.operation)
         lines += _visit_lines(name, problem, nums, operations)
         return _edited(trace, "d", [Edit(parent.end, whole, lines)], parent, name)
     if choose == "random":
-        node, visit = (rng or random).choice(visited)
+        node, at = (rng or random).choice(visited)
     else:
-        node, visit = visited[0 if choose == "first" else -1]
+        node, at = visited[0 if choose == "first" else -1]
     name = path + node[4]
-    new_node = Edit(node.start() + 1, node.end() + 1, _node_lines(name, problem, nums, goal.operation))
-    new_visit = Edit(visit.start() + 1, whole, _visit_lines(name, problem, nums, operations))
+    new_node = Edit(node.start() + 1, node.end(7) + 1, _node_lines(name, problem, nums, goal.operation))
+    new_visit = Edit(at, whole, _visit_lines(name, problem, nums, operations))
     return _edited(trace, "e", [new_node, new_visit], parent, name, len(visited))
 
 
@@ -332,11 +334,11 @@ def _edited(
     child: str = "",
     options: int = 0,
 ) -> Rewrite:
-    text, at = "", 0
-    for start, end, new in edits:
-        text, at = text + trace[at:start] + new, end
+    text = trace
+    for start, end, new in reversed(edits):  # from behind: those before stay where they are
+        text = text[:start] + new + text[end:]
     depth, name = (len(parent.operations), parent.name) if parent else (-1, "")
-    return Rewrite(text + trace[at:], case, depth, name, child, options, tuple(edits))
+    return Rewrite(text, case, depth, name, child, options, tuple(edits))
 
 
 def _node_lines(name: str, problem: Problem, nums: tuple[int, ...], operation: str) -> str:

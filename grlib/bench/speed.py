@@ -220,7 +220,7 @@ HOSTILE: dict[str, tuple[str, str, str]] = {  # what begins, what is repeated to
     "half lines": (_ROOT, "Exploring Operation: 3+4=7, Resulting Numbers: [5, 6, 7\n", ""),
     "many goals": ("", "24,24 equal: Goal Reache\n", ""),
     "no lines": ("", "Current State", ""),
-    "names without lines": (_ROOT, "#0,0:", ""),
+    "names without lines": (_ROOT, "Generated Node #0,0:", ""),
 }
 
 
