@@ -52,7 +52,8 @@ class Wave:
 class Decoder:
     """A Llama's weights laid out for one-token steps."""
 
-    def __init__(self, model: LlamaForCausalLM, engine: str = "batched") -> None:
+    def __init__(self, model: LlamaForCausalLM, engine: str = "batched", end: int | None = None) -> None:
+        """`end`: the token that ends a row; None: that of the model's configuration, which must be one."""
         config = model.config
         if (
             config.model_type != "llama"
@@ -65,7 +66,9 @@ class Decoder:
             )
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.eps, self.eos = config.rms_norm_eps, config.eos_token_id
+        self.eps, self.eos = config.rms_norm_eps, config.eos_token_id if end is None else end
+        if not isinstance(self.eos, int):
+            raise GrlibError(f"the model ends with any of {self.eos}: say which by `end`")
         base = model.model
         self.embedding = base.embed_tokens.weight.detach()
         self.output = _after_norm(base.norm, output_matrix(model))

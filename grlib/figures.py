@@ -34,13 +34,21 @@ NATS = "cross-entropy, nats a token"
 
 
 def _lines(
-    sheet: Sheet, axis: Axes, panel: str, table: pd.DataFrame, x: str, y: str = "measured", **look: Any
+    sheet: Sheet,
+    axis: Axes,
+    panel: str,
+    table: pd.DataFrame,
+    x: str,
+    y: str = "measured",
+    apart: float = 3,
+    **look: Any,
 ) -> list[str]:
-    """One line a method of the table against column `x`, measured ones side by side; the methods drawn."""
+    """One line a method of the table against column `x`; the methods drawn. Measured ones stand side by side,
+    some points `apart`: 0 where the axis has no places of its own for them, as one of tokens."""
     keys = style.measured_methods(table, y)
     for i, key in enumerate(keys):
         part = table[table["method"] == key].rename(columns={x: "x"}).sort_values("x")
-        shift = 3 * (i - (len(keys) - 1) / 2) if y == "measured" else 0
+        shift = apart * (i - (len(keys) - 1) / 2) if y == "measured" else 0
         sheet.line(axis, panel, key, part, y, shift=shift, **look)
     return keys
 
@@ -88,10 +96,10 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
 def accuracy_against_budget(
     table: pd.DataFrame, profile: str, title: str = "Accuracy against token budget"
 ) -> Drawing:
-    """Accuracy within a token budget, seen targets solid, unseen ones dotted (Figures 3 to 6)."""
+    """Accuracy within a token budget, on seen and on unseen targets (Figures 3 to 6)."""
     sheet = Sheet(title, profile, 2, 4.8, sharex=True, sharey=True)
     for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "budget", linestyle="-" if split == "seen" else ":")
+        _lines(sheet, axis, split, part, "budget", apart=0)
         percent_axis(axis, "accuracy, %", table["high"])
         axis.set(xlabel="token budget (whole response)", xlim=(0, None))
     sheet.legend(map(handle, style.measured_methods(table)))
@@ -133,7 +141,7 @@ def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
     sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
     table = table.dropna(subset="measured").assign(spent=table["k"] * table["mean_tokens"].astype(float))
     for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "spent")
+        _lines(sheet, axis, split, part, "spent", apart=0)
         percent_axis(axis, "problems solved by at least one sample, %", table["high"])
         axis.set(xlabel="tokens sampled a problem", xscale="log")
     sheet.legend(map(handle, style.measured_methods(table)))
@@ -168,7 +176,7 @@ def _gap(part: pd.DataFrame, kind: str) -> str:
     wide = part.pivot(index="k", columns="method", values=kind).reindex(columns=["guided_rest", "rest"])
     gap = wide.diff(-1, axis=1)["guided_rest"].dropna()
     ends = dict.fromkeys([*gap.index[:1], *gap.index[-1:]])
-    points = ", ".join(f"{gap[k]:+.1f} at k = {k}" for k in ends).replace("-", "\u2212")
+    points = ", ".join(f"{style.steady(gap[k]):+.1f} at k = {k}" for k in ends).replace("-", "\u2212")
     return f"Guided-ReST less ReST: {points}" if points else ""
 
 
@@ -301,11 +309,13 @@ def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
 
 PPO_PANELS = {
     "accuracy": "samples correct, %",
+    "reward": "reward of a response",
     "tokens": "tokens a response",
     "truncated": "cut off by the budget, %",
     "clipped": "actions clipped, %",
     "entropy": "entropy, nats a token",
     "value_error": "error of the critic",
+    "explained": "returns that the critic explains, %",
     "ratio_01": "1 % quantile of the ratio",
     "ratio_99": "99 % quantile of the ratio",
 }
@@ -313,18 +323,19 @@ PPO_PANELS = {
 
 def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
     """What happens while PPO runs, one line a method: accuracy, length, cut-off share, clips, entropy, ..."""
-    sheet = Sheet("What happens while PPO runs", profile, 2, 11, nrows=len(PPO_PANELS) // 2, sharex=True)
+    sheet = Sheet("What happens while PPO runs", profile, 2, 13.5, nrows=len(PPO_PANELS) // 2, sharex=True)
     for axis, (column, label) in zip(sheet.axes, PPO_PANELS.items(), strict=True):
         scale = 100 if label.endswith("%") else 1
         part = curve.assign(y=scale * curve[column].astype(float))[["method", "step", "y"]]
         part = part.groupby(["method", "step"], as_index=False).mean()
-        _lines(sheet, axis, column, part, "step", "y", marker="", linewidth=1.6)
+        _lines(sheet, axis, column, part, "step", "y", markevery=4, markersize=5, linewidth=1.4)
         axis.set_ylabel(label)
     for axis in sheet.axes[-2:]:
         axis.set_xlabel("step")
     sheet.legend(map(handle, style.measured_methods(curve, "accuracy")), columns=3)
     seeds = curve["seed"].nunique() if "seed" in curve else 1
-    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval="")
+    shown = "each point the mean over the responses of one step, and over the seeds"
+    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval=shown)
 
 
 def actions(lines: pd.DataFrame, profile: str) -> Drawing:

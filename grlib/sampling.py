@@ -24,7 +24,7 @@ import pandas as pd
 from grlib.artefacts import MissingArtefact, chunked, digest, problem_with, worker_pool
 from grlib.errors import GrlibError
 from grlib.sources import code_digest
-from grlib.vllm_engine import ServedModel, refuse_missing, take_devices
+from grlib.vllm_engine import ServedModel, refuse_few_gpus, refuse_missing, take_devices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -129,6 +129,8 @@ def sample(
     }
     if settings.engine == "vllm":
         refuse_missing(settings)
+    if settings.engine in ON_GPUS:
+        refuse_few_gpus(settings)
 
     def arguments(number: int) -> tuple[str, list[Request], SamplingSettings, int]:
         return str(model_folder), parts[number], settings, crc32(f"{seed}/{number}".encode())
@@ -271,7 +273,7 @@ def _batched(
 ) -> tuple[list[list[int]], list[list[float]]]:
     from grlib.decoding import Decoder
 
-    return Decoder(model).generate(
+    return Decoder(model, end=tokenizer.eos_token_id).generate(
         prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
     )
 
@@ -287,7 +289,13 @@ def _static(
     from grlib.static_decoding import generate
 
     return generate(
-        model, prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
+        model,
+        prompts,
+        budgets,
+        temperature=settings.temperature,
+        seed=seed,
+        slots=settings.slots,
+        end=tokenizer.eos_token_id,
     )
 
 
@@ -306,6 +314,8 @@ def _transformers(
     choice = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
     if settings.temperature == 0:
         choice = {"do_sample": False}
+    # a pretrained model's folder may bring a penalty and more ends of its own: the other engines have neither
+    choice |= {"repetition_penalty": 1.0, "eos_token_id": tokenizer.eos_token_id}
     found: list[list[int]] = [[] for _ in prompts]
     order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
     for first in range(0, len(order), settings.slots):

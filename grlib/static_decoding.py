@@ -42,8 +42,10 @@ class Slots:
 class StaticDecoder(Decoder):
     """The layers of `Decoder` over a static cache, on a GPU in bfloat16 where there is one."""
 
-    def __init__(self, model: LlamaForCausalLM, slots: int, columns: int, most: int) -> None:
-        super().__init__(model, engine="static")
+    def __init__(
+        self, model: LlamaForCausalLM, slots: int, columns: int, most: int, end: int | None = None
+    ) -> None:
+        super().__init__(model, engine="static", end=end)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.embedding, self.output, self.cos, self.sin = (  # copies, which `load` may overwrite
@@ -68,7 +70,7 @@ class StaticDecoder(Decoder):
 
     def load(self, model: LlamaForCausalLM) -> None:
         """Take the weights of another model of the same shape, where the captured steps find them."""
-        new = Decoder(model, engine="static")
+        new = Decoder(model, engine="static", end=self.eos)
         self.embedding.copy_(new.embedding)
         self.output.copy_(new.output)
         for own, theirs in zip(self.layers, new.layers, strict=True):
@@ -257,13 +259,14 @@ def generate(
     temperature: float,
     seed: int,
     slots: int,
+    end: int | None = None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """`Decoder.generate` by a static cache: that of the last call, with its graphs, where it fits."""
     most = max(budgets, default=0)
     if most <= 0:
         return [[] for _ in prompts], [[] for _ in prompts]
     columns = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
-    kind = (model.config.to_json_string(), slots, _rounded(columns), _rounded(most))
+    kind = (model.config.to_json_string(), slots, _rounded(columns), _rounded(most), end)
     if kind in _KEPT:
         _KEPT[kind].load(model)
     else:

@@ -35,7 +35,8 @@ class Style:
     hatch: str = ""
 
 
-# Okabe-Ito colours; methods that share a hue are one family, its PPO version darker and dashed.
+# Okabe-Ito colours; methods that share a hue are one family, its PPO version darker and dashed. The two other
+# ways to reinforce Guided-ReST stand beside PPO in one figure, so they have hues of their own.
 GREY, SKY, BLUE, GREEN = "#777777", "#56B4E9", "#0072B2", "#009E73"
 ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
 STYLES = {
@@ -48,9 +49,9 @@ STYLES = {
     "sos_ppo": Style("PPO", "#333333", "P", "--", "++"),
     "rest_ppo": Style("ReST + PPO", "#1F6E9C", "X", "--", "--"),
     "guided_rest_ppo": Style("Guided-ReST + PPO", "#8C3A00", "*", "--", "**"),
-    "guided_rest_ppo_token": Style("token-level PPO", "#B5651D", "<", ":", "oo"),
+    "guided_rest_ppo_token": Style("Guided-ReST + PPO, tokens", "#E69F00", "<", ":", "oo"),
     "sos_ppo_dense": Style("PPO, dense reward", "#A63D5A", ">", ":", "OO"),
-    "guided_rest_grpo": Style("Guided-ReST + GRPO", "#A07000", "d", "--", "++"),
+    "guided_rest_grpo": Style("Guided-ReST + GRPO", "#00664B", "d", "--", "++"),
     "symbolic": Style("symbolic search", "#000000", ".", ":"),
     "self_generated": Style("self-generated", GREY, "o"),
     "hinted": Style("hinted", PURPLE, "v", "-", ".."),
@@ -240,6 +241,11 @@ def handle(key: str, kind: str = "measured") -> Line2D:
     look: dict[str, Any] = {"markerfacecolor": "white", "linewidth": 1} if hollow else {"linewidth": 2}
     look |= {"color": style.colour, "marker": style.marker, "linestyle": style.line}
     return Line2D([], [], label=f"{style.label} (published)" if hollow else style.label, **look)
+
+
+def steady(value: float) -> float:
+    """The value without the last digits' noise, so that 23.25 is written in one way wherever it stands."""
+    return round(value, 6)
 
 
 def percent_axis(axis: Axes, label: str, values: Sequence[float] = (), top: float = 100) -> None:

@@ -29,11 +29,15 @@ NOT_THE_SHAPE = {"_name_or_path", "vocabulary_digest", "transformers_version", "
 
 
 def refuse_missing(settings: SamplingSettings) -> None:
-    """GrlibError, before any work, where vLLM or the GPUs that the settings ask for are not there."""
+    """GrlibError, before any work, where vLLM is not there."""
     if importlib.util.find_spec("vllm") is None:
         raise GrlibError(
             "engine 'vllm': vLLM is not installed; run `make vllm`, or choose engine batched or transformers"
         )
+
+
+def refuse_few_gpus(settings: SamplingSettings) -> None:
+    """GrlibError, before any work, where there are fewer GPUs than the settings ask for (none: the CPU)."""
     import torch
 
     gpus, asked = torch.cuda.device_count(), settings.tensor_parallel * settings.data_parallel

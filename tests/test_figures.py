@@ -137,15 +137,14 @@ def test_actions_are_bars_along_the_tokens():
     assert words == ["a", "b" * 67 + "...   reward +1"]
 
 
-def test_intervals_stand_side_by_side_at_the_same_x(full):
-    fig, _ = draw("accuracy_against_budget", full)
+@pytest.mark.parametrize(("name", "places"), [("pass_at_k", 5), ("accuracy_against_budget", 1)])
+def test_intervals_stand_side_by_side_where_the_axis_has_places_for_them(full, name, places):
+    """A budget is read off the axis: there no line may be moved, or BC seems right without a token."""
+    fig, _ = draw(name, full)
     fig.canvas.draw()
-    ends = [
-        line.get_transform().transform(line.get_xydata())[-1, 0]
-        for line in fig.axes[0].get_lines()
-        if line.get_gid()
-    ]
-    assert len(set(np.round(ends, 1))) == len(ends) == 5
+    measured = [line for line in fig.axes[0].get_lines() if (line.get_gid() or "").endswith("measured")]
+    ends = [line.get_transform().transform(line.get_xydata())[-1, 0] for line in measured]
+    assert len(measured) == 5 and len(set(np.round(ends, 1))) == places
     assert all(0 < end <= fig.axes[0].bbox.x1 + 1 for end in ends)
 
 

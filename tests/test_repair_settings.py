@@ -116,3 +116,6 @@ def test_a_model_that_ends_its_answers_otherwise_is_refused():
         GrlibError, match=r"'some/model': its answers end with '<\|end\|>', those of the chat"
     ):
         settings.repair_task(settings.with_model(LAPTOP, "some/model"), words)
+    words.add_special_tokens({"eos_token": "<|im_end|>"})
+    with pytest.raises(GrlibError, match="'some/model': its template writes a question as .*not as ChatML"):
+        settings.repair_task(settings.with_model(LAPTOP, "some/model"), words)

@@ -89,6 +89,17 @@ def test_our_problems_survive_as_rows_in_a_file(tmp_path):
         sources.load(str(tmp_path), "test")
 
 
+def test_few_faulty_rows_of_a_data_set_are_left_out_and_many_are_refused(tmp_path):
+    rows = [sources.to_row(problem, number) for number, problem in enumerate(problems("near", 20))]
+    rows[7] = rows[7] | {"reward_model": {"ground_truth": "[]", "style": "rule"}}
+    pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
+    with pytest.warns(UserWarning, match="1 faulty rows are left out, the first: .*row 7: no tests"):
+        assert len(sources.load(str(tmp_path))) == 19
+    pd.DataFrame(rows[5:10]).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(GrlibError, match="no tests.*1 of 5 rows are faulty"):
+        sources.load(str(tmp_path))
+
+
 HUMANEVAL = {
     "HumanEval/0": {
         "task_id": "HumanEval/0", "entry_point": "f",

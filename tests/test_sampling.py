@@ -73,6 +73,32 @@ def test_both_engines_agree(pair):
         assert answer(model, tokenizer, asked, both[0], 0) == answer(model, tokenizer, asked, both[1], 0)
 
 
+@pytest.mark.parametrize("engine", ["batched", "static", "transformers"])
+def test_a_folder_with_several_ends_and_a_penalty_is_sampled_as_any_other(engine):
+    """Pretrained models bring such settings: an answer ends with the tokenizer's end token alone."""
+    model, tokenizer = tiny_model()
+    asked, greedy = requests_of(6), replace(GREEDY, engine=engine)
+    plain = answer(model, tokenizer, asked, greedy, 0)
+    other = encode(tokenizer, [plain[0].text])[0][-1]
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = [other, tokenizer.eos_token_id]
+    model.generation_config.repetition_penalty = 5.0
+    assert answer(model, tokenizer, asked, greedy, 0) == plain
+    with pytest.raises(GrlibError, match="ends with any of"):
+        Decoder(model)
+
+
+def test_more_engines_than_gpus_are_refused(monkeypatch, tmp_path):
+    model, tokenizer = tiny_model()
+    save_model(model, tokenizer, tmp_path / "m")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(GrlibError, match="data_parallel=2 is 2 GPUs, and 1 are there"):
+        sampling.sample(
+            tmp_path / "m", requests_of(2), replace(GREEDY, engine="static", data_parallel=2), seed=0,
+            folder=tmp_path / "chunks",
+        )  # fmt: skip
+
+
 def test_logits_are_those_of_transformers(pair):
     """First from the prompts at once (padded on the left), then token by token through the cache."""
     model, tokenizer = pair

@@ -55,9 +55,9 @@ def test_vllm_that_is_not_there_is_said_before_any_work(tmp_path, tiny_folder, m
 def test_more_gpus_than_there_are_is_refused(monkeypatch):
     monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    vllm_engine.refuse_missing(replace(GREEDY, data_parallel=3))
+    vllm_engine.refuse_few_gpus(replace(GREEDY, data_parallel=3))
     with pytest.raises(GrlibError, match=r"tensor_parallel=2 x data_parallel=2 is 4 GPUs, and 3 are there"):
-        vllm_engine.refuse_missing(replace(GREEDY, tensor_parallel=2, data_parallel=2))
+        vllm_engine.refuse_few_gpus(replace(GREEDY, tensor_parallel=2, data_parallel=2))
     with pytest.raises(GrlibError, match="must be 1 or more"):
         replace(GREEDY, data_parallel=0)
 

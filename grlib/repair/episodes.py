@@ -46,10 +46,11 @@ class Format:
     user: str = "### User\n"
     assistant: str = "### Assistant\n"
     close: str = "\n"
+    begin: str = ""  # before the first turn: the system turn that a model's chat template puts there
 
     def prompt(self, problem: CodeProblem, turns: Sequence[Turn], last_feedback: str | None = None) -> str:
         """The conversation up to the place of the next answer; `last_feedback` replaces the stored one."""
-        text = f"{self.user}{question(problem)}{self.close}{self.assistant}"
+        text = f"{self.begin}{self.user}{question(problem)}{self.close}{self.assistant}"
         for number, turn in enumerate(turns, 1):
             said = last_feedback if last_feedback is not None and number == len(turns) else turn.feedback
             text += f"{turn.answer}{self.close}{self.user}{said}{self.close}{self.assistant}"

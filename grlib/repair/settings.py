@@ -12,7 +12,7 @@ from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.evaluation import sampling_settings
 from grlib.profiles import PRETRAINED_REPAIR, Profile, RepairScale
-from grlib.repair.episodes import CHATML, COMPACT, as_answer
+from grlib.repair.episodes import CHATML, COMPACT, Format, as_answer
 from grlib.repair.problems import CodeProblem, problems
 from grlib.repair.sources import humaneval, load
 from grlib.repair.task import RepairTask
@@ -36,12 +36,7 @@ def repair_task(
     """Self-repair as the profile's model speaks. With its tokenizer, an episode ends before its conversation
     outgrows the model; programs that were tested are kept in `work`."""
     scale = profile.repair
-    form = CHATML if scale.pretrained else COMPACT
-    if tokenizer is not None and not form.close.startswith(tokenizer.eos_token):
-        raise GrlibError(
-            f"model {scale.pretrained!r}: its answers end with {tokenizer.eos_token!r}, those of the chat "
-            f"format with {form.close.strip()!r}; choose a model that speaks ChatML, or add a Format"
-        )
+    form = chat_format(scale.pretrained, tokenizer) if scale.pretrained else COMPACT
 
     def fits(prompt: str) -> bool:
         from grlib.tokenizer import encode
@@ -52,11 +47,33 @@ def repair_task(
         budget=scale.budget,
         rounds=scale.guided_rounds,
         limits=sandbox.Limits(seconds=scale.seconds),
+        learn_from=scale.learn_from,
         format=form,
         fits=fits,
         work=work,
         progress=progress,
     )
+
+
+def chat_format(model: str, tokenizer: PreTrainedTokenizerFast | None) -> Format:
+    """ChatML, with the system turn that the model's own template begins a conversation with; GrlibError for
+    a model that speaks otherwise."""
+    if tokenizer is None:
+        return CHATML
+    if not CHATML.close.startswith(tokenizer.eos_token):
+        raise GrlibError(
+            f"model {model!r}: its answers end with {tokenizer.eos_token!r}, those of the chat "
+            f"format with {CHATML.close.strip()!r}; choose a model that speaks ChatML, or add a Format"
+        )
+    turn = f"{CHATML.user}?{CHATML.close}{CHATML.assistant}"
+    asked = [{"role": "user", "content": "?"}]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    if not text.endswith(turn):
+        raise GrlibError(
+            f"model {model!r}: its template writes a question as {text[-80:]!r}, not as ChatML does "
+            f"({turn!r}); choose a model that speaks ChatML, or add a Format"
+        )
+    return replace(CHATML, begin=text.removesuffix(turn))
 
 
 def training_items(

@@ -7,6 +7,7 @@ parsed, and their programs run only in the sandbox.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from grlib.repair.problems import PUBLIC, Case, CodeProblem
 
 LISTED = ("livecodebench", "codeforces", "primeintellect")  # ground truth is a list of tests
 PAIRED = ("taco", "apps", "code_contests")  # ground truth is inputs and outputs apart
+FAULTY = 0.05  # share of a data set's rows that may be left out; with more it is not what it should be
 RECORDER = '''
 def record():
     """Runs the checks on the reference, and returns every call with its result."""
@@ -58,7 +60,8 @@ def humaneval_problems(rows: Sequence[Mapping[str, str]]) -> list[CodeProblem | 
         jobs.append((program + recorder, [{"input": [], "output": None}], "call", "record"))
     found: list[CodeProblem | None] = []
     for row, [outcome] in zip(rows, sandbox.run_all(jobs), strict=True):
-        calls = json.loads(outcome.output) if outcome.kind == "wrong" else []
+        whole = outcome.kind == "wrong" and len(outcome.output) < sandbox.LONGEST_OUTPUT
+        calls = json.loads(outcome.output) if whole else []
         cases = list({json.dumps(given): Case(given, result) for given, result in calls}.values())
         solution = (row["prompt"] + row["canonical_solution"]).rstrip()
         statement = f"Complete this function.\n\n{row['prompt'].strip()}"
@@ -160,6 +163,18 @@ def to_row(problem: CodeProblem, index: int) -> dict[str, Any]:
 
 
 def load(place: str, split: str = "train") -> list[CodeProblem]:
-    """Problems from a data set on the hub, or from a local folder or file of parquet or JSON lines."""
-    rows = load_rows(place, split)
-    return [from_row(row, f"{place}, row {number}") for number, row in enumerate(rows)]
+    """Problems from a data set on the hub, or from a local folder or file of parquet or JSON lines.
+
+    A few faulty rows of a data set that is not ours are left out, with a warning; GrlibError for more.
+    """
+    found, faults = [], []
+    for number, row in enumerate(load_rows(place, split)):
+        try:
+            found.append(from_row(row, f"{place}, row {number}"))
+        except GrlibError as fault:
+            faults.append(str(fault))
+    if len(faults) > FAULTY * (len(found) + len(faults)):
+        raise GrlibError(f"{faults[0]} ({len(faults):,} of {len(found) + len(faults):,} rows are faulty)")
+    if faults:
+        warnings.warn(f"{len(faults):,} faulty rows are left out, the first: {faults[0]}", stacklevel=2)
+    return found

@@ -132,12 +132,13 @@ def train_base(
     scale = profile.repair
     if not scale.base_epochs:
         return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
-    task = repair_task(profile, work=folder / "tests" if folder else None)
+    loaded = pretrained.load(scale.pretrained) if scale.pretrained else None
+    task = repair_task(profile, loaded[1] if loaded else None, folder / "tests" if folder else None)
     made: list[Imitated] = []
     for k in range(scale.base_episodes):  # the same programs with other words, inputs and bugs
         problems = draw("base", scale.base_problems, PROBLEMS_SEED + k)
         made += imitated(problems, task, seed + k, progress)
-    model, tokenizer = beginning(profile, made[: scale.base_problems], seed)
+    model, tokenizer = loaded or beginning(profile, made[: scale.base_problems], seed)
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
     rows, valid = (
         make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], scale.row_length)
@@ -154,16 +155,13 @@ def train_base(
 def beginning(
     profile: Profile, made: Sequence[Imitated], seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """What the base is trained from: a pretrained model, or a new one and a tokenizer made from episodes."""
+    """A new model, and a tokenizer made from episodes."""
     from grlib.model import build_model
 
-    scale = profile.repair
-    if scale.pretrained:
-        return pretrained.load(scale.pretrained)
     tokenizer = build_tokenizer(one.prompt + one.rest for one in made)
     return build_model(
         tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate,
-        scale.row_length, seed, profile.kv_heads,
+        profile.repair.row_length, seed, profile.kv_heads,
     ), tokenizer  # fmt: skip
 
 
