@@ -4,7 +4,7 @@
                               [--work FOLDER]
 
 RUN_FOLDER holds a finished laptop run up to notebook 06: its models and training problems are taken. Every
-variant takes as many responses as the profile's run, but the last two: these take four times as many, to see
+variant takes as many responses as the profile's run, but the last: it takes four times as many, to see
 whether PPO lacks them. Validation problems (seen targets, never tested) judge the last policy; rows go to
 docs/ppo_choice.csv, and variants that are there already, with as many problems, are skipped. One process a
 core may run, each with its own variants.
@@ -28,9 +28,9 @@ from grlib.results import STARTS
 OUT = Path(__file__).with_name("ppo_choice.csv")
 SAMPLES = 4
 LAST_STEPS = 5  # of the curve: their mean is shown
-MORE = 4  # times the responses, in the last variants
 BEFORE = "before"  # the model that a method starts from
 NORMED = {"optimizer": "normed_sgd", "schedule": "constant"}
+LARGER = {"optimizer": "normed_sgd", "schedule": "linear", "problems": 256, "minibatch": 64}
 ADAMW = {"optimizer": "adamw", "schedule": "constant"}
 VARIANTS: dict[str, dict[str, Any]] = {
     BEFORE: {},
@@ -40,11 +40,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "steps of length 0.2": NORMED | {"actor_lr": 0.2},
     "steps of length 0.2, falling to 0": NORMED | {"actor_lr": 0.2, "schedule": "linear"},
     "steps of length 0.3, falling to 0": NORMED | {"actor_lr": 0.3, "schedule": "linear"},
-    "four times the steps": {"steps": MORE * LAPTOP.ppo_steps},
-    "four times the responses a step": {
-        "problems": MORE * LAPTOP.ppo_problems,
-        "minibatch": MORE * LAPTOP.ppo_minibatch,
-    },
+    "5 steps of 256, length 0.2, falling to 0": LARGER | {"steps": 5, "actor_lr": 0.2},
+    "5 steps of 256, length 0.3, falling to 0": LARGER | {"steps": 5, "actor_lr": 0.3},
+    "10 steps of 256, length 0.2, falling to 0": LARGER | {"steps": 10, "actor_lr": 0.2},
+    "20 steps of 256, length 0.1, falling to 0": LARGER | {"steps": 20, "actor_lr": 0.1},
 }
 
 
