@@ -315,7 +315,7 @@ PPO_PANELS = {
     "clipped": "actions clipped, %",
     "entropy": "entropy, nats a token",
     "value_error": "error of the critic",
-    "explained": "returns that the critic explains, %",
+    "explained": "returns explained, %",
     "ratio_01": "1 % quantile of the ratio",
     "ratio_99": "99 % quantile of the ratio",
 }
