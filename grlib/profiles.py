@@ -116,7 +116,7 @@ class Profile:
     temperature: float = 1.0
     budget: int = 1024  # tokens of a whole response, end token included
     tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine vllm)
-    data_parallel: int = 1  # copies of the model, each on its own GPUs (engine vllm)
+    data_parallel: int = 1  # copies of the model, each on its own GPUs (engines vllm, static)
     slots: int = 96  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     # training, by what means
@@ -240,6 +240,7 @@ GPU = Profile(
     whole_numbers=1000,
     shipped_base=False,
     stages=(Stage(3, 100_000, 128), Stage(4, 200_000, 64)),
+    engine="static",  # `batched` samples on the CPU alone
     budget=2048,
     slots=1024,
     chunk=4096,

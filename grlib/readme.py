@@ -346,6 +346,7 @@ def _scale(p: Profile) -> dict[str, str]:
         "targets": f"{p.task.target_low}..{p.task.target_high}",
         "model": p.pretrained.rpartition("/")[2] or scratch,
         "base": "shipped" if p.shipped_base else "trained in notebook 03",
+        "sampling engine": f"`{p.engine}`",
         "token budget of a response": f"{p.budget:,}",
         "training problems an iteration": f"{p.train_problems:,}",
         "iterations": f"{p.iterations}",
