@@ -21,7 +21,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from grlib import artefacts, freshness, notebooks, runs, sharding
+from grlib import artefacts, freshness, notebooks, profiles, runs, sharding
 from grlib.artefacts import in_words
 from grlib.errors import GrlibError, one_line
 from grlib.notebooks import Notebook
@@ -120,6 +120,7 @@ def status(request: Request) -> Iterator[tuple[str, str]]:
 def reproduce(request: Request) -> None:
     """Bring the selected notebooks up to date, in order; Failure at the first that does not get there."""
     chosen, folder, began = request.notebooks(), request.folder, time.monotonic()
+    _refuse_missing_engine(chosen, request.profile)
     runs.claim(folder, request.profile, request.seed)
     os.environ[sharding.VARIABLE] = request.shard  # the kernels and their workers look there
     with artefacts.locked(folder):
@@ -142,6 +143,17 @@ def reproduce(request: Request) -> None:
             left = f", about {in_words(sum(ahead))} left" if all(ahead) and ahead else ""
             say(f"{title}: done in {spent}; {in_words(time.monotonic() - began)} in all{left}")
     say(f"all up to date in {runs.shown(folder)}")
+
+
+def _refuse_missing_engine(chosen: list[Notebook], name: str) -> None:
+    """GrlibError where notebooks that have to do with models will sample with an engine that is not there:
+    now, and not after the first has been trained."""
+    files = {file for book in chosen for file in (*book.reads(name), *book.writes(name))}
+    if any(file.startswith("models/") for file in files):
+        from grlib.evaluation import sampling_settings
+        from grlib.sampling import check_engine
+
+        check_engine(sampling_settings(profiles.get(name)))
 
 
 def say(line: str) -> None:

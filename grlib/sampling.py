@@ -127,10 +127,7 @@ def sample(
         "chunk": settings.chunk,
         "code": code_digest("grlib.sampling"),
     }
-    if settings.engine == "vllm":
-        refuse_missing(settings)
-    if settings.engine in ON_GPUS:
-        refuse_few_gpus(settings)
+    check_engine(settings)
 
     def arguments(number: int) -> tuple[str, list[Request], SamplingSettings, int]:
         return str(model_folder), parts[number], settings, crc32(f"{seed}/{number}".encode())
@@ -152,6 +149,14 @@ def sample(
     for name in set(_ON_REQUEST) & set(frame):  # lists come out of the files as arrays
         frame[name] = [tuple(values.tolist()) for values in frame[name]]
     return [Sampled(*row) for row in zip(*(frame[name].tolist() for name in frame), strict=True)]
+
+
+def check_engine(settings: SamplingSettings) -> None:
+    """GrlibError, before any work, where the engine or a GPU that it is to have is not there."""
+    if settings.engine == "vllm":
+        refuse_missing()
+    if settings.engine in ON_GPUS:
+        refuse_few_gpus(settings)
 
 
 def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:

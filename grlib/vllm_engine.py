@@ -28,11 +28,12 @@ CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own variable: memory for keys and
 NOT_THE_SHAPE = {"_name_or_path", "vocabulary_digest", "transformers_version", "dtype", "torch_dtype"}
 
 
-def refuse_missing(settings: SamplingSettings) -> None:
+def refuse_missing() -> None:
     """GrlibError, before any work, where vLLM is not there."""
     if importlib.util.find_spec("vllm") is None:
         raise GrlibError(
-            "engine 'vllm': vLLM is not installed; run `make vllm`, or choose engine batched or transformers"
+            "engine 'vllm': vLLM is not installed; run `make vllm`, or choose another engine "
+            "(field `engine` of the profile in grlib/profiles.py)"
         )
 
 

@@ -13,7 +13,18 @@ import nbformat
 import pandas
 import pytest
 
-from grlib import artefacts, freshness, notebooks, profiles, recording, runner, runs, sharding, sources
+from grlib import (
+    artefacts,
+    freshness,
+    notebooks,
+    profiles,
+    recording,
+    runner,
+    runs,
+    sharding,
+    sources,
+    vllm_engine,
+)
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 
@@ -702,3 +713,12 @@ def test_an_interrupted_runner_ends_its_kernel_and_says_so(clone):
     assert errors.splitlines()[-1] == (
         "interrupted; resume: python -m grlib reproduce --profile smoke --seed 0"
     )
+
+
+def test_a_missing_engine_is_said_before_the_first_notebook_runs(tmp_path, monkeypatch, capsys):
+    """The paper's profile samples with vLLM from notebook 03 on, after hours of training."""
+    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: None)
+    assert main(["reproduce", "--profile", "paper", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "run `make vllm`" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    monkeypatch.setattr(runner, "_bring_up_to_date", lambda *given: {"seconds": 1, "peak_memory_mb": 1})
+    assert main(["reproduce", "--profile", "paper", "--only", "01", "--run-dir", str(tmp_path / "run")]) == 0
