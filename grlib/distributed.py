@@ -282,8 +282,14 @@ def _run(folder: Path, count: int, label: str, say: Callable[[str], None]) -> No
         told = CAUSE.sub(r"\2", causes[0]) if causes else "a process was killed"
         raise GrlibError(
             f"{label}: training by {count} processes ended with code {started.returncode}: {told}; "
-            "the next call goes on from the last checkpoint"
+            f"{advice(told)}the next call goes on from the last checkpoint"
         )
+
+
+def advice(told: str) -> str:
+    """What to change in the profile where this is why a training process ended; "" if nothing."""
+    full = "out of memory" in told.lower() or "OutOfMemoryError" in told
+    return "lower micro_tokens, or set recompute or strategy='fsdp' in the profile; " if full else ""
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:

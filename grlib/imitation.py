@@ -26,6 +26,7 @@ from grlib.training import Row, TrainSettings, make_rows, means_of, plan_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+CHECKED = 100  # examples that a pretrained tokenizer must give back unchanged
 VALID_START, VALID_EXAMPLES = 10_000_000, 200  # the part of the imitation list kept for validation
 
 
@@ -134,7 +135,8 @@ def fine_tune_base(
         save_model(*pretrained.load(profile.pretrained), start)
     progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
     examples, words = examples_of(profile, stage.examples), load_tokenizer(start)
-    refuse_lossy(words, response(method, examples[0]))
+    for example in examples[:CHECKED]:
+        refuse_lossy(words, response(method, example))
     rows = imitation_rows(method, examples, words, profile.row_length, chat=True)
     factor = profile.bc_batch_factor if method == "bc" else 1
     settings = replace(base_settings(profile), batch_rows=stage.batch_rows * factor)

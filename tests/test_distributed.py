@@ -155,3 +155,11 @@ def test_a_process_that_fails_in_reinforcement_says_why(tmp_path, monkeypatch):
         reinforced(tmp_path, processes=2, actor_lr=1e30, minibatch=16)
     with pytest.raises(GrlibError, match="processes=3 and minibatch=32: the processes must divide"):
         toy_settings(processes=3)
+
+
+@pytest.mark.parametrize(
+    ("told", "helped"),
+    [("torch.OutOfMemoryError: CUDA out of memory. Tried to", True), ("ValueError: no", False)],
+)
+def test_a_full_gpu_says_which_settings_to_lower(told, helped):
+    assert ("lower micro_tokens" in distributed.advice(told)) == helped
