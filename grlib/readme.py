@@ -89,6 +89,7 @@ def parts() -> dict[str, str]:
         "results": details if folders else ["Nothing is recorded yet."],
         "profiles": [profile_table()],
         "sections": [section_table(paid)],
+        "speed": [speed_table()],
     }
     return {name: "\n\n" + "\n\n".join(paragraphs) + "\n\n" for name, paragraphs in made.items()}
 
@@ -372,6 +373,24 @@ def section_table(paid: pd.DataFrame) -> str:
     rows.append(["**all others**", "", total - long["seconds"].sum()])
     shares = [[*names, _time(spent), f"{100 * spent / total:.0f} %"] for *names, spent in rows]
     return markdown(["notebook", "section", "time", "share"], shares)
+
+
+def speed_table() -> str:
+    """The recorded benchmark: what is faster than a plain version of the same, and by how much."""
+    path = _measured() / "bench.json"
+    if not path.is_file():
+        return "No benchmark is recorded yet."
+    report = artefacts.read_json(path)
+    rows = [
+        [
+            row["what"],
+            *(f"{row[side]:,.4g} {row['unit']}" for side in ("plain", "grlib")),
+            f"{row['ratio']:.1f}",
+        ]
+        for row in report["rows"]
+        if row["ratio"]
+    ]
+    return markdown(["what", "plain version", "grlib", "times as fast"], rows)
 
 
 def _cost(paid: pd.DataFrame) -> str:
