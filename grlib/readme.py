@@ -384,13 +384,14 @@ def speed_table() -> str:
     rows = [
         [
             row["what"],
-            *(f"{row[side]:,.4g} {row['unit']}" for side in ("plain", "grlib")),
+            *(f"{row[side]:,.{0 if row[side] >= 100 else 3}f} {row['unit']}" for side in ("plain", "grlib")),
             f"{row['ratio']:.1f}",
+            row["note"],
         ]
         for row in report["rows"]
         if row["ratio"]
     ]
-    return markdown(["what", "plain version", "grlib", "times as fast"], rows)
+    return markdown(["what", "plain version", "grlib", "times as fast", "of"], rows)
 
 
 def _cost(paid: pd.DataFrame) -> str:

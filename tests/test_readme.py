@@ -145,11 +145,18 @@ def test_costs_come_from_finished_runs(recorded, monkeypatch):
     )
     assert "No run with the time of its sections" in readme.parts()["sections"], "as before there were any"
     assert "No benchmark is recorded yet" in readme.parts()["speed"]
-    row = {"what": "solver", "unit": "us", "plain": 4321.0, "grlib": 100.0, "ratio": 43.21}
-    alone = {"what": "import", "unit": "ms", "plain": None, "grlib": 36.0, "ratio": None}
+    row = {
+        "what": "solver",
+        "unit": "us",
+        "plain": 4321.0,
+        "grlib": 100.0,
+        "ratio": 43.21,
+        "note": "9 inputs",
+    }
+    alone = {"what": "import", "unit": "ms", "plain": None, "grlib": 36.0, "ratio": None, "note": ""}
     report = {"rows": [row, alone]}
     artefacts.write_json(recorded / "paper_results" / "measured" / "bench.json", report)
-    assert "| solver | 4,321 us | 100 us | 43.2 |" in readme.parts()["speed"]
+    assert "| solver | 4,321 us | 100 us | 43.2 | 9 inputs |" in readme.parts()["speed"]
     assert "import" not in readme.parts()["speed"], "nothing to compare with"
     state = recorded / "runs" / "smoke" / "seed0" / "state" / "04_hints.json"
     cost = {"seconds": 12.0, "peak_memory_mb": 640, "sections": [["Data", 0.5], ["Table 1 | all", 11.5]]}
