@@ -61,7 +61,7 @@ def test_the_model_predicts_the_recorded_run(capsys):
 def test_what_the_plan_cannot_know_is_told(known, monkeypatch):
     with pytest.raises(GrlibError, match="its size is not known"):
         plan.shape_of(PAPER, "someone/else")
-    with pytest.raises(GrlibError, match="raise tensor_parallel"):
+    with pytest.raises(GrlibError, match="lower the profile.s budget"):
         plan.table(replace(PAPER, budget=10**7), known, plan.DEVICES["l4"], 1)
     with pytest.raises(GrlibError, match="device 'h101'"):
         plan.main("paper", 1, "h101")
