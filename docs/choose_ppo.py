@@ -4,10 +4,10 @@
                               [--work FOLDER]
 
 RUN_FOLDER holds a finished laptop run up to notebook 06: its models and training problems are taken. Every
-variant takes as many responses as the profile's run, but the last: it takes four times as many, to see
-whether PPO lacks them. Validation problems (seen targets, never tested) judge the last policy; rows go to
-docs/ppo_choice.csv, and variants that are there already, with as many problems, are skipped. One process a
-core may run, each with its own variants.
+variant takes as many responses as the profile's run, but the last two: they take twice and four times as
+many, to see whether PPO lacks them. Validation problems (seen targets, never tested) judge the last policy;
+rows go to docs/ppo_choice.csv, and variants that are there already, with as many problems, are skipped. One
+process a core may run, each with its own variants.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ STYLES = {
     "sos_ppo": Style("PPO", "#333333", "P", "--", "++"),
     "rest_ppo": Style("ReST + PPO", "#1F6E9C", "X", "--", "--"),
     "guided_rest_ppo": Style("Guided-ReST + PPO", "#8C3A00", "*", "--", "**"),
-    "guided_rest_ppo_token": Style("Guided-ReST + PPO, tokens", "#E69F00", "<", ":", "oo"),
+    "guided_rest_ppo_token": Style("Guided-ReST + PPO, tokens", ORANGE, "<", ":", "oo"),
     "sos_ppo_dense": Style("PPO, dense reward", "#A63D5A", ">", ":", "OO"),
     "guided_rest_grpo": Style("Guided-ReST + GRPO", "#00664B", "d", "--", "++"),
     "symbolic": Style("symbolic search", "#000000", ".", ":"),
