@@ -73,7 +73,7 @@ class Decoder:
         self.embedding = base.embed_tokens.weight.detach()
         self.output = _after_norm(base.norm, output_matrix(model))
         self.layers = [_layer_weights(layer) for layer in base.layers]
-        positions = torch.arange(config.max_position_embeddings)[None]
+        positions = torch.arange(config.max_position_embeddings, device=self.embedding.device)[None]
         with torch.no_grad():
             cos, sin = base.rotary_emb(self.embedding, positions)
         self.cos, self.sin = cos[0].detach(), sin[0].detach()

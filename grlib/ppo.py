@@ -164,12 +164,16 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy, self.critic = policy, critic
 
+    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The policy's states before every masked token: (masked tokens, width)."""
+        return states_before(self.policy.model, ids, mask)
+
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, only_values: bool = False
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Log probability of every masked token, and value before it: two (masked tokens,)."""
         needed = not only_values or (self.critic is not None and self.critic.body is None)
-        states = states_before(self.policy.model, ids, mask) if needed else ids
+        states = self.states(ids, mask) if needed else ids
         logprobs = None if only_values else -nll_of(self.policy, states, ids, mask)
         return logprobs, None if self.critic is None else self.critic(ids, mask, states)
 
@@ -268,7 +272,7 @@ class Learner:
         if settings.recompute:
             policy.gradient_checkpointing_enable()
         critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
-        self.net = self.team.wrap(ActorCritic(policy, critic))
+        self.net = self.team.wrap(self.network(policy, critic))
         inner = getattr(self.net, "module", self.net)  # DDP puts the network inside another
         self.critic: Critic | None = inner.critic
         self.networks: list[nn.Module] = [inner.policy]
@@ -285,6 +289,10 @@ class Learner:
                     self.critic.parameters(), settings.critic_lr, weight_decay=settings.weight_decay
                 )
             )
+
+    def network(self, policy: LlamaForCausalLM, critic: Critic | None) -> ActorCritic:
+        """What is trained."""
+        return ActorCritic(policy, critic)
 
     def hand_over(self) -> None:
         """Make the policy that was given hold what has been learnt so far."""

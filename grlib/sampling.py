@@ -238,7 +238,7 @@ def answer(
 
     vLLM serves folders from processes of its own: a model at hand is sampled by transformers in its stead.
     """
-    from grlib.tokenizer import encode
+    from grlib.tokenizer import decode, encode
 
     served = isinstance(model, ServedModel)
     engine = "transformers" if settings.engine == "vllm" and not served else settings.engine
@@ -252,7 +252,7 @@ def answer(
     found = []
     for i, (request, prefix, tokens) in enumerate(zip(requests, prefixes, new, strict=True)):
         ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
-        text = tokenizer.decode(tokens[:-1] if ended else tokens, clean_up_tokenization_spaces=False)
+        text = decode(tokenizer, tokens[:-1] if ended else tokens)
         kept = (tuple(tokens), tuple(logprobs[i])) if settings.logprobs else ()
         found.append(Sampled(request.prefix + text, len(prefix) + len(tokens), ended, len(tokens), *kept))
     return found

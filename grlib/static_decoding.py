@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COLUMNS = 256  # the cache is, and attention reads, a multiple of so many columns: few graphs fit many chunks
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
+FUSED = True  # compile the parts of a step, on a GPU
 MEMORY = 0.8  # share of the free memory of a GPU that the cache may take
 
 
@@ -67,6 +68,9 @@ class StaticDecoder(Decoder):
         self.rows = torch.arange(self.count, device=self.device)
         self.generator = torch.Generator(self.device)
         self.graphs: dict[tuple[int, float], Callable[[], None]] = {}
+        fused = torch.compile if self.device.type == "cuda" and FUSED else _as_it_is
+        # the parts of a step, each compiled into few kernels; prompts have other sizes and take the plain ones
+        self.project, self.finish, self.draw = map(fused, (self._project, self._finish_layer, _drawn))
 
     def load(self, model: LlamaForCausalLM) -> None:
         """Take the weights of another model of the same shape, where the captured steps find them."""
@@ -117,7 +121,8 @@ class StaticDecoder(Decoder):
                     filled[slot] = len(prompts[request])
                 holds |= entering
             most = max(filled[slot] for slot in holds) + STRIDE
-            step = self._step_over(min(_rounded(most), self.columns), temperature)
+            few = self.device.type != "cuda"
+            step = self._step_over(min(_rounded(most), self.columns) if few else self.columns, temperature)
             for _ in range(STRIDE):
                 step()
             for slot in holds:
@@ -197,17 +202,24 @@ class StaticDecoder(Decoder):
         state = self.slots
         x, groups = self.embedding[state.last], self.heads // self.kv_heads
         cos, sin = self.cos[state.length][:, None, None], self.sin[state.length][:, None, None]
-        hidden = torch.zeros(self.count, columns, device=self.device)
-        hidden.masked_fill_(self.places[:columns] > state.length[:, None], float("-inf"))
+        live, hidden = state.running.to(torch.int32), None
+        if self.device.type != "cuda":  # there a kernel of our own reads what is filled
+            hidden = torch.zeros(self.count, columns)
+            hidden.masked_fill_(self.places[:columns] > state.length[:, None], float("-inf"))
         for weights, keys, values in zip(self.layers, self.keys, self.values, strict=True):
-            q, k, v = self._project(x, weights, self.count, 1, cos, sin)
+            q, k, v = self.project(x, weights, self.count, 1, cos, sin)
             keys[self.rows, :, state.length] = k[:, :, 0]
             values[self.rows, :, state.length] = v[:, :, 0]
             q = q.reshape(self.count, self.kv_heads, groups, self.head)
-            scores = (q @ keys[:, :, :columns].transpose(-1, -2)).float() + hidden[:, None, None]
-            mixed = torch.softmax(scores, -1).to(self.dtype) @ values[:, :, :columns]
-            x = self._finish_layer(x, mixed.reshape(self.count, -1), weights)
-        token, logprob = self._drawn(self._logits(x).float(), temperature)
+            if hidden is None:
+                from grlib.decode_kernel import attend
+
+                mixed = attend(q.contiguous(), keys, values, state.length, live)
+            else:
+                scores = (q @ keys[:, :, :columns].transpose(-1, -2)).float() + hidden[:, None, None]
+                mixed = torch.softmax(scores, -1).to(self.dtype) @ values[:, :, :columns]
+            x = self.finish(x, mixed.reshape(self.count, -1), weights)
+        token, logprob = self._chosen(self._logits(x), temperature)
         at = state.made.clamp(max=state.tokens.shape[1] - 1)
         state.tokens[self.rows, at] = torch.where(state.running, token, state.tokens[self.rows, at])
         state.logprobs[self.rows, at] = torch.where(state.running, logprob, state.logprobs[self.rows, at])
@@ -216,15 +228,13 @@ class StaticDecoder(Decoder):
         state.made += state.running
         state.running &= (token != self.eos) & (state.made < state.budget)
 
-    def _drawn(self, logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _chosen(self, logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """A token of each row, and its log probability (0 when greedy)."""
         if temperature == 0:
             token = logits.argmax(-1)
             return token, torch.zeros(token.shape, device=token.device)
-        logprobs = torch.log_softmax(logits / temperature, -1)
-        noise = torch.empty_like(logprobs).exponential_(generator=self.generator)
-        token = (logprobs - noise.log()).argmax(-1)  # of exponential races the likeliest wins most often
-        return token, logprobs.gather(1, token[:, None])[:, 0]
+        noise = torch.empty(logits.shape, device=self.device).exponential_(generator=self.generator)
+        return self.draw(logits, noise, temperature)
 
     def _leave(self, holds: dict[int, int], found: tuple[list[list[int]], list[list[float]]]) -> None:
         """Take what is finished out of its slots."""
@@ -232,16 +242,31 @@ class StaticDecoder(Decoder):
         done = [slot for slot in holds if not running[slot]]
         if not done:
             return
-        made, tokens, logprobs = (
-            tensor[done].tolist() for tensor in (self.slots.made, self.slots.tokens, self.slots.logprobs)
+        made = self.slots.made[done].tolist()
+        tokens, logprobs = (
+            tensor[done, : max(made)].cpu().numpy() for tensor in (self.slots.tokens, self.slots.logprobs)
         )
         for slot, count, ids, scores in zip(done, made, tokens, logprobs, strict=True):
             request = holds.pop(slot)
-            found[0][request], found[1][request] = ids[:count], scores[:count]
+            found[0][request], found[1][request] = ids[:count].tolist(), scores[:count].tolist()
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         """As `Decoder._normed`, by the kernel that a GPU has for it."""
         return F.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
+def _drawn(
+    logits: torch.Tensor, noise: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token of each row by the temperature, and its log probability; of exponential races (`noise` holds
+    their times at rate 1) the likeliest token wins most often."""
+    scaled = logits.float() / temperature
+    token = (scaled - noise.log()).argmax(-1)
+    return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def _rounded(tokens: int) -> int:

@@ -187,6 +187,68 @@ def refuse_lossy(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, special tokens only where the text spells them out."""
-    if not len(texts):
-        return []
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    quick = _quick(tokenizer)
+    found = [quick.encode(text) if quick else None for text in texts]
+    left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+    rest = iter(
+        tokenizer(left, add_special_tokens=False, return_attention_mask=False)["input_ids"] if left else []
+    )
+    return [next(rest) if ids is None else ids for ids in found]
+
+
+def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens spelt out and no space changed."""
+    quick = _quick(tokenizer)
+    text = quick.decode(ids) if quick else None
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if text is None else text
+
+
+class _Quick:
+    """What a tokenizer of `build_tokenizer` does with text in the trace language, 20 times as fast (bench):
+    Python's own regular expressions find the pieces. Any other text is left to the tokenizer (None)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.vocabulary = tokenizer.get_vocab()
+        whole = sum(piece.isdecimal() for piece in self.vocabulary)
+        phrases = "|".join(map(re.escape, sorted((PAD, BOS, EOS, *PHRASES), key=len, reverse=True)))
+        joined = [sign for sign in JOINED if f"0{sign}" in self.vocabulary]
+        signs = "|".join(rf"{re.escape(sign)}(?=[0-9])" for sign in joined)
+        number = rf"(?<![0-9])(?:{_below(whole)})(?:{signs}|(?![0-9]))"
+        self.pieces = re.compile(rf"{phrases}|{number}|[0-9]")
+        self.texts = {row: piece for piece, row in self.vocabulary.items() if not piece.startswith("<0x")}
+
+    def encode(self, text: str) -> list[int] | None:
+        pieces = self.pieces.findall(text)
+        if sum(map(len, pieces)) != len(text):
+            return None
+        return list(map(self.vocabulary.__getitem__, pieces))
+
+    def decode(self, ids: Sequence[int]) -> str | None:
+        try:
+            return "".join(map(self.texts.__getitem__, ids))
+        except KeyError:  # bytes, which are text only together
+            return None
+
+
+def _below(limit: int) -> str:
+    """A regular expression of the numbers 0 .. limit-1 without leading zeros, longer ones first."""
+    last = str(limit - 1)
+    found = [last]
+    for place, digit in enumerate(last):  # as long as the largest, equal to it up to `place`, smaller there
+        lowest = "1" if place == 0 and len(last) > 1 else "0"
+        if digit > lowest:
+            smaller = f"[{lowest}-{chr(ord(digit) - 1)}]"
+            found.append(last[:place] + smaller + f"[0-9]{{{len(last) - place - 1}}}")
+    if len(last) > 1:
+        found.append(f"[1-9][0-9]{{0,{len(last) - 2}}}|0")
+    return "|".join(found)
+
+
+def _quick(tokenizer: PreTrainedTokenizerFast) -> _Quick | None:
+    """The quick way for this tokenizer, kept with it; None for those that are not of `build_tokenizer`."""
+    if not hasattr(tokenizer, "get_vocab"):
+        return None
+    if "_quick" not in vars(tokenizer):
+        ours = set(PHRASES) | {"0", PAD, BOS, EOS} <= tokenizer.get_vocab().keys()
+        vars(tokenizer)["_quick"] = _Quick(tokenizer) if ours else None
+    return vars(tokenizer)["_quick"]
