@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": "what a run will take: tokens, FLOPs, memory, hours and disk, before anything runs",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
     "merge-shards": "bring what several machines did of one run into one run folder",
+    "gpu": "Countdown with four numbers on one GPU, in windows of minutes, without papermill",
     "bench": "compare the speed of grlib with a textbook version",
     "check": "check Python, the packages' versions, memory and disk",
     "clean": "remove runs/, caches and .venv (nothing that git tracks)",
@@ -70,13 +71,16 @@ TAKES = {
 }
 
 
+OWN = ("bench", "gpu")  # commands that parse their arguments themselves
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     layout = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="python -m grlib", description=__doc__, formatter_class=layout)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, about in COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=about, add_help=name != "bench")
+        command = commands.add_parser(name, help=about, description=about, add_help=name not in OWN)
         for option in TAKES.get(name, ()):
             command.add_argument(option, **OPTIONS[option])
     return top
@@ -95,7 +99,7 @@ def request_of(options: argparse.Namespace) -> Any:
 
 
 def run_command(options: argparse.Namespace, rest: list[str]) -> int:
-    """Carry out one parsed command; `rest` is for `bench` to parse. Returns the exit code."""
+    """Carry out one parsed command; `rest` is for `OWN` commands to parse. Returns the exit code."""
     match options.command:
         case "reproduce":
             from grlib import runner
@@ -135,6 +139,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib import bench
 
             return bench.main(rest) or 0
+        case "gpu":
+            from grlib import one_gpu
+
+            return one_gpu.main(rest)
         case "check":
             from grlib import housekeeping
 
@@ -150,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; mistakes become one line on stderr and an exit code."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
-    if rest and options.command != "bench":
+    if rest and options.command not in OWN:
         top.error(f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

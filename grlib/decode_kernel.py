@@ -15,13 +15,13 @@ ROWS = 16  # the least that a matrix unit takes: heads that share keys and value
 
 
 @triton.jit
-def _attend(
+def _attend(  # type: ignore[no-untyped-def]
     queries, keys, values, length, running, out,
     slot_stride, head_stride,
     GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Program (slot, kv head): the GROUPS query heads that share this head's keys and values, SIZE numbers each,
-    scaled already; columns 0 .. length[slot] are read."""
+    """Program (slot, kv head): the GROUPS query heads that share this head's keys and values, of SIZE numbers
+    each, scaled already; columns 0 .. length[slot] are read."""
     slot, head = tl.program_id(0), tl.program_id(1)
     row, place, column = tl.arange(0, ROWS), tl.arange(0, SIZE), tl.arange(0, BLOCK)
     at = ((slot * tl.num_programs(1) + head) * GROUPS + row[:, None]) * SIZE + place[None, :]
@@ -55,9 +55,9 @@ def attend(
     length: torch.Tensor,
     running: torch.Tensor,
 ) -> torch.Tensor:
-    """queries (slots, kv heads, groups, size), scaled; keys and values (slots, kv heads, columns, size), in one
-    piece, columns 0 .. `length` of them filled; the result is shaped as the queries, 0 where a slot is not
-    `running`."""
+    """queries (slots, kv heads, groups, size), scaled; keys and values (slots, kv heads, columns, size), in
+    one piece, columns 0 .. `length` of them filled; the result is shaped as the queries, 0 where a slot is
+    not `running`."""
     slots, heads, groups, size = queries.shape
     if groups > ROWS or size < 16 or size & (size - 1):
         raise ValueError(

@@ -43,7 +43,7 @@ class Line(NamedTuple):
     counted: int  # targets with a loss
 
 
-def lines(rows: Sequence[Row], tokens: int) -> Iterator[Line]:
+def lines(rows: Iterable[Row], tokens: int) -> Iterator[Line]:
     """All rows, in their order, in lines of `tokens` tokens each; no row is split."""
     waiting: list[Row] = []
     filled = 0
@@ -75,8 +75,8 @@ def _line(rows: Sequence[Row], tokens: int) -> Line:
     targets[ends[1:] - 1] = IGNORED
     targets[real:] = IGNORED
     counted = int((targets != IGNORED).sum())
-    tensors = (torch.from_numpy(array) for array in (ids, places, targets, ends))
-    return Line(*tensors, real, counted)
+    first, second, third, fourth = map(torch.from_numpy, (ids, places, targets, ends))
+    return Line(first, second, third, fourth, real, counted)
 
 
 @torch.library.custom_op("grlib::packed_attention", mutates_args=())
@@ -92,8 +92,8 @@ def packed_attention(
         return out, sums
     sizes = ends.diff().tolist()
     parts = [
-        _weights(*row[:2], scale) @ _by_head(row[2], q.shape[1])
-        for row in zip(*(t.split(sizes) for t in (q, k, v)), strict=True)
+        _weights(own_q, own_k, scale) @ _by_head(own_v, q.shape[1])
+        for own_q, own_k, own_v in zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
     ]
     return torch.cat(parts, 1).transpose(0, 1).contiguous(), q.new_zeros(
         q.shape[1], len(q), dtype=torch.float32
@@ -125,9 +125,8 @@ def packed_attention_backward(
             scale=scale,
         )  # fmt: skip
     sizes = ends.diff().tolist()
-    parts = [
-        _row_gradients(*row, scale) for row in zip(*(t.split(sizes) for t in (grad, q, k, v)), strict=True)
-    ]
+    rows = zip(grad.split(sizes), q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+    parts = [_row_gradients(above, own_q, own_k, own_v, scale) for above, own_q, own_k, own_v in rows]
     first, second, third = (torch.cat(of_rows) for of_rows in zip(*parts, strict=True))
     return first, second, third
 
@@ -254,8 +253,8 @@ def on(device: torch.device, line: Line) -> Line:
     """The line on a device, copied while it computes."""
     if device.type != "cuda":
         return line
-    tensors = (tensor.pin_memory().to(device, non_blocking=True) for tensor in line[:4])
-    return Line(*tensors, line.real, line.counted)
+    ids, places, targets, ends = (tensor.pin_memory().to(device, non_blocking=True) for tensor in line[:4])
+    return Line(ids, places, targets, ends, line.real, line.counted)
 
 
 def train_lines(
@@ -274,9 +273,22 @@ def train_lines(
     """
     device = next(net.parameters()).device
     optimizers = make_optimizers(net.model, settings)
-    began, curve = time.monotonic(), []
-    step = tokens = 0
+    began, step, tokens, share = time.monotonic(), 0, 0, 0.0
+    curve: list[tuple[int, int, float, float]] = []
     since: list[torch.Tensor] = []
+
+    def look() -> None:
+        mean = float(torch.stack(since).mean())  # waits for the GPU
+        since.clear()
+        if not math.isfinite(mean):
+            raise GrlibError(f"{label}: loss is {mean} at step {step}; lower lr {settings.lr}")
+        curve.append((step, tokens, mean, time.monotonic() - began))
+        if step == 1 or step % (10 * look_every) == 0:
+            seconds = curve[-1][3]
+            progress(
+                f"{label}: step {step}, {share:.0%}, loss {mean:.4f}, {tokens:,} tokens, {seconds:.0f} s"
+            )
+
     net.train()
     for line in source:
         share = done(step)
@@ -294,15 +306,8 @@ def train_lines(
         since.append(loss.detach())
         step, tokens = step + 1, tokens + line.real
         if step % look_every == 0 or step == 1:
-            mean = float(torch.stack(since).mean())  # waits for the GPU
-            since.clear()
-            if not math.isfinite(mean):
-                raise GrlibError(f"{label}: loss is {mean} at step {step}; lower lr {settings.lr}")
-            curve.append((step, tokens, mean, time.monotonic() - began))
-            if step == 1 or step % (10 * look_every) == 0:
-                seconds = curve[-1][3]
-                progress(
-                    f"{label}: step {step}, {share:.0%}, loss {mean:.4f}, {tokens:,} tokens, {seconds:.0f} s"
-                )
+            look()
+    if since:
+        look()
     net.eval()
     return pd.DataFrame(curve, columns=["step", "tokens_seen", "loss", "seconds"])

@@ -219,14 +219,14 @@ def train_ppo(
         rollouts = team.told(rollouts)
         sampled = time.monotonic()
         learner.set_rate(step)
-        row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | _watch(rollouts)
+        row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | watched(rollouts)
         step += 1
         spent = {"sampling_s": sampled - began, "updating_s": time.monotonic() - sampled - row["scoring_s"]}
         row |= {"step": step} | spent
         curve.append(row)
         if team.rank == 0:
             write_table(work / "curve.csv", pd.DataFrame(curve))
-            progress(_line(row, settings))
+            progress(progress_line(row, settings))
         if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
             learner.checkpoint(work, key, step, curve)
             saved = time.monotonic()
@@ -255,7 +255,7 @@ def _sampled(
         f"step {step}",
         lambda line: None,
     )
-    chosen = [item for item in _problems(items, settings, seed, step) for _ in range(settings.group)]
+    chosen = [item for item in problems_of_step(items, settings, seed, step) for _ in range(settings.group)]
     with sharding.as_a_whole():  # a step is too short to be handed around
         rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
     if settings.sampling.engine == "vllm":  # takes nearly all of a GPU's memory
@@ -493,7 +493,7 @@ def by_place(flat: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor
     return flat.new_zeros(len(mask), width).masked_scatter(places, flat)
 
 
-def _problems(items: Sequence[Any], settings: PPOSettings, seed: int, step: int) -> list[Any]:
+def problems_of_step(items: Sequence[Any], settings: PPOSettings, seed: int, step: int) -> list[Any]:
     """The problems of a step: the items in a new order each epoch, none twice before all were seen."""
     found: list[Any] = []
     place = step * settings.problems
@@ -505,7 +505,7 @@ def _problems(items: Sequence[Any], settings: PPOSettings, seed: int, step: int)
     return found
 
 
-def _watch(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def watched(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """What the rollouts of a step say: accuracy, reward, length, cut-off share, actions, entropy."""
     drawn = np.concatenate([rollout.logprobs for rollout in rollouts])
     return {
@@ -518,7 +518,8 @@ def _watch(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
-def _line(row: dict[str, float], settings: PPOSettings) -> str:
+def progress_line(row: dict[str, float], settings: PPOSettings) -> str:
+    """A step in one line, with the minutes left."""
     left = (settings.steps - row["step"]) * sum(row[name] for name in TIMES) / 60
     return (
         f"PPO: step {row['step']:.0f}/{settings.steps}, accuracy {100 * row['accuracy']:.0f} %, "

@@ -65,6 +65,8 @@ def _place(text: str, name: str) -> tuple[int, int]:
 
 def parts() -> dict[str, str]:
     """The measured parts by name, as Markdown, from the recorded results of the laptop profile."""
+    from grlib.one_gpu import report  # which writes its part with the functions here
+
     folders = results.seed_folders(_measured(), PROFILE)
     stored = results.load(folders, PROFILE)
     status, paid = claims.claims(stored), costs.known()
@@ -75,8 +77,8 @@ def parts() -> dict[str, str]:
     details = [
         "**Table 2: pass@k in percent, published / measured.** Unseen targets never occur in training.",
         pass_table(tables.table2(stored), (1, 8, 32)),
-        _sizes(tables.table2(stored)),
-        *_reinforced(stored),
+        sizes_of(tables.table2(stored)),
+        *reinforced(stored),
         *_repair(stored),
         *_repair_pretrained(),
         "**The claims, each judged by a rule fixed in `grlib/claims.py`.** Measured values carry their 95 % "
@@ -90,6 +92,7 @@ def parts() -> dict[str, str]:
         "profiles": [profile_table()],
         "sections": [section_table(paid)],
         "speed": [speed_table()],
+        "gpu": report.paragraphs(_measured(), notebooks.REPOSITORY / "paper_results" / "base_gpu" / "sos"),
     }
     return {name: "\n\n" + "\n\n".join(paragraphs) + "\n\n" for name, paragraphs in made.items()}
 
@@ -174,7 +177,7 @@ def _number(value: float, digits: int) -> str:
     return MISSING if pd.isna(value) else f"{style.steady(value):.{digits}f}".replace("-", "\u2212")
 
 
-def _reinforced(stored: results.Results) -> list[str]:
+def reinforced(stored: results.Results) -> list[str]:
     """Greedy accuracy before and after PPO, where PPO is recorded."""
     table = tables.greedy_table(stored)
     if table["gain"].isna().all():
@@ -215,7 +218,7 @@ def _repair(stored: results.Results) -> list[str]:
         "(CodeContests, CodeForces; a model of 7B parameters) are not ours: *near* problems are new "
         "instances of the generated families that are trained on, *far* ones other families."
     )
-    return [head, pass_table(table, (1, 32)), _sizes(table)]
+    return [head, pass_table(table, (1, 32)), sizes_of(table)]
 
 
 def _repair_pretrained() -> list[str]:
@@ -233,7 +236,7 @@ def _repair_pretrained() -> list[str]:
         f"{made[0]['device']}): *near* problems are {_source(sources['near'])}, *far* ones "
         f"{_source(sources['far'])}."
     )
-    return [head, pass_table(table, (1, int(rows["sample"].max()) + 1)), _sizes(table)]
+    return [head, pass_table(table, (1, int(rows["sample"].max()) + 1)), sizes_of(table)]
 
 
 def _source(name: str) -> str:
@@ -247,7 +250,8 @@ def pass_table(table: pd.DataFrame, ks: tuple[int, ...]) -> str:
     return markdown(["method", *(f"{split} @{k}" for split, k in wide.columns)], rows)
 
 
-def _sizes(table: pd.DataFrame) -> str:
+def sizes_of(table: pd.DataFrame) -> str:
+    """Under Table 2 or 3: problems, samples, seeds, and the share of traces cut off."""
     once = table[(table["k"] == 1) & table["measured"].notna()]
     shares = once.groupby("method", sort=False)["truncated"].agg(["min", "max"]).itertuples(name=None)
     listed = [f"{style.style_of(method).label} {low:.1f} to {high:.1f} %" for method, low, high in shares]

@@ -208,7 +208,7 @@ def self_train(
             label=f"{method} {iteration}",
             progress=progress,
         )
-        records.append(_record(gathered, method, iteration))
+        records.append(yield_rows(gathered, method, iteration))
     return pd.concat(records, ignore_index=True)
 
 
@@ -310,7 +310,8 @@ def fine_tune_rows(
     return curve
 
 
-def _record(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
+def yield_rows(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
+    """One row an item: in which round it was solved, and what that cost."""
     rows = pd.DataFrame(
         {
             "method": method,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 COLUMNS = 256  # the cache is, and attention reads, a multiple of so many columns: few graphs fit many chunks
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
-FUSED = True  # compile the parts of a step, on a GPU
 MEMORY = 0.8  # share of the free memory of a GPU that the cache may take
 
 
@@ -68,9 +67,11 @@ class StaticDecoder(Decoder):
         self.rows = torch.arange(self.count, device=self.device)
         self.generator = torch.Generator(self.device)
         self.graphs: dict[tuple[int, float], Callable[[], None]] = {}
-        fused = torch.compile if self.device.type == "cuda" and FUSED else _as_it_is
-        # the parts of a step, each compiled into few kernels; prompts have other sizes and take the plain ones
-        self.project, self.finish, self.draw = map(fused, (self._project, self._finish_layer, _drawn))
+        # the parts of a step, on a GPU compiled into few kernels; prompts differ in size and take plain ones
+        parts: list[Callable[..., Any]] = [self._project, self._finish_layer, _drawn]
+        if self.device.type == "cuda":
+            parts = [torch.compile(part) for part in parts]
+        self.project, self.finish, self.draw = parts
 
     def load(self, model: LlamaForCausalLM) -> None:
         """Take the weights of another model of the same shape, where the captured steps find them."""
@@ -263,10 +264,6 @@ def _drawn(
     scaled = logits.float() / temperature
     token = (scaled - noise.log()).argmax(-1)
     return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
-
-
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
 
 
 def _rounded(tokens: int) -> int:

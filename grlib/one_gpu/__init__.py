@@ -1,0 +1,91 @@
+"""The paper's Countdown experiments with four numbers on one GPU, in windows of minutes, without papermill.
+
+Each stage reads what the stage before it wrote, writes its results as soon as it has them, and ends by itself
+when its seconds are used up. `--tiny` rehearses a stage on the CPU at a thousandth of the size.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from grlib import profiles
+from grlib.errors import GrlibError
+from grlib.profiles import Profile
+
+STAGES = {
+    "probe": "what the card can do, and whether the code computes on it what it computes on the CPU",
+    "base": "SoS and BC from scratch, by the clock, their examples made meanwhile by all cores",
+    "iterate": "ReST and Guided-ReST from that base, PPO from both ends, and every measurement",
+    "select": "which explored node a rewrite should replace; also runs without a GPU",
+}
+LINE = 131_072  # tokens of a training line of the base, which is one optimiser step
+
+
+def sizes(tiny: bool) -> tuple[Profile, int]:
+    """The profile in sizes that fit two windows of five to seven minutes, and the tokens of a line."""
+    if not tiny:
+        fitting = replace(
+            profiles.get("gpu"), train_problems=12_000, test_problems=400, hint_problems=2000, ppo_samples=4
+        )
+        return fitting, LINE
+    small = replace(
+        profiles.get("laptop"), engine="static", slots=16, train_problems=40, test_problems=4, samples=2,
+        iteration_samples=2, hint_problems=4, iterations=2, rewrite_problems=40, ppo_optimizer="adamw",
+        ppo_schedule="linear", ppo_problems=8, ppo_minibatch=4, ppo_actor_lr=1e-4,
+    )  # fmt: skip
+    return small, 4096
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `python -m grlib gpu`."""
+    stages = "\n".join(f"  {name:8s} {about}" for name, about in STAGES.items())
+    found = argparse.ArgumentParser(
+        prog="python -m grlib gpu", description=f"{__doc__}\n{stages}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    found.add_argument("stage", choices=STAGES)
+    found.add_argument("out", type=Path, help="folder for models/, results/ and manifests/")
+    found.add_argument("--seconds", type=float, default=200, help="of training (base), of all (iterate)")
+    found.add_argument("--problems", type=int, default=2000, help="whose failures are guided (select)")
+    found.add_argument(
+        "--base", type=Path, help="folder with sos and, if BC is to be measured, bc (default: OUT/models)"
+    )
+    found.add_argument("--seed", type=int, default=0, help="of training problems and of sampling")
+    found.add_argument("--tiny", action="store_true", help="a rehearsal, also without a GPU")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage."""
+    chosen = parser().parse_args(arguments)
+    profile, tokens = sizes(chosen.tiny)
+    base = chosen.base or chosen.out / "models"
+    for name in ("seconds", "problems"):
+        if getattr(chosen, name) <= 0:
+            raise GrlibError(f"--{name} {getattr(chosen, name):g}: must be more than 0")
+    if chosen.stage in ("iterate", "select") and not (base / "sos" / "config.json").is_file():
+        raise GrlibError(f"{base / 'sos'}: no model there; first `python -m grlib gpu base {chosen.out}`")
+    import torch
+
+    if not chosen.tiny and chosen.stage != "select" and not torch.cuda.is_available():
+        raise GrlibError("no GPU is there; `--tiny` rehearses the same stage on the CPU")
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.stage == "probe":
+        from grlib.one_gpu import probing
+
+        probing.probe(chosen.out, profile, tokens)
+    elif chosen.stage == "base":
+        from grlib.one_gpu import imitating
+
+        imitating.make_bases(chosen.out, profile, tokens, chosen.seconds)
+    elif chosen.stage == "select":
+        from grlib.one_gpu import selecting
+
+        selecting.select(chosen.out, profile, base, chosen.problems, chosen.seed)
+    else:
+        from grlib.one_gpu import iterating
+
+        iterating.iterate(chosen.out, profile, tokens // 2, chosen.seconds, base, chosen.seed)
+    return 0

@@ -1,0 +1,242 @@
+"""Stage iterate: ReST and Guided-ReST from one base, PPO, and every measurement, by their importance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from grlib import artefacts, countdown_task, evaluation, results, selftrain
+from grlib.countdown_data import Solved, make_splits
+from grlib.model import load_both
+from grlib.one_gpu.learning import Trainer
+from grlib.one_gpu.travelling import write_difference
+from grlib.one_gpu.window import GPU, Sampler, Window
+from grlib.profiles import Profile
+from grlib.selftrain import Attempt, Gathered, Policy
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from transformers import LlamaForCausalLM
+
+# Seconds kept back on a GPU for what follows the iterations; a rehearsal does everything.
+EVALUATION, PPO, AFTER_PPO = 100, 130, 40
+GREEDY = 0.0
+METHODS = ("rest", "guided_rest")
+REINFORCED = ("guided_rest_ppo", "sos_ppo")
+REHEARSED = 3  # steps of PPO without a GPU
+
+
+class Begun:
+    """A task whose first attempts at all items are there already."""
+
+    def __init__(self, task: countdown_task.CountdownTask, attempts: list[Attempt]) -> None:
+        self.task, self.attempts, self.rounds = task, attempts, task.rounds
+
+    def attempt(
+        self, policy: Policy, items: Sequence[Solved], starts: Sequence[str | None]
+    ) -> list[Attempt | None]:
+        """The attempts that are there, or new ones from starts."""
+        return [*self.attempts] if starts[0] is None else self.task.attempt(policy, items, starts)
+
+    def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
+        """As the task."""
+        return self.task.guide(item, attempt, number, rng)
+
+
+def iterate(out: Path, profile: Profile, tokens: int, seconds: float, base: Path, seed: int) -> None:
+    """Everything after the base, as far as the seconds go; `tokens` of a training line."""
+    work = Iterating(Window("iterate", out, profile, seconds, seed), base, tokens)
+    iteration = work.self_train()
+    work.window.profile = replace(profile, iterations=iteration)  # what the manifest will say
+    work.measure_all(iteration)
+    work.reinforce()
+    work.measure_bc(base / "bc")
+    work.hints()
+
+
+class Iterating:
+    """One window's work: the base, the newest model of each method, and the rows of every kind of result."""
+
+    def __init__(self, window: Window, base: Path, tokens: int) -> None:
+        self.window, self.profile, self.seed, self.say = window, window.profile, window.seed, window.say
+        drawn = make_splits(
+            self.profile.task, self.profile.train_problems, 0, self.profile.test_problems, self.seed
+        )
+        self.items, self.tests = drawn.train, {"seen": drawn.seen, "unseen": drawn.unseen}
+        self.task = countdown_task.CountdownTask(self.profile.budget, rounds=self.profile.guided_rounds)
+        self.sos, self.words = load_both(base / "sos")
+        self.trainer = Trainer(base / "sos", self.profile, tokens, self.say)
+        self.newest: dict[str, LlamaForCausalLM] = dict.fromkeys(METHODS, self.sos)
+        self.first: list[Attempt] = []
+        self.held: dict[str, list[pd.DataFrame]] = {}
+        for method in ("sos", "bc"):
+            if not (base / method / "curve.csv").is_file():
+                continue
+            curve = pd.read_csv(base / method / "curve.csv")
+            self.keep("03_curve", curve[["step", "tokens_seen", "loss", "valid_loss"]].assign(method=method))
+        self.keep("05_selection", results.without_rows("selection"))  # not part of a window
+        window.part("loading")
+
+    def keep(self, stem: str, rows: pd.DataFrame) -> None:
+        """Add rows to results/<stem>.parquet, which is written anew."""
+        self.held.setdefault(stem, []).append(rows)
+        path = self.window.out / "results" / f"{stem}.parquet"
+        artefacts.write_table(path, pd.concat(self.held[stem], ignore_index=True))
+
+    def sampler(self, model: LlamaForCausalLM, name: str, temperature: float = 1.0) -> Sampler:
+        """A policy with a seed of this name."""
+        return Sampler(model, self.words, self.profile.slots, f"{self.seed}/{name}", temperature)
+
+    # Self-training
+
+    def self_train(self) -> int:
+        """Iterations of both methods, as many as the profile has or the seconds allow; returns how many."""
+        for iteration in range(1, self.profile.iterations + 1):
+            began = time.monotonic()
+            for method in METHODS:
+                self._iterate(method, iteration)
+            spent = time.monotonic() - began
+            if GPU and self.window.left() < 1.1 * spent + EVALUATION + PPO + AFTER_PPO:
+                self.say(f"no time for another iteration of {spent:.0f} s")
+                return iteration
+            if iteration < self.profile.iterations:
+                for method in METHODS:
+                    self.measure(method, self.newest[method], iteration, self.profile.iteration_samples)
+        return self.profile.iterations
+
+    def _iterate(self, method: str, iteration: int) -> None:
+        gathered = self._gather(method, iteration)
+        self.first = self.first or gathered.attempts
+        solved = pd.Series(gathered.solved_in).value_counts().sort_index().to_dict()
+        self.say(f"{method} {iteration}: solved in rounds {solved}")
+        self.keep("06_yield", selftrain.yield_rows(gathered, method, iteration))
+        self.window.part(f"sampling {method} {iteration}")
+        rows = self.trainer.rows(gathered.kept())
+        tuning = countdown_task.loop_settings(self.profile, method).training
+        name = f"{self.seed}/{method}/{iteration}"
+        self.newest[method], curve = self.trainer.fine_tune(
+            rows, replace(tuning, precision="bfloat16"), name, f"{method} {iteration}"
+        )
+        self.keep("tuning", curve.assign(method=method, iteration=iteration))
+        write_difference(self.window.out / f"{method}.safetensors", self.sos, self.newest[method])
+        self.window.part(f"training {method} {iteration}")
+        if method == "guided_rest" and iteration == 1:
+            self._likelihoods(gathered)
+
+    def _gather(self, method: str, iteration: int) -> Gathered:
+        rounds = countdown_task.loop_settings(self.profile, method).rounds
+        task: Any = Begun(self.task, self.first) if iteration == 1 and self.first else self.task
+
+        def policy_of_round(number: int) -> Policy:
+            shared = iteration == 1 and number == 0  # the base's own first samples serve both methods
+            name = f"{'first' if shared else method}/{iteration}/{number}"
+            return self.sampler(self.newest[method], name)
+
+        return selftrain.gather(
+            task, self.items, policy_of_round, rounds, f"{self.seed}/{method}/{iteration}"
+        )
+
+    def _likelihoods(self, gathered: Gathered) -> None:
+        """How likely the SoS model finds the first traces that it solved alone, and those after guidance."""
+        for kind, rounds in (("self_generated", {0}), ("guided", {1, 2, 3})):
+            numbers = range(min(len(self.items), self.profile.rewrite_problems))
+            chosen = [i for i in numbers if gathered.solved_in[i] in rounds]
+            texts = [(a.prompt, a.response, a.ended) for a in (gathered.attempts[i] for i in chosen)]
+            if texts:
+                nats = self.trainer.nats(self.sos, *zip(*texts, strict=True))
+                self._keep_likelihood(kind, chosen, nats)
+        self.window.part("likelihoods")
+
+    def _keep_likelihood(self, kind: str, numbers: Sequence[int], nats: np.ndarray) -> None:
+        columns = {"kind": kind, "index": numbers, "nll": nats[:, 0], "nll_tokens": nats[:, 1].astype(int)}
+        self.keep("05_likelihood", pd.DataFrame(columns))
+        self.say(f"likelihood {kind}: {nats[:, 0].sum() / nats[:, 1].sum():.4f} nats a token")
+
+    # Measurements
+
+    def measure(
+        self, method: str, model: LlamaForCausalLM, iteration: int, samples: int, temperature: float = 1.0
+    ) -> None:
+        """Both splits in one go, since a call waits for its longest trace."""
+        name = f"{method}/{iteration}/{temperature}"
+        problems = [item for items in self.tests.values() for item in items]
+        found = evaluation.evaluate(self.task, self.sampler(model, name, temperature), problems, samples)
+        half = len(self.tests["seen"])
+        found = found.drop(columns="response").assign(method=method, iteration=iteration)
+        found["split"] = np.where(found["index"] < half, "seen", "unseen")
+        found["index"] %= half
+        kind = "greedy" if temperature == GREEDY else "eval"
+        self.keep(f"{notebook_of(method)}_{kind}", found)
+        for split, part in found.groupby("split"):
+            any_of = part.groupby("index")["correct"].any().mean()
+            self.say(
+                f"{name} {split}: {100 * part['correct'].mean():.1f} %, any of {samples} {100 * any_of:.1f} "
+                f"%, {part['tokens'].mean():.0f} tokens, cut off {100 * part['truncated'].mean():.0f} %"
+            )
+        self.window.part(f"measuring {method}")
+
+    def measure_all(self, iteration: int) -> None:
+        """SoS and both methods after their last iteration: all samples, then greedy."""
+        models = [(method, self.newest[method], iteration) for method in reversed(METHODS)]
+        models.append(("sos", self.sos, 0))
+        for model in models:
+            self.measure(*model, self.profile.samples)
+        for model in models:
+            self.measure(*model, 1, GREEDY)
+
+    def reinforce(self) -> None:
+        """PPO from Guided-ReST and from SoS, as many steps each."""
+        within_reach = countdown_task.solved_unaided(self.items, pd.concat(self.held["06_yield"]))
+        self.say(f"{len(within_reach)} of {len(self.items)} problems were solved unaided")
+        seconds = (self.window.left() - AFTER_PPO) / len(REINFORCED)
+        steps = 0 if GPU else REHEARSED
+        for method in REINFORCED:
+            start = {"guided_rest": self.newest["guided_rest"], "sos": self.sos}[results.STARTS[method]]
+            settings = replace(countdown_task.ppo_settings(self.profile, method), precision="bfloat16")
+            model, curve = self.trainer.reinforce(
+                start, self.task, within_reach, settings, method, seconds, steps
+            )
+            steps = len(curve)
+            self.window.profile = replace(self.window.profile, ppo_steps=steps)
+            self.keep("07_curve", curve)
+            write_difference(self.window.out / f"{method}.safetensors", self.sos, model)
+            self.window.part(f"PPO {method}")
+            self.measure(method, model, 0, 1, GREEDY)
+            self.measure(method, model, 0, self.profile.ppo_samples)
+
+    def measure_bc(self, folder: Path) -> None:
+        """BC, whose traces are short, where it is there."""
+        if not folder.is_dir():
+            return
+        model, _ = load_both(folder)
+        self.measure("bc", model, 0, 1, GREEDY)
+        self.measure("bc", model, 0, self.profile.samples)
+
+    def hints(self) -> None:
+        """Table 1: accuracy and likelihood with the first steps of the solution given."""
+        items: list[Solved] = self.items[: self.profile.hint_problems]
+        steps = range(self.profile.task.num_count)
+        starts = [countdown_task.hint(item, given) for given in steps for item in items]
+        asked = items * len(steps)
+        found = evaluation.evaluate(self.task, self.sampler(self.sos, "hints"), asked, 1, starts)
+        prompts = [countdown_task.prompt_text(problem) for problem, _ in asked]
+        nats = self.trainer.nats(self.sos, prompts, found["response"], ~found["truncated"])
+        scored = found.drop(columns="response").assign(nll=nats[:, 0], nll_tokens=nats[:, 1].astype(int))
+        scored["steps"], scored["index"] = scored["index"] // len(items), scored["index"] % len(items)
+        self.keep("04_hints", scored.assign(method="sos", split="train"))
+        hinted = scored[(scored["steps"] > 0) & scored["correct"]]
+        self._keep_likelihood("hinted", hinted["index"].tolist(), hinted[["nll", "nll_tokens"]].to_numpy())
+        self.say(f"hints: {scored.groupby('steps')['correct'].mean().round(3).to_dict()}")
+        self.window.part("hints")
+
+
+def notebook_of(method: str) -> str:
+    """The number of the notebook whose results hold a method."""
+    return "07" if method in results.STARTS else "03" if method in ("sos", "bc") else "06"

@@ -1,0 +1,137 @@
+"""One model on the GPU whose compiled blocks serve every training of a window: fine-tuning and PPO."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from grlib import ppo
+from grlib.countdown_data import Solved
+from grlib.countdown_task import CountdownTask
+from grlib.model import bake, load_both
+from grlib.one_gpu.window import DEVICE, GPU, Sampler, new_model
+from grlib.packed_ppo import PackedLearner
+from grlib.packed_training import Line, PackedScorer, lines, train_lines
+from grlib.profiles import Profile
+from grlib.rollouts import batch_of
+from grlib.selftrain import Attempt
+from grlib.training import Row, TrainSettings, make_rows, score_rows
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+TRIED = 3  # steps of PPO after which it is said how many more the seconds allow
+MOST = 100_000  # steps, while nobody knows
+
+
+class Trainer:
+    """Every fine-tuning starts from the base's weights, every PPO from those that it is given."""
+
+    def __init__(self, base: Path, profile: Profile, tokens: int, say: Callable[[str], None]) -> None:
+        """`tokens` of a line: one optimiser step of fine-tuning, one forward pass of PPO."""
+        self.profile, self.tokens, self.say = profile, tokens, say
+        self.model, self.words = load_both(base)
+        self.start = {name: weights.clone() for name, weights in self.model.state_dict().items()}
+        self.model.to(DEVICE)
+        self.net = PackedScorer(self.model, profile.row_length, compiled=True)
+
+    def rows(self, attempts: Sequence[Attempt]) -> list[Row]:
+        """What kept attempts teach."""
+        examples = [one for attempt in attempts for one in attempt.examples()]
+        prompts, responses, ended = zip(*examples, strict=True) if examples else ((), (), ())
+        return make_rows(self.words, prompts, responses, self.profile.row_length, ended)
+
+    def nats(
+        self,
+        model: LlamaForCausalLM,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        ended: Sequence[bool],
+    ) -> np.ndarray:
+        """`training.score_rows` of texts, in float32 on the GPU."""
+        rows = make_rows(self.words, list(prompts), list(responses), self.profile.row_length, list(ended))
+        try:
+            return score_rows(model.to(DEVICE), rows, 32_768 if GPU else 2048)
+        finally:
+            model.cpu()
+
+    def weights(self) -> dict[str, Any]:
+        """The weights as they are now, on the CPU."""
+        return {name: weights.cpu() for name, weights in self.model.state_dict().items()}
+
+    def on_cpu(self) -> LlamaForCausalLM:
+        """A copy of the model as it is now, for a sampler."""
+        copied = bake(new_model(self.profile, self.words))
+        copied.load_state_dict(self.weights())
+        return copied.eval()
+
+    def fine_tune(
+        self, rows: Sequence[Row], settings: TrainSettings, seed: str, label: str, steps: int = 0
+    ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
+        """A model and its curve; `steps`: as many, repeating epochs as needed; 0: the settings' epochs."""
+        self.model.load_state_dict(self.start)
+        planned: list[Line] = []
+        for epoch in itertools.count():
+            if not rows or ((len(planned) >= steps) if steps else (epoch >= settings.epochs)):
+                break
+            order = list(rows)
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+            planned += lines(order, self.tokens)
+        planned = planned[: steps or None]
+        curve = train_lines(
+            self.net, planned, settings, lambda step: step / len(planned), progress=self.say, label=label
+        )
+        return self.on_cpu(), curve.assign(steps=len(planned))
+
+    def reinforce(
+        self,
+        start: LlamaForCausalLM,
+        task: CountdownTask,
+        items: Sequence[Solved],
+        settings: ppo.PPOSettings,
+        label: str,
+        seconds: float,
+        steps: int = 0,
+    ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
+        """PPO from `start`: a model and its curve; `steps` 0: as many as the seconds allow."""
+        self.model.load_state_dict(start.state_dict())
+        learner = PackedLearner(self.model, replace(settings, steps=steps or MOST), 0, self.net, self.tokens)
+        shadow, curve, began = self.on_cpu(), list[dict[str, Any]](), time.monotonic()
+        while len(curve) < learner.settings.steps:
+            curve.append(self._step(learner, shadow, task, items, len(curve), label))
+            if len(curve) == TRIED and not steps:
+                each = (time.monotonic() - began) / TRIED
+                learner.settings = replace(learner.settings, steps=max(TRIED, int(seconds / each)))
+                self.say(f"{label}: {each:.2f} s a step, so {learner.settings.steps} steps")
+            if len(curve) % 5 == 0 or len(curve) < TRIED:
+                self.say(f"{label}: {ppo.progress_line(curve[-1], learner.settings)}")
+        return self.on_cpu(), pd.DataFrame(curve).assign(method=label)
+
+    def _step(
+        self,
+        learner: PackedLearner,
+        shadow: LlamaForCausalLM,
+        task: CountdownTask,
+        items: Sequence[Solved],
+        step: int,
+        label: str,
+    ) -> dict[str, Any]:
+        began = time.monotonic()
+        shadow.load_state_dict(self.weights())
+        chosen = ppo.problems_of_step(items, learner.settings, 0, step)
+        policy = Sampler(shadow, self.words, self.profile.slots, f"{label}/{step}")
+        rollouts = task.rollouts(policy, chosen, self.words, learner.settings)
+        sampled = time.monotonic()
+        learner.set_rate(step)
+        row = learner.update(batch_of(rollouts), random.Random(f"{label}/{step}"))
+        spent = time.monotonic() - sampled - row["scoring_s"]
+        row |= {"step": step + 1, "sampling_s": sampled - began, "updating_s": spent}
+        return row | ppo.watched(rollouts)

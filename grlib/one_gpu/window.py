@@ -1,0 +1,93 @@
+"""What the stages share: the clock, the device, and a policy that samples in this process."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from grlib import artefacts, runs, sampling
+from grlib.model import build_model
+from grlib.profiles import Profile
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+
+
+class Window:
+    """The seconds of one stage, and what its parts took."""
+
+    def __init__(self, stage: str, out: Path, profile: Profile, seconds: float = 0.0, seed: int = 0) -> None:
+        self.stage, self.out, self.profile, self.seconds, self.seed = stage, out, profile, seconds, seed
+        self.began = self.last = time.monotonic()
+        self.parts: dict[str, float] = {}
+
+    def left(self) -> float:
+        """Seconds until the stage must be over."""
+        return self.seconds - (time.monotonic() - self.began)
+
+    def say(self, line: str) -> None:
+        """A line of progress, after the seconds so far."""
+        print(f"[{time.monotonic() - self.began:6.1f} s] {line}", flush=True)
+
+    def part(self, name: str) -> None:
+        """What was done since the last part belongs to `name`; the manifest is written anew."""
+        now = time.monotonic()
+        self.parts[name] = self.parts.get(name, 0.0) + now - self.last
+        self.last = now
+        self.write_manifest()
+
+    def write_manifest(self) -> None:
+        """manifests/<stage>.json: settings, device, versions, and the seconds of every part."""
+        manifest = {
+            "schema": runs.MANIFEST_SCHEMA,
+            "notebook": f"one_gpu_{self.stage}",
+            "profile": self.profile.name,
+            "seeds": [self.seed],
+            "parameters": {},
+            "settings": asdict(self.profile),
+            **runs.git_state(),
+            "versions": runs.versions(),
+            "device": runs.device(),
+            "parts": [[name, round(spent, 1)] for name, spent in self.parts.items()],  # in their order
+            "wall_seconds": round(time.monotonic() - self.began, 1),
+        }
+        artefacts.write_json(self.out / "manifests" / f"{self.stage}.json", manifest)
+
+
+class Sampler:
+    """A policy that samples in this process from a model on the CPU, which the sampler copies; each call has
+    a seed of its own."""
+
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        words: PreTrainedTokenizerFast,
+        slots: int,
+        seed: str,
+        temperature: float = 1.0,
+    ) -> None:
+        self.model, self.words, self.seed, self.times = model, words, seed, itertools.count()
+        engine = "static" if GPU else "batched"
+        self.settings = sampling.SamplingSettings(engine, temperature, slots, logprobs=temperature == 1)
+
+    def __call__(self, requests: Sequence[sampling.Request]) -> list[sampling.Sampled]:
+        seed = random.Random(f"{self.seed}/{next(self.times)}").getrandbits(31)
+        return sampling.answer(self.model, self.words, requests, self.settings, seed)
+
+
+def new_model(profile: Profile, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A model of the profile's shape, its weights fixed by it."""
+    return build_model(
+        words, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length, 0,
+        profile.kv_heads,
+    )  # fmt: skip

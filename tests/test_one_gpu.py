@@ -1,0 +1,214 @@
+"""Windows of minutes on one GPU, rehearsed on the CPU: results in the record's layout, models that travel."""
+
+import itertools
+import json
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_model
+
+from grlib import one_gpu, results
+from grlib.__main__ import main
+from grlib.countdown_data import imitation_examples
+from grlib.errors import GrlibError
+from grlib.imitation import imitation_rows
+from grlib.notebooks import REPOSITORY
+from grlib.one_gpu import imitating, iterating, learning, report, selecting, travelling
+from grlib.profiles import get
+from grlib.tokenizer import build_tokenizer
+
+BASE = REPOSITORY / "paper_results" / "base"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A rehearsal of seconds: nothing is compiled."""
+    plain = learning.PackedScorer
+    monkeypatch.setattr(learning, "PackedScorer", lambda *a, compiled: plain(*a, compiled=False))
+    profile, tokens = one_gpu.sizes(tiny=True)
+    return replace(
+        profile, train_problems=12, test_problems=2, hint_problems=3, ppo_problems=4, budget=400
+    ), tokens
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
+def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
+    profile, tokens = small
+    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0)
+    stored = results.load({0: tmp_path}, "laptop")
+    evaluated = stored.rows("eval")
+    assert set(evaluated["method"]) == {"bc", "sos", "rest", "guided_rest", "guided_rest_ppo", "sos_ppo"}
+    counts = evaluated.groupby(["method", "split", "iteration"])["index"].nunique()
+    assert (counts == profile.test_problems).all()
+    final = evaluated[(evaluated["method"] == "rest") & (evaluated["iteration"] == profile.iterations)]
+    assert len(final) == 2 * profile.test_problems * profile.samples
+    assert set(stored.rows("greedy")["method"]) == set(evaluated["method"])
+    hints = stored.rows("hints")
+    assert hints.groupby("steps")["index"].apply(list).tolist() == [[0, 1, 2]] * 4
+    assert hints.loc[hints["steps"] == 3, "correct"].all()
+    solved = stored.rows("yield").groupby(["method", "iteration"])["index"].nunique()
+    assert (solved == profile.train_problems).all() and len(solved) == 4
+    first = (
+        stored.rows("yield")
+        .query("iteration == 1 and round_solved == 0")
+        .groupby("method")["index"]
+        .apply(set)
+    )
+    assert first.get("rest") == first.get("guided_rest")  # the base's own attempts serve both
+    assert stored.rows("ppo_curve")["step"].tolist() == [1, 2, 3] * 2
+    made = json.loads((tmp_path / "manifests" / "iterate.json").read_text())
+    assert made["settings"]["ppo_steps"] == 3 and made["parts"][0][0] == "loading"
+    assert sum(spent for _, spent in made["parts"]) == pytest.approx(made["wall_seconds"], abs=2)
+    from grlib.model import load_model
+
+    base = load_model(BASE / "sos")
+    changed = travelling.read_difference(tmp_path / "guided_rest.safetensors", load_model(BASE / "sos"))
+    assert any(not torch.equal(a, b) for a, b in zip(changed.parameters(), base.parameters(), strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
+def test_node_selection_by_all_choices(tmp_path):
+    profile = replace(one_gpu.sizes(tiny=True)[0], budget=300)
+    selecting.select(tmp_path, profile, BASE, 4, seed=0)
+    rows = results.load({0: tmp_path}, "laptop").rows("selection")
+    assert rows.groupby("choose")["index"].apply(list).to_dict() == dict.fromkeys(
+        ("first", "last", "random"), [0, 1, 2, 3]
+    )
+    unaided = rows[rows["round"] == 0].groupby("index")["tokens"].nunique()
+    assert (unaided[rows.groupby("index")["round"].max() == 0] == 1).all()  # the same first attempts
+
+
+def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
+    monkeypatch.setattr(imitating, "PART", 3)
+    profile = get("laptop")
+
+    class Here:
+        def submit(self, function, *arguments):
+            done: Future = Future()
+            done.set_result(function(*arguments))
+            return done
+
+    made = list(itertools.islice(imitating.stream(Here(), 1, "sos", profile, first=6), 10))
+    words = build_tokenizer(profile.whole_numbers)
+    examples = imitation_examples(profile.task, 6, num_count=3) + imitation_examples(profile.task, 4)
+    expected = imitation_rows("sos", examples, words, profile.row_length)
+    assert [row.ids.tolist() for row in made] == [row.ids.tolist() for row in expected]
+    assert [row.start for row in made] == [row.start for row in expected]
+
+
+def test_the_clock_starts_after_the_first_steps(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    done = imitating.by_the_clock(50.0, 1000)
+    for step, moment, share in ((0, 100, 0.0), (2, 140, 0.0), (3, 140, 0.0), (9, 165, 0.5), (20, 190, 1.0)):
+        now[0] = moment
+        assert done(step) == share
+    monkeypatch.setattr(imitating, "GPU", True)
+    with pytest.raises(GrlibError, match="400 tokens a second: a GPU takes 300,000 or more"):
+        done(20)
+
+
+def test_a_change_travels_in_eight_bits():
+    model, _ = tiny_model()
+    changed, _ = tiny_model()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in changed.parameters():
+            weights += 0.01 * torch.randn(weights.shape, generator=generator)
+    before = {name: weights.clone() for name, weights in model.named_parameters()}
+    again = travelling.apply_difference(model, travelling.difference(model, changed))
+    for (name, weights), wanted in zip(again.named_parameters(), changed.parameters(), strict=True):
+        change = (wanted - before[name]).reshape(len(wanted), -1).abs().amax(1)
+        error = (weights - wanted).reshape(len(wanted), -1).abs().amax(1)
+        assert (error <= change / 254 + 1e-6).all(), name
+
+
+def test_a_change_is_refused_with_another_base_or_a_damaged_file(tmp_path):
+    model, _ = tiny_model()
+    travelling.write_difference(tmp_path / "c", model, model)
+    with pytest.raises(GrlibError, match="not a change of this base"):
+        travelling.read_difference(tmp_path / "c", tiny_model(2)[0])
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:100])
+    with pytest.raises(GrlibError, match="cannot be read"):
+        travelling.read_difference(tmp_path / "c", model)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["probe", "X"], "no GPU is there; `--tiny` rehearses"),
+        (["iterate", "X"], "X/models/sos: no model there; first `python -m grlib gpu base X`"),
+        (["base", "X", "--seconds", "0"], "--seconds 0: must be more than 0"),
+        (["select", "X", "--problems", "-1"], "--problems -1: must be more than 0"),
+    ],
+)
+def test_bad_requests_are_one_clear_line(arguments, message, capsys):
+    assert main(["gpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_record_is_whole_and_reported():
+    folder = REPOSITORY / "paper_results" / "measured" / "gpu" / "seed0"
+    stored = results.load({0: folder}, "gpu")
+    evaluated = stored.rows("eval")
+    shape = evaluated[evaluated["method"] == "guided_rest"].groupby(["split", "index"]).size()
+    assert (shape == 32).all() and len(shape) == 800
+    made = {
+        stage: json.loads((folder / "manifests" / f"{stage}.json").read_text()) for stage in report.STAGES
+    }
+    for manifest in made.values():
+        assert sum(spent for _, spent in manifest["parts"]) == pytest.approx(
+            manifest["wall_seconds"], abs=1.5
+        )
+    text = "\n".join(
+        report.paragraphs(
+            REPOSITORY / "paper_results" / "measured", REPOSITORY / "paper_results" / "base_gpu" / "sos"
+        )
+    )
+    sos = evaluated[(evaluated["method"] == "sos") & (evaluated["split"] == "seen")]
+    assert f"55.3 / {100 * sos['correct'].mean():.1f}" in text
+    assert f"{sum(m['wall_seconds'] for m in made.values()) / 60:.1f} |" in text
+
+
+def test_the_shipped_models_search():
+    from grlib import countdown_task, sampling, traces
+    from grlib.countdown import Problem
+    from grlib.model import load_both
+
+    greedy = sampling.SamplingSettings(temperature=0, slots=2)
+    problem = Problem((3, 5, 7, 11), 26)
+    for name in ("sos", "guided_rest"):
+        model, words = load_both(REPOSITORY / "paper_results" / "base_gpu" / name)
+        ask = sampling.Request(countdown_task.prompt_text(problem), "", 300)
+        [found] = sampling.answer(model, words, [ask], greedy, 0)
+        audit = traces.audit(found.text, problem)
+        assert audit["lines"] > 10 and audit["malformed_lines"] == 0, name
+        assert audit["wrong_arithmetic"] == 0, name
+
+
+def test_nothing_is_said_of_a_record_that_is_not_there(tmp_path):
+    assert report.paragraphs(tmp_path, tmp_path) == ["Nothing is recorded yet."]
+
+
+def test_paces_stand_beside_the_ceilings_of_the_card():
+    found = {
+        "device": "a card",
+        "ceilings": {"copy_tb_s": 2.0, "bf16_tflop_s": 500.0},
+        "training_pace": {"packed": 1e6, "padded": 4e5},
+        "sampling_pace": {"static": 6e5, "read_tb_s": 0.5, "generate": 2e4, "generate_device": "another"},
+    }
+    text = report.pace_table(found, {"parameters": 10_000_000})
+    assert "2.5 times rows padded" in text and "60 TFLOP/s at 6 a parameter, 12% of" in text
+    assert "25% of the copy's rate" in text and "20,000 tokens/s (on another) | 30 times slower" in text
+
+
+def test_measured_numbers_are_numbers():
+    frame = pd.read_parquet(REPOSITORY / "paper_results/measured/gpu/seed0/results/05_likelihood.parquet")
+    assert set(frame["kind"]) == {"self_generated", "hinted", "guided"}
+    assert np.isfinite(frame["nll"]).all() and (frame["nll_tokens"] > 0).all()

@@ -1,0 +1,202 @@
+"""Rows in lines without padding: the same loss, the same gradients and the same PPO step as with padding."""
+
+import copy
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import POSITIONS, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grlib import packed_training, ppo
+from grlib.errors import GrlibError
+from grlib.packed_ppo import PackedLearner
+from grlib.packed_training import FILLING, IGNORED, PackedScorer, lines, train_lines
+from grlib.rollouts import Rollout, batch_of
+from grlib.sampling import SamplingSettings
+from grlib.training import Row, TrainSettings, micro_batches, padded, response_nll, states_before
+
+COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
+
+
+def some_rows(count: int = 9, seed: int = 0, longest: int = 150) -> list[Row]:
+    """Rows of random tokens and lengths."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, longest, count)
+    return [Row(rng.integers(0, 200, n).astype(np.int32), int(rng.integers(1, n))) for n in lengths]
+
+
+def padded_loss(model, rows: list[Row]) -> float:
+    """The summed loss, its gradients left in the model."""
+    total = 0.0
+    for _, ids, mask in micro_batches(rows, 1024):
+        loss = response_nll(model, ids, mask).sum()
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def packed_loss(net: PackedScorer, rows: list[Row], tokens: int) -> float:
+    total = 0.0
+    for line in lines(rows, tokens):
+        loss = net(line)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    found = {name: weights.grad.clone() for name, weights in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(2, 40), st.integers(1, 39)), min_size=1, max_size=12), st.integers(40, 300)
+)
+def test_lines_hold_every_row_once_and_its_targets(shapes, tokens):
+    rows = [
+        Row(np.arange(n, dtype=np.int32) + 100 * i, min(start, n - 1)) for i, (n, start) in enumerate(shapes)
+    ]
+    made = list(lines(rows, tokens))
+    got_rows, got_targets = [], []
+    for line in made:
+        assert len(line.ids) == len(line.places) == len(line.targets) == tokens
+        ends = line.ends.tolist()
+        assert ends[0] == 0 and ends[-1] == tokens and ends == sorted(set(ends))
+        for begin, end in zip(ends, ends[1:], strict=False):
+            assert line.places[begin:end].tolist() == list(range(end - begin))
+            if begin < line.real:
+                got_rows.append(line.ids[begin:end].tolist())
+            else:
+                assert end - begin <= FILLING
+        got_targets += line.targets[line.targets != IGNORED].tolist()
+        assert line.counted == int((line.targets != IGNORED).sum())
+    assert got_rows == [row.ids.tolist() for row in rows]
+    assert got_targets == [token for row in rows for token in row.ids[row.start :].tolist()]
+
+
+def test_a_row_longer_than_a_line_is_refused():
+    with pytest.raises(GrlibError, match="a row of 50 tokens does not fit a line of 49"):
+        list(lines([Row(np.zeros(50, np.int32), 1)], 49))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILER)])
+def test_loss_and_gradients_are_those_of_padded_rows(kv_heads, compiled):
+    model, _ = tiny_model(kv_heads)
+    rows = some_rows()
+    loss, expected = padded_loss(model, rows), gradients(model)
+    net = PackedScorer(model, POSITIONS, compiled)
+    assert packed_loss(net, rows, 300) == pytest.approx(loss, rel=1e-5)
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in gradients(model).items():
+        assert torch.allclose(gradient, expected[name], atol=1e-4 * largest), name
+    net.give_back()
+    assert padded_loss(model, rows) == pytest.approx(loss, rel=1e-6)
+
+
+def test_a_row_does_not_see_its_neighbours():
+    model, _ = tiny_model()
+    net = PackedScorer(model, POSITIONS, compiled=False)
+    rows = some_rows(4)
+    [line] = lines(rows, 700)
+    states = net.states(line.ids, line.places, line.ends)
+    other = [rows[0], Row(rows[1].ids[::-1].copy(), 1), *rows[2:]]
+    [line] = lines(other, 700)
+    begin, end = len(rows[0].ids), len(rows[0].ids) + len(rows[1].ids)
+    changed = net.states(line.ids, line.places, line.ends)
+    assert torch.equal(states[:begin], changed[:begin]) and torch.equal(states[end:], changed[end:])
+    assert not torch.equal(states[begin:end], changed[begin:end])
+
+
+def test_states_of_padded_rows_by_way_of_a_line():
+    model, _ = tiny_model(2)
+    ids, mask = padded(some_rows(5))
+    expected = states_before(model.model, ids, mask)
+    net = PackedScorer(model, POSITIONS, compiled=False)
+    assert torch.allclose(net.states_before(ids, mask, 900), expected, atol=1e-4)
+    with pytest.raises(GrlibError, match="do not fit a line of 100"):
+        net.states_before(ids, mask, 100)
+
+
+def test_training_on_lines_lowers_the_loss_and_ends_when_it_is_done():
+    model, _ = tiny_model(spread=False)
+    net = PackedScorer(model, POSITIONS, compiled=False)
+    source = list(lines(some_rows(6), 700)) * 60
+    settings_ = TrainSettings(lr=3e-3, batch_rows=1, schedule="trapezoid")
+    curve = train_lines(
+        net,
+        iter(source),
+        settings_,
+        lambda step: step / 38,
+        progress=lambda line: None,
+        label="t",
+        look_every=5,
+    )
+    assert curve["step"].tolist() == [1, *range(5, 36, 5), 38]
+    assert curve["loss"].iloc[-1] < 0.9 * curve["loss"].iloc[0]
+    assert curve["tokens_seen"].iloc[-1] == sum(line.real for line in source[:38])
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    model, _ = tiny_model()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    net = PackedScorer(model, POSITIONS, compiled=False)
+    with pytest.raises(GrlibError, match=r"sos: loss is nan at step 1; lower lr 0.001"):
+        train_lines(
+            net, lines(some_rows(2), 400), TrainSettings(lr=1e-3, batch_rows=1), lambda step: 0.0,
+            progress=lambda line: None, label="sos",
+        )  # fmt: skip
+
+
+def test_rows_that_fill_up_must_fit():
+    model, _ = tiny_model()
+    with pytest.raises(GrlibError, match=f"longest=10: rows that fill up lines have {FILLING} tokens"):
+        PackedScorer(model, 10, compiled=False)
+
+
+def a_batch(model, count: int = 8):
+    """Random rollouts with the log probabilities that the model gives them."""
+    rollouts = []
+    for row in some_rows(count, seed=3, longest=60):
+        ids, mask = padded([row])
+        logprobs = -response_nll(model, ids, mask).detach()
+        response = tuple(row.ids[row.start :].tolist())
+        reward = ((len(response) - 1, float(len(rollouts) % 2)),)
+        starts = tuple(range(0, len(response), 3))
+        prompt = tuple(row.ids[: row.start].tolist())
+        rollouts.append(Rollout(prompt, response, tuple(logprobs.tolist()), starts, reward, False, True))
+    return batch_of(rollouts)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "normed_sgd"])
+def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer):
+    model, _ = tiny_model(2)
+    batch, other = a_batch(model), copy.deepcopy(model)
+    settings_ = ppo.PPOSettings(
+        steps=1, problems=8, actor_lr=1e-3, critic_lr=1e-2, sampling=SamplingSettings(), minibatch=4,
+        optimizer=optimizer, critic="shared",
+    )  # fmt: skip
+    expected = ppo.Learner(model, settings_, 0).update(batch, random.Random(0))
+    net = PackedScorer(other, POSITIONS, compiled=False)
+    found = PackedLearner(other, settings_, 0, net, 200).update(batch, random.Random(0))
+    assert {name for name in expected if found[name] != pytest.approx(expected[name], abs=2e-3)} <= {
+        "scoring_s"
+    }
+    for (name, new), old in zip(other.named_parameters(), model.parameters(), strict=True):
+        assert torch.allclose(new, old, atol=2e-4), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there the kernel is used")
+def test_the_plain_backward_pass_is_that_of_autograd():
+    q, k, v = (torch.randn(7, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+    ends = torch.tensor([0, 3, 7], dtype=torch.int32)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: packed_training.packed_attention(*tensors, ends, 4, 0.3)[0], (q, k, v)
+    )
