@@ -5,6 +5,7 @@
   python -m grlib reproduce --only 06              one notebook; its inputs must be there
   python -m grlib status                           what would run, and why
   python -m grlib figures                          figures and tables again, from stored results
+  python -m grlib search 84 2 14 15 --target 26    watch a trained model search for a solution
 
 exit codes: 0 all is well; 2 wrong usage or bad input; 3 an artefact is missing; 4 a cell raised an error;
             5 out of memory or dead kernel; 6 time-out; 7 disk full; 8 other shards' work is needed;
@@ -29,6 +30,7 @@ COMMANDS = {
     "plan": "what a run will take: tokens, FLOPs, memory, hours and disk, before anything runs",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
     "merge-shards": "bring what several machines did of one run into one run folder",
+    "search": "type a problem, watch the best model that is there search",
     "gpu": "Countdown with four numbers on one GPU, in windows of minutes, without papermill",
     "bench": "compare the speed of grlib with a textbook version",
     "check": "check Python, the packages' versions, memory and disk",
@@ -71,7 +73,7 @@ TAKES = {
 }
 
 
-OWN = ("bench", "gpu")  # commands that parse their arguments themselves
+OWN = ("bench", "gpu", "search")  # commands that parse their arguments themselves
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,6 +141,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib import bench
 
             return bench.main(rest) or 0
+        case "search":
+            from grlib import watching
+
+            return watching.main(rest)
         case "gpu":
             from grlib import one_gpu
 

@@ -204,8 +204,8 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
 
 
 class _Quick:
-    """What a tokenizer of `build_tokenizer` does with text in the trace language, 20 times as fast (bench):
-    Python's own regular expressions find the pieces. Any other text is left to the tokenizer (None)."""
+    """What a tokenizer of `build_tokenizer` does with text in the trace language, many times as fast (`bench
+    tokenizer`): Python's regular expressions find the pieces. Other text is left to the tokenizer (None)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.vocabulary = tokenizer.get_vocab()

@@ -17,7 +17,17 @@ from grlib.errors import GrlibError
 if TYPE_CHECKING:
     from grlib.bench.speed import Row
 
-TEXT_SECTIONS = ("problems", "solver", "trace", "rewrite", "grade", "hostile", "import", "sandbox")
+TEXT_SECTIONS = (
+    "problems",
+    "solver",
+    "trace",
+    "rewrite",
+    "grade",
+    "tokenizer",
+    "hostile",
+    "import",
+    "sandbox",
+)
 MODEL_SECTIONS = ("sampling", "training", "ppo", "engines")
 SECTIONS = TEXT_SECTIONS + MODEL_SECTIONS
 SHIPPED = Path(__file__).parents[2] / "paper_results" / "base" / "sos"

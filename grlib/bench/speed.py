@@ -197,6 +197,29 @@ def bench_grade(quick: bool) -> Iterator[Row]:
     )
 
 
+def bench_tokenizer(quick: bool) -> Iterator[Row]:
+    """Traces to tokens and back, by the tokenizer itself and by our reading of its rules."""
+    from grlib import tokenizer
+
+    words = tokenizer.build_tokenizer(1000)  # as profile gpu
+    written, note = _written(quick)
+    texts = [trace for _, trace in written]
+    rows = [tokenizer.encode(words, [text])[0] for text in texts]
+
+    def own(text: str) -> list[int]:
+        ids: list[int] = words(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    yield compare("tokens of a trace", texts, own, lambda text: tokenizer.encode(words, [text])[0], note)
+    yield compare(
+        "text of tokens",
+        rows,
+        lambda ids: words.decode(ids, clean_up_tokenization_spaces=False),
+        lambda ids: tokenizer.decode(words, ids),
+        note,
+    )
+
+
 # --- hostile text -------------------------------------------------------------------------------------------
 
 _PROBLEM = Problem((3, 4, 5, 6), 24)

@@ -1,0 +1,43 @@
+"""Type a problem, watch it search."""
+
+import pytest
+
+from grlib import watching
+from grlib.__main__ import main
+
+
+def test_the_best_model_searches_and_is_judged(capsys):
+    assert main(["search", "84", "2", "14", "15", "--target", "26", "--temperature", "0"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Current State: 26:[84, 2, 14, 15], Operations: []\n")
+    assert "base_gpu/guided_rest: " in said and "verdict: " in said
+
+
+def test_tries_end_with_a_solution(capsys):
+    assert main(["search", "1", "2", "3", "10", "--target", "60", "--tries", "9", "--seed", "3"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("verdict: correct") == 1 and said.rstrip().endswith("verdict: correct")
+
+
+def test_without_the_best_the_next_one_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "REPOSITORY", tmp_path)
+    with pytest.raises(watching.GrlibError, match="no model in .*: use a full checkout"):
+        watching.best_model()
+    for name in reversed(watching.MODELS):
+        folder = tmp_path / "paper_results" / name
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+        assert watching.best_model() == folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["0", "2", "3", "4", "--target", "9"], "0"),
+        (["1", "2", "3", "4", "--target", "9", "--tries", "0"], "--tries 0: must be 1 or more"),
+        (["1", "2", "3", "4", "--target", "9", "--model", "nowhere"], "no model in nowhere"),
+    ],
+)
+def test_bad_requests_are_one_clear_line(arguments, message, capsys):
+    assert main(["search", *arguments]) == 2
+    assert message in capsys.readouterr().err
