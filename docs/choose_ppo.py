@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from choices import LAPTOP, add, judge, known, say, within_reach
 
-from grlib import ppo, sampling
+from grlib import ppo, ppo_watch, sampling
 from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
 from grlib.results import STARTS
 
@@ -60,7 +60,7 @@ def run(name: str, method: str, source: Path, problems: int, work: Path) -> dict
         work=folder / "run", progress=say,
     )  # fmt: skip
     last = curve.tail(LAST_STEPS)[["accuracy", "clipped", "entropy", "value_error"]].mean()
-    spent = {"seconds": curve[[*ppo.TIMES]].to_numpy().sum(), "cores": sampling.cores()}
+    spent = {"seconds": curve[[*ppo_watch.TIMES]].to_numpy().sum(), "cores": sampling.cores()}
     return scores(folder / "model", problems, folder) | {f"train_{k}": v for k, v in last.items()} | spent
 
 

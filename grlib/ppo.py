@@ -34,6 +34,7 @@ from grlib.ppo_losses import (
     operation_policy_loss,
     value_loss,
 )
+from grlib.ppo_watch import concerns, progress_line, watched
 from grlib.rollouts import Batch, Rollout, batch_of
 from grlib.sampling import SamplingSettings, release_gpus
 from grlib.selftrain import Policy, sampled_policy
@@ -122,7 +123,6 @@ class PPOSettings:
         refuse_uneven(self.processes, "minibatch", self.minibatch)
 
 
-TIMES = ("sampling_s", "scoring_s", "updating_s")  # columns of the curve that differ from run to run
 CHOICES = {
     "action": ("operation", "token"),
     "baseline": ("value", "group"),
@@ -208,7 +208,7 @@ def train_ppo(
     chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
     key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
     step, curve = learner.restore(work, key)
-    saved = time.monotonic()
+    saved, told = time.monotonic(), set[str]()
     while step < settings.steps:
         began = time.monotonic()
         learner.hand_over()
@@ -227,6 +227,10 @@ def train_ppo(
         if team.rank == 0:
             write_table(work / "curve.csv", pd.DataFrame(curve))
             progress(progress_line(row, settings))
+            for kind, concern in concerns(curve, settings.precision).items():
+                if kind not in told:
+                    progress(f"PPO: warning, step {step}: {concern}")
+                    told.add(kind)
         if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
             learner.checkpoint(work, key, step, curve)
             saved = time.monotonic()
@@ -322,12 +326,12 @@ class Learner:
         order = list(range(len(batch.rows)))
         rng.shuffle(order)
         parts = [order[i : i + settings.minibatch] for i in range(0, len(order), settings.minibatch)]
-        watched: list[dict[str, float]] = []
+        seen: list[dict[str, float]] = []
         for part in parts:
-            watched.append(self._gradients(batch, part, advantage, old_value, returns))
-            self._take_step()
-        row = {name: float(np.mean([one[name] for one in watched])) for name in watched[0]}
-        row["rescore_gap"] = watched[0]["rescore_gap"]  # later parts are scored by a changed policy
+            found = self._gradients(batch, part, advantage, old_value, returns)
+            seen.append(found | {"gradient": self._take_step()})
+        row = {name: float(np.mean([one[name] for one in seen])) for name in seen[0]}
+        row["rescore_gap"] = seen[0]["rescore_gap"]  # later parts are scored by a changed policy
         row["scoring_s"] = scoring
         return row | self._of_the_critic(old_value, returns, batch.action_start)
 
@@ -397,15 +401,19 @@ class Learner:
         row = {"policy_loss": policy, "value_loss": value, "clipped": sum(clipped), "rescore_gap": max(gaps)}
         return row | dict(zip(("ratio_01", "ratio_50", "ratio_99"), quantiles, strict=True))
 
-    def _take_step(self) -> None:
+    def _take_step(self) -> float:
+        """Change the weights; returns how long the policy's gradient was."""
+        lengths = []
         for network, optimizer in zip(self.networks, self.optimizers, strict=True):
             weights = list(network.parameters())
             if network is self.networks[0] and self.settings.optimizer == "normed_sgd":
-                to_length_one([weight.grad for weight in weights if weight.grad is not None])
+                lengths.append(to_length_one([weight.grad for weight in weights if weight.grad is not None]))
             else:
-                nn.utils.clip_grad_norm_(weights, self.settings.max_norm)
+                norm = nn.utils.clip_grad_norm_(weights, self.settings.max_norm)
+                lengths.append(float(getattr(norm, "full_tensor", lambda norm=norm: norm)()))
             optimizer.step()
             optimizer.zero_grad()
+        return lengths[0]
 
     def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Rows for one forward pass each, as `training.micro_batches` gives them."""
@@ -479,12 +487,14 @@ def _seen(
     return Seen(float(loss), float(error), float((new - old).abs().max()), clipped, ratios.cpu())
 
 
-def to_length_one(gradients: Sequence[torch.Tensor]) -> None:
-    """Scale gradients in place so that together they have norm 1; gradients of zero stay so."""
+def to_length_one(gradients: Sequence[torch.Tensor]) -> float:
+    """Scale gradients in place so that together they have norm 1, and return that of before; gradients of
+    zero stay so."""
     norm = nn.utils.get_total_norm(gradients)
-    size = max(float(getattr(norm, "full_tensor", lambda: norm)()), 1e-12)  # sharded: over all processes
+    size = float(getattr(norm, "full_tensor", lambda: norm)())  # sharded: over all processes
     for gradient in gradients:
-        gradient.div_(size)
+        gradient.div_(max(size, 1e-12))
+    return size
 
 
 def by_place(flat: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
@@ -503,26 +513,3 @@ def problems_of_step(items: Sequence[Any], settings: PPOSettings, seed: int, ste
         Random(f"{seed}/epoch/{epoch}").shuffle(order)
         found += [items[i] for i in order[first : first + settings.problems - len(found)]]
     return found
-
-
-def watched(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What the rollouts of a step say: accuracy, reward, length, cut-off share, actions, entropy."""
-    drawn = np.concatenate([rollout.logprobs for rollout in rollouts])
-    return {
-        "accuracy": float(np.mean([rollout.correct for rollout in rollouts])),
-        "reward": float(np.mean([sum(amount for _, amount in rollout.rewards) for rollout in rollouts])),
-        "tokens": float(np.mean([len(rollout.response) for rollout in rollouts])),
-        "truncated": float(np.mean([not rollout.ended for rollout in rollouts])),
-        "actions": float(np.mean([len(rollout.starts) for rollout in rollouts])),
-        "entropy": float(-drawn.mean()),  # nats a token: its unbiased estimate from the tokens drawn
-    }
-
-
-def progress_line(row: dict[str, float], settings: PPOSettings) -> str:
-    """A step in one line, with the minutes left."""
-    left = (settings.steps - row["step"]) * sum(row[name] for name in TIMES) / 60
-    return (
-        f"PPO: step {row['step']:.0f}/{settings.steps}, accuracy {100 * row['accuracy']:.0f} %, "
-        f"{row['tokens']:.0f} tokens, cut off {100 * row['truncated']:.0f} %, clipped "
-        f"{100 * row['clipped']:.0f} %, entropy {row['entropy']:.3f}, {left:.1f} min left"
-    )

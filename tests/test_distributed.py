@@ -12,7 +12,7 @@ import pytest
 import torch
 from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import distributed, ppo
+from grlib import distributed, ppo_watch
 from grlib.errors import GrlibError
 from grlib.model import load_model
 from grlib.selftrain import fine_tune_rows
@@ -139,7 +139,7 @@ def test_two_processes_reinforce_as_one_does(tmp_path, monkeypatch, changes):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the task is
     one, weights = reinforced(tmp_path / "one", **changes)
     two, shared = reinforced(tmp_path / "two", processes=2, **changes)
-    same = one.columns.difference(ppo.TIMES)
+    same = one.columns.difference(ppo_watch.TIMES)
     assert np.nanmax(np.abs(two[same] - one[same]).to_numpy()) < 1e-4
     assert two[same].isna().equals(one[same].isna())
     assert differ(weights, shared) < 1e-4

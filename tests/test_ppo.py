@@ -2,24 +2,31 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
+from conftest import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import countdown_data, ppo, profiles, search
+from grlib import countdown_data, ppo, ppo_watch, profiles, search
 from grlib.countdown import Problem, solve
-from grlib.countdown_task import CountdownTask, line_ends, subgoal_lines
+from grlib.countdown_task import CountdownTask, line_ends, ppo_settings, subgoal_lines
 from grlib.errors import GrlibError
 from grlib.model import load_both, load_model
+from grlib.notebooks import REPOSITORY
 from grlib.rollouts import Rollout, batch_of, line_last, line_starts
-from grlib.sampling import SamplingSettings
+from grlib.sampling import SamplingSettings, answer
 from grlib.tokenizer import build_tokenizer, encode
-from grlib.training import make_rows, micro_batches, states_before
+from grlib.training import PADDING_LIMIT, Row, make_rows, micro_batches, states_before
 
 # Small cases with the outputs of the authors' released advantage estimator and loss.
 CASES = [json.loads(line) for line in (Path(__file__).parent / "data/operation_ppo.jsonl").open()]
@@ -243,7 +250,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, critic):
         run(TwoArms(words), base, tmp_path / "b", settings)
     monkeypatch.setattr(ppo.Learner, "update", update)
     again = run(TwoArms(words), base, tmp_path / "b", settings)
-    assert again.drop(columns=[*ppo.TIMES]).equals(whole.drop(columns=[*ppo.TIMES]))
+    assert again.drop(columns=[*ppo_watch.TIMES]).equals(whole.drop(columns=[*ppo_watch.TIMES]))
     weights = [load_both(tmp_path / name / "out")[0].state_dict() for name in "ab"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # other problems are another run, even as many
@@ -254,9 +261,117 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, critic):
     assert len(other) == 2
 
 
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, "tests")
+from two_arms import TwoArms, run, toy_settings
+from grlib import ppo
+from grlib.tokenizer import load_tokenizer
+place = Path(sys.argv[1])
+update = ppo.Learner.update
+ppo.Learner.update = lambda *arguments: time.sleep(0.3) or update(*arguments)
+words = load_tokenizer(place / "base")
+run(TwoArms(words), place / "base", place / "b", toy_settings(steps=6, checkpoint_seconds=0.0))
+"""
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(tmp_path):
+    base, words = toy(tmp_path)
+    settings = toy_settings(steps=6, checkpoint_seconds=0.0)
+    whole = run(TwoArms(words), base, tmp_path / "a", settings)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=REPOSITORY)
+    curve = tmp_path / "b" / "work" / "curve.csv"
+    while child.poll() is None and not (curve.is_file() and len(curve.read_text().splitlines()) > 2):
+        time.sleep(0.02)
+    assert child.poll() is None, "it ended before it could be killed"
+    child.kill()
+    child.wait()
+    assert not (tmp_path / "b" / "out").exists()
+    again = run(TwoArms(words), base, tmp_path / "b", settings)
+    assert again.drop(columns=[*ppo_watch.TIMES]).equals(whole.drop(columns=[*ppo_watch.TIMES]))
+    assert len(again) == 6
+
+
+def a_curve(**newest):
+    """Five quiet steps, the last one changed."""
+    quiet = {"step": 1.0, "entropy": 0.1, "truncated": 0.2, "rescore_gap": 1e-5, "gradient": 0.3}
+    return [quiet | {"step": float(i + 1)} for i in range(4)] + [quiet | {"step": 5.0} | newest]
+
+
+@pytest.mark.parametrize(
+    ("newest", "kind", "words"),
+    [
+        ({}, "", ""),
+        ({"entropy": 0.019}, "entropy", "entropy fell from 0.1 to 0.019: lower actor_lr"),
+        ({"entropy": 0.6}, "order", "entropy rose from 0.1 to 0.6"),
+        ({"truncated": 0.5}, "truncated", "50 % of the responses run into the budget, in the beginning 20 %"),
+        ({"gradient": 0.0}, "gradient", "nothing is learnt; are all rewards equal"),
+        ({"rescore_gap": 0.02}, "gap", "differ by 0.02 nats for a token (bound 0.01)"),
+    ],
+)
+def test_what_gives_cause_for_concern_is_said(newest, kind, words):
+    found = ppo_watch.concerns(a_curve(**newest), "float32")
+    assert set(found) == ({kind} if kind else set())
+    assert words in found.get(kind, "")
+
+
+def test_a_beginning_is_not_compared_with_itself():
+    assert ppo_watch.concerns(a_curve(entropy=0.001)[-1:], "float32") == {}
+    assert set(ppo_watch.concerns(a_curve(rescore_gap=0.9), "bfloat16")) == set()
+
+
+def test_a_sampler_of_another_model_ends_the_run():
+    with pytest.raises(GrlibError, match=r"step 5: .* 6.0 nats from the trainer's: it samples from another"):
+        ppo_watch.concerns(a_curve(rescore_gap=6.0), "bfloat16")
+
+
+def test_a_warning_is_given_once(tmp_path, monkeypatch):
+    base, words = toy(tmp_path)
+    monkeypatch.setattr(ppo_watch, "DEAD", 1e9)
+    said = []
+    run(TwoArms(words), base, tmp_path, toy_settings(steps=3), progress=said.append)
+    assert [line for line in said if "warning" in line] == [
+        line for line in said if line.startswith("PPO: warning, step 1: the gradient is")
+    ]
+    assert sum("warning" in line for line in said) == 1 and "gradient" in said[0]
+
+
+def test_a_reward_stands_inside_the_response_and_nothing_follows_its_end():
+    """An end token is the last one: what pays for a response pays there, and no action begins after it."""
+    model, words = load_both(REPOSITORY / "paper_results/base/sos")
+    task, settings = CountdownTask(200), ppo_settings(profiles.get("smoke"), "sos_ppo_dense")
+    items = countdown_data.draw(profiles.get("smoke").task, "ends", 12)
+    drawn = replace(settings.sampling, logprobs=True, slots=12)
+    rollouts = task.rollouts(lambda asked: answer(model, words, asked, drawn, 0), items, words, settings)
+    assert any(rollout.ended for rollout in rollouts)
+    for rollout in rollouts:
+        ends = [place for place, token in enumerate(rollout.response) if token == words.eos_token_id]
+        assert ends == ([len(rollout.response) - 1] if rollout.ended else [])
+        assert max(place for place, _ in rollout.rewards) == len(rollout.response) - 1
+        assert max(rollout.starts) < len(rollout.response)
+    batch = batch_of(rollouts)
+    for row, rollout in enumerate(rollouts):
+        beyond = slice(len(rollout.response), None)
+        assert not batch.reward[row, beyond].any() and not batch.action_start[row, beyond].any()
+
+
+def test_little_of_an_update_is_padding():
+    from grlib.bench.reinforce import padding
+
+    model, _ = tiny_model()
+    learner = ppo.Learner(model, replace(toy_settings(), minibatch=16, micro_tokens=2048))
+    rng = np.random.default_rng(0)
+    rows = [Row(np.zeros(n, np.int32), 1) for n in rng.integers(60, 1000, 64)]
+    assert padding(learner, rows[:1]) == 0
+    assert 0 < padding(learner, rows) < 15
+    learner.settings = replace(learner.settings, minibatch=64, micro_tokens=64 * 1000)
+    assert padding(learner, rows) <= 100 * (1 - PADDING_LIMIT)
+
+
 def test_problems_of_a_step_come_once_an_epoch():
     settings = toy_settings(problems=3)
-    seen = [ppo._problems(list(range(7)), settings, 0, step) for step in range(7)]
+    seen = [ppo.problems_of_step(list(range(7)), settings, 0, step) for step in range(7)]
     flat = [item for step in seen for item in step]
     assert sorted(flat[:7]) == sorted(flat[7:14]) == sorted(flat[14:]) == list(range(7))
     assert flat[:7] != flat[7:14]

@@ -61,7 +61,7 @@ def recorded(tmp_path_factory):
 # the README
 
 
-@pytest.mark.parametrize("name", ["status", "results", "profiles", "sections", "speed"])
+@pytest.mark.parametrize("name", ["status", "results", "profiles", "sections", "speed", "gpu"])
 def test_the_readme_shows_the_recorded_results(name):
     assert readme.stored_part(README, name) == readme.parts()[name], REFRESH
 

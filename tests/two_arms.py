@@ -40,8 +40,8 @@ def toy_settings(**changes):
     return ppo.PPOSettings(**(plain | {"sampling": sampling} | changes))
 
 
-def run(task, base, folder, settings, items=range(8)):
+def run(task, base, folder, settings, items=range(8), progress=lambda line: None):
     return ppo.train_ppo(
         task, list(items), base, settings, seed=0, out=folder / "out", work=folder / "work",
-        progress=lambda line: None,
+        progress=progress,
     )  # fmt: skip

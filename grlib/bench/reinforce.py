@@ -53,12 +53,23 @@ def bench_ppo(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     task, settings = CountdownTask(budget), ppo_settings(LAPTOP, "guided_rest_ppo")
     fast = _fast(task, items, folder, settings, threads)
     slow = _slow(task, items, folder, settings)
+    slow_padding, fast_padding = slow.pop("padding"), fast.pop("padding")
     for name in fast:
         note = f"{count} responses" if name == "sampling" else ""
         yield Row(f"PPO step, {name}", "s", slow.get(name), fast[name], note)
     yield Row("PPO step, whole", "s", sum(slow.values()), sum(fast.values()), f"{threads} threads")
     spent = (fast["scoring"] + fast["updating"]) / fast["sampling"]
+    yield Row("PPO step, padding", "% of tokens", slow_padding, fast_padding, "aim: under 10")
     yield Row("PPO, scoring + updating to sampling", "ratio", None, spent, "aim: 3 at most")
+
+
+def padding(learner: Learner, rows: Sequence[Any]) -> float:
+    """Share of the tokens of an update's forward passes that only fill up rows, in percent; a mini-batch of
+    rows at a time, as `Learner.update` takes them."""
+    size, padded_tokens = learner.settings.minibatch, 0
+    for first in range(0, len(rows), size):
+        padded_tokens += sum(ids.numel() for _, ids, _ in learner.batches(list(rows[first : first + size])))
+    return 100 * (1 - sum(len(row.ids) for row in rows) / padded_tokens)
 
 
 def _fast(
@@ -124,4 +135,5 @@ def _step(
         "grading": graded - began - inside[0],
         "scoring": rescored - graded + row["scoring_s"],
         "updating": whole - row["scoring_s"],
+        "padding": padding(learner, batch.rows),
     }

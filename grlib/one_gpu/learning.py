@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from grlib import ppo
+from grlib import ppo, ppo_watch
 from grlib.countdown_data import Solved
 from grlib.countdown_task import CountdownTask
 from grlib.model import bake, load_both
@@ -107,12 +107,14 @@ class Trainer:
         shadow, curve, began = self.on_cpu(), list[dict[str, Any]](), time.monotonic()
         while len(curve) < learner.settings.steps:
             curve.append(self._step(learner, shadow, task, items, len(curve), label))
+            for concern in ppo_watch.concerns(curve, settings.precision).values():
+                self.say(f"{label}: warning: {concern}")
             if len(curve) == TRIED and not steps:
                 each = (time.monotonic() - began) / TRIED
                 learner.settings = replace(learner.settings, steps=max(TRIED, int(seconds / each)))
                 self.say(f"{label}: {each:.2f} s a step, so {learner.settings.steps} steps")
             if len(curve) % 5 == 0 or len(curve) < TRIED:
-                self.say(f"{label}: {ppo.progress_line(curve[-1], learner.settings)}")
+                self.say(f"{label}: {ppo_watch.progress_line(curve[-1], learner.settings)}")
         return self.on_cpu(), pd.DataFrame(curve).assign(method=label)
 
     def _step(
@@ -134,4 +136,4 @@ class Trainer:
         row = learner.update(batch_of(rollouts), random.Random(f"{label}/{step}"))
         spent = time.monotonic() - sampled - row["scoring_s"]
         row |= {"step": step + 1, "sampling_s": sampled - began, "updating_s": spent}
-        return row | ppo.watched(rollouts)
+        return row | ppo_watch.watched(rollouts)
