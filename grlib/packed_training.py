@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ATTENTION = "grlib_packed"  # the name by which transformers finds it
 IGNORED = -100  # a target that has no loss
 FILLING = 128  # tokens of a row that only fills a line: none may be longer than the longest real one
+LEAST_LINE = 4096  # tokens: any row must fit
+MEMORY = 0.6  # share of a GPU's free memory that training may be expected to take
 VIRTUAL = 100_000  # steps into which a schedule is divided, however many are taken
 
 
@@ -187,6 +189,25 @@ def _attend(
     return out[None], None
 
 
+def line_that_fits(model: LlamaForCausalLM, tokens: int, free: float | None = None) -> int:
+    """`tokens`, halved until a training step on so many needs at most `MEMORY` of the `free` bytes (None:
+    those of the GPU; without one there is no limit).
+
+    An estimate: of every block's states what its backward pass keeps, and the logits three times over.
+    """
+    if free is None:
+        if not torch.cuda.is_available():
+            return tokens
+        free = float(torch.cuda.mem_get_info()[0])
+    config = model.config
+    block = 20 * config.hidden_size + 8 * config.intermediate_size  # bytes a token, of products in bfloat16
+    a_token = config.num_hidden_layers * block + 8 * config.vocab_size
+    fixed = 16 * sum(weights.numel() for weights in model.parameters())  # weights, gradients, two moments
+    while tokens > LEAST_LINE and fixed + tokens * a_token > MEMORY * free:
+        tokens //= 2
+    return tokens
+
+
 class PackedScorer(nn.Module):
     """A Llama that takes lines: the summed nats of their targets."""
 
@@ -266,8 +287,10 @@ def train_lines(
     progress: Callable[[str], None],
     label: str,
     look_every: int = 20,
+    together: int = 1,
 ) -> pd.DataFrame:
-    """One optimiser step a line, until `done` (steps taken -> share of the run) says 1 or lines end.
+    """One optimiser step on `together` lines, until `done` (steps taken -> share of the run) says 1 or lines
+    end.
 
     Returns the curve, a row every `look_every` steps: step, tokens_seen, loss (their mean), seconds.
     """
@@ -290,21 +313,25 @@ def train_lines(
             )
 
     net.train()
-    for line in source:
+    remaining = iter(source)
+    while group := list(itertools.islice(remaining, together)):
         share = done(step)
         if share >= 1:
             break
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            loss = net(on(device, line)) / max(1, line.counted)
-        loss.backward()
+        counted, total = max(1, sum(line.counted for line in group)), torch.zeros((), device=device)
+        for line in group:
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                loss = net(on(device, line)) / counted
+            loss.backward()
+            total += loss.detach()
         nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(round(share * VIRTUAL), VIRTUAL, settings)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = learning_rate(round(share * VIRTUAL), VIRTUAL, settings)
             optimizer.step()
             optimizer.zero_grad()
-        since.append(loss.detach())
-        step, tokens = step + 1, tokens + line.real
+        since.append(total)
+        step, tokens = step + 1, tokens + sum(line.real for line in group)
         if step % look_every == 0 or step == 1:
             look()
     if since:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
-import platform
 import random
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from grlib import artefacts, freshness, housekeeping, notebooks, profiles
+from grlib import artefacts, freshness, notebooks, profiles, provenance
 from grlib.errors import GrlibError
 from grlib.sources import code_digest
 
@@ -28,9 +25,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pandas", "pyarrow", "matplotlib")
 BASES = ("shipped", "scratch")
-MANIFEST_SCHEMA = 1
 
 
 def start(
@@ -116,7 +111,8 @@ class Run:
 
         values = {"profile": self.profile.name, "seed": self.seed, "run folder": shown(self.folder)}
         settings = {name: value for name, value in vars(self.profile).items() if name != "name"}
-        column = pandas.Series(values | settings | {"device": device()} | versions()).map(str)
+        found = {"device": provenance.device()} | provenance.versions()
+        column = pandas.Series(values | settings | found).map(str)
         return column.to_frame("value").rename_axis("setting")
 
     # paths
@@ -193,15 +189,15 @@ class Run:
         """Write manifests/<notebook>.json: where these results come from and what they cost."""
         paths = {name: self.folder / name for name in sorted(self._outputs)}
         manifest = {
-            "schema": MANIFEST_SCHEMA,
+            "schema": provenance.MANIFEST_SCHEMA,
             "notebook": self.notebook,
             "profile": self.profile.name,
             "seeds": [self.seed],
             "parameters": self.parameters,
             "settings": dataclasses.asdict(self.profile),
-            **git_state(),
-            "versions": versions(),
-            "device": device(),
+            **provenance.git_state(),
+            "versions": provenance.versions(),
+            "device": provenance.device(),
             "inputs": self._inputs,
             "outputs": {name: artefacts.digest(path) for name, path in paths.items() if path.exists()},
             "wall_seconds": round(time.monotonic() - self._began, 1),
@@ -233,35 +229,6 @@ def shown(path: Path) -> str:
     """A path as messages show it: relative to the repository where it lies inside."""
     root = notebooks.REPOSITORY
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-# Where a result came from
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and the packages that results depend on, without importing them."""
-    return {"python": platform.python_version()} | {name: housekeeping.installed(name) for name in PACKAGES}
-
-
-def device() -> str:
-    """What computes: the GPU when torch is loaded and has one, else the processor and its number of cores."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu, {platform.machine()}, {cores} cores"
-
-
-def git_state() -> dict[str, Any]:
-    """The commit and whether tracked files were changed since; both None outside a git clone."""
-    git = ["git", "-C", str(notebooks.REPOSITORY)]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 30, "check": True}
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
-        changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], **options).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(changes.strip())}
 
 
 class PeakMemory:

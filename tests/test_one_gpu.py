@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -190,6 +192,15 @@ def test_the_shipped_models_search():
         audit = traces.audit(found.text, problem)
         assert audit["lines"] > 10 and audit["malformed_lines"] == 0, name
         assert audit["wrong_arithmetic"] == 0, name
+
+
+def test_the_stages_need_no_notebook_packages():
+    stages = "imitating, iterating, probing, selecting"
+    code = f"import sys; from grlib.one_gpu import {stages}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert not {"nbformat", "IPython", "papermill", "datasets", "matplotlib"} & set(done.stdout.split())
 
 
 def test_nothing_is_said_of_a_record_that_is_not_there(tmp_path):

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from grlib import artefacts, notebooks, profiles, recording, runs
+from grlib import artefacts, notebooks, profiles, provenance, recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -236,4 +236,4 @@ def test_nothing_stored_names_a_path_of_one_machine():
 
 
 def test_versions_of_a_manifest_come_from_the_environment():
-    assert runs.versions()["torch"].partition("+")[0] == LOCKED["torch"]
+    assert provenance.versions()["torch"].partition("+")[0] == LOCKED["torch"]

@@ -143,6 +143,39 @@ def test_training_on_lines_lowers_the_loss_and_ends_when_it_is_done():
     assert curve["tokens_seen"].iloc[-1] == sum(line.real for line in source[:38])
 
 
+def test_a_step_on_several_lines_is_that_on_one():
+    rows = some_rows(12)
+    found = []
+    for tokens, together in ((1800, 1), (300, 6)):
+        model, _ = tiny_model()
+        net = PackedScorer(model, POSITIONS, compiled=False)
+        source = list(lines(rows, tokens))
+        assert len(source) == together or together > 1
+        settings_ = TrainSettings(lr=1e-2, batch_rows=1, warmup=0.0)
+        curve = train_lines(
+            net,
+            source,
+            settings_,
+            lambda step: 0.0,
+            progress=lambda line: None,
+            label="t",
+            together=len(source),
+        )
+        found.append((curve["loss"].iloc[0], model.state_dict()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for name, weights in found[0][1].items():
+        assert torch.allclose(weights, found[1][1][name], atol=1e-4), name
+
+
+def test_a_smaller_card_takes_shorter_lines():
+    model, _ = tiny_model()
+    needs = packed_training.line_that_fits
+    assert needs(model, 131_072, free=1e12) == 131_072
+    assert needs(model, 131_072, free=1e3) == packed_training.LEAST_LINE
+    half = next(size for size in range(10**6, 10**9, 10**6) if needs(model, 131_072, free=size) == 131_072)
+    assert needs(model, 131_072, free=0.6 * half) == 65_536
+
+
 def test_a_loss_that_is_not_finite_is_refused():
     model, _ = tiny_model()
     with torch.no_grad():

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from grlib import countdown_task, evaluation, runs, sampling
+from grlib import countdown_task, evaluation, provenance, sampling
 from grlib.countdown_data import imitation_examples, make_splits, reserved_keys
 from grlib.errors import GrlibError
 from grlib.imitation import base_settings, imitation_rows, notes, training_facts, validation_rows
 from grlib.model import bake, load_both, save_model
 from grlib.one_gpu.window import DEVICE, GPU, Sampler, Window, new_model
-from grlib.packed_training import Line, PackedScorer, lines, train_lines
+from grlib.packed_training import PackedScorer, line_that_fits, lines, train_lines
 from grlib.profiles import Profile
 from grlib.tokenizer import build_tokenizer
 from grlib.training import Row, score_rows
@@ -100,18 +100,20 @@ def make_bases(out: Path, profile: Profile, tokens: int, seconds: float) -> None
         for method in SHARE:
             first = FIRST[method] if GPU else PART
             rows = stream(pool, workers, method, profile, first)
-            _train(window, method, lines(rows, tokens), tokens, SHARE[method] * seconds)
+            _train(window, method, rows, tokens, SHARE[method] * seconds)
         pool.shutdown(cancel_futures=True)
 
 
-def _train(window: Window, method: str, source: Iterator[Line], tokens: int, seconds: float) -> None:
+def _train(window: Window, method: str, rows: Iterator[Row], tokens: int, seconds: float) -> None:
     profile, words = window.profile, build_tokenizer(window.profile.whole_numbers)
     model = new_model(profile, words)
     settings = replace(base_settings(profile), precision="bfloat16")
     net = PackedScorer(model.to(DEVICE), profile.row_length, compiled=True)
+    line = line_that_fits(model, tokens)  # a smaller card takes a step in several lines
+    window.say(f"{method}: {seconds:.0f} s of steps of {tokens // line} x {line:,} tokens")
     curve = train_lines(
-        net, source, settings, by_the_clock(seconds, tokens), progress=window.say, label=method,
-        look_every=20 if GPU else 2,
+        net, lines(rows, line), settings, by_the_clock(seconds, tokens), progress=window.say, label=method,
+        look_every=20 if GPU else 2, together=tokens // line,
     )  # fmt: skip
     net.give_back()
     nats = score_rows(model, validation_rows(method, profile, words), 16_384 if GPU else 2048).sum(0)
@@ -130,7 +132,7 @@ def describe(
     """The manifest and the card that travel with a base."""
     facts = training_facts(model, curve) | {
         "method": method, "profile": profile.name, "task": asdict(profile.task), "training": training,
-        "first_examples_of_3_numbers": FIRST[method], "device": runs.device(),
+        "first_examples_of_3_numbers": FIRST[method], "device": provenance.device(),
     }  # fmt: skip
     task, seconds = profile.task, curve["seconds"].iloc[-1]
     imitates = {"sos": "traces of symbolic searchers (SoS)", "bc": "optimal solutions, no search (BC)"}[

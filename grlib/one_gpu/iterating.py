@@ -82,6 +82,7 @@ class Iterating:
             curve = pd.read_csv(base / method / "curve.csv")
             self.keep("03_curve", curve[["step", "tokens_seen", "loss", "valid_loss"]].assign(method=method))
         self.keep("05_selection", results.without_rows("selection"))  # not part of a window
+        self.say(f"at most {window.seconds:.0f} s, lines of {self.trainer.tokens:,} tokens")
         window.part("loading")
 
     def keep(self, stem: str, rows: pd.DataFrame) -> None:

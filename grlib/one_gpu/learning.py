@@ -19,7 +19,7 @@ from grlib.countdown_task import CountdownTask
 from grlib.model import bake, load_both
 from grlib.one_gpu.window import DEVICE, GPU, Sampler, new_model
 from grlib.packed_ppo import PackedLearner
-from grlib.packed_training import Line, PackedScorer, lines, train_lines
+from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, train_lines
 from grlib.profiles import Profile
 from grlib.rollouts import batch_of
 from grlib.selftrain import Attempt
@@ -36,11 +36,14 @@ class Trainer:
     """Every fine-tuning starts from the base's weights, every PPO from those that it is given."""
 
     def __init__(self, base: Path, profile: Profile, tokens: int, say: Callable[[str], None]) -> None:
-        """`tokens` of a line: one optimiser step of fine-tuning, one forward pass of PPO."""
-        self.profile, self.tokens, self.say = profile, tokens, say
+        """`tokens` of an optimiser step of fine-tuning; a line of as many, or a part of them that fits the
+        card, is one forward pass."""
+        self.profile, self.say = profile, say
         self.model, self.words = load_both(base)
         self.start = {name: weights.clone() for name, weights in self.model.state_dict().items()}
         self.model.to(DEVICE)
+        self.tokens = line_that_fits(self.model, tokens)
+        self.together = tokens // self.tokens
         self.net = PackedScorer(self.model, profile.row_length, compiled=True)
 
     def rows(self, attempts: Sequence[Attempt]) -> list[Row]:
@@ -80,16 +83,19 @@ class Trainer:
         self.model.load_state_dict(self.start)
         planned: list[Line] = []
         for epoch in itertools.count():
-            if not rows or ((len(planned) >= steps) if steps else (epoch >= settings.epochs)):
+            enough = len(planned) >= steps * self.together if steps else epoch >= settings.epochs
+            if not rows or enough:
                 break
             order = list(rows)
             random.Random(f"{seed}/{epoch}").shuffle(order)
             planned += lines(order, self.tokens)
-        planned = planned[: steps or None]
+        planned = planned[: steps * self.together or None]
+        whole = -(-len(planned) // self.together)
         curve = train_lines(
-            self.net, planned, settings, lambda step: step / len(planned), progress=self.say, label=label
-        )
-        return self.on_cpu(), curve.assign(steps=len(planned))
+            self.net, planned, settings, lambda step: step / whole, progress=self.say, label=label,
+            together=self.together,
+        )  # fmt: skip
+        return self.on_cpu(), curve.assign(steps=whole)
 
     def reinforce(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grlib import artefacts, countdown_task, runs, sampling
+from grlib import artefacts, countdown_task, provenance, sampling
 from grlib.countdown_data import draw, imitation_examples
 from grlib.imitation import imitation_rows
 from grlib.model import bake
@@ -29,7 +29,7 @@ GENERATED = (1024, 256)  # rows and tokens of transformers' `generate`: short ro
 def probe(out: Path, profile: Profile, tokens: int) -> dict[str, Any]:
     """Run every check; one that fails says so in its place. Written to `out`/probe.json."""
     window = Window("probe", out, profile)
-    found: dict[str, Any] = {"device": runs.device()}
+    found: dict[str, Any] = {"device": provenance.device()}
     for check in (ceilings, packing, sampled, training_pace, sampling_pace):
         try:
             found[check.__name__] = check(profile, tokens)

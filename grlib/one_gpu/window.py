@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grlib import artefacts, runs, sampling
+from grlib import artefacts, provenance, sampling
 from grlib.model import build_model
 from grlib.profiles import Profile
 
@@ -49,15 +49,15 @@ class Window:
     def write_manifest(self) -> None:
         """manifests/<stage>.json: settings, device, versions, and the seconds of every part."""
         manifest = {
-            "schema": runs.MANIFEST_SCHEMA,
+            "schema": provenance.MANIFEST_SCHEMA,
             "notebook": f"one_gpu_{self.stage}",
             "profile": self.profile.name,
             "seeds": [self.seed],
             "parameters": {},
             "settings": asdict(self.profile),
-            **runs.git_state(),
-            "versions": runs.versions(),
-            "device": runs.device(),
+            **provenance.git_state(),
+            "versions": provenance.versions(),
+            "device": provenance.device(),
             "parts": [[name, round(spent, 1)] for name, spent in self.parts.items()],  # in their order
             "wall_seconds": round(time.monotonic() - self.began, 1),
         }
