@@ -1,7 +1,7 @@
 """Attention of one new token a row over a static cache, as a Triton kernel: it reads what a row has filled,
 not what the cache could hold, and nothing of rows that are done.
 
-With TRITON_INTERPRET=1 it runs without a GPU, which is how the tests compare it with PyTorch.
+With TRITON_INTERPRET=1 it runs without a GPU: where Triton is installed, a test compares it with PyTorch.
 """
 
 from __future__ import annotations
@@ -57,12 +57,9 @@ def attend(
 ) -> torch.Tensor:
     """queries (slots, kv heads, groups, size), scaled; keys and values (slots, kv heads, columns, size), in
     one piece, columns 0 .. `length` of them filled; the result is shaped as the queries, 0 where a slot is
-    not `running`."""
+    not `running`. At most `ROWS` groups, and a size that is a power of two of 16 or more
+    (`static_decoding.kernel_takes`)."""
     slots, heads, groups, size = queries.shape
-    if groups > ROWS or size < 16 or size & (size - 1):
-        raise ValueError(
-            f"{groups} query heads a kv head of size {size}: at most {ROWS}, and a power of two of 16 or more"
-        )
     out = torch.empty_like(queries)
     _attend[(slots, heads)](
         queries, keys, values, length, running, out, keys.stride(0), keys.stride(1),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING
 
 import torch
 
-from grlib.packed_training import PackedScorer
-from grlib.ppo import ActorCritic, Critic, Learner, PPOSettings
+from grlib.packed_training import PackedScorer, groups_that_fit
+from grlib.ppo import ActorCritic, Critic, Learner, PPOSettings, by_place
+from grlib.rollouts import Batch
 from grlib.training import Row, padded
 
 if TYPE_CHECKING:
@@ -29,26 +32,46 @@ class PackedActorCritic(ActorCritic):
 
 
 class PackedLearner(Learner):
-    """For one process and a critic that shares the policy's states, or none."""
+    """For one process and a critic that shares the policy's states, or none.
+
+    The old log probabilities are computed again, by the kernels that compute the new ones: in bfloat16 the
+    sampler's differ for some tokens by nats, and their ratio would clip actions before anything is learnt.
+    """
 
     def __init__(
         self, policy: LlamaForCausalLM, settings: PPOSettings, seed: int, scorer: PackedScorer, tokens: int
     ) -> None:
-        self.scorer, self.tokens = scorer, tokens
+        self.scorer, self.tokens, self.values = scorer, tokens, torch.zeros(0)
         super().__init__(policy, settings, seed)
 
     def network(self, policy: LlamaForCausalLM, critic: Critic | None) -> ActorCritic:
         return PackedActorCritic(policy, critic, self.scorer, self.tokens)
 
+    def update(self, batch: Batch, rng: Random) -> dict[str, float]:
+        """As `Learner.update`; `rescore_gap` is the largest distance of the sampler's log probabilities."""
+        self.net.train()
+        scored, self.values = self._scored(batch)
+        gap = float((scored - batch.old_logprob).abs().max())
+        return super().update(replace(batch, old_logprob=scored), rng) | {"rescore_gap": gap}
+
+    @torch.no_grad()
+    def _scored(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The policy's log probabilities of the batch's tokens and the critic's values before them, in one
+        pass: two (rollouts, tokens)."""
+        found = torch.zeros_like(batch.reward), torch.zeros_like(batch.reward)
+        for numbers, ids, mask, _ in self.team.share(self.net, list(self.batches(batch.rows))):
+            width = int(mask.sum(1).max())
+            for kept, numbers_of_tokens in zip(found, self.net(ids, mask), strict=True):
+                if numbers_of_tokens is not None:
+                    kept[numbers, :width] = by_place(numbers_of_tokens.float(), mask, width).cpu()
+        return found
+
+    def _old_values(self, batch: Batch) -> torch.Tensor:
+        return self.values  # of the pass that scored the batch
+
     def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """As many rows as fill a line, in their order."""
-        numbers: list[int] = []
-        filled = 0
-        for number, row in enumerate(rows):
-            if numbers and filled + len(row.ids) > self.tokens:
-                yield numbers, *padded([rows[i] for i in numbers])
-                numbers, filled = [], 0
-            numbers.append(number)
-            filled += len(row.ids)
-        if numbers:
-            yield numbers, *padded([rows[i] for i in numbers])
+        first = 0
+        for group in groups_that_fit(rows, self.tokens):
+            yield list(range(first, first + len(group))), *padded(group)
+            first += len(group)

@@ -30,7 +30,7 @@ ATTENTION = "grlib_packed"  # the name by which transformers finds it
 IGNORED = -100  # a target that has no loss
 FILLING = 128  # tokens of a row that only fills a line: none may be longer than the longest real one
 LEAST_LINE = 4096  # tokens: any row must fit
-MEMORY = 0.6  # share of a GPU's free memory that training may be expected to take
+MEMORY = 0.5  # share of a GPU's memory that training may be expected to take; a sampler may be beside it
 VIRTUAL = 100_000  # steps into which a schedule is divided, however many are taken
 
 
@@ -47,18 +47,24 @@ class Line(NamedTuple):
 
 def lines(rows: Iterable[Row], tokens: int) -> Iterator[Line]:
     """All rows, in their order, in lines of `tokens` tokens each; no row is split."""
+    for group in groups_that_fit(rows, tokens):
+        yield _line(group, tokens)
+
+
+def groups_that_fit(rows: Iterable[Row], tokens: int) -> Iterator[list[Row]]:
+    """All rows, in their order, as many at a time as have `tokens` tokens together."""
     waiting: list[Row] = []
     filled = 0
     for row in rows:
         if len(row.ids) > tokens:
             raise GrlibError(f"a row of {len(row.ids)} tokens does not fit a line of {tokens}; lengthen it")
         if filled + len(row.ids) > tokens:
-            yield _line(waiting, tokens)
+            yield waiting
             waiting, filled = [], 0
         waiting.append(row)
         filled += len(row.ids)
     if waiting:
-        yield _line(waiting, tokens)
+        yield waiting
 
 
 def _line(rows: Sequence[Row], tokens: int) -> Line:
@@ -189,21 +195,21 @@ def _attend(
     return out[None], None
 
 
-def line_that_fits(model: LlamaForCausalLM, tokens: int, free: float | None = None) -> int:
-    """`tokens`, halved until a training step on so many needs at most `MEMORY` of the `free` bytes (None:
+def line_that_fits(model: LlamaForCausalLM, tokens: int, whole: float | None = None) -> int:
+    """`tokens`, halved until a training step on so many needs at most `MEMORY` of the `whole` bytes (None:
     those of the GPU; without one there is no limit).
 
     An estimate: of every block's states what its backward pass keeps, and the logits three times over.
     """
-    if free is None:
+    if whole is None:
         if not torch.cuda.is_available():
             return tokens
-        free = float(torch.cuda.mem_get_info()[0])
+        whole = float(torch.cuda.mem_get_info()[1])
     config = model.config
     block = 20 * config.hidden_size + 8 * config.intermediate_size  # bytes a token, of products in bfloat16
     a_token = config.num_hidden_layers * block + 8 * config.vocab_size
     fixed = 16 * sum(weights.numel() for weights in model.parameters())  # weights, gradients, two moments
-    while tokens > LEAST_LINE and fixed + tokens * a_token > MEMORY * free:
+    while tokens > LEAST_LINE and fixed + tokens * a_token > MEMORY * whole:
         tokens //= 2
     return tokens
 

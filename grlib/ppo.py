@@ -34,7 +34,7 @@ from grlib.ppo_losses import (
     operation_policy_loss,
     value_loss,
 )
-from grlib.ppo_watch import concerns, progress_line, watched
+from grlib.ppo_watch import Concerns, progress_line, watched
 from grlib.rollouts import Batch, Rollout, batch_of
 from grlib.sampling import SamplingSettings, release_gpus
 from grlib.selftrain import Policy, sampled_policy
@@ -208,7 +208,7 @@ def train_ppo(
     chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
     key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
     step, curve = learner.restore(work, key)
-    saved, told = time.monotonic(), set[str]()
+    saved, concerns = time.monotonic(), Concerns(settings.precision)
     while step < settings.steps:
         began = time.monotonic()
         learner.hand_over()
@@ -227,10 +227,8 @@ def train_ppo(
         if team.rank == 0:
             write_table(work / "curve.csv", pd.DataFrame(curve))
             progress(progress_line(row, settings))
-            for kind, concern in concerns(curve, settings.precision).items():
-                if kind not in told:
-                    progress(f"PPO: warning, step {step}: {concern}")
-                    told.add(kind)
+            for concern in concerns.new(curve):
+                progress(f"PPO: warning, step {step}: {concern}")
         if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
             learner.checkpoint(work, key, step, curve)
             saved = time.monotonic()

@@ -1,8 +1,9 @@
 """Sampling from a Llama on a GPU: one captured step, again and again, over a cache that never moves.
 
 Every row has a slot of the cache and its own place in it, so a finished row is replaced at once. A step is
-captured as a CUDA graph, one for each number of columns that attention reads; without a GPU the same step
-runs as it is, which is how the tests compare it with transformers.
+captured as a CUDA graph whose attention reads what each row has filled (`decode_kernel`). Without a GPU, and
+for heads that the kernel does not take, attention reads as many columns as the fullest row has; without a GPU
+the step runs as it is, which is how the tests compare it with transformers.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from grlib.decoding import Decoder
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-COLUMNS = 256  # the cache is, and attention reads, a multiple of so many columns: few graphs fit many chunks
+COLUMNS = 256  # the cache has, and attention without the kernel reads, a multiple of so many columns
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
-MEMORY = 0.8  # share of the free memory of a GPU that the cache may take
+MEMORY = 0.4  # share of a GPU's memory that the cache may take: training in the same process needs half
 
 
 @dataclass
@@ -56,6 +57,7 @@ class StaticDecoder(Decoder):
             {name: matrix.to(self.device, self.dtype, copy=True) for name, matrix in layer.items()}
             for layer in self.layers
         ]
+        self.kernel = self.device.type == "cuda" and kernel_takes(self.heads // self.kv_heads, self.head)
         self.columns = _rounded(columns)
         self.count = self._slots_that_fit(slots)
         shape = (self.count, self.kv_heads, self.columns, self.head)
@@ -96,12 +98,12 @@ class StaticDecoder(Decoder):
         )  # fmt: skip
 
     def _slots_that_fit(self, wanted: int) -> int:
-        """Slots asked for, or as many as the free memory holds."""
+        """Slots asked for, or as many as fit the GPU."""
         if self.device.type != "cuda":
             return wanted
-        free, _ = torch.cuda.mem_get_info()
+        _, whole = torch.cuda.mem_get_info()
         row = 2 * len(self.layers) * self.kv_heads * self.head * self.columns * self.dtype.itemsize
-        return max(1, min(wanted, int(MEMORY * free / row)))
+        return max(1, min(wanted, int(MEMORY * whole / row)))
 
     @torch.no_grad()
     def answer(
@@ -121,9 +123,10 @@ class StaticDecoder(Decoder):
                 for slot, request in entering.items():
                     filled[slot] = len(prompts[request])
                 holds |= entering
-            most = max(filled[slot] for slot in holds) + STRIDE
-            few = self.device.type != "cuda"
-            step = self._step_over(min(_rounded(most), self.columns) if few else self.columns, temperature)
+            columns = self.columns
+            if not self.kernel:
+                columns = min(_rounded(max(filled[slot] for slot in holds) + STRIDE), columns)
+            step = self._step_over(columns, temperature)
             for _ in range(STRIDE):
                 step()
             for slot in holds:
@@ -183,13 +186,15 @@ class StaticDecoder(Decoder):
             return step
         key = (columns, temperature)
         if key not in self.graphs:
-            running = self.slots.running.clone()
-            self.slots.running.zero_()  # the trial before the capture must change nothing
+            running, own = self.slots.running.clone(), self.generator
+            self.slots.running.zero_()  # the trial before the capture must change nothing, nor draw from ours
+            self.generator = torch.Generator(self.device)
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 step()
             torch.cuda.current_stream().wait_stream(side)
+            self.generator = own
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
             with torch.cuda.graph(graph):
@@ -204,8 +209,8 @@ class StaticDecoder(Decoder):
         x, groups = self.embedding[state.last], self.heads // self.kv_heads
         cos, sin = self.cos[state.length][:, None, None], self.sin[state.length][:, None, None]
         live, hidden = state.running.to(torch.int32), None
-        if self.device.type != "cuda":  # there a kernel of our own reads what is filled
-            hidden = torch.zeros(self.count, columns)
+        if not self.kernel:
+            hidden = torch.zeros(self.count, columns, device=self.device)
             hidden.masked_fill_(self.places[:columns] > state.length[:, None], float("-inf"))
         for weights, keys, values in zip(self.layers, self.keys, self.values, strict=True):
             q, k, v = self.project(x, weights, self.count, 1, cos, sin)
@@ -264,6 +269,11 @@ def _drawn(
     scaled = logits.float() / temperature
     token = (scaled - noise.log()).argmax(-1)
     return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
+
+
+def kernel_takes(groups: int, size: int) -> bool:
+    """Whether `decode_kernel` takes so many query heads to a key-value head, of so many numbers each."""
+    return groups <= 16 and size >= 16 and size & (size - 1) == 0
 
 
 def _rounded(tokens: int) -> int:

@@ -221,7 +221,10 @@ class _Quick:
         pieces = self.pieces.findall(text)
         if sum(map(len, pieces)) != len(text):
             return None
-        return list(map(self.vocabulary.__getitem__, pieces))
+        try:
+            return list(map(self.vocabulary.__getitem__, pieces))
+        except KeyError:  # a digit that is no token by itself
+            return None
 
     def decode(self, ids: Sequence[int]) -> str | None:
         try:

@@ -20,7 +20,7 @@ from grlib.countdown_data import imitation_examples
 from grlib.errors import GrlibError
 from grlib.imitation import imitation_rows
 from grlib.notebooks import REPOSITORY
-from grlib.one_gpu import imitating, iterating, learning, report, selecting, travelling
+from grlib.one_gpu import imitating, iterating, learning, probing, report, selecting, travelling
 from grlib.profiles import get
 from grlib.tokenizer import build_tokenizer
 
@@ -85,6 +85,61 @@ def test_node_selection_by_all_choices(tmp_path):
     assert (unaided[rows.groupby("index")["round"].max() == 0] == 1).all()  # the same first attempts
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
+def test_bases_are_trained_by_the_clock_and_described(tmp_path, monkeypatch):
+    plain = imitating.PackedScorer
+    monkeypatch.setattr(imitating, "PackedScorer", lambda *a, compiled: plain(*a, compiled=False))
+    profile, tokens = one_gpu.sizes(tiny=True)
+    imitating.make_bases(tmp_path, replace(profile, budget=300), tokens, 4.0)
+    for method in ("sos", "bc"):
+        folder = tmp_path / "models" / method
+        curve = pd.read_csv(folder / "curve.csv")
+        facts = json.loads((folder / "manifest.json").read_text())
+        assert facts["tokens_seen"] == curve["tokens_seen"].iloc[-1] > 0
+        assert facts["validation_loss_nats_per_token"] == pytest.approx(
+            curve["valid_loss"].iloc[-1], abs=1e-4
+        )
+        card = (folder / "README.md").read_text()
+        assert f"{facts['steps']:,} steps" in card and "400 examples of 3 numbers" in card
+    made = json.loads((tmp_path / "manifests" / "base.json").read_text())
+    assert made["parameters"] == {"seconds": "4.0", "tokens": str(tokens)}
+    assert "test_problems" not in made["settings"] and made["settings"]["hidden"] == profile.hidden
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
+def test_the_probe_finds_the_code_right(tmp_path, monkeypatch):
+    plain = probing.PackedScorer
+    monkeypatch.setattr(probing, "PackedScorer", lambda *a, **k: plain(*a[:2], compiled=False))
+    monkeypatch.setattr(probing, "sampling_pace", probing.ceilings)
+    profile, tokens = one_gpu.sizes(tiny=True)
+    found = probing.probe(tmp_path, profile, tokens)
+    assert json.loads((tmp_path / "probe.json").read_text()).keys() == found.keys()
+    assert abs(found["packing"]["loss_plain"]) < 1e-2 and found["packing"]["gradient_plain"] < 0.02
+    assert found["sampled"]["greedy_equal"] == 1 and found["sampled"]["rescored"] < 1e-5
+    assert found["training_pace"]["packed"] > 0
+
+
+def test_a_check_that_fails_leaves_the_others(tmp_path, monkeypatch):
+    def ceilings(profile, tokens):
+        raise RuntimeError("no such card")
+
+    for name in ("packing", "sampled", "training_pace", "sampling_pace"):
+        monkeypatch.setattr(probing, name, lambda profile, tokens: {"fine": 1.0})
+        getattr(probing, name).__name__ = name
+    monkeypatch.setattr(probing, "ceilings", ceilings)
+    found = probing.probe(tmp_path, *one_gpu.sizes(tiny=True))
+    assert "no such card" in found["ceilings"] and found["packing"] == {"fine": 1.0}
+    assert report.pace_table(found, {"parameters": 1}) == "The probe's ceilings failed: see its probe.json."
+
+
+def test_a_base_of_another_shape_is_refused(tmp_path):
+    profile, _ = one_gpu.sizes(tiny=False)
+    with pytest.raises(
+        GrlibError, match=r"hidden size, layers, positions are \(128, .*name a base of this profile"
+    ):
+        learning.Trainer(BASE / "sos", profile, 4096, 0, print)
+
+
 def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
     monkeypatch.setattr(imitating, "PART", 3)
     profile = get("laptop")
@@ -106,13 +161,15 @@ def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
 def test_the_clock_starts_after_the_first_steps(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    done = imitating.by_the_clock(50.0, 1000)
+    said: list[str] = []
+    done = imitating.by_the_clock(50.0, 1000, said.append)
     for step, moment, share in ((0, 100, 0.0), (2, 140, 0.0), (3, 140, 0.0), (9, 165, 0.5), (20, 190, 1.0)):
         now[0] = moment
         assert done(step) == share
     monkeypatch.setattr(imitating, "GPU", True)
-    with pytest.raises(GrlibError, match="400 tokens a second: a GPU takes 300,000 or more"):
-        done(20)
+    for step in (20, 21):
+        done(step)
+    assert [line.partition(",")[0] for line in said] == ["warning: 400 tokens a second"]
 
 
 def test_a_change_travels_in_eight_bits():
@@ -146,8 +203,8 @@ def test_a_change_is_refused_with_another_base_or_a_damaged_file(tmp_path):
     [
         (["probe", "X"], "no GPU is there; `--tiny` rehearses"),
         (["iterate", "X"], "X/models/sos: no model there; first `python -m grlib gpu base X`"),
-        (["base", "X", "--seconds", "0"], "--seconds 0: must be more than 0"),
-        (["select", "X", "--problems", "-1"], "--problems -1: must be more than 0"),
+        (["base", "X", "--seconds", "-1"], "--seconds -1 --problems 2000: must be more than 0"),
+        (["select", "X", "--problems", "0"], "--problems 0: must be more than 0"),
     ],
 )
 def test_bad_requests_are_one_clear_line(arguments, message, capsys):

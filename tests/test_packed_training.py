@@ -3,6 +3,7 @@
 import copy
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,10 +171,10 @@ def test_a_step_on_several_lines_is_that_on_one():
 def test_a_smaller_card_takes_shorter_lines():
     model, _ = tiny_model()
     needs = packed_training.line_that_fits
-    assert needs(model, 131_072, free=1e12) == 131_072
-    assert needs(model, 131_072, free=1e3) == packed_training.LEAST_LINE
-    half = next(size for size in range(10**6, 10**9, 10**6) if needs(model, 131_072, free=size) == 131_072)
-    assert needs(model, 131_072, free=0.6 * half) == 65_536
+    assert needs(model, 131_072, whole=1e12) == 131_072
+    assert needs(model, 131_072, whole=1e3) == packed_training.LEAST_LINE
+    half = next(size for size in range(10**6, 10**9, 10**6) if needs(model, 131_072, whole=size) == 131_072)
+    assert needs(model, 131_072, whole=0.6 * half) == 65_536
 
 
 def test_a_loss_that_is_not_finite_is_refused():
@@ -224,6 +225,25 @@ def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer):
     }
     for (name, new), old in zip(other.named_parameters(), model.parameters(), strict=True):
         assert torch.allclose(new, old, atol=2e-4), name
+
+
+def test_old_log_probabilities_are_those_of_the_trainer():
+    model, _ = tiny_model(2)
+    exact, others = a_batch(model), [copy.deepcopy(model) for _ in range(2)]
+    noise = 0.3 * torch.rand(exact.old_logprob.shape) * (exact.old_logprob != 0)
+    rough = replace(exact, old_logprob=exact.old_logprob - noise)
+    settings_ = ppo.PPOSettings(
+        steps=1, problems=8, actor_lr=1e-3, critic_lr=1e-2, sampling=SamplingSettings(), critic="shared"
+    )
+    rows = []
+    for policy, batch in zip(others, (exact, rough), strict=True):
+        learner = PackedLearner(policy, settings_, 0, PackedScorer(policy, POSITIONS, compiled=False), 200)
+        rows.append(learner.update(batch, random.Random(0)))
+    assert rows[0]["rescore_gap"] < 1e-4
+    assert rows[1]["rescore_gap"] == pytest.approx(float(noise.max()), abs=1e-4)
+    assert rows[0]["clipped"] == rows[1]["clipped"] == 0
+    for one, other in zip(*(policy.parameters() for policy in others), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the kernel is used")

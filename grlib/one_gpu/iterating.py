@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 # Seconds kept back on a GPU for what follows the iterations; a rehearsal does everything.
-EVALUATION, PPO, AFTER_PPO = 100, 130, 40
+EVALUATION, PPO, AFTER_PPO = 140, 130, 40
 GREEDY = 0.0
 METHODS = ("rest", "guided_rest")
 REINFORCED = ("guided_rest_ppo", "sos_ppo")
@@ -52,7 +52,8 @@ class Begun:
 
 def iterate(out: Path, profile: Profile, tokens: int, seconds: float, base: Path, seed: int) -> None:
     """Everything after the base, as far as the seconds go; `tokens` of a training line."""
-    work = Iterating(Window("iterate", out, profile, seconds, seed), base, tokens)
+    window = Window("iterate", out, profile, seed, seconds=seconds, base=base, tokens=tokens)
+    work = Iterating(window, base, tokens)
     iteration = work.self_train()
     work.window.profile = replace(profile, iterations=iteration)  # what the manifest will say
     work.measure_all(iteration)
@@ -72,7 +73,7 @@ class Iterating:
         self.items, self.tests = drawn.train, {"seen": drawn.seen, "unseen": drawn.unseen}
         self.task = countdown_task.CountdownTask(self.profile.budget, rounds=self.profile.guided_rounds)
         self.sos, self.words = load_both(base / "sos")
-        self.trainer = Trainer(base / "sos", self.profile, tokens, self.say)
+        self.trainer = Trainer(base / "sos", self.profile, tokens, self.seed, self.say)
         self.newest: dict[str, LlamaForCausalLM] = dict.fromkeys(METHODS, self.sos)
         self.first: list[Attempt] = []
         self.held: dict[str, list[pd.DataFrame]] = {}
@@ -81,7 +82,8 @@ class Iterating:
                 continue
             curve = pd.read_csv(base / method / "curve.csv")
             self.keep("03_curve", curve[["step", "tokens_seen", "loss", "valid_loss"]].assign(method=method))
-        self.keep("05_selection", results.without_rows("selection"))  # not part of a window
+        if not (window.out / "results" / "05_selection.parquet").is_file():  # stage select makes it
+            self.keep("05_selection", results.without_rows("selection"))
         self.say(f"at most {window.seconds:.0f} s, lines of {self.trainer.tokens:,} tokens")
         window.part("loading")
 
@@ -146,9 +148,9 @@ class Iterating:
 
     def _likelihoods(self, gathered: Gathered) -> None:
         """How likely the SoS model finds the first traces that it solved alone, and those after guidance."""
-        for kind, rounds in (("self_generated", {0}), ("guided", {1, 2, 3})):
-            numbers = range(min(len(self.items), self.profile.rewrite_problems))
-            chosen = [i for i in numbers if gathered.solved_in[i] in rounds]
+        solved = gathered.solved_in[: self.profile.rewrite_problems]
+        for kind, guided in (("self_generated", False), ("guided", True)):
+            chosen = [i for i, number in enumerate(solved) if number >= 0 and (number > 0) == guided]
             texts = [(a.prompt, a.response, a.ended) for a in (gathered.attempts[i] for i in chosen)]
             if texts:
                 nats = self.trainer.nats(self.sos, *zip(*texts, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +15,15 @@ import pandas as pd
 from grlib import ppo, ppo_watch
 from grlib.countdown_data import Solved
 from grlib.countdown_task import CountdownTask
+from grlib.errors import GrlibError
 from grlib.model import bake, load_both
-from grlib.one_gpu.window import DEVICE, GPU, Sampler, new_model
+from grlib.one_gpu.window import DEVICE, Sampler, nats_of, new_model
 from grlib.packed_ppo import PackedLearner
 from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, train_lines
 from grlib.profiles import Profile
 from grlib.rollouts import batch_of
 from grlib.selftrain import Attempt
-from grlib.training import Row, TrainSettings, make_rows, score_rows
+from grlib.training import Row, TrainSettings, make_rows
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -35,11 +35,14 @@ MOST = 100_000  # steps, while nobody knows
 class Trainer:
     """Every fine-tuning starts from the base's weights, every PPO from those that it is given."""
 
-    def __init__(self, base: Path, profile: Profile, tokens: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, base: Path, profile: Profile, tokens: int, seed: int, say: Callable[[str], None]
+    ) -> None:
         """`tokens` of an optimiser step of fine-tuning; a line of as many, or a part of them that fits the
         card, is one forward pass."""
-        self.profile, self.say = profile, say
+        self.profile, self.seed, self.say = profile, seed, say
         self.model, self.words = load_both(base)
+        _refuse_other_shape(self.model, profile, base)
         self.start = {name: weights.clone() for name, weights in self.model.state_dict().items()}
         self.model.to(DEVICE)
         self.tokens = line_that_fits(self.model, tokens)
@@ -59,12 +62,8 @@ class Trainer:
         responses: Sequence[str],
         ended: Sequence[bool],
     ) -> np.ndarray:
-        """`training.score_rows` of texts, in float32 on the GPU."""
-        rows = make_rows(self.words, list(prompts), list(responses), self.profile.row_length, list(ended))
-        try:
-            return score_rows(model.to(DEVICE), rows, 32_768 if GPU else 2048)
-        finally:
-            model.cpu()
+        """`window.nats_of` with this base's words."""
+        return nats_of(model, self.words, self.profile.row_length, prompts, responses, ended)
 
     def weights(self) -> dict[str, Any]:
         """The weights as they are now, on the CPU."""
@@ -77,19 +76,15 @@ class Trainer:
         return copied.eval()
 
     def fine_tune(
-        self, rows: Sequence[Row], settings: TrainSettings, seed: str, label: str, steps: int = 0
+        self, rows: Sequence[Row], settings: TrainSettings, seed: str, label: str
     ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
-        """A model and its curve; `steps`: as many, repeating epochs as needed; 0: the settings' epochs."""
+        """A model and its curve. Without rows the model stays the base."""
         self.model.load_state_dict(self.start)
         planned: list[Line] = []
-        for epoch in itertools.count():
-            enough = len(planned) >= steps * self.together if steps else epoch >= settings.epochs
-            if not rows or enough:
-                break
+        for epoch in range(settings.epochs):
             order = list(rows)
             random.Random(f"{seed}/{epoch}").shuffle(order)
             planned += lines(order, self.tokens)
-        planned = planned[: steps * self.together or None]
         whole = -(-len(planned) // self.together)
         curve = train_lines(
             self.net, planned, settings, lambda step: step / whole, progress=self.say, label=label,
@@ -107,17 +102,25 @@ class Trainer:
         seconds: float,
         steps: int = 0,
     ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
-        """PPO from `start`: a model and its curve; `steps` 0: as many as the seconds allow."""
+        """PPO from `start`: a model and its curve; `steps` 0: as many as the seconds allow.
+
+        The rate stays as it is for the first `TRIED` steps, after which it is known how many there will be.
+        """
         self.model.load_state_dict(start.state_dict())
-        learner = PackedLearner(self.model, replace(settings, steps=steps or MOST), 0, self.net, self.tokens)
-        shadow, curve, began = self.on_cpu(), list[dict[str, Any]](), time.monotonic()
+        settings = replace(settings, steps=steps or MOST)
+        learner = PackedLearner(self.model, settings, self.seed, self.net, self.tokens)
+        shadow, curve = self.on_cpu(), list[dict[str, Any]]()
+        concerns, began = ppo_watch.Concerns(settings.precision), time.monotonic()
         while len(curve) < learner.settings.steps:
             curve.append(self._step(learner, shadow, task, items, len(curve), label))
-            for concern in ppo_watch.concerns(curve, settings.precision).values():
+            for concern in concerns.new(curve):
                 self.say(f"{label}: warning: {concern}")
+            if len(curve) == 1:  # which compiles
+                began = time.monotonic()
             if len(curve) == TRIED and not steps:
-                each = (time.monotonic() - began) / TRIED
-                learner.settings = replace(learner.settings, steps=max(TRIED, int(seconds / each)))
+                each = (time.monotonic() - began) / (TRIED - 1)
+                left = int((seconds - each) / each)
+                learner.settings = replace(learner.settings, steps=max(TRIED, left))
                 self.say(f"{label}: {each:.2f} s a step, so {learner.settings.steps} steps")
             if len(curve) % 5 == 0 or len(curve) < TRIED:
                 self.say(f"{label}: {ppo_watch.progress_line(curve[-1], learner.settings)}")
@@ -134,12 +137,25 @@ class Trainer:
     ) -> dict[str, Any]:
         began = time.monotonic()
         shadow.load_state_dict(self.weights())
-        chosen = ppo.problems_of_step(items, learner.settings, 0, step)
-        policy = Sampler(shadow, self.words, self.profile.slots, f"{label}/{step}")
+        chosen = ppo.problems_of_step(items, learner.settings, self.seed, step)
+        policy = Sampler(shadow, self.words, self.profile.slots, f"{self.seed}/{label}/{step}")
         rollouts = task.rollouts(policy, chosen, self.words, learner.settings)
         sampled = time.monotonic()
-        learner.set_rate(step)
-        row = learner.update(batch_of(rollouts), random.Random(f"{label}/{step}"))
+        if step >= TRIED:
+            learner.set_rate(step)
+        row = learner.update(batch_of(rollouts), random.Random(f"{self.seed}/{label}/{step}"))
         spent = time.monotonic() - sampled - row["scoring_s"]
         row |= {"step": step + 1, "sampling_s": sampled - began, "updating_s": spent}
         return row | ppo_watch.watched(rollouts)
+
+
+def _refuse_other_shape(model: LlamaForCausalLM, profile: Profile, base: Path) -> None:
+    """GrlibError where a base is not what the profile describes: its copies would not fit it."""
+    config = model.config
+    found = (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings)
+    wanted = (profile.hidden, profile.layers, profile.row_length)
+    if found != wanted:
+        raise GrlibError(
+            f"{base}: hidden size, layers, positions are {found}, of profile {profile.name} {wanted}: name a "
+            "base of this profile (`--base`), or make one with `python -m grlib gpu base`"
+        )

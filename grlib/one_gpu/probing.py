@@ -17,7 +17,7 @@ from grlib.countdown_data import draw, imitation_examples
 from grlib.imitation import imitation_rows
 from grlib.model import bake
 from grlib.one_gpu.window import DEVICE, GPU, Window, new_model
-from grlib.packed_training import Line, PackedScorer, lines, on, train_lines
+from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, on, train_lines
 from grlib.profiles import Profile
 from grlib.tokenizer import build_tokenizer, encode
 from grlib.training import Row, Scored, TrainSettings, micro_batches, padded, response_nll, score_rows
@@ -126,7 +126,10 @@ def training_pace(profile: Profile, tokens: int) -> dict[str, float]:
     )
     model = new_model(profile, words).to(DEVICE)
     settings = TrainSettings(lr=1e-4, batch_rows=PADDED_ROWS, precision="bfloat16")
-    net, source = PackedScorer(model, profile.row_length, compiled=True), list(lines(rows, tokens))[:12]
+    net, source = (
+        PackedScorer(model, profile.row_length, compiled=True),
+        list(lines(rows, line_that_fits(model, tokens)))[:12],
+    )
 
     def take(some: list[Line]) -> float:
         began = _waited()

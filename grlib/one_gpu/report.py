@@ -59,7 +59,10 @@ def cost_table(made: dict[str, dict[str, Any]]) -> str:
 
 def pace_table(found: dict[str, Any], facts: dict[str, Any]) -> str:
     """Training and sampling beside the ceilings of the card and beside transformers."""
-    most, training, sampling = found["ceilings"], found["training_pace"], found["sampling_pace"]
+    needed = ("ceilings", "training_pace", "sampling_pace")
+    if failed := [name for name in needed if not isinstance(found.get(name), dict)]:
+        return f"The probe's {', '.join(failed)} failed: see its probe.json."
+    most, training, sampling = (found[name] for name in needed)
     used = 6 * facts["parameters"] * training["packed"] / 1e12
     read = sampling["read_tb_s"]
     elsewhere = sampling.get("generate_device", found["device"])

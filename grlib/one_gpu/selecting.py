@@ -14,9 +14,8 @@ from grlib.countdown_task import CountdownTask
 from grlib.guidance import CHOICES
 from grlib.model import load_both
 from grlib.one_gpu.iterating import Begun
-from grlib.one_gpu.window import DEVICE, GPU, Sampler, Window
+from grlib.one_gpu.window import Sampler, Window, nats_of
 from grlib.profiles import Profile
-from grlib.training import make_rows, score_rows
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 def select(out: Path, profile: Profile, base: Path, problems: int, seed: int) -> None:
     """Guide the failures at the first training problems by each choice; results/05_selection.parquet."""
     profile = replace(profile, rewrite_problems=problems)
-    window = Window("select", out, profile, seed=seed)
+    window = Window("select", out, profile, seed, base=base, problems=problems)
     items = make_splits(profile.task, problems, 0, 0, seed).train
     model, words = load_both(base / "sos")
 
@@ -51,9 +50,7 @@ def _rows(
     """One row a problem: verdict, round, tokens, and how likely the base finds the trace."""
     attempts = gathered.attempts
     prompts, responses, ended = zip(*((a.prompt, a.response, a.ended) for a in attempts), strict=True)
-    texts = make_rows(words, prompts, responses, profile.row_length, ended)
-    nats = score_rows(model.to(DEVICE), texts, 32_768 if GPU else 2048)
-    model.cpu()
+    nats = nats_of(model, words, profile.row_length, prompts, responses, ended)
     return pd.DataFrame(
         {
             "index": range(len(attempts)),

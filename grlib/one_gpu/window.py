@@ -8,13 +8,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from grlib import artefacts, provenance, sampling
 from grlib.model import build_model
 from grlib.profiles import Profile
+from grlib.training import make_rows, score_rows
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,11 +25,22 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 
 
+MODEL = ("hidden", "layers", "heads", "kv_heads", "intermediate", "whole_numbers", "budget")
+USED = {  # fields of the profile that a stage depends on; None: all
+    "probe": (*MODEL, "slots"),
+    "base": (*MODEL, "task", "base_optimizer", "base_schedule", "base_warmup", "base_lr"),
+    "select": ("task", "budget", "guided_rounds", "rewrite_problems", "slots"),
+    "iterate": None,
+}
+
+
 class Window:
     """The seconds of one stage, and what its parts took."""
 
-    def __init__(self, stage: str, out: Path, profile: Profile, seconds: float = 0.0, seed: int = 0) -> None:
-        self.stage, self.out, self.profile, self.seconds, self.seed = stage, out, profile, seconds, seed
+    def __init__(self, stage: str, out: Path, profile: Profile, seed: int = 0, **given: Any) -> None:
+        """`given`: the arguments of the stage, for its manifest; `seconds` among them bounds it."""
+        self.stage, self.out, self.profile, self.seed, self.given = stage, out, profile, seed, given
+        self.seconds = float(given.get("seconds", 0))
         self.began = self.last = time.monotonic()
         self.parts: dict[str, float] = {}
 
@@ -48,13 +61,14 @@ class Window:
 
     def write_manifest(self) -> None:
         """manifests/<stage>.json: settings, device, versions, and the seconds of every part."""
+        settings, used = asdict(self.profile), USED[self.stage]
         manifest = {
             "schema": provenance.MANIFEST_SCHEMA,
             "notebook": f"one_gpu_{self.stage}",
             "profile": self.profile.name,
             "seeds": [self.seed],
-            "parameters": {},
-            "settings": asdict(self.profile),
+            "parameters": {name: str(value) for name, value in self.given.items()},
+            "settings": {name: settings[name] for name in used} if used else settings,
             **provenance.git_state(),
             "versions": provenance.versions(),
             "device": provenance.device(),
@@ -83,6 +97,22 @@ class Sampler:
     def __call__(self, requests: Sequence[sampling.Request]) -> list[sampling.Sampled]:
         seed = random.Random(f"{self.seed}/{next(self.times)}").getrandbits(31)
         return sampling.answer(self.model, self.words, requests, self.settings, seed)
+
+
+def nats_of(
+    model: LlamaForCausalLM,
+    words: PreTrainedTokenizerFast,
+    row_length: int,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    ended: Sequence[bool],
+) -> np.ndarray:
+    """`training.score_rows` of texts, in float32 on the GPU; the model comes back to the CPU."""
+    rows = make_rows(words, list(prompts), list(responses), row_length, list(ended))
+    try:
+        return score_rows(model.to(DEVICE), rows, 32_768 if GPU else 2048)
+    finally:
+        model.cpu()
 
 
 def new_model(profile: Profile, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
