@@ -80,8 +80,10 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
     axis, numbers = sheet.axes[0], curve.astype({"tokens_seen": float, "loss": float})
     table = numbers.groupby(["method", "step"], as_index=False).mean(numeric_only=True)
     table["millions"] = table["tokens_seen"] / 1e6
-    losses = table.groupby("method")["loss"]
-    table["loss"] = losses.transform(lambda loss: loss.rolling(SMOOTHED, min_periods=1).mean())
+    for _, rows in table.groupby("method"):
+        apart = int(rows["step"].diff().median()) if len(rows) > 1 else 1  # a row may be a mean already
+        running = rows["loss"].rolling(max(1, SMOOTHED // max(1, apart)), min_periods=1).mean()
+        table.loc[rows.index, "loss"] = running
     methods = _lines(sheet, axis, "training", table, "millions", "loss", marker="", linewidth=1.6)
     if "valid_loss" in table:
         _lines(sheet, axis, "validation", table, "millions", "valid_loss", linestyle="none")

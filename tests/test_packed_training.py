@@ -173,7 +173,7 @@ def test_a_smaller_card_takes_shorter_lines():
     needs = packed_training.line_that_fits
     assert needs(model, 131_072, whole=1e12) == 131_072
     assert needs(model, 131_072, whole=1e3) == packed_training.LEAST_LINE
-    half = next(size for size in range(10**6, 10**9, 10**6) if needs(model, 131_072, whole=size) == 131_072)
+    half = next(size for size in range(10**8, 10**11, 10**8) if needs(model, 131_072, whole=size) == 131_072)
     assert needs(model, 131_072, whole=0.6 * half) == 65_536
 
 

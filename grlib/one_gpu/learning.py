@@ -154,8 +154,8 @@ def _refuse_other_shape(model: LlamaForCausalLM, profile: Profile, base: Path) -
     config = model.config
     found = (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings)
     wanted = (profile.hidden, profile.layers, profile.row_length)
-    if found != wanted:
+    if found[:2] != wanted[:2] or found[2] < wanted[2]:
         raise GrlibError(
-            f"{base}: hidden size, layers, positions are {found}, of profile {profile.name} {wanted}: name a "
+            f"{base}: hidden size, layers, positions are {found}, profile {profile.name} needs {wanted}: name a "
             "base of this profile (`--base`), or make one with `python -m grlib gpu base`"
         )
