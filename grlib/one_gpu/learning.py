@@ -156,6 +156,6 @@ def _refuse_other_shape(model: LlamaForCausalLM, profile: Profile, base: Path) -
     wanted = (profile.hidden, profile.layers, profile.row_length)
     if found[:2] != wanted[:2] or found[2] < wanted[2]:
         raise GrlibError(
-            f"{base}: hidden size, layers, positions are {found}, profile {profile.name} needs {wanted}: name a "
-            "base of this profile (`--base`), or make one with `python -m grlib gpu base`"
+            f"{base}: hidden size, layers, positions are {found}, profile {profile.name} needs {wanted}: "
+            "name a base of this profile (`--base`), or make one with `python -m grlib gpu base`"
         )
