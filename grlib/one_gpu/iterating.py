@@ -16,7 +16,7 @@ from grlib.countdown_data import Solved, make_splits
 from grlib.model import load_both
 from grlib.one_gpu.learning import Trainer
 from grlib.one_gpu.travelling import write_difference
-from grlib.one_gpu.window import GPU, Sampler, Window
+from grlib.one_gpu.window import GPU, Sampler, Window, nats_of
 from grlib.profiles import Profile
 from grlib.selftrain import Attempt, Gathered, Policy
 
@@ -153,7 +153,7 @@ class Iterating:
             chosen = [i for i, number in enumerate(solved) if number >= 0 and (number > 0) == guided]
             texts = [(a.prompt, a.response, a.ended) for a in (gathered.attempts[i] for i in chosen)]
             if texts:
-                nats = self.trainer.nats(self.sos, *zip(*texts, strict=True))
+                nats = nats_of(self.sos, self.words, self.profile.row_length, *zip(*texts, strict=True))
                 self._keep_likelihood(kind, chosen, nats)
         self.window.part("likelihoods")
 
@@ -230,7 +230,9 @@ class Iterating:
         asked = items * len(steps)
         found = evaluation.evaluate(self.task, self.sampler(self.sos, "hints"), asked, 1, starts)
         prompts = [countdown_task.prompt_text(problem) for problem, _ in asked]
-        nats = self.trainer.nats(self.sos, prompts, found["response"], ~found["truncated"])
+        nats = nats_of(
+            self.sos, self.words, self.profile.row_length, prompts, found["response"], ~found["truncated"]
+        )
         scored = found.drop(columns="response").assign(nll=nats[:, 0], nll_tokens=nats[:, 1].astype(int))
         scored["steps"], scored["index"] = scored["index"] // len(items), scored["index"] % len(items)
         self.keep("04_hints", scored.assign(method="sos", split="train"))

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from grlib import ppo, ppo_watch
@@ -17,7 +16,7 @@ from grlib.countdown_data import Solved
 from grlib.countdown_task import CountdownTask
 from grlib.errors import GrlibError
 from grlib.model import bake, load_both
-from grlib.one_gpu.window import DEVICE, Sampler, nats_of, new_model
+from grlib.one_gpu.window import DEVICE, Sampler, new_model
 from grlib.packed_ppo import PackedLearner
 from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, train_lines
 from grlib.profiles import Profile
@@ -54,16 +53,6 @@ class Trainer:
         examples = [one for attempt in attempts for one in attempt.examples()]
         prompts, responses, ended = zip(*examples, strict=True) if examples else ((), (), ())
         return make_rows(self.words, prompts, responses, self.profile.row_length, ended)
-
-    def nats(
-        self,
-        model: LlamaForCausalLM,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        ended: Sequence[bool],
-    ) -> np.ndarray:
-        """`window.nats_of` with this base's words."""
-        return nats_of(model, self.words, self.profile.row_length, prompts, responses, ended)
 
     def weights(self) -> dict[str, Any]:
         """The weights as they are now, on the CPU."""

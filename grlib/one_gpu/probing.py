@@ -126,10 +126,8 @@ def training_pace(profile: Profile, tokens: int) -> dict[str, float]:
     )
     model = new_model(profile, words).to(DEVICE)
     settings = TrainSettings(lr=1e-4, batch_rows=PADDED_ROWS, precision="bfloat16")
-    net, source = (
-        PackedScorer(model, profile.row_length, compiled=True),
-        list(lines(rows, line_that_fits(model, tokens)))[:12],
-    )
+    net = PackedScorer(model, profile.row_length, compiled=True)
+    source = list(lines(rows, line_that_fits(model, tokens)))[:12]
 
     def take(some: list[Line]) -> float:
         began = _waited()
