@@ -1,5 +1,6 @@
-"""Attention of one new token a row over a static cache, as a Triton kernel: it reads what a row has filled,
-not what the cache could hold, and nothing of rows that are done.
+"""Attention of one new token a row over a static cache, as a Triton kernel: it writes the token's key and
+value into the cache, and reads what a row has filled, not what the cache could hold, and nothing of rows that
+are done.
 
 With TRITON_INTERPRET=1 it runs without a GPU: where Triton is installed, a test compares it with PyTorch.
 """
@@ -10,28 +11,33 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 64  # columns read at once
+BLOCK, WARPS, STAGES = 64, 2, 3  # columns read at once; how the kernel is laid out
 ROWS = 16  # the least that a matrix unit takes: heads that share keys and values, and padding
 
 
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]
-    queries, keys, values, length, running, out,
+    queries, new_keys, new_values, keys, values, length, running, out,
     slot_stride, head_stride,
     GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Program (slot, kv head): the GROUPS query heads that share this head's keys and values, of SIZE numbers
-    each, scaled already; columns 0 .. length[slot] are read."""
+    each, scaled already; columns 0 .. length[slot] - 1 are read, column length[slot] is written."""
     slot, head = tl.program_id(0), tl.program_id(1)
     row, place, column = tl.arange(0, ROWS), tl.arange(0, SIZE), tl.arange(0, BLOCK)
-    at = ((slot * tl.num_programs(1) + head) * GROUPS + row[:, None]) * SIZE + place[None, :]
+    own = slot * tl.num_programs(1) + head
+    at = (own * GROUPS + row[:, None]) * SIZE + place[None, :]
     real = row[:, None] < GROUPS
     q = tl.load(queries + at, mask=real, other=0.0)
-    count = tl.where(tl.load(running + slot) != 0, tl.load(length + slot) + 1, 0).to(tl.int32)
+    runs = tl.load(running + slot) != 0
+    count = tl.where(runs, tl.load(length + slot), 0).to(tl.int32)
     begin = slot.to(tl.int64) * slot_stride + head * head_stride
-    highest = tl.full([ROWS], -1.0e30, tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    mixed = tl.zeros([ROWS, SIZE], tl.float32)
+    k_new, v_new = tl.load(new_keys + own * SIZE + place), tl.load(new_values + own * SIZE + place)
+    tl.store(keys + begin + count * SIZE + place, k_new, mask=runs)
+    tl.store(values + begin + count * SIZE + place, v_new, mask=runs)
+    highest = tl.sum(q.to(tl.float32) * k_new.to(tl.float32)[None, :], 1)  # the token's attention to itself
+    total = tl.full([ROWS], 1.0, tl.float32)
+    mixed = tl.zeros([ROWS, SIZE], tl.float32) + v_new.to(tl.float32)[None, :]
     for first in range(0, count, BLOCK):
         there = first + column < count
         cell = begin + (first + column)[:, None] * SIZE + place[None, :]
@@ -44,25 +50,30 @@ def _attend(  # type: ignore[no-untyped-def]
         total = total * shrink + tl.sum(chances, 1)
         mixed = mixed * shrink[:, None] + tl.dot(chances.to(v.dtype), v)
         highest = higher
-    mixed = mixed / tl.maximum(total, 1.0e-30)[:, None]
+    mixed = mixed / total[:, None]
     tl.store(out + at, mixed.to(out.dtype.element_ty), mask=real)
 
 
 def attend(
     queries: torch.Tensor,
+    new_keys: torch.Tensor,
+    new_values: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     length: torch.Tensor,
     running: torch.Tensor,
 ) -> torch.Tensor:
-    """queries (slots, kv heads, groups, size), scaled; keys and values (slots, kv heads, columns, size), in
-    one piece, columns 0 .. `length` of them filled; the result is shaped as the queries, 0 where a slot is
-    not `running`. At most `ROWS` groups, and a size that is a power of two of 16 or more
+    """Attention of the new tokens, whose keys and values come to stand in column `length` of a slot.
+
+    queries (slots, kv heads, groups, size), scaled; new keys and values (slots, kv heads, size); keys and
+    values (slots, kv heads, columns, size), of whose columns 0 .. `length` - 1 are filled; all in one piece.
+    The result is shaped as the queries; that of a slot which is not `running` has no meaning, and its cache
+    stays as it is. At most `ROWS` groups, and a size that is a power of two of 16 or more
     (`static_decoding.kernel_takes`)."""
     slots, heads, groups, size = queries.shape
     out = torch.empty_like(queries)
     _attend[(slots, heads)](
-        queries, keys, values, length, running, out, keys.stride(0), keys.stride(1),
-        GROUPS=groups, SIZE=size, BLOCK=BLOCK, ROWS=ROWS, num_warps=2, num_stages=3,
+        queries, new_keys, new_values, keys, values, length, running, out, keys.stride(0), keys.stride(1),
+        GROUPS=groups, SIZE=size, BLOCK=BLOCK, ROWS=ROWS, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return out

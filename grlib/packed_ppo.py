@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PackedActorCritic(ActorCritic):
-    """Policy and critic, the policy's states computed in lines of `tokens` tokens."""
+    """Policy and critic (one that shares the policy's states, or none), in lines of `tokens` tokens."""
 
     def __init__(
         self, policy: LlamaForCausalLM, critic: Critic | None, scorer: PackedScorer, tokens: int
@@ -27,8 +27,12 @@ class PackedActorCritic(ActorCritic):
         super().__init__(policy, critic)
         self.scorer, self.tokens = scorer, tokens
 
-    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.scorer.states_before(ids, mask, self.tokens)
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, only_values: bool = False
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """As `ActorCritic.forward`."""
+        nats, states = self.scorer.nats_and_states(ids, mask, self.tokens)
+        return None if only_values else -nats, None if self.critic is None else self.critic(ids, mask, states)
 
 
 class PackedLearner(Learner):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ATTENTION = "grlib_packed"  # the name by which transformers finds it
 IGNORED = -100  # a target that has no loss
 FILLING = 128  # tokens of a row that only fills a line: none may be longer than the longest real one
+ALIGNED = 64  # rows of the output matrix are a multiple of it: others multiply several times slower
 LEAST_LINE = 4096  # tokens: any row must fit
 MEMORY = 0.5  # share of a GPU's memory that training may be expected to take; a sampler may be beside it
 VIRTUAL = 100_000  # steps into which a schedule is divided, however many are taken
@@ -225,7 +226,7 @@ class PackedScorer(nn.Module):
         from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, _attend)
-        self.model, self.longest, self.loss = model, longest, _summed_nats
+        self.model, self.longest, self.loss, self.nats = model, longest, _summed_nats, _nats
         self.former = model.config._attn_implementation
         model.config._attn_implementation = ATTENTION
         self.blocks: list[Callable[..., torch.Tensor]] = list(model.model.layers)
@@ -233,7 +234,7 @@ class PackedScorer(nn.Module):
             # one more length of line compiles anew, as it is: code for any length is slower
             torch._dynamo.config.automatic_dynamic_shapes = False
             self.blocks = [torch.compile(block) for block in model.model.layers]
-            self.loss = torch.compile(_summed_nats)
+            self.loss, self.nats = torch.compile(_summed_nats), torch.compile(_nats)
 
     def forward(self, line: Line) -> torch.Tensor:
         with parametrize.cached():
@@ -251,8 +252,22 @@ class PackedScorer(nn.Module):
             x = block(x, attention_mask=None, position_embeddings=turning, ends=ends, longest=self.longest)
         return body.norm(x)[0]
 
-    def states_before(self, ids: torch.Tensor, mask: torch.Tensor, tokens: int) -> torch.Tensor:
-        """As `training.states_before` of padded rows, by way of a line of `tokens` tokens."""
+    def nats_and_states(
+        self, ids: torch.Tensor, mask: torch.Tensor, tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `training.response_nll` and `training.states_before` of padded rows, by way of a line of
+        `tokens` tokens, all of which are multiplied with the output matrix: one size compiles once."""
+        real, flat, states = self._in_a_line(ids, mask, tokens)
+        predicted = mask[real].nonzero()[:, 0]
+        targets = torch.full_like(flat, IGNORED)
+        targets[predicted - 1] = flat[predicted]
+        return self.nats(states, output_matrix(self.model), targets)[predicted - 1], states[predicted - 1]
+
+    def _in_a_line(
+        self, ids: torch.Tensor, mask: torch.Tensor, tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of padded rows: which of their tokens are real (as `mask`), those end to end, filled up to
+        (tokens,), and the states (tokens, width)."""
         lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
         real = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
         sizes = lengths.tolist()
@@ -263,17 +278,22 @@ class PackedScorer(nn.Module):
         ends = torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32)
         places = torch.cat([torch.arange(size) for size in sizes])
         flat = F.pad(ids[real], (0, spare))
-        states = self.states(flat, places.to(ids.device), ends.to(ids.device))
-        return states[mask[real].nonzero()[:, 0] - 1]
+        return real, flat, self.states(flat, places.to(ids.device), ends.to(ids.device))
 
     def give_back(self) -> None:
         """The model attends as before."""
         self.model.config._attn_implementation = self.former
 
 
+def _nats(states: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of each target, 0 where it has no loss: states (n, width), matrix (tokens, width), targets (n,)."""
+    padded = F.pad(matrix, (0, 0, 0, -len(matrix) % ALIGNED))
+    logits = F.linear(states, padded)[:, : len(matrix)]
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+
+
 def _summed_nats(states: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    logits = F.linear(states, matrix)
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return _nats(states, matrix, targets).sum()
 
 
 def on(device: torch.device, line: Line) -> Line:

@@ -49,7 +49,7 @@ def batch_of(rollouts: Sequence[Rollout]) -> Batch:
                 "tokens; there must be one a token, and all places among them"
             )
         rows.append(Row(np.asarray(rollout.prompt + rollout.response, dtype=np.int32), len(rollout.prompt)))
-        logprob[i, :tokens] = torch.tensor(rollout.logprobs)
+        logprob[i, :tokens] = torch.from_numpy(np.asarray(rollout.logprobs, dtype=np.float32))
         start[i, list(rollout.starts)] = 1
         for place, amount in rollout.rewards:
             reward[i, place] += amount

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COLUMNS = 256  # the cache has, and attention without the kernel reads, a multiple of so many columns
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
+ALIGNED = 64  # the output matrix has a multiple of so many columns: others multiply several times slower
 MEMORY = 0.4  # share of a GPU's memory that the cache may take: training in the same process needs half
 
 
@@ -51,7 +52,7 @@ class StaticDecoder(Decoder):
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.embedding, self.output, self.cos, self.sin = (  # copies, which `load` may overwrite
             tensor.to(self.device, self.dtype, copy=True)
-            for tensor in (self.embedding, self.output, self.cos, self.sin)
+            for tensor in (self.embedding, _aligned(self.output), self.cos, self.sin)
         )
         self.layers = [
             {name: matrix.to(self.device, self.dtype, copy=True) for name, matrix in layer.items()}
@@ -70,7 +71,7 @@ class StaticDecoder(Decoder):
         self.generator = torch.Generator(self.device)
         self.graphs: dict[tuple[int, float], Callable[[], None]] = {}
         # the parts of a step, on a GPU compiled into few kernels; prompts differ in size and take plain ones
-        parts: list[Callable[..., Any]] = [self._project, self._finish_layer, _drawn]
+        parts: list[Callable[..., Any]] = [self._project_one, self._finish_layer, _drawn]
         if self.device.type == "cuda":
             parts = [torch.compile(part) for part in parts]
         self.project, self.finish, self.draw = parts
@@ -79,7 +80,7 @@ class StaticDecoder(Decoder):
         """Take the weights of another model of the same shape, where the captured steps find them."""
         new = Decoder(model, engine="static", end=self.eos)
         self.embedding.copy_(new.embedding)
-        self.output.copy_(new.output)
+        self.output.copy_(_aligned(new.output))
         for own, theirs in zip(self.layers, new.layers, strict=True):
             for name, matrix in own.items():
                 matrix.copy_(theirs[name])
@@ -176,6 +177,15 @@ class StaticDecoder(Decoder):
             )
             x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * width, -1), weights)
 
+    def _project_one(
+        self, x: torch.Tensor, weights: dict, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`_project` of one token a slot: queries (slots, kv heads, groups, head size), keys and values
+        (slots, kv heads, head size), each in one piece."""
+        q, k, v = self._project(x, weights, self.count, 1, cos, sin)
+        q = q.reshape(self.count, self.kv_heads, self.heads // self.kv_heads, self.head)
+        return q.contiguous(), k[:, :, 0].contiguous(), v[:, :, 0].contiguous()
+
     def _step_over(self, columns: int, temperature: float) -> Callable[[], None]:
         """The step that reads so many columns, captured when it is first asked for."""
 
@@ -206,22 +216,21 @@ class StaticDecoder(Decoder):
     def _step(self, columns: int, temperature: float) -> None:
         """The next token of every slot that runs; the others stay as they are."""
         state = self.slots
-        x, groups = self.embedding[state.last], self.heads // self.kv_heads
+        x = self.embedding[state.last]
         cos, sin = self.cos[state.length][:, None, None], self.sin[state.length][:, None, None]
         live, hidden = state.running.to(torch.int32), None
         if not self.kernel:
             hidden = torch.zeros(self.count, columns, device=self.device)
             hidden.masked_fill_(self.places[:columns] > state.length[:, None], float("-inf"))
         for weights, keys, values in zip(self.layers, self.keys, self.values, strict=True):
-            q, k, v = self.project(x, weights, self.count, 1, cos, sin)
-            keys[self.rows, :, state.length] = k[:, :, 0]
-            values[self.rows, :, state.length] = v[:, :, 0]
-            q = q.reshape(self.count, self.kv_heads, groups, self.head)
+            q, k, v = self.project(x, weights, cos, sin)
             if hidden is None:
                 from grlib.decode_kernel import attend
 
-                mixed = attend(q.contiguous(), keys, values, state.length, live)
+                mixed = attend(q, k, v, keys, values, state.length, live)
             else:
+                keys[self.rows, :, state.length] = k
+                values[self.rows, :, state.length] = v
                 scores = (q @ keys[:, :, :columns].transpose(-1, -2)).float() + hidden[:, None, None]
                 mixed = torch.softmax(scores, -1).to(self.dtype) @ values[:, :, :columns]
             x = self.finish(x, mixed.reshape(self.count, -1), weights)
@@ -256,6 +265,9 @@ class StaticDecoder(Decoder):
             request = holds.pop(slot)
             found[0][request], found[1][request] = ids[:count].tolist(), scores[:count].tolist()
 
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return super()._logits(x)[:, : len(self.embedding)]
+
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         """As `Decoder._normed`, by the kernel that a GPU has for it."""
         return F.rms_norm(x, x.shape[-1:], eps=self.eps)
@@ -274,6 +286,11 @@ def _drawn(
 def kernel_takes(groups: int, size: int) -> bool:
     """Whether `decode_kernel` takes so many query heads to a key-value head, of so many numbers each."""
     return groups <= 16 and size >= 16 and size & (size - 1) == 0
+
+
+def _aligned(output: torch.Tensor) -> torch.Tensor:
+    """The output matrix (width, tokens) with columns of zeros for tokens that are not there."""
+    return F.pad(output, (0, -output.shape[1] % ALIGNED))
 
 
 def _rounded(tokens: int) -> int:

@@ -69,8 +69,54 @@ def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
     from grlib.model import load_model
 
     base = load_model(BASE / "sos")
-    changed = travelling.read_difference(tmp_path / "guided_rest.safetensors", load_model(BASE / "sos"))
+    changed = travelling.read_difference(tmp_path / "guided_rest_2.safetensors", load_model(BASE / "sos"))
     assert any(not torch.equal(a, b) for a, b in zip(changed.parameters(), base.parameters(), strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
+def test_the_next_window_goes_on_behind_the_last(small, tmp_path, capsys):
+    profile, tokens = small
+    profile = replace(profile, train_problems=6, hint_problems=2)
+    once = replace(profile, iterations=1)
+    iterating.iterate(tmp_path, once, tokens, 1e9, BASE, seed=0, reinforced=1, steps=1)
+    first = results.load({0: tmp_path}, "laptop")
+    rows = pd.read_parquet(tmp_path / "results" / "06_yield.parquet")
+    cut_off = pd.concat(
+        [rows, rows.assign(iteration=2)], ignore_index=True
+    )  # an iteration that was sampled, not trained
+    cut_off.to_parquet(tmp_path / "results" / "06_yield.parquet")
+    capsys.readouterr()
+    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0, reinforced=3, steps=2)
+    assert "guided_rest: goes on behind iteration 1" in capsys.readouterr().out
+    second = results.load({0: tmp_path}, "laptop")
+    for kind in ("eval", "greedy", "yield", "hints", "likelihood"):
+        before = first.rows(kind)
+        after = second.rows(kind)
+        if "method" in before and kind != "hints":
+            before = before[~before["method"].isin(results.STARTS)]
+            after = after[after["method"].isin(before["method"]) & (after["iteration"] <= 1)]
+        pd.testing.assert_frame_equal(before.reset_index(drop=True), after.reset_index(drop=True))
+    counts = second.rows("yield").groupby(["method", "iteration"]).size()
+    assert counts.to_dict() == {(m, i): 6 for m in ("rest", "guided_rest") for i in (1, 2)}
+    curve = second.rows("ppo_curve")
+    assert curve["method"].unique().tolist() == ["guided_rest_ppo", "sos_ppo", "rest_ppo"]
+    assert curve["step"].tolist() == [1, 2] * 3
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
+        *("rest_2.safetensors", "guided_rest_2.safetensors"),
+        *(f"{method}.safetensors" for method in curve["method"].unique()),
+    }
+    files = {path: path.read_bytes() for path in (tmp_path / "results").glob("*.parquet")}
+    capsys.readouterr()
+    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0, reinforced=3)
+    assert " %" not in capsys.readouterr().out  # nothing is measured again
+    assert {path: path.read_bytes() for path in files} == files
+    (tmp_path / "rest_2.safetensors").unlink()
+    with pytest.raises(
+        GrlibError, match=r"rest_2.safetensors: no such file, but the rows of its measurement"
+    ):
+        iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0)
+    manifests = sorted(path.stem for path in (tmp_path / "manifests").glob("*.json"))
+    assert manifests == ["iterate", "iterate_2", "iterate_3"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
@@ -117,6 +163,10 @@ def test_the_probe_finds_the_code_right(tmp_path, monkeypatch):
     assert abs(found["packing"]["loss_plain"]) < 1e-2 and found["packing"]["gradient_plain"] < 0.02
     assert found["sampled"]["greedy_equal"] == 1 and found["sampled"]["rescored"] < 1e-5
     assert found["training_pace"]["packed"] > 0
+    only = probing.probe(tmp_path, profile, tokens, ["attention"])
+    assert list(only) == ["device", "attention"]
+    with pytest.raises(GrlibError, match="--checks nothing: not a check; choose of ceilings, packing, "):
+        probing.probe(tmp_path, profile, tokens, ["nothing"])
 
 
 def test_a_check_that_fails_leaves_the_others(tmp_path, monkeypatch):
@@ -272,6 +322,10 @@ def test_paces_stand_beside_the_ceilings_of_the_card():
         "sampling_pace": {"static": 6e5, "read_tb_s": 0.5, "generate": 2e4, "generate_device": "another"},
     }
     text = report.pace_table(found, {"parameters": 10_000_000})
+    assert "attention" not in text
+    reading = {"device": "a third", "copy_tb_s": 4.0, "read_tb_s": 3.0}
+    more = report.pace_table(found | {"attention": reading}, {"parameters": 1})
+    assert "attention over the cache (on a third) | 3.00 TB/s | keys and values read; 75% of" in more
     assert "2.5 times rows padded" in text and "60 TFLOP/s at 6 a parameter, 12% of" in text
     assert "25% of the copy's rate" in text and "20,000 tokens/s (on another) | 30 times slower" in text
 

@@ -118,11 +118,13 @@ def test_a_row_does_not_see_its_neighbours():
 def test_states_of_padded_rows_by_way_of_a_line():
     model, _ = tiny_model(2)
     ids, mask = padded(some_rows(5))
-    expected = states_before(model.model, ids, mask)
+    expected, expected_nats = states_before(model.model, ids, mask), response_nll(model, ids, mask)
     net = PackedScorer(model, POSITIONS, compiled=False)
-    assert torch.allclose(net.states_before(ids, mask, 900), expected, atol=1e-4)
+    nats, states = net.nats_and_states(ids, mask, 900)
+    assert torch.allclose(states, expected, atol=1e-4)
+    assert torch.allclose(nats, expected_nats, atol=1e-4)
     with pytest.raises(GrlibError, match="do not fit a line of 100"):
-        net.states_before(ids, mask, 100)
+        net.nats_and_states(ids, mask, 100)
 
 
 def test_training_on_lines_lowers_the_loss_and_ends_when_it_is_done():

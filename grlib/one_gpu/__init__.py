@@ -56,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--base", type=Path, help="folder with sos and, if BC is to be measured, bc (default: OUT/models)"
     )
+    found.add_argument(
+        "--reinforced", type=int, default=2, help="methods that PPO trains (iterate), 0 to 5 of: Guided-ReST"
+        ", SoS, ReST, Guided-ReST by tokens, SoS with dense reward",
+    )  # fmt: skip
+    found.add_argument("--steps", type=int, default=0, help="of PPO (iterate; 0: as the seconds allow)")
+    found.add_argument("--checks", default="", help="of probe, by name, with commas between (default: all)")
     found.add_argument("--seed", type=int, default=0, help="of training problems and of sampling")
     found.add_argument("--tiny", action="store_true", help="a rehearsal, also without a GPU")
     return found
@@ -68,6 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
     base = chosen.base or chosen.out / "models"
     if chosen.seconds < 0 or chosen.problems < 1:
         raise GrlibError(f"--seconds {chosen.seconds:g} --problems {chosen.problems}: must be more than 0")
+    if not 0 <= chosen.reinforced <= 5 or chosen.steps < 0:
+        raise GrlibError(
+            f"--reinforced {chosen.reinforced} --steps {chosen.steps}: 0 to 5 methods, 0 steps or more"
+        )
     seconds = chosen.seconds or SECONDS.get(chosen.stage, 0)
     if chosen.stage in ("iterate", "select") and not (base / "sos" / "config.json").is_file():
         raise GrlibError(f"{base / 'sos'}: no model there; first `python -m grlib gpu base {chosen.out}`")
@@ -79,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.stage == "probe":
         from grlib.one_gpu import probing
 
-        probing.probe(chosen.out, profile, tokens)
+        probing.probe(chosen.out, profile, tokens, [name for name in chosen.checks.split(",") if name])
     elif chosen.stage == "base":
         from grlib.one_gpu import imitating
 
@@ -91,5 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         from grlib.one_gpu import iterating
 
-        iterating.iterate(chosen.out, profile, tokens // 2, seconds, base, chosen.seed)
+        iterating.iterate(
+            chosen.out, profile, tokens // 2, seconds, base, chosen.seed, chosen.reinforced, chosen.steps
+        )
     return 0

@@ -1,4 +1,7 @@
-"""Stage iterate: ReST and Guided-ReST from one base, PPO, and every measurement, by their importance."""
+"""Stage iterate: ReST and Guided-ReST from one base, PPO, and every measurement, by their importance.
+
+What an earlier window left in the folder stands: the next one goes on behind it.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from grlib import artefacts, countdown_task, evaluation, results, selftrain
+from grlib import countdown_task, evaluation, results, selftrain
 from grlib.countdown_data import Solved, make_splits
+from grlib.errors import GrlibError
 from grlib.model import load_both
 from grlib.one_gpu.learning import Trainer
-from grlib.one_gpu.travelling import write_difference
+from grlib.one_gpu.stored import Stored
+from grlib.one_gpu.travelling import read_difference, write_difference
 from grlib.one_gpu.window import GPU, Sampler, Window, nats_of
 from grlib.profiles import Profile
 from grlib.selftrain import Attempt, Gathered, Policy
@@ -26,11 +31,9 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 # Seconds kept back on a GPU for what follows the iterations; a rehearsal does everything.
-EVALUATION, PPO, AFTER_PPO = 140, 130, 40
+EVALUATION, PPO = 110, 170
 GREEDY = 0.0
 METHODS = ("rest", "guided_rest")
-REINFORCED = ("guided_rest_ppo", "sos_ppo")
-REHEARSED = 3  # steps of PPO without a GPU
 
 
 class Begun:
@@ -50,14 +53,27 @@ class Begun:
         return self.task.guide(item, attempt, number, rng)
 
 
-def iterate(out: Path, profile: Profile, tokens: int, seconds: float, base: Path, seed: int) -> None:
-    """Everything after the base, as far as the seconds go; `tokens` of a training line."""
-    window = Window("iterate", out, profile, seed, seconds=seconds, base=base, tokens=tokens)
+def iterate(
+    out: Path,
+    profile: Profile,
+    tokens: int,
+    seconds: float,
+    base: Path,
+    seed: int,
+    reinforced: int = 2,
+    steps: int = 0,
+) -> None:
+    """Everything after the base, as far as the seconds go; `tokens` of a training line, PPO of the first
+    `reinforced` of `reinforcing.METHODS`, in so many `steps` (0: as the seconds allow)."""
+    from grlib.one_gpu.reinforcing import reinforce
+
+    given = {"seconds": seconds, "base": base, "tokens": tokens, "reinforced": reinforced, "steps": steps}
+    window = Window("iterate", out, profile, seed, **given)
     work = Iterating(window, base, tokens)
     iteration = work.self_train()
-    work.window.profile = replace(profile, iterations=iteration)  # what the manifest will say
+    window.profile = replace(profile, iterations=iteration)  # what the manifest will say
     work.measure_all(iteration)
-    work.reinforce()
+    reinforce(work, reinforced, steps)
     work.measure_bc(base / "bc")
     work.hints()
 
@@ -72,26 +88,42 @@ class Iterating:
         )
         self.items, self.tests = drawn.train, {"seen": drawn.seen, "unseen": drawn.unseen}
         self.task = countdown_task.CountdownTask(self.profile.budget, rounds=self.profile.guided_rounds)
-        self.sos, self.words = load_both(base / "sos")
-        self.trainer = Trainer(base / "sos", self.profile, tokens, self.seed, self.say)
+        self.base = base / "sos"
+        self.sos, self.words = load_both(self.base)
+        self.trainer = Trainer(self.base, self.profile, tokens, self.seed, self.say)
         self.newest: dict[str, LlamaForCausalLM] = dict.fromkeys(METHODS, self.sos)
         self.first: list[Attempt] = []
-        self.held: dict[str, list[pd.DataFrame]] = {}
+        self.rows = Stored(window.out / "results")
+        self.done = {method: self._go_on(method) for method in METHODS}
         for method in ("sos", "bc"):
-            if not (base / method / "curve.csv").is_file():
-                continue
-            curve = pd.read_csv(base / method / "curve.csv")
-            self.keep("03_curve", curve[["step", "tokens_seen", "loss", "valid_loss"]].assign(method=method))
-        if not (window.out / "results" / "05_selection.parquet").is_file():  # stage select makes it
-            self.keep("05_selection", results.without_rows("selection"))
+            path = base / method / "curve.csv"
+            if path.is_file() and not len(self.rows.of("03_curve", method=method)):
+                curve = pd.read_csv(path)[["step", "tokens_seen", "loss", "valid_loss"]]
+                self.rows.add("03_curve", curve.assign(method=method))
+        if "05_selection" not in self.rows.tables:  # stage select makes it
+            self.rows.add("05_selection", results.without_rows("selection"))
         self.say(f"at most {window.seconds:.0f} s, lines of {self.trainer.tokens:,} tokens")
         window.part("loading")
 
-    def keep(self, stem: str, rows: pd.DataFrame) -> None:
-        """Add rows to results/<stem>.parquet, which is written anew."""
-        self.held.setdefault(stem, []).append(rows)
-        path = self.window.out / "results" / f"{stem}.parquet"
-        artefacts.write_table(path, pd.concat(self.held[stem], ignore_index=True))
+    def _go_on(self, method: str) -> int:
+        """How many iterations of a method are done: the file of the last one is its newest model."""
+        numbers = range(self.profile.iterations, 0, -1)
+        done = next((number for number in numbers if self._change(method, number).is_file()), 0)
+        measured = self.rows.of("06_eval", method=method).get("iteration", pd.Series([0])).max()
+        if measured > done:
+            raise GrlibError(
+                f"{self._change(method, measured)}: no such file, but the rows of its measurement are there; "
+                "bring it, or name an empty folder"
+            )
+        for stem in ("06_yield", "tuning"):  # of an iteration that was cut off
+            self.rows.drop(stem, method=method, iteration=done + 1)
+        if done:
+            self.newest[method] = read_difference(self._change(method, done), load_both(self.base)[0])
+            self.say(f"{method}: goes on behind iteration {done}")
+        return done
+
+    def _change(self, method: str, iteration: int) -> Path:
+        return self.window.out / f"{method}_{iteration}.safetensors"
 
     def sampler(self, model: LlamaForCausalLM, name: str, temperature: float = 1.0) -> Sampler:
         """A policy with a seed of this name."""
@@ -103,15 +135,17 @@ class Iterating:
         """Iterations of both methods, as many as the profile has or the seconds allow; returns how many."""
         for iteration in range(1, self.profile.iterations + 1):
             began = time.monotonic()
-            for method in METHODS:
+            waiting = [method for method in METHODS if self.done[method] < iteration]
+            for method in waiting:
                 self._iterate(method, iteration)
             spent = time.monotonic() - began
-            if GPU and self.window.left() < 1.1 * spent + EVALUATION + PPO + AFTER_PPO:
+            if iteration == self.profile.iterations:
+                break
+            if GPU and self.window.left() < 1.1 * spent + EVALUATION + PPO:
                 self.say(f"no time for another iteration of {spent:.0f} s")
                 return iteration
-            if iteration < self.profile.iterations:
-                for method in METHODS:
-                    self.measure(method, self.newest[method], iteration, self.profile.iteration_samples)
+            for method in waiting:
+                self.measure(method, self.newest[method], iteration, self.profile.iteration_samples)
         return self.profile.iterations
 
     def _iterate(self, method: str, iteration: int) -> None:
@@ -119,7 +153,9 @@ class Iterating:
         self.first = self.first or gathered.attempts
         solved = pd.Series(gathered.solved_in).value_counts().sort_index().to_dict()
         self.say(f"{method} {iteration}: solved in rounds {solved}")
-        self.keep("06_yield", selftrain.yield_rows(gathered, method, iteration))
+        for stem in ("07_curve", "07_eval", "07_greedy"):  # PPO from the models of an earlier iteration
+            self.rows.drop(stem)
+        self.rows.add("06_yield", selftrain.yield_rows(gathered, method, iteration))
         self.window.part(f"sampling {method} {iteration}")
         rows = self.trainer.rows(gathered.kept())
         tuning = countdown_task.loop_settings(self.profile, method).training
@@ -127,8 +163,10 @@ class Iterating:
         self.newest[method], curve = self.trainer.fine_tune(
             rows, replace(tuning, precision="bfloat16"), name, f"{method} {iteration}"
         )
-        self.keep("tuning", curve.assign(method=method, iteration=iteration))
-        write_difference(self.window.out / f"{method}.safetensors", self.sos, self.newest[method])
+        self.rows.add("tuning", curve.assign(method=method, iteration=iteration))
+        write_difference(self._change(method, iteration), self.sos, self.newest[method])  # now it is done
+        self._change(method, iteration - 1).unlink(missing_ok=True)
+        self.done[method] = iteration
         self.window.part(f"training {method} {iteration}")
         if method == "guided_rest" and iteration == 1:
             self._likelihoods(gathered)
@@ -159,7 +197,7 @@ class Iterating:
 
     def _keep_likelihood(self, kind: str, numbers: Sequence[int], nats: np.ndarray) -> None:
         columns = {"kind": kind, "index": numbers, "nll": nats[:, 0], "nll_tokens": nats[:, 1].astype(int)}
-        self.keep("05_likelihood", pd.DataFrame(columns))
+        self.rows.add("05_likelihood", pd.DataFrame(columns))
         self.say(f"likelihood {kind}: {nats[:, 0].sum() / nats[:, 1].sum():.4f} nats a token")
 
     # Measurements
@@ -167,7 +205,12 @@ class Iterating:
     def measure(
         self, method: str, model: LlamaForCausalLM, iteration: int, samples: int, temperature: float = 1.0
     ) -> None:
-        """Both splits in one go, since a call waits for its longest trace."""
+        """Both splits in one go, since a call waits for its longest trace. What is there stays."""
+        kind = "greedy" if temperature == GREEDY else "eval"
+        if self.is_measured(method, iteration, samples, kind):
+            return
+        stem = f"{notebook_of(method)}_{kind}"
+        self.rows.drop(stem, method=method, iteration=iteration)  # fewer samples of it
         name = f"{method}/{iteration}/{temperature}"
         problems = [item for items in self.tests.values() for item in items]
         found = evaluation.evaluate(self.task, self.sampler(model, name, temperature), problems, samples)
@@ -175,8 +218,7 @@ class Iterating:
         found = found.drop(columns="response").assign(method=method, iteration=iteration)
         found["split"] = np.where(found["index"] < half, "seen", "unseen")
         found["index"] %= half
-        kind = "greedy" if temperature == GREEDY else "eval"
-        self.keep(f"{notebook_of(method)}_{kind}", found)
+        self.rows.add(stem, found)
         for split, part in found.groupby("split"):
             any_of = part.groupby("index")["correct"].any().mean()
             self.say(
@@ -184,6 +226,11 @@ class Iterating:
                 f"%, {part['tokens'].mean():.0f} tokens, cut off {100 * part['truncated'].mean():.0f} %"
             )
         self.window.part(f"measuring {method}")
+
+    def is_measured(self, method: str, iteration: int, samples: int = 1, kind: str = "eval") -> bool:
+        """Whether rows of so many samples a problem are there."""
+        rows = self.rows.of(f"{notebook_of(method)}_{kind}", method=method, iteration=iteration)
+        return bool(len(rows) and rows["sample"].max() + 1 >= samples)
 
     def measure_all(self, iteration: int) -> None:
         """SoS and both methods after their last iteration: all samples, then greedy."""
@@ -193,26 +240,6 @@ class Iterating:
             self.measure(*model, self.profile.samples)
         for model in models:
             self.measure(*model, 1, GREEDY)
-
-    def reinforce(self) -> None:
-        """PPO from Guided-ReST and from SoS, as many steps each."""
-        within_reach = countdown_task.solved_unaided(self.items, pd.concat(self.held["06_yield"]))
-        self.say(f"{len(within_reach)} of {len(self.items)} problems were solved unaided")
-        seconds = (self.window.left() - AFTER_PPO) / len(REINFORCED)
-        steps = 0 if GPU else REHEARSED
-        for method in REINFORCED:
-            start = {"guided_rest": self.newest["guided_rest"], "sos": self.sos}[results.STARTS[method]]
-            settings = replace(countdown_task.ppo_settings(self.profile, method), precision="bfloat16")
-            model, curve = self.trainer.reinforce(
-                start, self.task, within_reach, settings, method, seconds, steps
-            )
-            steps = len(curve)
-            self.window.profile = replace(self.window.profile, ppo_steps=steps)
-            self.keep("07_curve", curve)
-            write_difference(self.window.out / f"{method}.safetensors", self.sos, model)
-            self.window.part(f"PPO {method}")
-            self.measure(method, model, 0, 1, GREEDY)
-            self.measure(method, model, 0, self.profile.ppo_samples)
 
     def measure_bc(self, folder: Path) -> None:
         """BC, whose traces are short, where it is there."""
@@ -224,6 +251,8 @@ class Iterating:
 
     def hints(self) -> None:
         """Table 1: accuracy and likelihood with the first steps of the solution given."""
+        if "04_hints" in self.rows.tables:
+            return
         items: list[Solved] = self.items[: self.profile.hint_problems]
         steps = range(self.profile.task.num_count)
         starts = [countdown_task.hint(item, given) for given in steps for item in items]
@@ -235,7 +264,7 @@ class Iterating:
         )
         scored = found.drop(columns="response").assign(nll=nats[:, 0], nll_tokens=nats[:, 1].astype(int))
         scored["steps"], scored["index"] = scored["index"] // len(items), scored["index"] % len(items)
-        self.keep("04_hints", scored.assign(method="sos", split="train"))
+        self.rows.add("04_hints", scored.assign(method="sos", split="train"))
         hinted = scored[(scored["steps"] > 0) & scored["correct"]]
         self._keep_likelihood("hinted", hinted["index"].tolist(), hinted[["nll", "nll_tokens"]].to_numpy())
         self.say(f"hints: {scored.groupby('steps')['correct'].mean().round(3).to_dict()}")

@@ -27,7 +27,9 @@ from grlib.training import Row, TrainSettings, make_rows
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-TRIED = 3  # steps of PPO after which it is said how many more the seconds allow
+TRIED = (
+    3  # steps of PPO after which the last one's time says how many more there will be; earlier ones compile
+)
 MOST = 100_000  # steps, while nobody knows
 
 
@@ -99,17 +101,15 @@ class Trainer:
         settings = replace(settings, steps=steps or MOST)
         learner = PackedLearner(self.model, settings, self.seed, self.net, self.tokens)
         shadow, curve = self.on_cpu(), list[dict[str, Any]]()
-        concerns, began = ppo_watch.Concerns(settings.precision), time.monotonic()
+        concerns, begun = ppo_watch.Concerns(settings.precision), time.monotonic()
         while len(curve) < learner.settings.steps:
+            began = time.monotonic()
             curve.append(self._step(learner, shadow, task, items, len(curve), label))
             for concern in concerns.new(curve):
                 self.say(f"{label}: warning: {concern}")
-            if len(curve) == 1:  # which compiles
-                began = time.monotonic()
             if len(curve) == TRIED and not steps:
-                each = (time.monotonic() - began) / (TRIED - 1)
-                left = int((seconds - each) / each)
-                learner.settings = replace(learner.settings, steps=max(TRIED, left))
+                each, left = time.monotonic() - began, seconds - (time.monotonic() - begun)
+                learner.settings = replace(learner.settings, steps=TRIED + max(0, int(left / each)))
                 self.say(f"{label}: {each:.2f} s a step, so {learner.settings.steps} steps")
             if len(curve) % 5 == 0 or len(curve) < TRIED:
                 self.say(f"{label}: {ppo_watch.progress_line(curve[-1], learner.settings)}")

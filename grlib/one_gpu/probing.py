@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import torch
 
 from grlib import artefacts, countdown_task, provenance, sampling
 from grlib.countdown_data import draw, imitation_examples
+from grlib.errors import GrlibError
 from grlib.imitation import imitation_rows
 from grlib.model import bake
-from grlib.one_gpu.window import DEVICE, GPU, Window, new_model
+from grlib.one_gpu.window import DEVICE, GPU, WIDER, Window, new_model
 from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, on, train_lines
 from grlib.profiles import Profile
 from grlib.tokenizer import build_tokenizer, encode
@@ -26,11 +27,18 @@ PADDED_ROWS = 64  # rows of a step of the padded reference
 GENERATED = (1024, 256)  # rows and tokens of transformers' `generate`: short rows, which are cheap for it
 
 
-def probe(out: Path, profile: Profile, tokens: int) -> dict[str, Any]:
-    """Run every check; one that fails says so in its place. Written to `out`/probe.json."""
+def probe(out: Path, profile: Profile, tokens: int, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Run every check, or `only` those named; one that fails says so in its place. Written to
+    `out`/probe.json."""
+    checks = (ceilings, packing, sampled, training_pace, sampling_pace, attention)
+    if unknown := set(only) - {check.__name__ for check in checks}:
+        names = ", ".join(check.__name__ for check in checks)
+        raise GrlibError(f"--checks {', '.join(sorted(unknown))}: not a check; choose of {names}")
     window = Window("probe", out, profile)
     found: dict[str, Any] = {"device": provenance.device()}
-    for check in (ceilings, packing, sampled, training_pace, sampling_pace):
+    for check in checks:
+        if only and check.__name__ not in only:
+            continue
         try:
             found[check.__name__] = check(profile, tokens)
         except Exception:  # the other checks are worth their time all the same
@@ -185,3 +193,32 @@ def sampling_pace(profile: Profile, tokens: int) -> dict[str, float]:
         )  # fmt: skip
         found["generate"] = rows * tokens_of_row / (_waited() - began)
     return found
+
+
+def attention(profile: Profile, tokens: int) -> dict[str, float | str]:
+    """How fast the attention of a sampling step reads keys and values, rows of all lengths up to the budget,
+    beside how fast this card copies (TB/s); microseconds of one layer."""
+    if not GPU:
+        return {"device": provenance.device()}
+    from grlib.decode_kernel import attend
+
+    slots, heads, size = WIDER * profile.slots, profile.kv_heads, profile.hidden // profile.heads
+    kind = {"device": DEVICE, "dtype": torch.bfloat16}
+    caches = [
+        [torch.randn(slots, heads, profile.row_length, size, **kind) for _ in range(2)] for _ in range(3)
+    ]
+    queries = torch.randn(slots, heads, profile.heads // heads, size, **kind)
+    own = torch.randn(slots, heads, size, **kind)
+    length = torch.randint(1, profile.budget, (slots,), device=DEVICE)
+    running = torch.ones(slots, dtype=torch.int32, device=DEVICE)
+
+    def layers() -> None:
+        for keys, values in caches:
+            attend(queries, own, own, keys, values, length, running)
+
+    took = seconds_of(layers, 10) / len(caches)
+    read = 2 * float(length.sum()) * heads * size * 2  # keys and values, two bytes a number
+    return {
+        "device": provenance.device(), "copy_tb_s": ceilings(profile, tokens)["copy_tb_s"],
+        "read_tb_s": read / took / 1e12, "layer_us": took * 1e6,
+    }  # fmt: skip

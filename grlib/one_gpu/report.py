@@ -87,4 +87,8 @@ def pace_table(found: dict[str, Any], facts: dict[str, Any]) -> str:
             f"{sampling['static'] / sampling['generate']:.0f} times slower",
         ],
     ]
+    if isinstance(reading := found.get("attention"), dict) and "read_tb_s" in reading:
+        share = f"{reading['read_tb_s'] / reading['copy_tb_s']:.0%} of the copy's rate there"
+        name = f"of it, attention over the cache (on {reading['device']})"
+        rows.insert(4, [name, f"{reading['read_tb_s']:.2f} TB/s", f"keys and values read; {share}"])
     return readme.markdown([f"on one {found['device']}", "measured", ""], rows)

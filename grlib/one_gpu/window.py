@@ -6,7 +6,7 @@ import itertools
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,12 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 
 
+WIDER, MANY = (
+    4,
+    8,
+)  # so many times the slots, where there are so many requests a slot: a step costs less a row
 MODEL = ("hidden", "layers", "heads", "kv_heads", "intermediate", "whole_numbers", "budget")
+GOES_ON = ("iterate",)  # stages that find out what an earlier window did, and go on behind it
 USED = {  # fields of the profile that a stage depends on; None: all
     "probe": (*MODEL, "slots"),
     "base": (*MODEL, "task", "base_optimizer", "base_schedule", "base_warmup", "base_lr"),
@@ -41,6 +46,7 @@ class Window:
         """`given`: the arguments of the stage, for its manifest; `seconds` among them bounds it."""
         self.stage, self.out, self.profile, self.seed, self.given = stage, out, profile, seed, given
         self.seconds = float(given.get("seconds", 0))
+        self.manifest = self._new_manifest()
         self.began = self.last = time.monotonic()
         self.parts: dict[str, float] = {}
 
@@ -60,7 +66,8 @@ class Window:
         self.write_manifest()
 
     def write_manifest(self) -> None:
-        """manifests/<stage>.json: settings, device, versions, and the seconds of every part."""
+        """manifests/<stage>.json, of a stage that goes on <stage>_2.json, ...: settings, device, versions,
+        and the seconds of every part."""
         settings, used = asdict(self.profile), USED[self.stage]
         manifest = {
             "schema": provenance.MANIFEST_SCHEMA,
@@ -75,7 +82,15 @@ class Window:
             "parts": [[name, round(spent, 1)] for name, spent in self.parts.items()],  # in their order
             "wall_seconds": round(time.monotonic() - self.began, 1),
         }
-        artefacts.write_json(self.out / "manifests" / f"{self.stage}.json", manifest)
+        artefacts.write_json(self.manifest, manifest)
+
+    def _new_manifest(self) -> Path:
+        """Where the manifest goes: a stage that goes on leaves those of its earlier windows."""
+        first = self.out / "manifests" / f"{self.stage}.json"
+        if self.stage not in GOES_ON or not first.exists():
+            return first
+        names = (first.with_name(f"{self.stage}_{number}.json") for number in itertools.count(2))
+        return next(name for name in names if not name.exists())
 
 
 class Sampler:
@@ -96,7 +111,10 @@ class Sampler:
 
     def __call__(self, requests: Sequence[sampling.Request]) -> list[sampling.Sampled]:
         seed = random.Random(f"{self.seed}/{next(self.times)}").getrandbits(31)
-        return sampling.answer(self.model, self.words, requests, self.settings, seed)
+        settings = self.settings
+        if len(requests) >= MANY * settings.slots:
+            settings = replace(settings, slots=WIDER * settings.slots)
+        return sampling.answer(self.model, self.words, requests, settings, seed)
 
 
 def nats_of(

@@ -1,0 +1,61 @@
+"""PPO in a window: as many steps for every method, from the newest models of self-training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+
+from grlib import countdown_task, results
+from grlib.countdown_data import Solved, training_problems
+from grlib.one_gpu.iterating import GREEDY, Iterating
+from grlib.one_gpu.travelling import write_difference
+from grlib.one_gpu.window import GPU
+from grlib.ppo_watch import TIMES
+
+METHODS = ("guided_rest_ppo", "sos_ppo", "rest_ppo", "guided_rest_ppo_token", "sos_ppo_dense")
+REHEARSED = 3  # steps without a GPU
+MEASURING = 12  # seconds of measuring one method on a GPU
+
+
+def reinforce(work: Iterating, methods: int, steps: int) -> None:
+    """The first so many of `METHODS` that are not there yet, as the seconds allow, on problems that
+    self-training has not had; `steps` 0: as many as those that are there had, else as many as the seconds
+    allow all of them."""
+    count = work.profile.train_problems
+    # fine-tuning has seen the traces of its own problems again and again, and is better at those than it is
+    problems = training_problems(work.profile.task, count, work.seed, start=count)
+    waiting = [method for method in METHODS[:methods] if not work.is_measured(method, 0)]
+    for number, method in enumerate(waiting):
+        for stem in ("07_curve", "07_eval", "07_greedy"):  # of a run that was cut off
+            work.rows.drop(stem, method=method)
+        curve = work.rows.of("07_curve")
+        steps = steps or _steps_so_far(curve) or (0 if GPU else REHEARSED)
+        if GPU and (need := MEASURING + steps * _seconds_a_step(curve)) > work.window.left():
+            work.say(f"no time for {method}: {steps} steps take {need:.0f} s")
+            return
+        seconds = work.window.left() / (len(waiting) - number) - MEASURING
+        _reinforce(work, method, problems, seconds, steps)
+
+
+def _reinforce(work: Iterating, method: str, problems: list[Solved], seconds: float, steps: int) -> None:
+    settings = replace(countdown_task.ppo_settings(work.profile, method), precision="bfloat16")
+    start = results.STARTS[method]
+    model, curve = work.trainer.reinforce(
+        work.newest.get(start, work.sos), work.task, problems, settings, method, seconds, steps
+    )
+    work.window.profile = replace(work.window.profile, ppo_steps=len(curve))
+    write_difference(work.window.out / f"{method}.safetensors", work.sos, model)
+    work.rows.add("07_curve", curve)
+    work.window.part(f"PPO {method}")
+    work.measure(method, model, 0, 1, GREEDY)
+    work.measure(method, model, 0, work.profile.ppo_samples)
+
+
+def _steps_so_far(curve: pd.DataFrame) -> int:
+    return int(curve["step"].max()) if len(curve) else 0
+
+
+def _seconds_a_step(curve: pd.DataFrame) -> float:
+    """With what no column of the curve counts: weights handed over, responses made into tensors."""
+    return 1.1 * float(curve[list(TIMES)].sum(axis=1).median()) if len(curve) else 0.0
