@@ -5,7 +5,7 @@
   python -m grlib reproduce --only 06              one notebook; its inputs must be there
   python -m grlib status                           what would run, and why
   python -m grlib figures                          figures and tables again, from stored results
-  python -m grlib search 84 2 14 15 --target 26    watch a trained model search for a solution
+  python -m grlib search 3 5 7 11 --target 26      watch a trained model search for a solution
 
 exit codes: 0 all is well; 2 wrong usage or bad input; 3 an artefact is missing; 4 a cell raised an error;
             5 out of memory or dead kernel; 6 time-out; 7 disk full; 8 other shards' work is needed;

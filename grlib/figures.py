@@ -7,7 +7,7 @@ Accuracies are in percent. Missing measurements leave an empty panel or the publ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -96,16 +96,21 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
 
 
 def accuracy_against_budget(
-    table: pd.DataFrame, profile: str, title: str = "Accuracy against token budget"
+    table: pd.DataFrame,
+    profile: str,
+    title: str = "Accuracy against token budget",
+    asked: Sequence[str] = (),
 ) -> Drawing:
-    """Accuracy within a token budget, on seen and on unseen targets (Figures 3 to 6)."""
+    """Accuracy within a token budget, on seen and on unseen targets (Figures 3 to 6). The footnote names the
+    methods `asked` for that have no rows."""
     sheet = Sheet(title, profile, 2, 4.8, sharex=True, sharey=True)
     for axis, split, part in _splits(sheet, table):
         _lines(sheet, axis, split, part, "budget", apart=0)
         percent_axis(axis, "accuracy, %", table["high"])
         axis.set(xlabel="token budget (whole response)", xlim=(0, None))
     sheet.legend(map(handle, style.measured_methods(table)))
-    return sheet.finish(profile, table)
+    absent = [style.STYLES[key].label for key in asked if key not in set(table["method"])]
+    return sheet.finish(profile, table, f"not run: {', '.join(absent)}" if absent else "")
 
 
 def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:

@@ -10,7 +10,7 @@ from grlib.errors import GrlibError
 from grlib.notebooks import REPOSITORY
 
 # From the best to the plainest; each folder holds one model.
-MODELS = ("base_gpu/guided_rest", "base_gpu/sos", "base/sos")
+MODELS = ("base_gpu/guided_rest_ppo", "base_gpu/guided_rest", "base_gpu/sos", "base/sos")
 
 
 def best_model() -> Path:

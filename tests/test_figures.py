@@ -148,6 +148,14 @@ def test_intervals_stand_side_by_side_where_the_axis_has_places_for_them(full, n
     assert all(0 < end <= fig.axes[0].bbox.x1 + 1 for end in ends)
 
 
+def test_methods_that_a_title_asks_about_and_nobody_ran_are_named(full):
+    table = tables.budget_table(full, methods=("sos", "sos_ppo"))
+    fig, _ = figures.accuracy_against_budget(table, "smoke", "?", ("sos", "sos_ppo_dense"))
+    assert any(text.get_text().endswith("\nnot run: PPO, dense reward") for text in fig.texts)
+    fig, _ = figures.accuracy_against_budget(table, "smoke", "?", ("sos",))
+    assert not any("not run" in text.get_text() for text in fig.texts)
+
+
 def test_headline_shows_both_splits_published_and_measured(full):
     fig, drawn = draw("headline", full)
     assert set(zip(drawn["panel"], drawn["kind"], strict=True)) == {

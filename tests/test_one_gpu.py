@@ -266,11 +266,13 @@ def test_the_record_is_whole_and_reported():
     folder = REPOSITORY / "paper_results" / "measured" / "gpu" / "seed0"
     stored = results.load({0: folder}, "gpu")
     evaluated = stored.rows("eval")
-    shape = evaluated[evaluated["method"] == "guided_rest"].groupby(["split", "index"]).size()
-    assert (shape == 32).all() and len(shape) == 800
-    made = {
-        stage: json.loads((folder / "manifests" / f"{stage}.json").read_text()) for stage in report.STAGES
-    }
+    guided = evaluated[evaluated["method"] == "guided_rest"]
+    for iteration, samples in ((1, 32), (2, 4), (3, 32)):
+        shape = guided[guided["iteration"] == iteration].groupby(["split", "index"]).size()
+        assert (shape == samples).all() and len(shape) == 800
+    assert stored.rows("ppo_curve").groupby("method")["step"].apply(list).tolist() == [list(range(1, 26))] * 4
+    made = report.windows(folder / "manifests")
+    assert list(made) == ["base", "iterate", "iterate_2", "iterate_3"]
     for manifest in made.values():
         assert sum(spent for _, spent in manifest["parts"]) == pytest.approx(
             manifest["wall_seconds"], abs=1.5
@@ -283,6 +285,7 @@ def test_the_record_is_whole_and_reported():
     sos = evaluated[(evaluated["method"] == "sos") & (evaluated["split"] == "seen")]
     assert f"55.3 / {100 * sos['correct'].mean():.1f}" in text
     assert f"{sum(m['wall_seconds'] for m in made.values()) / 60:.1f} |" in text
+    assert "| a step of PPO | " in text and "iterations of 12,000 problems: 3, steps of PPO: 25, " in text
 
 
 def test_the_shipped_models_search():
@@ -292,7 +295,7 @@ def test_the_shipped_models_search():
 
     greedy = sampling.SamplingSettings(temperature=0, slots=2)
     problem = Problem((3, 5, 7, 11), 26)
-    for name in ("sos", "guided_rest"):
+    for name in ("sos", "guided_rest", "guided_rest_ppo"):
         model, words = load_both(REPOSITORY / "paper_results" / "base_gpu" / name)
         ask = sampling.Request(countdown_task.prompt_text(problem), "", 300)
         [found] = sampling.answer(model, words, [ask], greedy, 0)

@@ -10,7 +10,7 @@ def test_the_best_model_searches_and_is_judged(capsys):
     assert main(["search", "84", "2", "14", "15", "--target", "26", "--temperature", "0"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("Current State: 26:[84, 2, 14, 15], Operations: []\n")
-    assert "base_gpu/guided_rest: " in said and "verdict: " in said
+    assert "base_gpu/guided_rest_ppo: " in said and "verdict: " in said
 
 
 def test_tries_end_with_a_solution(capsys):

@@ -19,8 +19,10 @@ STAGES = {
     "probe": "what the card can do, and whether the code computes on it what it computes on the CPU",
     "base": "SoS and BC from scratch, by the clock, their examples made meanwhile by all cores",
     "iterate": "ReST and Guided-ReST from that base, PPO from both ends, and every measurement",
+    "export": "a model of a window as a folder of transformers, with its card; needs no GPU",
     "select": "which explored node a rewrite should replace; also runs without a GPU",
 }
+ANYWHERE = ("select", "export")  # stages that need no GPU
 SECONDS = {"base": 195, "iterate": 430}  # unless others are asked for: windows of four and of seven minutes
 LINE = 131_072  # tokens of a training line of the base, which is one optimiser step
 
@@ -61,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         ", SoS, ReST, Guided-ReST by tokens, SoS with dense reward",
     )  # fmt: skip
     found.add_argument("--steps", type=int, default=0, help="of PPO (iterate; 0: as the seconds allow)")
+    found.add_argument("--method", default="guided_rest", help="whose model is written (export)")
     found.add_argument("--checks", default="", help="of probe, by name, with commas between (default: all)")
     found.add_argument("--seed", type=int, default=0, help="of training problems and of sampling")
     found.add_argument("--tiny", action="store_true", help="a rehearsal, also without a GPU")
@@ -79,11 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
             f"--reinforced {chosen.reinforced} --steps {chosen.steps}: 0 to 5 methods, 0 steps or more"
         )
     seconds = chosen.seconds or SECONDS.get(chosen.stage, 0)
-    if chosen.stage in ("iterate", "select") and not (base / "sos" / "config.json").is_file():
+    if chosen.stage in ("iterate", "select", "export") and not (base / "sos" / "config.json").is_file():
         raise GrlibError(f"{base / 'sos'}: no model there; first `python -m grlib gpu base {chosen.out}`")
     import torch
 
-    if not chosen.tiny and chosen.stage != "select" and not torch.cuda.is_available():
+    if not chosen.tiny and chosen.stage not in ANYWHERE and not torch.cuda.is_available():
         raise GrlibError("no GPU is there; `--tiny` rehearses the same stage on the CPU")
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.stage == "probe":
@@ -94,6 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
         from grlib.one_gpu import imitating
 
         imitating.make_bases(chosen.out, profile, tokens, seconds)
+    elif chosen.stage == "export":
+        from grlib.one_gpu import exporting
+
+        print(exporting.export(chosen.out, profile, tokens // 2, base, chosen.method))
     elif chosen.stage == "select":
         from grlib.one_gpu import selecting
 

@@ -133,7 +133,8 @@ class Iterating:
 
     def self_train(self) -> int:
         """Iterations of both methods, as many as the profile has or the seconds allow; returns how many."""
-        for iteration in range(1, self.profile.iterations + 1):
+        first = min(self.done.values()) + 1
+        for iteration in range(first, self.profile.iterations + 1):
             began = time.monotonic()
             waiting = [method for method in METHODS if self.done[method] < iteration]
             for method in waiting:

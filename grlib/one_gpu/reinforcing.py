@@ -23,7 +23,7 @@ def reinforce(work: Iterating, methods: int, steps: int) -> None:
     self-training has not had; `steps` 0: as many as those that are there had, else as many as the seconds
     allow all of them."""
     count = work.profile.train_problems
-    # fine-tuning has seen the traces of its own problems again and again, and is better at those than it is
+    # not those solved unaided, as in notebook 07: they are the easier ones, and taught nothing about others
     problems = training_problems(work.profile.task, count, work.seed, start=count)
     waiting = [method for method in METHODS[:methods] if not work.is_measured(method, 0)]
     for number, method in enumerate(waiting):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from grlib import artefacts, claims, readme, results, tables
 
 PROFILE = "gpu"
-STAGES = ("base", "iterate")
 AUTHORS = "the authors trained on 4 data-centre GPUs and advise tens of them for generating data"
 
 
@@ -18,7 +19,7 @@ def paragraphs(measured: Path, base: Path) -> list[str]:
     if not folders:
         return ["Nothing is recorded yet."]
     seed, stored = folders[min(folders)], results.load(folders, PROFILE)
-    made = {stage: artefacts.read_json(seed / "manifests" / f"{stage}.json") for stage in STAGES}
+    made = windows(seed / "manifests")
     facts = artefacts.read_json(base / "manifest.json")
     table2 = tables.table2(stored)
     return [
@@ -27,17 +28,31 @@ def paragraphs(measured: Path, base: Path) -> list[str]:
         readme.pass_table(table2, (1, 8, 32)),
         readme.sizes_of(table2),
         *readme.reinforced(stored),
-        f"**GPU minutes of every part** ({AUTHORS}):",
+        f"**GPU minutes** ({AUTHORS}):",
         cost_table(made),
         "**How fast**, from `python -m grlib gpu probe`:",
-        pace_table(artefacts.read_json(seed / "probe.json"), facts),
+        pace_table(artefacts.read_json(seed / "probe.json"), facts, stored.rows("ppo_curve")),
     ]
 
 
+def windows(manifests: Path) -> dict[str, dict[str, Any]]:
+    """The manifests that tell of windows, in their order: base, iterate, iterate_2, ..."""
+    later = sorted(manifests.glob("iterate_*.json"), key=lambda path: int(path.stem.split("_")[1]))
+    paths = [manifests / "base.json", manifests / "iterate.json", *later]
+    return {path.stem: artefacts.read_json(path) for path in paths}
+
+
 def _head(made: dict[str, dict[str, Any]], facts: dict[str, Any], status: str) -> str:
-    ran = made["iterate"]["settings"]
+    ran = list(made.values())[-1]["settings"]
     minutes = sum(manifest["wall_seconds"] for manifest in made.values()) / 60
-    devices = ", ".join(f"{stage} on one {manifest['device']}" for stage, manifest in made.items())
+    where: dict[tuple[str, str], int] = {}
+    for window, manifest in made.items():
+        stage = window.partition("_")[0], str(manifest["device"])
+        where[stage] = where.get(stage, 0) + 1
+    devices = ", ".join(
+        f"{stage} in {count} window{'s' * (count > 1)} on one {device}"
+        for (stage, device), count in where.items()
+    )
     return (
         f"**Recorded: a Llama of {facts['parameters']:,} parameters from scratch that has seen "
         f"{facts['tokens_seen']:,} tokens, iterations of {ran['train_problems']:,} problems: "
@@ -47,18 +62,31 @@ def _head(made: dict[str, dict[str, Any]], facts: dict[str, Any], status: str) -
 
 
 def cost_table(made: dict[str, dict[str, Any]]) -> str:
-    """GPU minutes of every part of the recorded stages."""
-    rows = [
-        [stage, part, f"{spent / 60:.1f}"]
-        for stage, manifest in made.items()
-        for part, spent in manifest["parts"]
-    ]
-    total = sum(manifest["wall_seconds"] for manifest in made.values())
-    return readme.markdown(["stage", "part", "minutes"], [*rows, ["**all**", "", f"{total / 60:.1f}"]])
+    """GPU minutes of every window by kind of work, the first word of its parts."""
+    spent = {
+        window: pd.Series([seconds for _, seconds in manifest["parts"]]).groupby(
+            [_kind(part) for part, _ in manifest["parts"]]
+        ).sum()
+        for window, manifest in made.items()
+    }  # fmt: skip
+    table = pd.DataFrame(spent).fillna(0) / 60
+    table["all"] = table.sum(axis=1)
+    table = table.sort_values("all", ascending=False)
+    rows = [[kind, *(f"{minutes:.1f}" for minutes in row)] for kind, row in table.iterrows()]
+    totals = [manifest["wall_seconds"] / 60 for manifest in made.values()]
+    rows.append(["**all**", *(f"{minutes:.1f}" for minutes in (*totals, sum(totals)))])
+    return readme.markdown(["GPU minutes", *table], rows)
 
 
-def pace_table(found: dict[str, Any], facts: dict[str, Any]) -> str:
-    """Training and sampling beside the ceilings of the card and beside transformers."""
+def _kind(part: str) -> str:
+    word = part.split()[0]
+    measured = dict.fromkeys(("a", "hints", "likelihoods", "transformers'"), "measuring")
+    return measured.get(word, word)
+
+
+def pace_table(found: dict[str, Any], facts: dict[str, Any], curve: pd.DataFrame | None = None) -> str:
+    """Training and sampling beside the ceilings of the card and beside transformers; with PPO's `curve`, how
+    a step of it divides."""
     needed = ("ceilings", "training_pace", "sampling_pace")
     if failed := [name for name in needed if not isinstance(found.get(name), dict)]:
         return f"The probe's {', '.join(failed)} failed: see its probe.json."
@@ -87,6 +115,13 @@ def pace_table(found: dict[str, Any], facts: dict[str, Any]) -> str:
             f"{sampling['static'] / sampling['generate']:.0f} times slower",
         ],
     ]
+    if curve is not None and len(curve):
+        sampling_s, updating_s = (
+            curve["sampling_s"].median(),
+            (curve["scoring_s"] + curve["updating_s"]).median(),
+        )
+        split = f"sampling {sampling_s:.1f} s, scoring and updating {updating_s:.1f} s (medians)"
+        rows.append(["a step of PPO", f"{sampling_s + updating_s:.1f} s", split])
     if isinstance(reading := found.get("attention"), dict) and "read_tb_s" in reading:
         share = f"{reading['read_tb_s'] / reading['copy_tb_s']:.0%} of the copy's rate there"
         name = f"of it, attention over the cache (on {reading['device']})"
