@@ -19,6 +19,7 @@ from grlib.profiles import Profile
 
 PROFILE = "laptop"  # whose results the README shows
 PRETRAINED = "laptop_pretrained"  # self-repair at the same profile with a pretrained model, if recorded
+PRETRAINED_FIGURE = f"paper_results/measured/{PRETRAINED}/seed0/figures/table3_live.png"
 MISSING = "–"
 MOST_NAMES = 2  # files of one folder named one by one; more are counted
 
@@ -232,9 +233,10 @@ def _repair_pretrained() -> list[str]:
     hours = sum(manifest["wall_seconds"] for manifest in made) / 3600
     sources = {split: made[0]["settings"]["repair"][f"{split}_source"] for split in ("near", "far")}
     head = (
-        f"**Self-repair with {rows['model'].iloc[0]}**, a pretrained model ({hours:.1f} hours on "
-        f"{made[0]['device']}): *near* problems are {_source(sources['near'])}, *far* ones "
-        f"{_source(sources['far'])}."
+        f"**Self-repair with {rows['model'].iloc[0]}**, a pretrained model with adapters (what was left of "
+        f"an interrupted run took {hours:.1f} hours on {made[0]['device']}): *near* problems are "
+        f"{_source(sources['near'])}, *far* ones {_source(sources['far'])}. They are too few to tell methods "
+        f"apart ([intervals]({PRETRAINED_FIGURE}))."
     )
     return [head, pass_table(table, (1, int(rows["sample"].max()) + 1)), sizes_of(table)]
 
