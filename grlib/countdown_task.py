@@ -163,6 +163,7 @@ def loop_settings(profile: Profile, method: str) -> LoopSettings:
             lr=profile.lr,
             batch_rows=profile.batch_rows,
             epochs=profile.guided_epochs if guided else profile.rest_epochs,
+            lora_rank=profile.lora_rank,
             **means_of(profile),
         ),
         sampling=sampling_settings(profile),

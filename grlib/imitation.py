@@ -60,6 +60,7 @@ def base_settings(profile: Profile) -> TrainSettings:
         schedule=profile.base_schedule,
         warmup=profile.base_warmup,
         epochs=profile.base_epochs,
+        lora_rank=profile.lora_rank if profile.pretrained else 0,  # a base from scratch has all to learn
         **means_of(profile),
     )
 

@@ -125,6 +125,7 @@ class Profile:
     strategy: str = "ddp"  # or "fsdp": each of them holds a part of the weights only
     recompute: bool = False  # activations are computed again in the backward pass: less memory
     micro_tokens: int = 2048  # padded tokens of one forward pass
+    lora_rank: int = 0  # of adapters trained in the weights' stead where a saved model is fine-tuned; 0: all
     # self-training (notebooks 05, 06)
     train_problems: int = 2000
     valid_problems: int = 100

@@ -20,7 +20,7 @@ from grlib.countdown_data import imitation_examples
 from grlib.errors import GrlibError
 from grlib.imitation import imitation_rows
 from grlib.notebooks import REPOSITORY
-from grlib.one_gpu import imitating, iterating, learning, probing, report, selecting, travelling
+from grlib.one_gpu import exporting, imitating, iterating, learning, probing, report, selecting, travelling
 from grlib.profiles import get
 from grlib.tokenizer import build_tokenizer
 
@@ -73,6 +73,30 @@ def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(changed.parameters(), base.parameters(), strict=True))
 
 
+def check_exports(out, profile, tokens):
+    """Folders of transformers with the facts of the rows."""
+    from grlib.model import load_both, load_model
+
+    guided = exporting.export(out, profile, tokens, BASE, "guided_rest")
+    facts = json.loads((guided / "manifest.json").read_text())
+    rows = pd.read_parquet(out / "results" / "06_yield.parquet").query("method == 'guided_rest'")
+    last = rows[rows["iteration"] == 2]["round_solved"]
+    assert facts["iteration"] == 2 and facts["problems"] == len(last) == 6
+    assert facts["kept"] == (last >= 0).sum() and sum(facts["solved_in_round"].values()) == 6
+    assert f"traces of {facts['kept']} of 6 training problems" in (guided / "README.md").read_text()
+    model, _ = load_both(guided)
+    expected = travelling.read_difference(out / "guided_rest_2.safetensors", load_model(BASE / "sos"))
+    for found, wanted in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(found, wanted.to(torch.bfloat16).float())
+    reinforced = exporting.export(out, profile, tokens, BASE, "rest_ppo")
+    facts = json.loads((reinforced / "manifest.json").read_text())
+    assert (facts["start"], facts["steps"], facts["action"]) == ("rest", 2, "operation")
+    assert pd.read_csv(reinforced / "curve.csv")["step"].tolist() == [1, 2]
+    for method in ("guided_rest_grpo", "bc"):
+        with pytest.raises(GrlibError, match=f"no model of '{method}' there; first `python -m grlib gpu"):
+            exporting.export(out, profile, tokens, BASE, method)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
 def test_the_next_window_goes_on_behind_the_last(small, tmp_path, capsys):
     profile, tokens = small
@@ -105,6 +129,7 @@ def test_the_next_window_goes_on_behind_the_last(small, tmp_path, capsys):
         *("rest_2.safetensors", "guided_rest_2.safetensors"),
         *(f"{method}.safetensors" for method in curve["method"].unique()),
     }
+    check_exports(tmp_path, profile, tokens)
     files = {path: path.read_bytes() for path in (tmp_path / "results").glob("*.parquet")}
     capsys.readouterr()
     iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0, reinforced=3)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grlib import pretrained, profiles, training
+from grlib import countdown_task, imitation, pretrained, profiles, selftrain, training
 from grlib.adapters import low_rank
 from grlib.errors import GrlibError
 from grlib.model import bake, build_model, load_both, save_model
@@ -44,6 +44,25 @@ def trained(words, rank, seed=0, folder=None, stop_after=0):
     with low_rank(model, rank, seed):
         curve = train(model, rows, how, seed=0, folder=folder, stop_after=stop_after)
     return model, curve
+
+
+def test_countdown_is_fine_tuned_with_adapters_too(folder, words, tmp_path):
+    """A saved model, ReST's settings, two traces: what comes out is a plain model again, and another one."""
+    profile = replace(profiles.get("laptop"), lora_rank=4, budget=96)
+    how = countdown_task.loop_settings(profile, "rest")
+    assert how.training.lora_rank == 4
+    assert imitation.base_settings(profile).lora_rank == 0
+    assert imitation.base_settings(replace(profile, pretrained="a folder")).lora_rank == 4
+    kept = [selftrain.Attempt(text, text, 9, True, True, "correct") for text in TEXTS]
+    curve = selftrain.fine_tune(
+        kept, folder, how, seed=0, out=tmp_path / "tuned", work=tmp_path / "work", label="rest",
+        progress=lambda line: None,
+    )  # fmt: skip
+    assert len(curve) > 0
+    before, after = load_both(folder)[0].state_dict(), load_both(tmp_path / "tuned")[0].state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(".layers." in name and "norm" not in name for name in changed)
 
 
 def test_a_local_folder_is_loaded_as_it_is(folder, words):
