@@ -233,12 +233,18 @@ def _repair_pretrained() -> list[str]:
     hours = sum(manifest["wall_seconds"] for manifest in made) / 3600
     sources = {split: made[0]["settings"]["repair"][f"{split}_source"] for split in ("near", "far")}
     head = (
-        f"**Self-repair with {rows['model'].iloc[0]}**, a pretrained model with adapters (what was left of "
-        f"an interrupted run took {hours:.1f} hours on {made[0]['device']}): *near* problems are "
-        f"{_source(sources['near'])}, *far* ones {_source(sources['far'])}. They are too few to tell methods "
-        f"apart ([intervals]({PRETRAINED_FIGURE}))."
+        f"**Self-repair with {rows['model'].iloc[0]}**, a pretrained model ({hours:.1f} hours on "
+        f"{made[0]['device']}{_note()}): *near* problems are {_source(sources['near'])}, *far* ones "
+        f"{_source(sources['far'])} ([with intervals]({PRETRAINED_FIGURE}))."
     )
     return [head, pass_table(table, (1, int(rows["sample"].max()) + 1)), sizes_of(table)]
+
+
+def _note() -> str:
+    """What the pretrained model's record says of its run, if anything."""
+    records = sorted(_measured().glob(f"{PRETRAINED}/seed*/record.json"))
+    notes = [artefacts.read_json(record).get("note") for record in records]
+    return "".join(f"; {note}" for note in notes if note)
 
 
 def _source(name: str) -> str:

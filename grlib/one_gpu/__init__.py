@@ -1,8 +1,9 @@
 """The paper's Countdown experiments with four numbers on one GPU, in windows of minutes, without papermill.
 
 Each stage reads what the stage before it wrote, and writes its results as soon as it has them. The seconds
-bound the training of `base`, and in `iterate` the iterations and the steps of PPO; its measurements always
-run. `--tiny` rehearses a stage on the CPU at a thousandth of the size.
+bound the training of `base`, and in `iterate` the iterations, the methods that PPO trains and, without
+`--steps`, its steps; measurements always run. `iterate` in a folder where an earlier window ended goes on
+behind it. `--tiny` rehearses a stage on the CPU at a thousandth of the size.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from grlib.profiles import Profile
 STAGES = {
     "probe": "what the card can do, and whether the code computes on it what it computes on the CPU",
     "base": "SoS and BC from scratch, by the clock, their examples made meanwhile by all cores",
-    "iterate": "ReST and Guided-ReST from that base, PPO from both ends, and every measurement",
+    "iterate": "ReST and Guided-ReST from that base, PPO from its models, and every measurement",
     "export": "a model of a window as a folder of transformers, with its card; needs no GPU",
     "select": "which explored node a rewrite should replace; also runs without a GPU",
 }
 ANYWHERE = ("select", "export")  # stages that need no GPU
 SECONDS = {"base": 195, "iterate": 430}  # unless others are asked for: windows of four and of seven minutes
+REINFORCED = 5  # methods that PPO can train (`reinforcing.METHODS`)
 LINE = 131_072  # tokens of a training line of the base, which is one optimiser step
 
 
 def sizes(tiny: bool) -> tuple[Profile, int]:
-    """The profile in sizes that fit two windows of five to seven minutes, and the tokens of a line."""
+    """The profile in sizes that fit windows of minutes, and the tokens of a line."""
     if not tiny:
         fitting = replace(
             profiles.get("gpu"), train_problems=12_000, test_problems=400, hint_problems=2000, ppo_samples=4
@@ -77,9 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
     base = chosen.base or chosen.out / "models"
     if chosen.seconds < 0 or chosen.problems < 1:
         raise GrlibError(f"--seconds {chosen.seconds:g} --problems {chosen.problems}: must be more than 0")
-    if not 0 <= chosen.reinforced <= 5 or chosen.steps < 0:
+    if not 0 <= chosen.reinforced <= REINFORCED or chosen.steps < 0:
         raise GrlibError(
-            f"--reinforced {chosen.reinforced} --steps {chosen.steps}: 0 to 5 methods, 0 steps or more"
+            f"--reinforced {chosen.reinforced} --steps {chosen.steps}: 0 to {REINFORCED} methods, 0 steps or "
+            "more"
         )
     seconds = chosen.seconds or SECONDS.get(chosen.stage, 0)
     if chosen.stage in ("iterate", "select", "export") and not (base / "sos" / "config.json").is_file():

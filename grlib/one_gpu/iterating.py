@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from grlib import countdown_task, evaluation, results, selftrain
+from grlib import artefacts, countdown_task, evaluation, results, selftrain
 from grlib.countdown_data import Solved, make_splits
 from grlib.errors import GrlibError
 from grlib.model import load_both
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from transformers import LlamaForCausalLM
 
-# Seconds kept back on a GPU for what follows the iterations; a rehearsal does everything.
-EVALUATION, PPO = 110, 170
+# Seconds kept back on a GPU for what follows: measuring all models, PPO of one method, BC and hints. A
+# rehearsal does everything.
+EVALUATION, PPO, LAST = 110, 60, 25
 GREEDY = 0.0
 METHODS = ("rest", "guided_rest")
 
@@ -65,14 +66,15 @@ def iterate(
 ) -> None:
     """Everything after the base, as far as the seconds go; `tokens` of a training line, PPO of the first
     `reinforced` of `reinforcing.METHODS`, in so many `steps` (0: as the seconds allow)."""
-    from grlib.one_gpu.reinforcing import reinforce
+    from grlib.one_gpu.reinforcing import refuse_other_steps, reinforce
 
     given = {"seconds": seconds, "base": base, "tokens": tokens, "reinforced": reinforced, "steps": steps}
     window = Window("iterate", out, profile, seed, **given)
     work = Iterating(window, base, tokens)
-    iteration = work.self_train()
-    window.profile = replace(profile, iterations=iteration)  # what the manifest will say
-    work.measure_all(iteration)
+    refuse_other_steps(work, reinforced, steps)
+    work.self_train(reinforced)
+    window.profile = replace(profile, iterations=min(work.done.values()))  # what the manifest will say
+    work.measure_all()
     reinforce(work, reinforced, steps)
     work.measure_bc(base / "bc")
     work.hints()
@@ -89,6 +91,7 @@ class Iterating:
         self.items, self.tests = drawn.train, {"seen": drawn.seen, "unseen": drawn.unseen}
         self.task = countdown_task.CountdownTask(self.profile.budget, rounds=self.profile.guided_rounds)
         self.base = base / "sos"
+        _refuse_another_run(window, self.base)
         self.sos, self.words = load_both(self.base)
         self.trainer = Trainer(self.base, self.profile, tokens, self.seed, self.say)
         self.newest: dict[str, LlamaForCausalLM] = dict.fromkeys(METHODS, self.sos)
@@ -131,31 +134,35 @@ class Iterating:
 
     # Self-training
 
-    def self_train(self) -> int:
-        """Iterations of both methods, as many as the profile has or the seconds allow; returns how many."""
-        first = min(self.done.values()) + 1
-        for iteration in range(first, self.profile.iterations + 1):
+    def self_train(self, reinforced: int) -> None:
+        """Iterations of both methods, as many as the profile has or the seconds allow, if PPO of so many
+        methods is to follow."""
+        kept_back = EVALUATION + PPO * reinforced + self.last()
+        for iteration in range(1, self.profile.iterations + 1):
             began = time.monotonic()
-            waiting = [method for method in METHODS if self.done[method] < iteration]
-            for method in waiting:
-                self._iterate(method, iteration)
+            for method in METHODS:
+                if self.done[method] < iteration:
+                    self._iterate(method, iteration)
             spent = time.monotonic() - began
             if iteration == self.profile.iterations:
-                break
-            if GPU and self.window.left() < 1.1 * spent + EVALUATION + PPO:
-                self.say(f"no time for another iteration of {spent:.0f} s")
-                return iteration
-            for method in waiting:
-                self.measure(method, self.newest[method], iteration, self.profile.iteration_samples)
-        return self.profile.iterations
+                return
+            if GPU and min(self.done.values()) == iteration and self.window.left() < 1.1 * spent + kept_back:
+                self.say(f"no time for another iteration, which may take {spent:.0f} s")
+                return
+            for method in METHODS:
+                if self.done[method] == iteration:
+                    samples = self.profile.iteration_samples
+                    self.measure(method, self.newest[method], iteration, samples)
+
+    def last(self) -> float:
+        """Seconds that BC and the hints will take after PPO on a GPU, where they are not there yet."""
+        return 0.0 if "04_hints" in self.rows.tables else LAST
 
     def _iterate(self, method: str, iteration: int) -> None:
         gathered = self._gather(method, iteration)
         self.first = self.first or gathered.attempts
         solved = pd.Series(gathered.solved_in).value_counts().sort_index().to_dict()
         self.say(f"{method} {iteration}: solved in rounds {solved}")
-        for stem in ("07_curve", "07_eval", "07_greedy"):  # PPO from the models of an earlier iteration
-            self.rows.drop(stem)
         self.rows.add("06_yield", selftrain.yield_rows(gathered, method, iteration))
         self.window.part(f"sampling {method} {iteration}")
         rows = self.trainer.rows(gathered.kept())
@@ -164,13 +171,17 @@ class Iterating:
         self.newest[method], curve = self.trainer.fine_tune(
             rows, replace(tuning, precision="bfloat16"), name, f"{method} {iteration}"
         )
+        if method == "guided_rest" and iteration == 1:
+            self._likelihoods(gathered)
         self.rows.add("tuning", curve.assign(method=method, iteration=iteration))
         write_difference(self._change(method, iteration), self.sos, self.newest[method])  # now it is done
         self._change(method, iteration - 1).unlink(missing_ok=True)
         self.done[method] = iteration
+        for reinforced in (key for key, start in results.STARTS.items() if start == method):
+            for stem in ("07_curve", "07_eval", "07_greedy"):  # PPO from the model before
+                self.rows.drop(stem, method=reinforced)
+            (self.window.out / f"{reinforced}.safetensors").unlink(missing_ok=True)
         self.window.part(f"training {method} {iteration}")
-        if method == "guided_rest" and iteration == 1:
-            self._likelihoods(gathered)
 
     def _gather(self, method: str, iteration: int) -> Gathered:
         rounds = countdown_task.loop_settings(self.profile, method).rounds
@@ -197,6 +208,7 @@ class Iterating:
         self.window.part("likelihoods")
 
     def _keep_likelihood(self, kind: str, numbers: Sequence[int], nats: np.ndarray) -> None:
+        self.rows.drop("05_likelihood", kind=kind)
         columns = {"kind": kind, "index": numbers, "nll": nats[:, 0], "nll_tokens": nats[:, 1].astype(int)}
         self.rows.add("05_likelihood", pd.DataFrame(columns))
         self.say(f"likelihood {kind}: {nats[:, 0].sum() / nats[:, 1].sum():.4f} nats a token")
@@ -233,9 +245,9 @@ class Iterating:
         rows = self.rows.of(f"{notebook_of(method)}_{kind}", method=method, iteration=iteration)
         return bool(len(rows) and rows["sample"].max() + 1 >= samples)
 
-    def measure_all(self, iteration: int) -> None:
+    def measure_all(self) -> None:
         """SoS and both methods after their last iteration: all samples, then greedy."""
-        models = [(method, self.newest[method], iteration) for method in reversed(METHODS)]
+        models = [(method, self.newest[method], self.done[method]) for method in reversed(METHODS)]
         models.append(("sos", self.sos, 0))
         for model in models:
             self.measure(*model, self.profile.samples)
@@ -265,9 +277,9 @@ class Iterating:
         )
         scored = found.drop(columns="response").assign(nll=nats[:, 0], nll_tokens=nats[:, 1].astype(int))
         scored["steps"], scored["index"] = scored["index"] // len(items), scored["index"] % len(items)
-        self.rows.add("04_hints", scored.assign(method="sos", split="train"))
         hinted = scored[(scored["steps"] > 0) & scored["correct"]]
         self._keep_likelihood("hinted", hinted["index"].tolist(), hinted[["nll", "nll_tokens"]].to_numpy())
+        self.rows.add("04_hints", scored.assign(method="sos", split="train"))
         self.say(f"hints: {scored.groupby('steps')['correct'].mean().round(3).to_dict()}")
         self.window.part("hints")
 
@@ -275,3 +287,18 @@ class Iterating:
 def notebook_of(method: str) -> str:
     """The number of the notebook whose results hold a method."""
     return "07" if method in results.STARTS else "03" if method in ("sos", "bc") else "06"
+
+
+def _refuse_another_run(window: Window, base: Path) -> None:
+    """GrlibError where the folder holds another run: its rows and ours would not belong together."""
+    profile = window.profile
+    ours = {
+        "base": artefacts.digest(base), "seed": window.seed, "profile": profile.name,
+        "train_problems": profile.train_problems, "test_problems": profile.test_problems,
+    }  # fmt: skip
+    path = window.out / "iterate.json"
+    theirs = artefacts.read_json(path) if path.is_file() else ours
+    if differing := [name for name in ours if theirs.get(name) != ours[name]]:
+        found = ", ".join(f"{name} {theirs.get(name)} (asked: {ours[name]})" for name in differing)
+        raise GrlibError(f"{window.out} holds a run of {found}: ask for the same, or name an empty folder")
+    artefacts.write_json(path, ours)

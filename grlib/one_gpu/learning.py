@@ -16,7 +16,7 @@ from grlib.countdown_data import Solved
 from grlib.countdown_task import CountdownTask
 from grlib.errors import GrlibError
 from grlib.model import bake, load_both
-from grlib.one_gpu.window import DEVICE, Sampler, new_model
+from grlib.one_gpu.window import DEVICE, GPU, Sampler, new_model
 from grlib.packed_ppo import PackedLearner
 from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, train_lines
 from grlib.profiles import Profile
@@ -27,10 +27,13 @@ from grlib.training import Row, TrainSettings, make_rows
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-TRIED = (
-    3  # steps of PPO after which the last one's time says how many more there will be; earlier ones compile
-)
+# Steps of PPO after which the last one's time says how long the rest will take; earlier ones compile.
+TRIED = 3
 MOST = 100_000  # steps, while nobody knows
+
+
+class NoTime(Exception):
+    """The seconds do not hold the steps that were asked for."""
 
 
 class Trainer:
@@ -42,6 +45,8 @@ class Trainer:
         """`tokens` of an optimiser step of fine-tuning; a line of as many, or a part of them that fits the
         card, is one forward pass."""
         self.profile, self.seed, self.say = profile, seed, say
+        if profile.lora_rank:
+            raise GrlibError(f"lora_rank {profile.lora_rank}: the GPU stages train all weights; make it 0")
         self.model, self.words = load_both(base)
         _refuse_other_shape(self.model, profile, base)
         self.start = {name: weights.clone() for name, weights in self.model.state_dict().items()}
@@ -93,7 +98,8 @@ class Trainer:
         seconds: float,
         steps: int = 0,
     ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
-        """PPO from `start`: a model and its curve; `steps` 0: as many as the seconds allow.
+        """PPO from `start`: a model and its curve; `steps` 0: as many as the seconds allow. NoTime where, on
+        a GPU, they do not hold `steps`.
 
         The rate stays as it is for the first `TRIED` steps, after which it is known how many there will be.
         """
@@ -107,9 +113,11 @@ class Trainer:
             curve.append(self._step(learner, shadow, task, items, len(curve), label))
             for concern in concerns.new(curve):
                 self.say(f"{label}: warning: {concern}")
-            if len(curve) == TRIED and not steps:
+            if len(curve) == TRIED and (GPU or not steps):
                 each, left = time.monotonic() - began, seconds - (time.monotonic() - begun)
-                learner.settings = replace(learner.settings, steps=TRIED + max(0, int(left / each)))
+                if steps and (need := each * (steps - TRIED)) > left:
+                    raise NoTime(f"{steps - TRIED} more steps take {need:.0f} s, {left:.0f} s are left")
+                learner.settings = replace(learner.settings, steps=steps or TRIED + max(0, int(left / each)))
                 self.say(f"{label}: {each:.2f} s a step, so {learner.settings.steps} steps")
             if len(curve) % 5 == 0 or len(curve) < TRIED:
                 self.say(f"{label}: {ppo_watch.progress_line(curve[-1], learner.settings)}")

@@ -34,8 +34,10 @@ def probe(out: Path, profile: Profile, tokens: int, only: Sequence[str] = ()) ->
     if unknown := set(only) - {check.__name__ for check in checks}:
         names = ", ".join(check.__name__ for check in checks)
         raise GrlibError(f"--checks {', '.join(sorted(unknown))}: not a check; choose of {names}")
-    window = Window("probe", out, profile)
-    found: dict[str, Any] = {"device": provenance.device()}
+    window, device = Window("probe", out, profile, only=",".join(only)), provenance.device()
+    found: dict[str, Any] = {"device": device}
+    if only and (out / "probe.json").is_file():  # the other checks stand
+        found = artefacts.read_json(out / "probe.json")
     for check in checks:
         if only and check.__name__ not in only:
             continue
@@ -43,6 +45,8 @@ def probe(out: Path, profile: Profile, tokens: int, only: Sequence[str] = ()) ->
             found[check.__name__] = check(profile, tokens)
         except Exception:  # the other checks are worth their time all the same
             found[check.__name__] = traceback.format_exc()
+        if device != found["device"] and isinstance(found[check.__name__], dict):
+            found[check.__name__] |= {"device": device}
         window.say(f"{check.__name__}: {found[check.__name__]}")
         window.part(check.__name__)
     artefacts.write_json(out / "probe.json", found)

@@ -31,7 +31,8 @@ def paragraphs(measured: Path, base: Path) -> list[str]:
         f"**GPU minutes** ({AUTHORS}):",
         cost_table(made),
         "**How fast**, from `python -m grlib gpu probe`:",
-        pace_table(artefacts.read_json(seed / "probe.json"), facts, stored.rows("ppo_curve")),
+        pace_table(artefacts.read_json(seed / "probe.json"), facts),
+        ppo_split(stored.rows("ppo_curve"), list(made.values())[-1]["device"]),
     ]
 
 
@@ -84,9 +85,17 @@ def _kind(part: str) -> str:
     return measured.get(word, word)
 
 
-def pace_table(found: dict[str, Any], facts: dict[str, Any], curve: pd.DataFrame | None = None) -> str:
-    """Training and sampling beside the ceilings of the card and beside transformers; with PPO's `curve`, how
-    a step of it divides."""
+def ppo_split(curve: pd.DataFrame, device: str) -> str:
+    """How a step of PPO divides."""
+    sampling, rest = curve["sampling_s"].median(), (curve["scoring_s"] + curve["updating_s"]).median()
+    return (
+        f"A step of PPO in the windows (on {device}) took {sampling + rest:.1f} s: {sampling:.1f} s of "
+        f"sampling, {rest:.1f} s of scoring and updating (medians)."
+    )
+
+
+def pace_table(found: dict[str, Any], facts: dict[str, Any]) -> str:
+    """Training and sampling beside the ceilings of the card and beside transformers."""
     needed = ("ceilings", "training_pace", "sampling_pace")
     if failed := [name for name in needed if not isinstance(found.get(name), dict)]:
         return f"The probe's {', '.join(failed)} failed: see its probe.json."
@@ -115,15 +124,8 @@ def pace_table(found: dict[str, Any], facts: dict[str, Any], curve: pd.DataFrame
             f"{sampling['static'] / sampling['generate']:.0f} times slower",
         ],
     ]
-    if curve is not None and len(curve):
-        sampling_s, updating_s = (
-            curve["sampling_s"].median(),
-            (curve["scoring_s"] + curve["updating_s"]).median(),
-        )
-        split = f"sampling {sampling_s:.1f} s, scoring and updating {updating_s:.1f} s (medians)"
-        rows.append(["a step of PPO", f"{sampling_s + updating_s:.1f} s", split])
     if isinstance(reading := found.get("attention"), dict) and "read_tb_s" in reading:
         share = f"{reading['read_tb_s'] / reading['copy_tb_s']:.0%} of the copy's rate there"
-        name = f"of it, attention over the cache (on {reading['device']})"
+        name = f"attention of a sampling step, most slots (on {reading['device']})"
         rows.insert(4, [name, f"{reading['read_tb_s']:.2f} TB/s", f"keys and values read; {share}"])
     return readme.markdown([f"on one {found['device']}", "measured", ""], rows)

@@ -25,12 +25,10 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 
 
-WIDER, MANY = (
-    4,
-    8,
-)  # so many times the slots, where there are so many requests a slot: a step costs less a row
+# So many times the slots, where there are so many requests a slot: a step then costs less a row.
+WIDER, MANY = 4, 8
 MODEL = ("hidden", "layers", "heads", "kv_heads", "intermediate", "whole_numbers", "budget")
-GOES_ON = ("iterate",)  # stages that find out what an earlier window did, and go on behind it
+GOES_ON = ("iterate", "probe")  # stages that find out what an earlier window did, and go on behind it
 USED = {  # fields of the profile that a stage depends on; None: all
     "probe": (*MODEL, "slots"),
     "base": (*MODEL, "task", "base_optimizer", "base_schedule", "base_warmup", "base_lr"),
