@@ -31,7 +31,7 @@ class RepairScale:
     seconds: float = 0.3  # that one test may take
     # the base (what a repair model imitates first)
     base_problems: int = 800  # what the base imitates: so many problems,
-    base_episodes: int = 8  # each in so many episodes with other words, inputs and bugs,
+    base_episodes: int = 16  # each in so many episodes with other words, inputs and bugs,
     base_epochs: int = 2  # 0: a pretrained model as it is
     base_batch_rows: int = 16
     base_lr: float = 3e-3
