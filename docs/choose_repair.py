@@ -1,9 +1,11 @@
 """How self-training's settings of code self-repair were chosen: one iteration a variant, on validation.
 
     python docs/choose_repair.py BASE_FOLDER [--work FOLDER] [variants ...]
+    python docs/choose_repair.py BASE_FOLDER [--work FOLDER] --loops
 
-All variants share the episodes of the first iteration. Validation problems (new instances of the families,
-never tested) judge them; rows go to docs/repair_choice.csv, and variants that are there already are skipped.
+All variants share the episodes of the first iteration. With `--loops` all iterations are run instead, with as
+many episodes from more or fewer training problems. Validation problems (new instances of the families, never
+tested) judge them; rows go to docs/repair_choice.csv, and variants that are there already are skipped.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+LOOPS = {"400 problems twice": (400, 2), "800 problems once": (800, 1)}
+
+
 def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
     """pass@k in percent, and how many episodes are right with the first answer."""
     policy = selftrain.sampled_policy(
@@ -46,14 +51,38 @@ def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
     return found | {"first": 100 * (rows["right_answer"] == 1).mean(), "answers": rows["answers"].mean()}
 
 
+def whole_loop(name: str, base: Path, work: Path) -> None:
+    """All iterations of both methods, on so many training problems and episodes of each."""
+    count, episodes = LOOPS[name]
+    profile = replace(LAPTOP, repair=replace(LAPTOP.repair, train_problems=count, episodes=episodes))
+    task = settings.repair_task(profile, load_tokenizer(base), work / "tests", say)
+    items = settings.training_items(profile, seed=0)
+    for method in settings.METHODS:
+        row = {"variant": name, "method": method}
+        if known(OUT, **row):
+            continue
+        loop, models = settings.loop_settings(profile, method), work / f"models_{method}"
+        rows = selftrain.self_train(
+            task, items, base, loop, method=method, seed=0, models=models, work=work / method, progress=say
+        )
+        last = rows[rows["iteration"] == loop.iterations]["round_solved"]
+        row |= {"episodes": int((last >= 0).sum()), "unaided": 100 * (last == 0).mean()}
+        add(OUT, row | judge(task, models / f"iteration_{loop.iterations}", work / f"eval_{method}"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", type=Path, help="folder of the base")
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
     parser.add_argument("--work", type=Path, default=Path("runs/choose_repair"))
+    parser.add_argument("--loops", action="store_true", help="whole loops on more or fewer problems")
     chosen = parser.parse_args()
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
+    if chosen.loops:
+        for name in LOOPS:
+            whole_loop(name, chosen.base, chosen.work / name.replace(" ", "_"))
+        return
     task = settings.repair_task(LAPTOP, load_tokenizer(chosen.base), chosen.work / "tests", say)
     items = settings.training_items(LAPTOP, seed=1_000)
     kept = {}
