@@ -4,8 +4,8 @@
     python docs/choose_repair.py BASE_FOLDER [--work FOLDER] --loops
 
 All variants share the episodes of the first iteration. With `--loops` all iterations are run instead, with as
-many episodes from more or fewer training problems. Validation problems (new instances of the families, never
-tested) judge them; rows go to docs/repair_choice.csv, and variants that are there already are skipped.
+many episodes from all or half of the training problems. Validation problems (new instances of the families,
+never tested) judge them; rows go to docs/repair_choice.csv, and variants that are there already are skipped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-LOOPS = {"400 problems twice": (400, 2), "800 problems once": (800, 1)}
+LOOPS = {"400 problems twice": (400, 2), "200 problems 4 times": (200, 4)}  # of at most 436 there are
 
 
 def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
@@ -49,6 +49,13 @@ def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
     right = rows.groupby("index")["correct"].sum()
     found = {f"pass@{k}": 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS for k in KS}
     return found | {"first": 100 * (rows["right_answer"] == 1).mean(), "answers": rows["answers"].mean()}
+
+
+def add_base(task: RepairTask, base: Path, work: Path) -> None:
+    """What all of them start from."""
+    if not known(OUT, variant="base"):
+        row = {"variant": "base", "method": "base", "episodes": 0}
+        add(OUT, row | judge(task, base, work / "base"))
 
 
 def whole_loop(name: str, base: Path, work: Path) -> None:
@@ -80,6 +87,8 @@ def main() -> None:
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
     if chosen.loops:
+        task = settings.repair_task(LAPTOP, load_tokenizer(chosen.base), chosen.work / "tests", say)
+        add_base(task, chosen.base, chosen.work)
         for name in LOOPS:
             whole_loop(name, chosen.base, chosen.work / name.replace(" ", "_"))
         return
@@ -94,9 +103,7 @@ def main() -> None:
                 method=method, iteration=1, seed=1_000, work=chosen.work / method, progress=say,
             )  # fmt: skip
             kept[method, learn_from] = gathered.kept()
-    if not known(OUT, variant="base"):
-        row = {"variant": "base", "method": "base", "episodes": 0}
-        add(OUT, row | judge(task, chosen.base, chosen.work / "base"))
+    add_base(task, chosen.base, chosen.work)
     for name in chosen.variants:
         for method in settings.METHODS:
             if not known(OUT, variant=name, method=method):
