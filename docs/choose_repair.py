@@ -86,13 +86,12 @@ def main() -> None:
     chosen = parser.parse_args()
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
+    task = settings.repair_task(LAPTOP, load_tokenizer(chosen.base), chosen.work / "tests", say)
+    add_base(task, chosen.base, chosen.work)
     if chosen.loops:
-        task = settings.repair_task(LAPTOP, load_tokenizer(chosen.base), chosen.work / "tests", say)
-        add_base(task, chosen.base, chosen.work)
         for name in LOOPS:
             whole_loop(name, chosen.base, chosen.work / name.replace(" ", "_"))
         return
-    task = settings.repair_task(LAPTOP, load_tokenizer(chosen.base), chosen.work / "tests", say)
     items = settings.training_items(LAPTOP, seed=1_000)
     kept = {}
     for learn_from in ("last", "all"):
@@ -103,7 +102,6 @@ def main() -> None:
                 method=method, iteration=1, seed=1_000, work=chosen.work / method, progress=say,
             )  # fmt: skip
             kept[method, learn_from] = gathered.kept()
-    add_base(task, chosen.base, chosen.work)
     for name in chosen.variants:
         for method in settings.METHODS:
             if not known(OUT, variant=name, method=method):

@@ -190,7 +190,8 @@ def test_ppo_that_does_not_fit_the_seconds_is_not_begun(monkeypatch):
 
     class Work:
         profile, seed, window = get("laptop"), 0, iterating.Window("select", REPOSITORY, get("laptop"))
-        rows = type("Rows", (), {"of": lambda self, stem: curve, "drop": lambda *a, **k: None})()
+        rows = type("Rows", (), {"of": lambda self, stem: curve})()
+        forget = staticmethod(lambda method: None)
         say = staticmethod(said.append)
         last = staticmethod(lambda: 0.0)
         is_measured = staticmethod(lambda method, iteration: method == "guided_rest_ppo")

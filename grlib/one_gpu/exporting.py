@@ -13,6 +13,7 @@ from grlib.imitation import notes
 from grlib.model import load_both, save_model
 from grlib.one_gpu.stored import Stored
 from grlib.one_gpu.travelling import read_difference
+from grlib.one_gpu.window import manifests_of
 from grlib.profiles import Profile
 
 
@@ -47,10 +48,7 @@ def export(out: Path, profile: Profile, tokens: int, base: Path, method: str) ->
 
 def _device(out: Path, method: str) -> str:
     """The card of the newest window that trained the method."""
-    paths = sorted(
-        (out / "manifests").glob("iterate*.json"), key=lambda path: int(path.stem.partition("_")[2] or 1)
-    )
-    windows = [artefacts.read_json(path) for path in paths]
+    windows = [artefacts.read_json(path) for path in manifests_of(out / "manifests", "iterate")]
     trained = [
         window["device"]
         for window in windows

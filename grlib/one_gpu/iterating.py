@@ -178,10 +178,14 @@ class Iterating:
         self._change(method, iteration - 1).unlink(missing_ok=True)
         self.done[method] = iteration
         for reinforced in (key for key, start in results.STARTS.items() if start == method):
-            for stem in ("07_curve", "07_eval", "07_greedy"):  # PPO from the model before
-                self.rows.drop(stem, method=reinforced)
-            (self.window.out / f"{reinforced}.safetensors").unlink(missing_ok=True)
+            self.forget(reinforced)  # it went on from the model before
         self.window.part(f"training {method} {iteration}")
+
+    def forget(self, reinforced: str) -> None:
+        """Take away what PPO of a method left: its rows and its model."""
+        for stem in ("07_curve", "07_eval", "07_greedy"):
+            self.rows.drop(stem, method=reinforced)
+        (self.window.out / f"{reinforced}.safetensors").unlink(missing_ok=True)
 
     def _gather(self, method: str, iteration: int) -> Gathered:
         rounds = countdown_task.loop_settings(self.profile, method).rounds

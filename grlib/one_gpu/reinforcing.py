@@ -47,8 +47,7 @@ def reinforce(work: Iterating, methods: int, steps: int) -> None:
     waiting = [method for method in METHODS[:methods] if not work.is_measured(method, 0)]
     compiling = COMPILING
     for number, method in enumerate(waiting):
-        for stem in ("07_curve", "07_eval", "07_greedy"):  # of a run that was cut off
-            work.rows.drop(stem, method=method)
+        work.forget(method)  # of a run that was cut off
         curve = work.rows.of("07_curve")
         steps = _steps_so_far(curve) or steps or (0 if GPU else REHEARSED)
         left = work.window.left() - work.last() - MEASURING

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from grlib import artefacts, claims, readme, results, tables
+from grlib.one_gpu.window import manifests_of
 
 PROFILE = "gpu"
 AUTHORS = "the authors trained on 4 data-centre GPUs and advise tens of them for generating data"
@@ -38,18 +40,14 @@ def paragraphs(measured: Path, base: Path) -> list[str]:
 
 def windows(manifests: Path) -> dict[str, dict[str, Any]]:
     """The manifests that tell of windows, in their order: base, iterate, iterate_2, ..."""
-    later = sorted(manifests.glob("iterate_*.json"), key=lambda path: int(path.stem.split("_")[1]))
-    paths = [manifests / "base.json", manifests / "iterate.json", *later]
+    paths = [manifests / "base.json", *manifests_of(manifests, "iterate")]
     return {path.stem: artefacts.read_json(path) for path in paths}
 
 
 def _head(made: dict[str, dict[str, Any]], facts: dict[str, Any], status: str) -> str:
     ran = list(made.values())[-1]["settings"]
     minutes = sum(manifest["wall_seconds"] for manifest in made.values()) / 60
-    where: dict[tuple[str, str], int] = {}
-    for window, manifest in made.items():
-        stage = window.partition("_")[0], str(manifest["device"])
-        where[stage] = where.get(stage, 0) + 1
+    where = Counter((window.partition("_")[0], manifest["device"]) for window, manifest in made.items())
     devices = ", ".join(
         f"{stage} in {count} window{'s' * (count > 1)} on one {device}"
         for (stage, device), count in where.items()

@@ -91,6 +91,12 @@ class Window:
         return next(name for name in names if not name.exists())
 
 
+def manifests_of(folder: Path, stage: str) -> list[Path]:
+    """The manifests of a stage's windows, in their order: <stage>, <stage>_2, ..."""
+    found = [path for path in folder.glob(f"{stage}*.json") if path.stem.partition("_")[0] == stage]
+    return sorted(found, key=lambda path: int(path.stem.partition("_")[2] or 1))
+
+
 class Sampler:
     """A policy that samples in this process from a model on the CPU, which the sampler copies; each call has
     a seed of its own."""
