@@ -52,6 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--shard": {"default": "", "metavar": "I/N", "help": "of long steps do every N-th chunk, from the I-th"},
     "--gpus": {"type": int, "default": 1, "help": "how many GPUs (default: 1)"},
     "--device": {"default": "h100", "help": "a100, h100, h200, l4 or rtx4090 (default: h100)"},
+    "--cores": {"type": int, "default": 32, "help": "CPU cores, which test programs (default: 32)"},
     "release": {"metavar": "DIR", "help": "its folder checkpoints/countdown"},
     "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
@@ -66,7 +67,7 @@ TAKES = {
     "status": (*RUN, "--only", "--from", "--base", "-p"),
     "figures": ("--profile", "--source", "--dest"),
     "record": (*RUN, "--only", "--dest", "--allow-stale"),
-    "plan": ("--profile", "--gpus", "--device"),
+    "plan": ("--profile", "--gpus", "--device", "--cores"),
     "import-official": ("release", "--dest"),
     "merge-shards": (*RUN, "shards"),
     "clean": ("--keep-runs", "--venv"),
@@ -123,7 +124,7 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
         case "plan":
             from grlib import plan
 
-            plan.main(options.profile, options.gpus, options.device)
+            plan.main(options.profile, options.gpus, options.device, options.cores)
         case "import-official":
             from grlib import official
 

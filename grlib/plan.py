@@ -2,35 +2,30 @@
 
     python -m grlib plan --profile paper --gpus 4 --device h100
 
-Tokens follow from the profile's sizes and from what the recorded laptop runs measured: how much of the budget
-a response of each method takes, and how many problems are left after each guided round. Hours follow from
-tokens, the model's size and the device. The same model, with the two rates of the CPU taken from notebook 03
-of the recorded laptop run, predicts the sections of notebooks 04 and 06: `check` compares.
+What there is to do follows from `grlib.workload`, hours from that, the models' sizes and the device. The same
+model of costs, with the rates of its CPU taken from three sections of the recorded laptop run, predicts other
+sections of it: `check` compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from grlib import costs, notebooks, results, tables
+from grlib import costs, notebooks, results, workload
 from grlib.errors import GrlibError
 from grlib.profiles import Profile, get
+from grlib.repair.warmup import VOCABULARY
+from grlib.workload import Measured, Part, Stage, tokens
 
-RECORDED = "laptop"  # the profile whose recorded runs say how long responses are
-TRAINING_SHARE, READING_SHARE = (
-    0.4,
-    0.6,
-)  # of a device's peak FLOP/s and bandwidth, as well-run programs reach
+# Of a device's peak FLOP/s and bandwidth, as well-run programs reach.
+TRAINING_SHARE, READING_SHARE = 0.4, 0.6
 BYTES_TRAINED = 16  # a weight while it is trained: float32 weight, gradient and AdamW's two moments
 BYTES_SAMPLED = 2  # bfloat16
 TRACE_BYTES = 4.0  # of stored text a token, before compression
-# Shares that no recorded table holds. Of the budget: an example with three numbers. Of a response of SoS:
-# what is sampled after a hint. Of a whole response: what is sampled in a guided round.
-THREE_NUMBERS, HINTED, CONTINUED = 0.22, 0.6, 0.5
-STARTED = {"sos": 2, "rest": 1, "guided_rest": 3}  # runs of reinforcement learning, by where they start
+RECORDED_CORES = 2  # of the machine of the recorded runs
 
 
 @dataclass(frozen=True)
@@ -77,38 +72,20 @@ PRETRAINED = {  # from the models' published configurations
 }
 
 
-Part = tuple[float, float]  # responses, and the tokens of one
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Part of a notebook: the responses that it samples and those that it trains on; prompts not counted."""
-
-    notebook: str
-    stage: str
-    sampled: tuple[Part, ...] = ()
-    trained: tuple[Part, ...] = ()
-    passes: int = 1  # networks that a trained token goes through (policy and critic: 2)
-
-
-def tokens(parts: Iterable[Part]) -> float:
-    """Tokens of all responses."""
-    return sum(count * length for count, length in parts)
-
-
 def forward(parts: Iterable[Part], shape: Shape) -> float:
     """FLOPs of one forward pass over all responses, each token half a response into its text."""
     return sum(count * length * shape.flops(length / 2) for count, length in parts)
 
 
-def shape_of(profile: Profile, pretrained: str) -> Shape:
-    """The shape of a profile's model; of a pretrained one by name."""
+def shape_of(profile: Profile, pretrained: str, vocabulary: int = 0) -> Shape:
+    """The shape of a profile's model; of a pretrained one by name. The vocabulary, unless given, is that of
+    Countdown: numbers alone and joined to a sign, phrases, bytes."""
     if pretrained:
         if pretrained not in PRETRAINED:
             raise GrlibError(f"model {pretrained!r}: its size is not known; choose {', '.join(PRETRAINED)}")
         return PRETRAINED[pretrained]
     width, kv = profile.hidden, profile.hidden // profile.heads * profile.kv_heads
-    vocabulary = 8 * profile.whole_numbers + 286  # numbers alone and joined to a sign, phrases, bytes
+    vocabulary = vocabulary or 8 * profile.whole_numbers + 286
     block = 2 * width * (width + kv) + 3 * width * profile.intermediate + 2 * width
     return Shape(
         vocabulary * width + profile.layers * block + width, profile.layers, width, 2 * kv, vocabulary
@@ -116,168 +93,189 @@ def shape_of(profile: Profile, pretrained: str) -> Shape:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the recorded runs say: lengths as shares of the budget, and what comes of training problems."""
+class Model:
+    """What a task's stages run on: the model's shape, the tokens of a sequence, and of a trained row the
+    share that is learnt."""
 
-    length: dict[str, float]  # of a method's responses to test problems
-    kept_length: dict[str, float]  # of the responses that it keeps to train on
-    kept: dict[str, float]  # share of the problems that it keeps, over all iterations
-    open_after: list[float]  # share of the problems that Guided-ReST has not solved after round 0, 1, ...
+    shape: Shape
+    length: float
+    learnt: float = 1.0
 
 
-def measured(stored: results.Results) -> Measured:
-    """From the recorded results of `RECORDED`: all seeds, both splits."""
-    budget, rows = get(RECORDED).budget, tables.test_rows(stored)
-    if rows.empty:
-        raise GrlibError(f"no {RECORDED} run is recorded, so nothing says how long responses are")
-    gathered = stored.rows("yield")
-    solved = gathered[gathered["round_solved"] >= 0]
-    rounds = gathered.loc[gathered["method"] == "guided_rest", "round_solved"]
-    return Measured(
-        length=(rows.groupby("method")["tokens"].mean() / budget).to_dict(),
-        kept_length=(solved.groupby("method")["tokens"].mean() / budget).to_dict(),
-        kept=(solved.groupby("method").size() / gathered.groupby("method").size()).to_dict(),
-        open_after=[float(1 - rounds.between(0, last).mean()) for last in range(int(rounds.max()) + 1)],
+def models(profile: Profile, known: Measured) -> dict[str, Model]:
+    """The models of a profile, by task."""
+    scale = profile.repair
+    return {
+        workload.COUNTDOWN: Model(shape_of(profile, profile.pretrained), profile.budget),
+        workload.REPAIR: Model(
+            shape_of(profile, scale.pretrained, VOCABULARY),
+            known.row_length * scale.row_length,
+            known.answer_length / known.row_length if scale.learn_from == "last" else 1.0,
+        ),
+    }
+
+
+def table(profile: Profile, known: Measured, device: Device, gpus: int, cores: int) -> pd.DataFrame:
+    """A row a stage: million tokens sampled, trained and read, thousand programs tested, PFLOPs, GB of memory
+    a GPU, hours, GB on disk."""
+    served, tests = models(profile, known), rates(known).programs * cores / RECORDED_CORES
+    rows = []
+    for stage in workload.stages(profile, known):
+        model = served[stage.task]
+        training = _training_flops(stage, model.shape, 4 if profile.recompute else 3)  # 4: forward twice
+        reading, drawn = forward(stage.read, model.shape), tokens(stage.sampled)
+        seconds = (training + reading) / (gpus * TRAINING_SHARE * device.flops) + stage.tested / tests
+        seconds += drawn / (gpus * sampling_rate(profile, model, device)) if drawn else 0
+        disk = drawn * TRACE_BYTES + (model.shape.parameters * 4 if stage.trained else 0)
+        flops = training + reading + forward(stage.sampled, model.shape)
+        millions = [part / 1e6 for part in (drawn, tokens(stage.trained), tokens(stage.read))]
+        memory = gpu_memory(profile, stage, model, device, gpus)
+        costs_of = (flops / 1e15, memory / 1e9, seconds / 3600, disk / 1e9)
+        rows.append((stage.notebook, stage.stage, *millions, stage.tested / 1e3, *costs_of))
+    amounts = ["sampled_millions", "trained_millions", "read_millions", "tested_thousands"]
+    return pd.DataFrame(
+        rows, columns=["notebook", "stage", *amounts, "pflops", "gb_a_gpu", "hours", "gb_on_disk"]
     )
 
 
-def stages(profile: Profile, known: Measured) -> Iterator[Stage]:
-    """The stages of the Countdown notebooks at a profile's sizes, in order."""
-    length = {method: share * profile.budget for method, share in known.length.items()}
-    kept = {method: share * profile.budget for method, share in known.kept_length.items()}
-    problems, rounds, tests = profile.train_problems, profile.iterations, 2 * profile.test_problems
-    each = tests * (profile.samples + 1)  # and a greedy trace
-    if not profile.shipped_base:
-        rows = sum(stage.examples for stage in profile.stages) * profile.base_epochs
-        both = ((rows, length["sos"]), (rows, length["bc"]))
-        yield Stage("03", "training SoS and BC", trained=both)
-    elif profile.live_steps:
-        rows = profile.live_steps * profile.stages[0].batch_rows
-        yield Stage("03", "first steps, live", trained=((rows, THREE_NUMBERS * profile.budget),))
-    yield Stage("03", "accuracy of SoS and BC", ((each, length["sos"]), (each, length["bc"])))
-    hinted = 4 * profile.hint_problems * profile.hint_samples
-    yield Stage("04", "hints", ((hinted, HINTED * length["sos"]),))
-    tries = 1 + CONTINUED * sum(known.open_after[:-1])  # whole responses a problem, guided rounds included
-    yield Stage("05", "node selection", ((3 * profile.rewrite_problems * tries, length["sos"]),))
-    epochs = {"rest": profile.rest_epochs, "guided_rest": profile.guided_epochs}
-    learnt = {method: problems * known.kept[method] * epochs[method] for method in epochs}
-    yield Stage(
-        "06", "ReST", ((problems, length["sos"]), ((rounds - 1) * problems, length["rest"])),
-        ((rounds * learnt["rest"], kept["rest"]),),
-    )  # fmt: skip
-    begun = (rounds - 1 + rounds * (tries - 1)) * problems
-    yield Stage(
-        "06", "Guided-ReST", ((begun, length["guided_rest"]),),
-        ((rounds * learnt["guided_rest"], kept["guided_rest"]),),
-    )  # fmt: skip
-    yield Stage("06", "control", trained=((learnt["guided_rest"], kept["rest"]),))
-    between = tests * profile.iteration_samples * (rounds - 1)
-    methods = ((between + each, length["rest"]), (between + each, length["guided_rest"]))
-    yield Stage("06", "evaluation", (*methods, (each, length["rest_matched"])))
-    rollouts = profile.ppo_steps * profile.ppo_problems
-    runs = tuple((rollouts * times, length[name]) for name, times in STARTED.items())
-    yield Stage("07", "PPO, six runs", runs, runs, 2 if profile.ppo_critic == "own" else 1)
-    drawn = {name: tests * (profile.ppo_samples + times) for name, times in STARTED.items()}
-    yield Stage("07", "evaluation", tuple((drawn[name], length[name]) for name in STARTED))
+def _training_flops(stage: Stage, shape: Shape, passes: int) -> float:
+    return forward(stage.trained, shape) * stage.passes * passes
 
 
-def table(profile: Profile, known: Measured, device: Device, gpus: int) -> pd.DataFrame:
-    """A row a stage: million tokens, PFLOPs, GB of memory a GPU, hours, GB on disk."""
-    shape = shape_of(profile, profile.pretrained)
-    backward = 4 if profile.recompute else 3  # forward, twice as much backward, and once more if recomputed
-    sampling = gpus * sampling_rate(profile, shape, device)
-    share = gpus if profile.strategy == "fsdp" else 1
-    cache = slots_that_fit(profile, shape, device) * shape.cache_bytes(profile.budget)
-    rows = []
-    for stage in stages(profile, known):
-        drawn, learnt = tokens(stage.sampled), tokens(stage.trained)
-        training = forward(stage.trained, shape) * stage.passes * backward
-        hours = drawn / sampling + training / (gpus * TRAINING_SHARE * device.flops)
-        logits = 2 * profile.micro_tokens * shape.vocabulary * 4  # and their gradient, in float32
-        trained_bytes = shape.parameters * BYTES_TRAINED * stage.passes / share + logits if learnt else 0
-        memory = max(trained_bytes, shape.parameters * BYTES_SAMPLED + cache if drawn else 0)
-        disk = drawn * TRACE_BYTES + (shape.parameters * 4 if learnt else 0)
-        flops = training + forward(stage.sampled, shape)
-        names = (stage.notebook, stage.stage)
-        rows.append((*names, drawn / 1e6, learnt / 1e6, flops / 1e15, memory / 1e9, hours / 3600, disk / 1e9))
-    columns = ["notebook", "stage", "sampled_millions", "trained_millions", "pflops", "gb_a_gpu", "hours"]
-    return pd.DataFrame(rows, columns=[*columns, "gb_on_disk"])
+def gpu_memory(profile: Profile, stage: Stage, model: Model, device: Device, gpus: int) -> float:
+    """Bytes that a stage takes of each GPU: what it trains, or what it samples from, whichever is more."""
+    shape, share = model.shape, gpus if profile.strategy == "fsdp" else 1
+    logits = 2 * profile.micro_tokens * model.learnt * shape.vocabulary * 4  # and their gradient, in float32
+    trained = shape.parameters * BYTES_TRAINED * stage.passes / share + logits
+    cache = slots_that_fit(profile, model, device) * shape.cache_bytes(model.length)
+    sampled = shape.parameters * BYTES_SAMPLED + cache
+    return max(trained if stage.trained else 0, sampled if stage.sampled else 0)
 
 
-def slots_that_fit(profile: Profile, shape: Shape, device: Device) -> int:
+def slots_that_fit(profile: Profile, model: Model, device: Device) -> int:
     """Sequences in flight: the profile's, or as many as nine tenths of the memory hold."""
-    room = 0.9 * device.memory - shape.parameters * BYTES_SAMPLED
-    fit = int(room / shape.cache_bytes(profile.budget))
+    room = 0.9 * device.memory - model.shape.parameters * BYTES_SAMPLED
+    fit = int(room / model.shape.cache_bytes(model.length))
     if fit < 1:
         raise GrlibError(
-            f"{device.memory / 1e9:.0f} GB do not hold the model and a sequence of {profile.budget} tokens; "
-            "name a larger --device, or lower the profile's budget"
+            f"{device.memory / 1e9:.0f} GB do not hold the model and a sequence of {model.length:.0f} "
+            "tokens; name a larger --device, or lower the profile's budget"
         )
     return min(profile.slots, fit)
 
 
-def sampling_rate(profile: Profile, shape: Shape, device: Device) -> float:
+def sampling_rate(profile: Profile, model: Model, device: Device) -> float:
     """Tokens a second of one GPU: each step reads the weights and all keys and values once."""
-    slots, context = slots_that_fit(profile, shape, device), profile.budget / 2
-    read = shape.parameters * BYTES_SAMPLED + slots * shape.cache_bytes(context)
+    slots, context = slots_that_fit(profile, model, device), model.length / 2
+    read = model.shape.parameters * BYTES_SAMPLED + slots * model.shape.cache_bytes(context)
     seconds = max(
         read / (READING_SHARE * device.bandwidth),
-        slots * shape.flops(context) / (TRAINING_SHARE * device.flops),
+        slots * model.shape.flops(context) / (TRAINING_SHARE * device.flops),
     )
     return slots / seconds
 
 
-SECTIONS = {  # of the recorded run -> the stage that each holds; the first two give the rates
-    ("03_imitate_search", "A few minutes of learning, live"): "first steps, live",
-    ("03_imitate_search", "Accuracy on held-out problems"): "accuracy of SoS and BC",
-    ("04_hints", "Table 1: accuracy and likelihood against the steps given"): "hints",
-    ("06_rest_iterations", "ReST"): "ReST",
-    ("06_rest_iterations", "Guided-ReST"): "Guided-ReST",
-    ("06_rest_iterations", "A control: ReST with as many steps"): "control",
-    ("06_rest_iterations", "Evaluation"): "evaluation",
+# The recorded run: three of its sections give the rates of that machine, the others check them.
+Section = tuple[str, str]  # notebook and heading
+LEARNING: Section = ("03_imitate_search", "A few minutes of learning, live")
+DRAWING: Section = ("03_imitate_search", "Accuracy on held-out problems")
+TESTING: Section = ("08_code_self_repair", "Evaluation")
+SECTIONS: dict[Section, tuple[str, ...]] = {  # the stages that each holds
+    LEARNING: ("first steps, live",),
+    DRAWING: ("accuracy of SoS and BC",),
+    TESTING: ("repair: evaluation",),
+    ("04_hints", "Table 1: accuracy and likelihood against the steps given"): ("hints",),
+    ("06_rest_iterations", "ReST"): ("ReST",),
+    ("06_rest_iterations", "Guided-ReST"): ("Guided-ReST",),
+    ("06_rest_iterations", "A control: ReST with as many steps"): ("control",),
+    ("06_rest_iterations", "Evaluation"): ("evaluation",),
+    ("08_code_self_repair", "ReST and Guided-ReST"): ("repair: ReST", "repair: Guided-ReST"),
 }
 
 
-def check(known: Measured) -> pd.DataFrame:
-    """Measured and predicted seconds of the recorded run's sections, at the FLOP/s of notebook 03."""
-    profile, paid = get(RECORDED), costs.known()
-    paid = paid[paid["profile"] == RECORDED].set_index(["notebook", "section"])["seconds"]
+@dataclass(frozen=True)
+class Rates:
+    """Of the recorded run's machine: FLOP/s of training (and reading) and of sampling, programs a second."""
+
+    learning: float
+    drawing: float
+    programs: float
+
+
+def rates(known: Measured) -> Rates:
+    """From notebook 03, and from the evaluation of notebook 08 less what its model takes."""
+    paid, work = paid_seconds(), recorded_work(known)
+    learning = work[LEARNING][0] / paid[LEARNING]
+    drawing = work[DRAWING][1] / paid[DRAWING]
+    trained, drawn, tested = work[TESTING]
+    return Rates(learning, drawing, tested / (paid[TESTING] - trained / learning - drawn / drawing))
+
+
+def paid_seconds() -> dict[Section, float]:
+    """Seconds of the recorded run's sections."""
+    paid = costs.known()
+    paid = paid[paid["profile"] == workload.RECORDED].set_index(["notebook", "section"])["seconds"]
     if not set(SECTIONS) <= set(paid.index):
-        raise GrlibError(f"the recorded {RECORDED} run lacks sections that check the plan; record it again")
-    shape = shape_of(profile, "")
-    work = {
-        (one.notebook, one.stage): (forward(one.sampled, shape), 3 * forward(one.trained, shape))
-        for one in stages(profile, known)
+        raise GrlibError(
+            f"the recorded {workload.RECORDED} run lacks sections that check the plan; record it again"
+        )
+    return {section: float(paid[section]) for section in SECTIONS}
+
+
+def recorded_work(known: Measured) -> dict[Section, tuple[float, float, float]]:
+    """FLOPs of training and reading, FLOPs of sampling, and programs, of the recorded run's sections."""
+    profile = get(workload.RECORDED)
+    served = models(profile, known)
+    parts = {}
+    for stage in workload.stages(profile, known):
+        shape = served[stage.task].shape
+        through = _training_flops(stage, shape, 3) + forward(stage.read, shape)
+        parts[stage.notebook, stage.stage] = (through, forward(stage.sampled, shape), stage.tested)
+    return {
+        section: _sums(parts[section[0][:2], name] for name in names) for section, names in SECTIONS.items()
     }
-    work = {section: work[section[0][:2], stage] for section, stage in SECTIONS.items()}
-    (live, accuracy), others = list(SECTIONS)[:2], list(SECTIONS)[2:]
-    learning, drawing = work[live][1] / paid[live], work[accuracy][0] / paid[accuracy]  # FLOP/s
-    rows = [
-        (*section, paid[section], work[section][0] / drawing + work[section][1] / learning)
+
+
+def _sums(triples: Iterable[tuple[float, float, float]]) -> tuple[float, float, float]:
+    first, second, third = zip(*triples, strict=True)
+    return sum(first), sum(second), sum(third)
+
+
+def check(known: Measured) -> pd.DataFrame:
+    """Measured and predicted seconds of the recorded run's sections that gave no rate."""
+    paid, work, rate = paid_seconds(), recorded_work(known), rates(known)
+    others = [section for section in SECTIONS if section not in (LEARNING, DRAWING, TESTING)]
+    predicted = {
+        section: work[section][0] / rate.learning + work[section][1] / rate.drawing
+        + work[section][2] / rate.programs
         for section in others
-    ]
+    }  # fmt: skip
+    rows = [(*section, paid[section], predicted[section]) for section in others]
     found = pd.DataFrame(rows, columns=["notebook", "section", "measured_s", "predicted_s"])
     return found.assign(error_percent=100 * (found["predicted_s"] / found["measured_s"] - 1))
 
 
-def main(profile: str, gpus: int, device: str) -> None:
+def main(profile: str, gpus: int, device: str, cores: int) -> None:
     """Print the plan, its sums, and how well the same model predicts the recorded run."""
     if device not in DEVICES:
         raise GrlibError(f"device {device!r}: {notebooks.suggest(device, list(DEVICES))}")
-    if gpus < 1:
-        raise GrlibError(f"--gpus {gpus}: must be 1 or more")
-    folders = results.seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", RECORDED)
-    known = measured(results.load(folders, RECORDED))
+    for name, count in (("--gpus", gpus), ("--cores", cores)):
+        if count < 1:
+            raise GrlibError(f"{name} {count}: must be 1 or more")
+    folders = results.seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", workload.RECORDED)
+    known = workload.measured(results.load(folders, workload.RECORDED))
     chosen = replace(get(profile), data_parallel=gpus)
-    made = table(chosen, known, DEVICES[device], gpus)
-    print(f"profile {profile} on {gpus} x {device}: Countdown, by estimate\n")
+    made = table(chosen, known, DEVICES[device], gpus, cores)
+    print(f"profile {profile} on {gpus} x {device} and {cores} CPU cores, by estimate\n")
     print(made.round(2).to_string(index=False))
     total = made[["hours", "gb_on_disk"]].sum()
-    print(
-        f"\nin all {total['hours']:.1f} hours, {total['gb_on_disk']:.0f} GB on disk; notebook 08 not counted"
-    )
+    print(f"\nin all {total['hours']:.1f} hours, {total['gb_on_disk']:.0f} GB on disk")
+    if tight := made.loc[made["gb_a_gpu"] > DEVICES[device].memory / 1e9, "stage"].tolist():
+        print(f"more than one {device} holds: {', '.join(tight)}; lower micro_tokens, or take more GPUs")
     found = check(known)
-    print(f"\nthe same model on the recorded {RECORDED} run, its two rates taken from notebook 03:\n")
+    print(
+        f"\nthe same model on the recorded {workload.RECORDED} run, rates taken from notebooks 03 and 08:\n"
+    )
     print(found.round(0).to_string(index=False))
     sums = found[["measured_s", "predicted_s"]].sum()
     print(f"\nsum: {100 * (sums['predicted_s'] / sums['measured_s'] - 1):+.0f} %")

@@ -34,6 +34,7 @@ PLACE = ("step", "tokens", "curve")  # of a run, in its checkpoints
 # Settings that change how long a run takes and what it needs, not what comes out.
 PACE = ("micro_tokens", "processes", "strategy", "recompute", "checkpoint_seconds")
 CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
+LOGITS = 2**30  # numbers of the output that may stand in a GPU's memory at once while texts are scored
 PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the next micro-batch
 
 
@@ -230,9 +231,28 @@ def text_likelihood(
 ) -> np.ndarray:
     """How likely a saved model finds given responses: (responses, 2), summed nats and count of tokens."""
     from grlib.model import load_both
+    from grlib.sampling import release_gpus
 
-    model, tokenizer = load_both(model_folder)
-    return score_rows(model, make_rows(tokenizer, list(prompts), list(responses), row_length, list(ended)))
+    release_gpus()
+    return likelihood(*load_both(model_folder), prompts, responses, ended, row_length)
+
+
+def likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    ended: Sequence[bool],
+    row_length: int,
+) -> np.ndarray:
+    """`text_likelihood` for a model at hand, in float32, on a GPU where there is one; it ends on the CPU."""
+    rows = make_rows(tokenizer, list(prompts), list(responses), row_length, list(ended))
+    gpu = torch.cuda.is_available()
+    fit = max(2048, min(32_768, LOGITS // len(tokenizer))) if gpu else 2048
+    try:
+        return score_rows(model.to("cuda" if gpu else "cpu"), rows, fit)
+    finally:
+        model.cpu()
 
 
 def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:

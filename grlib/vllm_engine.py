@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from grlib.errors import GrlibError, one_line
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig
     from vllm import LLM
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 LENGTH_STEP = 512  # an engine is started for sequences of a multiple of so many tokens
 CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own variable: memory for keys and values on a CPU
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"  # as Llama and its kin name them
 # Of a configuration, what may differ between two models that one engine can serve.
 NOT_THE_SHAPE = {"_name_or_path", "vocabulary_digest", "transformers_version", "dtype", "torch_dtype"}
 
@@ -133,37 +136,63 @@ class _Engine:
     def serving(self, model: ServedModel, longest: int, settings: SamplingSettings) -> LLM:
         """The engine with the weights of `model`, for sequences of `longest` tokens: the live one with new
         weights where its shape and length allow it, else a new one."""
+        apart = _holds_apart(model.config)
         shape = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_SHAPE}
         key = {"shape": shape, "slots": settings.slots, "tensor_parallel": settings.tensor_parallel}
-        stale = model.content != self.content and not _reloads(model.config)
-        if self.llm is None or key != self.key or longest > self.length or stale:
+        if self.llm is None or key != self.key or longest > self.length:
             self.llm = None  # free its memory first
             most = model.config.max_position_embeddings
             self.length = min(most, -(-longest // LENGTH_STEP) * LENGTH_STEP)
-            self.llm = _started(model.folder, self.length, settings)
+            self.llm = _started(model.folder, self.length, settings, apart)
             self.started += 1
-            self.key, self.content = key, model.content
-        elif model.content != self.content:
+            self.key, self.content = key, "" if apart else model.content
+        if model.content != self.content:
             self.content = ""  # until all of it is there
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model.folder})
+            source = {"weights_iterator": Untied(model.folder)} if apart else {"weights_path": model.folder}
+            self.llm.collective_rpc("reload_weights", kwargs=source)
             self.llm.reset_prefix_cache()
             self.content = model.content
         return self.llm
 
 
-def _reloads(config: PretrainedConfig) -> bool:
-    """Whether a live engine takes new weights in full. On a CPU, vLLM packs the output matrix apart when it
-    starts; where that is the embedding table (tied), a reload leaves the old one in place."""
+def _holds_apart(config: PretrainedConfig) -> bool:
+    """Whether the engine is told that the output matrix is not the embedding table (tied), though it is. On a
+    CPU, vLLM packs that matrix apart when it starts, and a reload of a tied one would leave the old one."""
     import torch
 
-    return torch.cuda.is_available() or not config.tie_word_embeddings
+    return bool(config.tie_word_embeddings) and not torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Untied:
+    """The weights of a model folder, by name; the embedding table comes again as the output matrix.
+    GrlibError where it has another name."""
+
+    folder: str
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        from safetensors.torch import load_file
+
+        found = False
+        for path in sorted(Path(self.folder).glob("*.safetensors")):
+            for name, weights in load_file(path).items():
+                yield name, weights
+                if name == EMBEDDING:
+                    yield OUTPUT, weights
+                    found = True
+        if not found:
+            raise GrlibError(
+                f"{self.folder}: no weights {EMBEDDING!r}, which the output matrix is said to be; on a CPU, "
+                "choose engine='transformers' for such a model"
+            )
 
 
 _engine = _Engine()
 
 
-def _started(folder: str, length: int, settings: SamplingSettings) -> LLM:
-    """A new engine, which says nothing below errors."""
+def _started(folder: str, length: int, settings: SamplingSettings, apart: bool) -> LLM:
+    """A new engine, which says nothing below errors; where it holds the output matrix `apart`, its weights
+    are still to be loaded."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this is a worker process already
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -183,6 +212,8 @@ def _started(folder: str, length: int, settings: SamplingSettings) -> LLM:
             tensor_parallel_size=settings.tensor_parallel,
             enforce_eager=not gpu,  # compiling costs more than it saves on a CPU
             generation_config="vllm",  # not what the model's own folder suggests
+            load_format="dummy" if apart else "auto",
+            hf_overrides={"tie_word_embeddings": False} if apart else {},
             seed=0,
         )
     except (RuntimeError, ValueError, MemoryError) as error:

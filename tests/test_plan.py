@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from synthetic_results import made_up
 
-from grlib import costs, plan, profiles
+from grlib import costs, plan, profiles, workload
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 from grlib.model import bake, build_model
@@ -16,7 +16,7 @@ LAPTOP, PAPER = profiles.get("laptop"), profiles.get("paper")
 
 @pytest.fixture(scope="module")
 def known():
-    return plan.measured(made_up(problems=20, samples=4))
+    return workload.measured(made_up(problems=20, samples=4))
 
 
 @pytest.mark.parametrize("name", ["laptop", "gpu"])
@@ -30,45 +30,71 @@ def test_the_size_of_a_model_from_scratch_is_that_of_the_model(name):
 
 def test_tokens_grow_with_the_sizes_and_nothing_is_negative(known):
     def sums(profile):
-        found = list(plan.stages(profile, known))
-        return sum(plan.tokens(s.sampled) for s in found), sum(plan.tokens(s.trained) for s in found)
+        found = list(workload.stages(profile, known))
+        return [
+            sum(workload.tokens(getattr(stage, part)) for stage in found)
+            for part in ("sampled", "trained", "read")
+        ]
 
-    sampled, trained = sums(PAPER)
-    assert sums(replace(PAPER, budget=2 * PAPER.budget)) == (
-        pytest.approx(2 * sampled), pytest.approx(2 * trained),
-    )  # fmt: skip
-    assert sums(replace(PAPER, test_problems=2 * PAPER.test_problems))[0] > sampled
-    made = plan.table(PAPER, known, plan.DEVICES["h100"], 4)
+    def longer(factor):
+        repair = replace(PAPER.repair, row_length=factor * PAPER.repair.row_length)
+        return replace(PAPER, budget=factor * PAPER.budget, repair=repair)
+
+    assert sums(longer(2)) == pytest.approx([2 * amount for amount in sums(PAPER)])
+    assert sums(replace(PAPER, test_problems=2 * PAPER.test_problems))[0] > sums(PAPER)[0]
+    made = plan.table(PAPER, known, plan.DEVICES["h100"], 4, cores=32)
     assert (made.select_dtypes("number") >= 0).all(axis=None)
-    twice = plan.table(PAPER, known, plan.DEVICES["h100"], 8)
+    twice = plan.table(PAPER, known, plan.DEVICES["h100"], 8, cores=64)
     assert made["hours"].sum() == pytest.approx(2 * twice["hours"].sum())
     assert (made["gb_a_gpu"] <= 80).all()
+
+
+def test_an_episode_of_repair_by_hand(known):
+    """5 problems twice, one iteration: each answer is sampled, read half a row before, and tested once."""
+    scale = replace(PAPER.repair, train_problems=5, episodes=2, iterations=1, near_problems=1, far_problems=2)
+    profile = replace(PAPER, repair=replace(scale, samples=4, row_length=1000))
+    said = replace(
+        known, answers={"base": 3.0, "rest": 2.0, "guided_rest": 1.0}, answer_length=0.01, row_length=0.1,
+        repaired=workload.Gathered({"rest": 0.5, "guided_rest": 0.8}, (0.4, 0.3, 0.2)),
+    )  # fmt: skip
+    rest, guided, tested = workload.repair(profile, said)
+    assert rest.sampled == ((30, 10.0),) and rest.read == ((30, 50.0),) and rest.tested == 30
+    assert rest.trained == ((10 * 0.5 * scale.rest_epochs, 100.0),)
+    # rounds 1 and 2 of a problem in ten are half a response each: 10 x 0.5 x (0.4 + 0.3)
+    assert guided.tested == pytest.approx(3.5)
+    assert tested.tested == 3 * 4 * (3 + 2 + 1) and not tested.trained
+    base = next(workload.repair(replace(profile, repair=replace(profile.repair, base_epochs=1)), said))
+    assert base.stage == "repair: base" and base.tested == 0 and base.sampled == ()
 
 
 def test_the_model_predicts_the_recorded_run(capsys):
     main(["plan", "--profile", "laptop"])
     said = capsys.readouterr().out
-    assert "predicted_s" in said and "in all" in said
+    assert "predicted_s" in said and "in all" in said and "more than" not in said
+    main(["plan", "--profile", "paper", "--device", "rtx4090"])
+    assert "more than one rtx4090 holds: training SoS and BC, " in capsys.readouterr().out
     from grlib import notebooks, results
 
     folders = results.seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", "laptop")
-    found = plan.check(plan.measured(results.load(folders, "laptop")))
+    found = plan.check(workload.measured(results.load(folders, "laptop")))
     assert abs(found["predicted_s"].sum() / found["measured_s"].sum() - 1) < 0.3
     long = found[found["measured_s"] > 100]
-    assert len(long) == 4 and long["error_percent"].abs().max() < 40
+    assert len(long) == 5 and long["error_percent"].abs().max() < 40
 
 
 def test_what_the_plan_cannot_know_is_told(known, monkeypatch):
     with pytest.raises(GrlibError, match="its size is not known"):
         plan.shape_of(PAPER, "someone/else")
     with pytest.raises(GrlibError, match="lower the profile.s budget"):
-        plan.table(replace(PAPER, budget=10**7), known, plan.DEVICES["l4"], 1)
+        plan.table(replace(PAPER, budget=10**7), known, plan.DEVICES["l4"], 1, 8)
     with pytest.raises(GrlibError, match="device 'h101'"):
-        plan.main("paper", 1, "h101")
+        plan.main("paper", 1, "h101", 8)
     with pytest.raises(GrlibError, match="must be 1 or more"):
-        plan.main("paper", 0, "h100")
+        plan.main("paper", 0, "h100", 8)
+    with pytest.raises(GrlibError, match="--cores 0: must be 1 or more"):
+        plan.main("paper", 1, "h100", 0)
     with pytest.raises(GrlibError, match="nothing says how long"):
-        plan.measured(made_up(problems=2).__class__("laptop"))
+        workload.measured(made_up(problems=2).__class__("laptop"))
     monkeypatch.setattr(costs, "path", lambda: costs.notebooks.REPOSITORY / "none.csv")
     with pytest.raises(GrlibError, match="lacks sections that check the plan"):
         plan.check(known)

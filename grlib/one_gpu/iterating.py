@@ -21,9 +21,10 @@ from grlib.model import load_both
 from grlib.one_gpu.learning import Trainer
 from grlib.one_gpu.stored import Stored
 from grlib.one_gpu.travelling import read_difference, write_difference
-from grlib.one_gpu.window import GPU, Sampler, Window, nats_of
+from grlib.one_gpu.window import GPU, Sampler, Window
 from grlib.profiles import Profile
 from grlib.selftrain import Attempt, Gathered, Policy
+from grlib.training import likelihood
 
 if TYPE_CHECKING:
     from random import Random
@@ -207,7 +208,9 @@ class Iterating:
             chosen = [i for i, number in enumerate(solved) if number >= 0 and (number > 0) == guided]
             texts = [(a.prompt, a.response, a.ended) for a in (gathered.attempts[i] for i in chosen)]
             if texts:
-                nats = nats_of(self.sos, self.words, self.profile.row_length, *zip(*texts, strict=True))
+                prompts, responses, ended = zip(*texts, strict=True)
+                length = self.profile.row_length
+                nats = likelihood(self.sos, self.words, prompts, responses, ended, length)
                 self._keep_likelihood(kind, chosen, nats)
         self.window.part("likelihoods")
 
@@ -276,9 +279,8 @@ class Iterating:
         asked = items * len(steps)
         found = evaluation.evaluate(self.task, self.sampler(self.sos, "hints"), asked, 1, starts)
         prompts = [countdown_task.prompt_text(problem) for problem, _ in asked]
-        nats = nats_of(
-            self.sos, self.words, self.profile.row_length, prompts, found["response"], ~found["truncated"]
-        )
+        ended, length = ~found["truncated"], self.profile.row_length
+        nats = likelihood(self.sos, self.words, prompts, found["response"], ended, length)
         scored = found.drop(columns="response").assign(nll=nats[:, 0], nll_tokens=nats[:, 1].astype(int))
         scored["steps"], scored["index"] = scored["index"] // len(items), scored["index"] % len(items)
         hinted = scored[(scored["steps"] > 0) & scored["correct"]]

@@ -14,8 +14,9 @@ from grlib.countdown_task import CountdownTask
 from grlib.guidance import CHOICES
 from grlib.model import load_both
 from grlib.one_gpu.iterating import Begun
-from grlib.one_gpu.window import Sampler, Window, nats_of
+from grlib.one_gpu.window import Sampler, Window
 from grlib.profiles import Profile
+from grlib.training import likelihood
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -50,7 +51,7 @@ def _rows(
     """One row a problem: verdict, round, tokens, and how likely the base finds the trace."""
     attempts = gathered.attempts
     prompts, responses, ended = zip(*((a.prompt, a.response, a.ended) for a in attempts), strict=True)
-    nats = nats_of(model, words, profile.row_length, prompts, responses, ended)
+    nats = likelihood(model, words, prompts, responses, ended, profile.row_length)
     return pd.DataFrame(
         {
             "index": range(len(attempts)),

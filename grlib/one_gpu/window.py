@@ -10,13 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from grlib import artefacts, provenance, sampling
 from grlib.model import build_model
 from grlib.profiles import Profile
-from grlib.training import make_rows, score_rows
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -119,22 +117,6 @@ class Sampler:
         if len(requests) >= MANY * settings.slots:
             settings = replace(settings, slots=WIDER * settings.slots)
         return sampling.answer(self.model, self.words, requests, settings, seed)
-
-
-def nats_of(
-    model: LlamaForCausalLM,
-    words: PreTrainedTokenizerFast,
-    row_length: int,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    ended: Sequence[bool],
-) -> np.ndarray:
-    """`training.score_rows` of texts, in float32 on the GPU; the model comes back to the CPU."""
-    rows = make_rows(words, list(prompts), list(responses), row_length, list(ended))
-    try:
-        return score_rows(model.to(DEVICE), rows, 32_768 if GPU else 2048)
-    finally:
-        model.cpu()
 
 
 def new_model(profile: Profile, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
