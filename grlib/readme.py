@@ -93,6 +93,7 @@ def parts() -> dict[str, str]:
         "profiles": [profile_table()],
         "sections": [section_table(paid)],
         "speed": [speed_table()],
+        "engines": [engine_table()],
         "gpu": report.paragraphs(_measured(), notebooks.REPOSITORY / "paper_results" / "base_gpu" / "sos"),
     }
     return {name: "\n\n" + "\n\n".join(paragraphs) + "\n\n" for name, paragraphs in made.items()}
@@ -404,6 +405,23 @@ def speed_table() -> str:
         if row["ratio"]
     ]
     return markdown(["what", "plain version", "grlib", "times as fast", "of"], rows)
+
+
+def engine_table() -> str:
+    """The recorded benchmark of the sampling engines: new tokens a second of each, by model and batch."""
+    path = _measured() / "bench_engines.json"
+    if not path.is_file():
+        return "No benchmark of the engines is recorded yet."
+    rates: dict[str, dict[str, float]] = {}
+    for row in artefacts.read_json(path)["rows"]:
+        case, engine = row["what"].rsplit(": ", 1)
+        rates.setdefault(case, {"transformers": row["plain"]})[engine] = row["grlib"]
+    engines = list(dict.fromkeys(engine for found in rates.values() for engine in found))
+    rows = [
+        [case, *(f"{found[engine]:,.0f}" if engine in found else MISSING for engine in engines)]
+        for case, found in rates.items()
+    ]
+    return markdown(["new tokens a second", *engines], rows)
 
 
 def _cost(paid: pd.DataFrame) -> str:

@@ -1,5 +1,6 @@
 """Two processes train as one does; a dead one ends the job; a checkpoint serves another number of them."""
 
+import shutil
 import threading
 import time
 from dataclasses import asdict, replace
@@ -67,8 +68,10 @@ def test_a_checkpoint_serves_another_number_of_processes(tiny_folder, tmp_path, 
     assert len(alone) == 10 and differ(weights, found) == 0  # nothing was left to do
 
 
-def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tmp_path):
-    settings, many = replace(SETTINGS, processes=2, epochs=12), rows(60)
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tmp_path, lora_rank):
+    """With as many processes, and with one."""
+    settings, many = replace(SETTINGS, processes=2, epochs=12, lora_rank=lora_rank), rows(60)
     failed = []
 
     def job():
@@ -93,10 +96,12 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
     assert not thread.is_alive(), "the other process hangs"
     assert "the next call goes on from the last checkpoint" in str(failed[0])
     assert not any(process.is_running() and process.status() != "zombie" for process in workers)
+    shutil.copytree(tmp_path / "work", tmp_path / "one" / "work")
     _, found, said = trained(tiny_folder, tmp_path, settings, many)
+    curve, alone, _ = trained(tiny_folder, tmp_path / "one", replace(settings, processes=1), many)
     _, whole, _ = trained(tiny_folder, tmp_path / "whole", settings, many)
-    assert differ(found, whole) < 1e-6
-    assert "step 120/120" in said[-1]
+    assert differ(found, whole) < 1e-6 and differ(alone, whole) < 1e-3
+    assert "step 120/120" in said[-1] and len(curve) == 120
 
 
 def test_settings_that_cannot_be_shared_are_refused(tmp_path):

@@ -61,7 +61,7 @@ def recorded(tmp_path_factory):
 # the README
 
 
-@pytest.mark.parametrize("name", ["status", "results", "profiles", "sections", "speed", "gpu"])
+@pytest.mark.parametrize("name", ["status", "results", "profiles", "sections", "speed", "engines", "gpu"])
 def test_the_readme_shows_the_recorded_results(name):
     assert readme.stored_part(README, name) == readme.parts()[name], REFRESH
 
@@ -107,7 +107,7 @@ def test_parts_follow_the_record(recorded, monkeypatch):
     gain = tables.greedy_table(stored).set_index(["method", "split"]).loc[("sos_ppo", "seen")]
     assert re.search(rf"\| PPO \| {gain['measured']:.1f} ± [0-9.]+ \([+−]?{abs(gain['gain']):.1f} \[", text)
     assert text.startswith(README.partition("<!-- status:begin -->")[0])
-    assert text.endswith(README.rpartition("<!-- speed:end -->")[2])
+    assert text.endswith(README.rpartition("<!-- engines:end -->")[2])
 
 
 def test_a_pretrained_model_is_shown_beside_ours_once_it_is_recorded(recorded, tmp_path, monkeypatch):
@@ -158,6 +158,17 @@ def test_costs_come_from_finished_runs(recorded, monkeypatch):
     artefacts.write_json(recorded / "paper_results" / "measured" / "bench.json", report)
     assert "| solver | 4,321 us | 100 us | 43.2 | 9 inputs |" in readme.parts()["speed"]
     assert "import" not in readme.parts()["speed"], "nothing to compare with"
+    assert "No benchmark of the engines" in readme.parts()["engines"]
+    case = {"what": "sos, batch 32: batched", "plain": 10.0, "grlib": 1234.5}
+    other = {"what": "sos, batch 1: vllm", "plain": 9.0, "grlib": 7.0}
+    measured = recorded / "paper_results" / "measured"
+    artefacts.write_json(measured / "bench_engines.json", {"rows": [case, other]})
+    assert readme.parts()["engines"].strip().splitlines() == [
+        "| new tokens a second | transformers | batched | vllm |",
+        "| --- | --- | --- | --- |",
+        "| sos, batch 32 | 10 | 1,234 | – |",
+        "| sos, batch 1 | 9 | – | 7 |",
+    ]
     state = recorded / "runs" / "smoke" / "seed0" / "state" / "04_hints.json"
     cost = {"seconds": 12.0, "peak_memory_mb": 640, "sections": [["Data", 0.5], ["Table 1 | all", 11.5]]}
     artefacts.write_json(state, cost)
