@@ -42,7 +42,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--run-dir": {"default": "", "metavar": "DIR", "help": "run folder (default: runs/<profile>/seed<seed>)"},
     "--only": {"nargs": "+", "default": [], "metavar": "NB", "help": "only these, as 06 or a full name"},
     "--from": {"dest": "start", "metavar": "NB", "help": "this notebook and those after it"},
-    "--base": {"choices": ["shipped", "scratch"], "help": "start from the shipped base model, or train it"},
+    "--base": {
+        "choices": ["shipped", "scratch", "gpu"],
+        "help": "start from the shipped base model, train it, or (profile laptop) from the GPU record's",
+    },
     "-p": {
         "dest": "parameters", "nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE"),
         "help": "set a parameter of the notebooks that have it; the others ignore it (repeat for more)",
@@ -89,11 +92,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _on_gpu_base(given: dict[str, Any]) -> dict[str, Any]:
+    """The options with `--base gpu` in words of the runner: a profile of its own."""
+    if given.get("base") != "gpu":
+        return given
+    from grlib.profiles import LAPTOP, LAPTOP_GPU_BASE
+
+    if given["profile"] not in (LAPTOP.name, LAPTOP_GPU_BASE.name):
+        raise GrlibError(f"--base gpu: goes with --profile {LAPTOP.name}, not {given['profile']}")
+    return given | {"profile": LAPTOP_GPU_BASE.name, "base": None}
+
+
 def request_of(options: argparse.Namespace) -> Any:
     """The runner's request for parsed options."""
     from grlib import runner
 
-    given = vars(options)
+    given = _on_gpu_base(vars(options))
     parameters = dict(given.get("parameters", [])) | ({"base": given["base"]} if given.get("base") else {})
     for name in {"profile", "seed", "run_dir"}.intersection(parameters):
         raise GrlibError(f"-p {name}: has an option of its own; use --{name.replace('_', '-')}")

@@ -135,6 +135,13 @@ class Run:
         self._inputs.setdefault(name, artefacts.digest(path))
         return path
 
+    def shipped(self, model: str) -> Path | None:
+        """The model of this name that comes with the repository for this profile; None where a folder other
+        than the usual one holds no such model."""
+        name = f"repo:paper_results/{self.profile.base_folder}/{model}"
+        usual = self.profile.base_folder == profiles.Profile.base_folder
+        return self.require(name) if usual or freshness.located(name, self.folder).is_dir() else None
+
     # tables and figures
 
     def save_table(self, frame: pandas.DataFrame, name: str) -> Path:

@@ -265,6 +265,13 @@ def test_another_kernelspec_named_python3_does_not_win(lab, tmp_path, monkeypatc
     assert f"| runs {sys.executable}\n" in capsys.readouterr().out
 
 
+def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
+    assert main(["reproduce", "--base", "gpu", "--only", "01"]) == 0
+    assert (lab / "runs" / "laptop_gpu_base" / "seed0" / "data" / "a.csv").is_file()
+    assert main(["status", "--base", "gpu", "--only", "01"]) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
 # bad input
 
 
@@ -280,6 +287,7 @@ def test_another_kernelspec_named_python3_does_not_win(lab, tmp_path, monkeypatc
         (["-p", "seed", "3"], ["use --seed"]),
         (["--seed", "-1"], ["seed=-1", "from 0"]),
         (["--timeout", "0"], ["--timeout 0"]),
+        (["--base", "gpu", "--profile", "smoke"], ["--base gpu", "--profile laptop, not smoke"]),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(lab, capsys, options, words):

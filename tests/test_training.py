@@ -16,7 +16,8 @@ from conftest import NUMBERS, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib import imitation, training
+from grlib import imitation, notebooks, runs, training
+from grlib.artefacts import digest
 from grlib.countdown_data import CountdownSettings
 from grlib.errors import GrlibError
 from grlib.model import bake, build_model, output_matrix, save_model
@@ -445,3 +446,16 @@ def test_a_missing_shipped_base_is_named(tmp_path):
     with pytest.raises(GrlibError, match="'best'"):
         imitation.obtain_base("sos", PROFILE, "best", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_another_folder_of_models_lacks_is_trained(tmp_path, monkeypatch):
+    run = runs.start("03_imitate_search", "laptop_gpu_base", run_dir=str(tmp_path / "run"))
+    there = notebooks.REPOSITORY / "paper_results" / "base_gpu" / "sos"
+    assert run.shipped("sos") == there and run.shipped("bc") is None
+    asked = []
+    monkeypatch.setattr(imitation, "train_base", lambda method, *_, **__: asked.append(method))
+    imitation.obtain_base("sos", run.profile, "shipped", tmp_path / "sos", shipped=there)
+    assert not asked and digest(tmp_path / "sos") == digest(there)
+    with pytest.raises(TypeError):  # the stand-in trains nothing
+        imitation.obtain_base("bc", run.profile, "shipped", tmp_path / "bc")
+    assert asked == ["bc"]
