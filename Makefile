@@ -10,6 +10,8 @@ VLLM    := 0.32.0
 RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready
 GRLIB   := $(RUN) -m grlib
+# the profile under which a run from the base of the GPU is stored
+RAN     := $(if $(filter gpu,$(BASE)),laptop_gpu_base,$(PROFILE))
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test lab figures record bench vllm lint clean
@@ -28,10 +30,10 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab --notebook-dir=notebooks $(ARGS)
 
 figures: $(READY)  ## redraw every figure and table from stored results, without a model
-	$(GRLIB) figures --profile $(PROFILE) $(ARGS)
+	$(GRLIB) figures --profile $(RAN) $(ARGS)
 
 record: $(READY)  ## store a finished run in paper_results/, figures/ and notebooks/
-	$(GRLIB) record --profile $(PROFILE) --seed $(SEED) $(ARGS)
+	$(GRLIB) record --profile $(RAN) --seed $(SEED) $(ARGS)
 
 bench: $(READY)  ## compare the speed of grlib with a textbook version
 	$(GRLIB) bench $(ARGS)

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-run=$1; shift
+run=${1%/}; shift
 hosts=()
 while [ "$1" != "--" ]; do hosts+=("$1"); shift; done
 shift

@@ -49,6 +49,12 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def free_cache() -> None:
+    """Give back what torch holds of a GPU's memory and does not use: another process's engine needs it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class Team:
     """The processes of one training run, of which this is number `rank` of `size`; by itself one process."""
 
@@ -171,6 +177,7 @@ class Team:
         """`refresh` when training is over: the model ends on the CPU."""
         self.refresh(net, model, part)
         model.to("cpu")
+        free_cache()
 
     def save(
         self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any], state: Any

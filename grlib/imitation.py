@@ -155,8 +155,7 @@ def obtain_base(
     work: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Put a base model into `out`: a copy of the `shipped` one, or a new one (`source` "scratch", or
-    where the folder of the profile's shipped models holds none)."""
+    """Put a base model into `out`: a copy of the `shipped` one, or a new one (`source` "scratch")."""
 
     check_sources(profile)
 
@@ -169,8 +168,7 @@ def obtain_base(
         model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
         save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
 
-    lacks = shipped is None and profile.base_folder != Profile.base_folder
-    copy_or_make(source if profile.shipped_base and not lacks else "scratch", out, shipped, make)
+    copy_or_make(source if profile.shipped_base else "scratch", out, shipped, make)
 
 
 def copy_or_make(source: str, out: Path, shipped: Path | None, make: Callable[[], None]) -> None:

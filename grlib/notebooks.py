@@ -43,7 +43,7 @@ class Notebook:
 
     @property
     def declared(self) -> Mapping[str, Any]:
-        """The notebook's declaration: lists `reads`, `may_read` and `writes`."""
+        """The notebook's declaration: lists `reads`, `may_read`, `writes` and `may_write`."""
         return self.content.metadata.get("grlib", {})
 
     def reads(self, profile: str) -> list[str]:
@@ -61,6 +61,10 @@ class Notebook:
     def writes(self, profile: str) -> list[str]:
         """Declared outputs relative to the run folder, "{profile}" filled in."""
         return [name.replace("{profile}", profile) for name in self.declared.get("writes", [])]
+
+    def may_write(self) -> list[str]:
+        """Declared outputs that not every profile has."""
+        return list(self.declared.get("may_write", []))
 
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the cell tagged `parameters`; each must be a plain literal."""

@@ -23,6 +23,7 @@ from grlib.workload import Measured, Part, Stage, tokens
 # Of a device's peak FLOP/s and bandwidth, as well-run programs reach.
 TRAINING_SHARE, READING_SHARE = 0.4, 0.6
 BYTES_TRAINED = 16  # a weight while it is trained: float32 weight, gradient and AdamW's two moments
+BYTES_SAVED, BYTES_CHECKPOINT = 4, 12  # a weight of a saved model; and, with its moments, of a checkpoint
 BYTES_SAMPLED = 2  # bfloat16
 TRACE_BYTES = 4.0  # of stored text a token, before compression
 RECORDED_CORES = 2  # of the machine of the recorded runs
@@ -30,19 +31,21 @@ RECORDED_CORES = 2  # of the machine of the recorded runs
 
 @dataclass(frozen=True)
 class Device:
-    """Peak dense bfloat16 FLOP/s, bandwidth (bytes/s) and memory (bytes), from the makers' data sheets."""
+    """Peak dense FLOP/s in bfloat16 and in float32, bandwidth (bytes/s) and memory (bytes), from the makers'
+    data sheets."""
 
     flops: float
+    single: float
     bandwidth: float
     memory: float
 
 
 DEVICES = {
-    "a100": Device(312e12, 2.04e12, 80e9),
-    "h100": Device(989e12, 3.35e12, 80e9),
-    "h200": Device(989e12, 4.8e12, 141e9),
-    "l4": Device(121e12, 0.3e12, 24e9),
-    "rtx4090": Device(165e12, 1.01e12, 24e9),
+    "a100": Device(312e12, 19.5e12, 2.04e12, 80e9),
+    "h100": Device(989e12, 67e12, 3.35e12, 80e9),
+    "h200": Device(989e12, 67e12, 4.8e12, 141e9),
+    "l4": Device(121e12, 30.3e12, 0.3e12, 24e9),
+    "rtx4090": Device(165e12, 82.6e12, 1.01e12, 24e9),
 }
 
 
@@ -99,7 +102,7 @@ class Model:
 
     shape: Shape
     length: float
-    learnt: float = 1.0
+    learnt_share: float = 1.0
 
 
 def models(profile: Profile, known: Measured) -> dict[str, Model]:
@@ -118,17 +121,21 @@ def models(profile: Profile, known: Measured) -> dict[str, Model]:
 def table(profile: Profile, known: Measured, device: Device, gpus: int, cores: int) -> pd.DataFrame:
     """A row a stage: million tokens sampled, trained and read, thousand programs tested, PFLOPs, GB of memory
     a GPU, hours, GB on disk."""
-    served, tests = models(profile, known), rates(known).programs * cores / RECORDED_CORES
+    served, programs = models(profile, known), rates(known).programs * cores / RECORDED_CORES
     rows = []
     for stage in workload.stages(profile, known):
         model = served[stage.task]
         training = _training_flops(stage, model.shape, 4 if profile.recompute else 3)  # 4: forward twice
         reading, drawn = forward(stage.read, model.shape), tokens(stage.sampled)
-        seconds = (training + reading) / (gpus * TRAINING_SHARE * device.flops) + stage.tested / tests
+        scoring = forward(stage.scored, model.shape)
+        seconds = (training + reading) / (gpus * TRAINING_SHARE * device.flops) + stage.tested / programs
+        seconds += scoring / (TRAINING_SHARE * device.single)
         seconds += drawn / (gpus * sampling_rate(profile, model, device)) if drawn else 0
-        disk = drawn * TRACE_BYTES + (model.shape.parameters * 4 if stage.trained else 0)
-        flops = training + reading + forward(stage.sampled, model.shape)
-        millions = [part / 1e6 for part in (drawn, tokens(stage.trained), tokens(stage.read))]
+        saved = BYTES_SAVED + BYTES_CHECKPOINT * stage.networks
+        disk = drawn * TRACE_BYTES + stage.models * model.shape.parameters * saved
+        flops = training + reading + scoring + forward(stage.sampled, model.shape)
+        through = tokens(stage.read) + tokens(stage.scored)
+        millions = [part / 1e6 for part in (drawn, tokens(stage.trained), through)]
         memory = gpu_memory(profile, stage, model, device, gpus)
         costs_of = (flops / 1e15, memory / 1e9, seconds / 3600, disk / 1e9)
         rows.append((stage.notebook, stage.stage, *millions, stage.tested / 1e3, *costs_of))
@@ -139,14 +146,15 @@ def table(profile: Profile, known: Measured, device: Device, gpus: int, cores: i
 
 
 def _training_flops(stage: Stage, shape: Shape, passes: int) -> float:
-    return forward(stage.trained, shape) * stage.passes * passes
+    return forward(stage.trained, shape) * stage.networks * passes
 
 
 def gpu_memory(profile: Profile, stage: Stage, model: Model, device: Device, gpus: int) -> float:
-    """Bytes that a stage takes of each GPU: what it trains, or what it samples from, whichever is more."""
+    """Bytes that a stage takes of each GPU, activations not counted: what it trains, or what it samples from,
+    whichever is more."""
     shape, share = model.shape, gpus if profile.strategy == "fsdp" else 1
-    logits = 2 * profile.micro_tokens * model.learnt * shape.vocabulary * 4  # and their gradient, in float32
-    trained = shape.parameters * BYTES_TRAINED * stage.passes / share + logits
+    logits = profile.micro_tokens * model.learnt_share * shape.vocabulary * 8  # float32, and their gradient
+    trained = shape.parameters * BYTES_TRAINED * stage.networks / share + logits
     cache = slots_that_fit(profile, model, device) * shape.cache_bytes(model.length)
     sampled = shape.parameters * BYTES_SAMPLED + cache
     return max(trained if stage.trained else 0, sampled if stage.sampled else 0)
@@ -189,6 +197,7 @@ SECTIONS: dict[Section, tuple[str, ...]] = {  # the stages that each holds
     ("06_rest_iterations", "Guided-ReST"): ("Guided-ReST",),
     ("06_rest_iterations", "A control: ReST with as many steps"): ("control",),
     ("06_rest_iterations", "Evaluation"): ("evaluation",),
+    ("07_operation_level_ppo", "The runs"): ("PPO, five runs", "GRPO"),
     ("08_code_self_repair", "ReST and Guided-ReST"): ("repair: ReST", "repair: Guided-ReST"),
 }
 
@@ -229,7 +238,7 @@ def recorded_work(known: Measured) -> dict[Section, tuple[float, float, float]]:
     parts = {}
     for stage in workload.stages(profile, known):
         shape = served[stage.task].shape
-        through = _training_flops(stage, shape, 3) + forward(stage.read, shape)
+        through = _training_flops(stage, shape, 3) + forward((*stage.read, *stage.scored), shape)
         parts[stage.notebook, stage.stage] = (through, forward(stage.sampled, shape), stage.tested)
     return {
         section: _sums(parts[section[0][:2], name] for name in names) for section, names in SECTIONS.items()
@@ -264,14 +273,14 @@ def main(profile: str, gpus: int, device: str, cores: int) -> None:
             raise GrlibError(f"{name} {count}: must be 1 or more")
     folders = results.seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", workload.RECORDED)
     known = workload.measured(results.load(folders, workload.RECORDED))
-    chosen = replace(get(profile), data_parallel=gpus)
+    chosen = replace(get(profile), data_parallel=gpus, processes=gpus)
     made = table(chosen, known, DEVICES[device], gpus, cores)
     print(f"profile {profile} on {gpus} x {device} and {cores} CPU cores, by estimate\n")
     print(made.round(2).to_string(index=False))
     total = made[["hours", "gb_on_disk"]].sum()
     print(f"\nin all {total['hours']:.1f} hours, {total['gb_on_disk']:.0f} GB on disk")
     if tight := made.loc[made["gb_a_gpu"] > DEVICES[device].memory / 1e9, "stage"].tolist():
-        print(f"more than one {device} holds: {', '.join(tight)}; lower micro_tokens, or take more GPUs")
+        print(f"more than one {device} holds: {', '.join(tight)}; lower micro_tokens, take strategy='fsdp'")
     found = check(known)
     print(
         f"\nthe same model on the recorded {workload.RECORDED} run, rates taken from notebooks 03 and 08:\n"

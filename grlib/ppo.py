@@ -24,7 +24,15 @@ from torch import nn
 
 from grlib import sharding
 from grlib.artefacts import digest, read_table, write_table
-from grlib.distributed import PRECISIONS, STRATEGIES, Team, launch_ppo, launched, refuse_uneven
+from grlib.distributed import (
+    PRECISIONS,
+    STRATEGIES,
+    Team,
+    free_cache,
+    launch_ppo,
+    launched,
+    refuse_uneven,
+)
 from grlib.errors import GrlibError
 from grlib.ppo_losses import (
     action_log_ratio,
@@ -297,8 +305,9 @@ class Learner:
         return ActorCritic(policy, critic)
 
     def hand_over(self) -> None:
-        """Make the policy that was given hold what has been learnt so far."""
+        """Make the policy that was given hold what has been learnt so far, before it samples."""
         self.team.refresh(self.net, self.policy, "policy")
+        free_cache()
 
     def set_rate(self, step: int) -> None:
         """The policy's rate in step 0, 1, ..."""

@@ -135,12 +135,9 @@ class Run:
         self._inputs.setdefault(name, artefacts.digest(path))
         return path
 
-    def shipped(self, model: str) -> Path | None:
-        """The model of this name that comes with the repository for this profile; None where a folder other
-        than the usual one holds no such model."""
-        name = f"repo:paper_results/{self.profile.base_folder}/{model}"
-        usual = self.profile.base_folder == profiles.Profile.base_folder
-        return self.require(name) if usual or freshness.located(name, self.folder).is_dir() else None
+    def shipped(self, model: str) -> Path:
+        """The base of this name that comes with the repository for this profile."""
+        return self.require(f"repo:paper_results/{self.profile.base_folder}/{model}")
 
     # tables and figures
 

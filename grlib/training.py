@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from grlib.distributed import PRECISIONS, STRATEGIES, Team
+from grlib.distributed import PRECISIONS, STRATEGIES, Team, free_cache
 from grlib.errors import GrlibError
 from grlib.model import output_matrix
 
@@ -34,7 +34,7 @@ PLACE = ("step", "tokens", "curve")  # of a run, in its checkpoints
 # Settings that change how long a run takes and what it needs, not what comes out.
 PACE = ("micro_tokens", "processes", "strategy", "recompute", "checkpoint_seconds")
 CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
-LOGITS = 2**30  # numbers of the output that may stand in a GPU's memory at once while texts are scored
+LOGITS = 2**30  # numbers of the output of one forward pass while texts are scored on a GPU
 PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the next micro-batch
 
 
@@ -253,6 +253,7 @@ def likelihood(
         return score_rows(model.to("cuda" if gpu else "cpu"), rows, fit)
     finally:
         model.cpu()
+        free_cache()
 
 
 def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:

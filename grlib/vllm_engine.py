@@ -190,6 +190,17 @@ class Untied:
 _engine = _Engine()
 
 
+def _memory_share(gpus: int) -> float:
+    """The share of the memory of its GPUs that an engine may take: nine tenths of what is free, since a
+    trainer may hold the rest. vLLM refuses to start for more than is free."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.9  # not used: on a CPU the memory is what CACHE_GIB says
+    free = [torch.cuda.mem_get_info(number) for number in range(gpus)]
+    return min(0.9 * left / whole for left, whole in free)
+
+
 def _started(folder: str, length: int, settings: SamplingSettings, apart: bool) -> LLM:
     """A new engine, which says nothing below errors; where it holds the output matrix `apart`, its weights
     are still to be loaded."""
@@ -214,11 +225,12 @@ def _started(folder: str, length: int, settings: SamplingSettings, apart: bool) 
             generation_config="vllm",  # not what the model's own folder suggests
             load_format="dummy" if apart else "auto",
             hf_overrides={"tie_word_embeddings": False} if apart else {},
+            gpu_memory_utilization=_memory_share(settings.tensor_parallel),
             seed=0,
         )
     except (RuntimeError, ValueError, MemoryError) as error:
         raise GrlibError(
             f"vLLM did not start for {folder} with sequences of {length} tokens, {settings.slots} at once "
-            f"({one_line(error)}); lower slots or the budget, raise tensor_parallel, or set {CACHE_GIB} "
-            "(GiB, on a CPU)"
+            f"({one_line(error)}); lower slots or the budget, raise tensor_parallel, train with "
+            f"strategy='fsdp', or set {CACHE_GIB} (GiB, on a CPU)"
         ) from error

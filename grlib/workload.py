@@ -18,10 +18,11 @@ from grlib.errors import GrlibError
 from grlib.profiles import Profile, get
 
 RECORDED = "laptop"  # the profile whose recorded runs say how long responses are
-# Shares that no recorded table holds. Of the budget: an example with three numbers. Of a response of SoS:
-# what is sampled after a hint. Of a whole response: what is sampled in a guided round.
-THREE_NUMBERS, HINTED, CONTINUED = 0.22, 0.6, 0.5
-STARTED = {"sos": 2, "rest": 1, "guided_rest": 3}  # runs of reinforcement learning, by where they start
+# Shares that no recorded table holds. Of the budget: an example with three numbers. Of a whole response: what
+# is sampled after a hint, and in a guided round.
+THREE_NUMBERS, CONTINUED = 0.22, 0.5
+STARTED = {"sos": 2, "rest": 1, "guided_rest": 2}  # runs with a critic, by where they start
+GROUPED = "guided_rest"  # where the run without one starts
 COUNTDOWN, REPAIR = "countdown", "repair"  # the tasks, each with a model of its own
 
 Part = tuple[float, float]  # responses, and the tokens of one
@@ -29,8 +30,9 @@ Part = tuple[float, float]  # responses, and the tokens of one
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of a notebook: the responses that it samples, those that it trains on, and those that only go
-    through the model (texts that are scored, conversations before an answer); programs that are tested.
+    """Part of a notebook: the responses that it samples and those that it trains on; texts that only go
+    through the model, by the way it samples (read) or in one process in float32 (scored); programs that are
+    tested; models that are trained, and the networks of each.
 
     Prompts of Countdown are not counted.
     """
@@ -40,8 +42,10 @@ class Stage:
     sampled: tuple[Part, ...] = ()
     trained: tuple[Part, ...] = ()
     read: tuple[Part, ...] = ()
+    scored: tuple[Part, ...] = ()
     tested: float = 0
-    passes: int = 1  # networks that a trained token goes through (policy and critic: 2)
+    models: int = 0
+    networks: int = 1  # that a trained token goes through (policy and a critic of its own: 2)
     task: str = COUNTDOWN
 
 
@@ -51,17 +55,17 @@ def tokens(parts: Iterable[Part]) -> float:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Kept:
     """What comes of training problems: the share that each method keeps, over all iterations, and the share
     that Guided-ReST has not solved after round 0, 1, ..."""
 
-    kept: dict[str, float]
+    share: dict[str, float]
     open_after: tuple[float, ...]
 
     @cached_property
-    def tries(self) -> float:
-        """Whole responses of Guided-ReST to a problem, the guided rounds included."""
-        return 1 + CONTINUED * sum(self.open_after[:-1])
+    def guided(self) -> float:
+        """Whole responses that the guided rounds sample for a problem."""
+        return CONTINUED * sum(self.open_after[:-1])
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,13 @@ class Measured:
 
     length: dict[str, float]  # of a method's responses to test problems
     kept_length: dict[str, float]  # of the responses that it keeps to train on
-    gathered: Gathered
+    hinted_length: float  # of a response with its hint
+    kept: Kept
     # of self-repair; lengths as shares of the longest row that the model takes
     answers: dict[str, float]  # of a method's episodes
     answer_length: float
     row_length: float  # of an episode, conversation included
-    repaired: Gathered
+    repaired: Kept
 
 
 def measured(stored: results.Results) -> Measured:
@@ -89,11 +94,12 @@ def measured(stored: results.Results) -> Measured:
     return Measured(
         length=(rows.groupby("method")["tokens"].mean() / profile.budget).to_dict(),
         kept_length=(solved.groupby("method")["tokens"].mean() / profile.budget).to_dict(),
-        gathered=gathered(yields),
+        hinted_length=float(stored.rows("hints")["tokens"].mean() / profile.budget),
+        kept=kept(yields),
         answers=episodes.groupby("method")["answers"].mean().to_dict(),
         answer_length=answer / profile.repair.row_length,
         row_length=imitated_tokens() / profile.repair.row_length,
-        repaired=gathered(own_model(stored.rows("repair_yield"))),
+        repaired=kept(own_model(stored.rows("repair_yield"))),
     )
 
 
@@ -102,12 +108,12 @@ def own_model(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["model"] == "compact"]
 
 
-def gathered(yields: pd.DataFrame) -> Gathered:
+def kept(yields: pd.DataFrame) -> Kept:
     """From the rows of what became training data."""
     solved = yields[yields["round_solved"] >= 0]
     rounds = yields.loc[yields["method"] == "guided_rest", "round_solved"]
-    return Gathered(
-        kept=(solved.groupby("method").size() / yields.groupby("method").size()).to_dict(),
+    return Kept(
+        share=(solved.groupby("method").size() / yields.groupby("method").size()).to_dict(),
         open_after=tuple(float(1 - rounds.between(0, last).mean()) for last in range(int(rounds.max()) + 1)),
     )
 
@@ -133,78 +139,91 @@ def lengths(profile: Profile, known: Measured) -> dict[str, float]:
 
 def imitation(profile: Profile, known: Measured) -> Iterator[Stage]:
     """Notebooks 03 to 05."""
-    length, scored = lengths(profile, known), profile.rewrite_problems
+    length, guided = lengths(profile, known), profile.rewrite_problems
+
+    def trace(numbers: int) -> float:
+        return length["sos"] if numbers == profile.task.num_count else THREE_NUMBERS * profile.budget
+
     if not profile.shipped_base:
-        rows = sum(stage.examples for stage in profile.stages) * profile.base_epochs
-        both = ((rows, length["sos"]), (rows, length["bc"]))
-        yield Stage("03", "training SoS and BC", trained=both)
-    elif profile.live_steps:
-        rows = profile.live_steps * profile.stages[0].batch_rows
-        yield Stage("03", "first steps, live", trained=((rows, THREE_NUMBERS * profile.budget),))
+        parts = [(one.examples * profile.base_epochs, one.num_count) for one in profile.stages]
+        traces = tuple((rows, trace(numbers)) for rows, numbers in parts)
+        solutions = tuple((rows, length["bc"]) for rows, _ in parts)
+        yield Stage("03", "training SoS and BC", trained=(*traces, *solutions), models=2)
+    if profile.live_steps:
+        first = profile.stages[0]
+        rows = profile.live_steps * first.batch_rows
+        yield Stage("03", "first steps, live", trained=((rows, trace(first.num_count)),), models=1)
     each = 2 * profile.test_problems * (profile.samples + 1)  # and a greedy trace
-    yield Stage("03", "accuracy of SoS and BC", ((each, length["sos"]), (each, length["bc"])))
-    hinted = profile.task.num_count * profile.hint_problems * profile.hint_samples
-    read = ((hinted, length["sos"]),)
-    yield Stage("04", "hints", ((hinted, HINTED * length["sos"]),), read=read)
-    sampled = ((3 * scored * known.gathered.tries, length["sos"]),)
-    yield Stage("05", "node selection", sampled, read=((4 * scored, length["sos"]),))
+    drawn = tuple((each, length[method]) for method in profile.imitated)
+    yield Stage("03", "accuracy of SoS and BC", drawn)
+    hinted = (profile.task.num_count - 1) * profile.hint_problems * profile.hint_samples
+    whole = known.hinted_length * profile.budget
+    yield Stage("04", "hints", ((hinted, CONTINUED * whole),), scored=((hinted, whole),))
+    # three rules choose nodes and share the first responses; their traces are scored, and those of two kinds
+    sampled = ((guided * (1 + 3 * known.kept.guided), length["sos"]),)
+    yield Stage("05", "node selection", sampled, scored=((4 * guided, length["sos"]),))
 
 
 def self_training(profile: Profile, known: Measured) -> Iterator[Stage]:
     """Notebook 06."""
     length, tests = lengths(profile, known), 2 * profile.test_problems
-    kept = {method: share * profile.budget for method, share in known.kept_length.items()}
-    problems, rounds = profile.train_problems, profile.iterations
+    row = {method: share * profile.budget for method, share in known.kept_length.items()}
+    problems, times = profile.train_problems, profile.iterations
     epochs = {"rest": profile.rest_epochs, "guided_rest": profile.guided_epochs}
-    learnt = {method: problems * known.gathered.kept[method] * epochs[method] for method in epochs}
+    learnt = {method: problems * known.kept.share[method] * epochs[method] for method in epochs}
     yield Stage(
-        "06", "ReST", ((problems, length["sos"]), ((rounds - 1) * problems, length["rest"])),
-        ((rounds * learnt["rest"], kept["rest"]),),
+        "06", "ReST", ((problems, length["sos"]), ((times - 1) * problems, length["rest"])),
+        ((times * learnt["rest"], row["rest"]),), models=times,
     )  # fmt: skip
     yield Stage(
-        "06", "Guided-ReST", ((_guided(problems, rounds, known.gathered), length["guided_rest"]),),
-        ((rounds * learnt["guided_rest"], kept["guided_rest"]),),
+        "06", "Guided-ReST", ((_of_guided_rest(problems, times, known.kept), length["guided_rest"]),),
+        ((times * learnt["guided_rest"], row["guided_rest"]),), models=times,
     )  # fmt: skip
-    yield Stage("06", "control", trained=((learnt["guided_rest"], kept["rest"]),))
-    each, between = tests * (profile.samples + 1), tests * profile.iteration_samples * (rounds - 1)
+    yield Stage("06", "control", trained=((learnt["guided_rest"], row["rest"]),), models=1)
+    each, between = tests * (profile.samples + 1), tests * profile.iteration_samples * (times - 1)
     methods = ((between + each, length["rest"]), (between + each, length["guided_rest"]))
     yield Stage("06", "evaluation", (*methods, (each, length["rest_matched"])))
 
 
-def _guided(problems: float, rounds: int, known: Gathered) -> float:
+def _of_guided_rest(problems: float, iterations: int, kept: Kept) -> float:
     """Whole responses that Guided-ReST samples itself: ReST's of the first iteration serve both."""
-    return (rounds - 1 + rounds * (known.tries - 1)) * problems
+    return (iterations - 1 + iterations * kept.guided) * problems
 
 
 def reinforcement(profile: Profile, known: Measured) -> Iterator[Stage]:
-    """Notebook 07."""
+    """Notebook 07. A critic reads all responses once more before an update."""
     length, tests = lengths(profile, known), 2 * profile.test_problems
-    rollouts = profile.ppo_steps * profile.ppo_problems
-    runs = tuple((rollouts * times, length[name]) for name, times in STARTED.items())
-    yield Stage("07", "PPO, six runs", runs, runs, passes=2 if profile.ppo_critic == "own" else 1)
-    drawn = {name: tests * (profile.ppo_samples + times) for name, times in STARTED.items()}
-    yield Stage("07", "evaluation", tuple((drawn[name], length[name]) for name in STARTED))
+    rollouts, networks = profile.ppo_steps * profile.ppo_problems, 2 if profile.ppo_critic == "own" else 1
+    runs = tuple((rollouts * times, length[start]) for start, times in STARTED.items())
+    yield Stage(
+        "07", "PPO, five runs", runs, runs, read=runs, models=sum(STARTED.values()), networks=networks
+    )
+    alone = ((rollouts, length[GROUPED]),)
+    yield Stage("07", "GRPO", alone, alone, models=1)
+    greedy = {start: times + (start == GROUPED) for start, times in STARTED.items()}
+    drawn = tuple((tests * (profile.ppo_samples + greedy[start]), length[start]) for start in STARTED)
+    yield Stage("07", "evaluation", drawn)
 
 
 def repair(profile: Profile, known: Measured) -> Iterator[Stage]:
     """Notebook 08. An answer is sampled after half a conversation on average, which is read anew."""
     scale, row = profile.repair, known.row_length * profile.repair.row_length
 
-    def stage(name: str, episodes: Sequence[tuple[float, str]], learnt: float = 0) -> Stage:
+    def stage(name: str, episodes: Sequence[tuple[float, str]], learnt: float = 0, models: int = 0) -> Stage:
         answers = sum(count * known.answers[method] for count, method in episodes)
         sampled = ((answers, known.answer_length * scale.row_length),)
         return Stage(
             "08", name, sampled if answers else (), ((learnt, row),) if learnt else (),
-            ((answers, row / 2),) if answers else (), answers, task=REPAIR,
+            ((answers, row / 2),) if answers else (), tested=answers, models=models, task=REPAIR,
         )  # fmt: skip
 
     if scale.base_epochs and (scale.pretrained or not profile.shipped_base):
-        yield stage("repair: base", (), scale.base_problems * scale.base_episodes * scale.base_epochs)
-    items, rounds, kept = scale.train_problems * scale.episodes, scale.iterations, known.repaired.kept
-    unaided = [(items, "base"), ((rounds - 1) * items, "rest")]
-    yield stage("repair: ReST", unaided, rounds * items * kept["rest"] * scale.rest_epochs)
-    guided = [(_guided(items, rounds, known.repaired), "guided_rest")]
-    learnt = rounds * items * kept["guided_rest"] * scale.guided_epochs
-    yield stage("repair: Guided-ReST", guided, learnt)
+        yield stage("repair: base", (), scale.base_problems * scale.base_episodes * scale.base_epochs, 1)
+    items, times, share = scale.train_problems * scale.episodes, scale.iterations, known.repaired.share
+    unaided = [(items, "base"), ((times - 1) * items, "rest")]
+    yield stage("repair: ReST", unaided, times * items * share["rest"] * scale.rest_epochs, times)
+    guided = [(_of_guided_rest(items, times, known.repaired), "guided_rest")]
+    learnt = times * items * share["guided_rest"] * scale.guided_epochs
+    yield stage("repair: Guided-ReST", guided, learnt, times)
     each = (scale.near_problems + scale.far_problems) * scale.samples
     yield stage("repair: evaluation", [(each, method) for method in ("base", "rest", "guided_rest")])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import distributed, ppo_watch
+from grlib import distributed, ppo_watch, training
 from grlib.errors import GrlibError
 from grlib.model import load_model
 from grlib.selftrain import fine_tune_rows
@@ -69,7 +69,9 @@ def test_a_checkpoint_serves_another_number_of_processes(tiny_folder, tmp_path, 
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tmp_path, lora_rank):
+def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(
+    tiny_folder, tmp_path, monkeypatch, lora_rank
+):
     """With as many processes, and with one."""
     settings, many = replace(SETTINGS, processes=2, epochs=12, lora_rank=lora_rank), rows(60)
     failed = []
@@ -98,10 +100,12 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
     assert not any(process.is_running() and process.status() != "zombie" for process in workers)
     shutil.copytree(tmp_path / "work", tmp_path / "one" / "work")
     _, found, said = trained(tiny_folder, tmp_path, settings, many)
+    made, step = [], training.train_step
+    monkeypatch.setattr(training, "train_step", lambda *given: made.append(1) or step(*given))
     curve, alone, _ = trained(tiny_folder, tmp_path / "one", replace(settings, processes=1), many)
     _, whole, _ = trained(tiny_folder, tmp_path / "whole", settings, many)
     assert differ(found, whole) < 1e-6 and differ(alone, whole) < 1e-3
-    assert "step 120/120" in said[-1] and len(curve) == 120
+    assert "step 120/120" in said[-1] and len(curve) == 120 > len(made)
 
 
 def test_settings_that_cannot_be_shared_are_refused(tmp_path):

@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.name)
 def test_the_notebook_writes_what_it_declares(finished, book):
-    for name in book.writes("smoke"):
+    for name in [*book.writes("smoke"), *book.may_write()]:
         assert artefacts.is_whole(finished / name), name
     executed = json.loads((finished / "executed" / f"{book.name}.ipynb").read_text())
     assert not any(o["output_type"] == "error" for c in executed["cells"] for o in c.get("outputs", []))
@@ -125,6 +125,7 @@ while [[ $1 == --* ]]; do shift; done
 exec "$@"
 """
 SBATCH = """#!/usr/bin/env bash
+[[ " $* " == *" --wait "* ]] || exit 3
 for given in "$@"; do [[ $given != --array=1-* ]] || last=${given#--array=1-}; done
 for SLURM_ARRAY_TASK_ID in $(seq "$last"); do
   export SLURM_ARRAY_TASK_ID
@@ -136,19 +137,20 @@ done
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", [("run_shards.sh", "localhost", "localhost"), ("run_slurm.sh", "2")])
 def test_a_run_over_several_machines_is_that_of_one(finished, tmp_path, loop):
-    for name, text in (("srun", SRUN), ("sbatch", SBATCH)):
+    for name, text in (("srun", SRUN), ("sbatch", SBATCH), ("scancel", "#!/bin/sh\n")):
         (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     script, *others = loop
     command = [str(notebooks.REPOSITORY / "docs" / script), str(tmp_path / "run"), *others, "--"]
-    command += ["--profile", "smoke", "--only", "01", "03"]
+    command += ["--profile", "smoke", "--only", "01", "03", "06"]
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     known = os.environ | {"PATH": path, "PYTHON": sys.executable}
     done = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    assert (tmp_path / "run.shard2").is_dir()
-    for name in ("results/03_eval.parquet", "results/03_greedy.parquet"):
+    second = list((tmp_path / "run" / "steps" / "06_rest_iterations").rglob("chunk_000001.parquet"))
+    assert second, "the second share had nothing to do"
+    for name in ("results/03_eval.parquet", "results/06_yield.parquet", "results/06_eval.parquet"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
 
 

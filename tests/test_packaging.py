@@ -190,7 +190,7 @@ def test_notebooks_declare_parameters_and_artefacts(book):
     assert {"profile": "laptop", "seed": 0, "run_dir": ""}.items() <= parameters.items()
     first = next(cell for cell in book.cells if cell["cell_type"] == "code")
     assert "parameters" in first["metadata"]["tags"]
-    assert set(book.declared) <= {"reads", "may_read", "writes", "recorded"}
+    assert set(book.declared) <= {"reads", "may_read", "writes", "may_write", "recorded"}
     assert book.content["metadata"]["kernelspec"]["name"] == "python3"
     assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in book.cells)
 

@@ -1,12 +1,13 @@
 """The loss, the schedule and the plan against plain computations; a killed run ends in the same weights."""
 
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlib import imitation, notebooks, runs, training
-from grlib.artefacts import digest
+from grlib.artefacts import read_json
 from grlib.countdown_data import CountdownSettings
 from grlib.errors import GrlibError
 from grlib.model import bake, build_model, output_matrix, save_model
@@ -448,14 +449,13 @@ def test_a_missing_shipped_base_is_named(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_base_that_another_folder_of_models_lacks_is_trained(tmp_path, monkeypatch):
+def test_the_base_of_the_gpu_has_the_shape_and_the_task_of_its_profile(tmp_path):
     run = runs.start("03_imitate_search", "laptop_gpu_base", run_dir=str(tmp_path / "run"))
-    there = notebooks.REPOSITORY / "paper_results" / "base_gpu" / "sos"
-    assert run.shipped("sos") == there and run.shipped("bc") is None
-    asked = []
-    monkeypatch.setattr(imitation, "train_base", lambda method, *_, **__: asked.append(method))
-    imitation.obtain_base("sos", run.profile, "shipped", tmp_path / "sos", shipped=there)
-    assert not asked and digest(tmp_path / "sos") == digest(there)
-    with pytest.raises(TypeError):  # the stand-in trains nothing
-        imitation.obtain_base("bc", run.profile, "shipped", tmp_path / "bc")
-    assert asked == ["bc"]
+    folder, profile = run.shipped("sos"), run.profile
+    assert folder == notebooks.REPOSITORY / "paper_results" / "base_gpu" / "sos"
+    config, made = read_json(folder / "config.json"), read_json(folder / "manifest.json")
+    assert [config[name] for name in ("hidden_size", "num_hidden_layers", "max_position_embeddings")] == [
+        profile.hidden, profile.layers, profile.row_length,
+    ]  # fmt: skip
+    assert config["vocab_size"] == len(build_tokenizer(profile.whole_numbers))
+    assert made["task"] == json.loads(json.dumps(asdict(profile.task)))
