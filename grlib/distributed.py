@@ -267,7 +267,8 @@ def _run(folder: Path, count: int, label: str, say: Callable[[str], None]) -> No
     """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(count), "--main_process_port", "0", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "-m", "grlib.distributed", str(folder)]
+    command += ["--dynamo_backend", "no", "--log_dir", str(folder / "launcher")]  # else: left in /tmp
+    command += ["-m", "grlib.distributed", str(folder)]
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = QUIET | dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
     last: list[str] = []

@@ -99,6 +99,10 @@ def bake(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return model
 
 
+# On a GPU, a product with an output matrix of a multiple of so many words takes a fraction of another's time.
+ALIGNED = 64
+
+
 def output_matrix(model: LlamaForCausalLM) -> torch.Tensor:
     """(vocabulary, hidden): what turns final hidden states into logits; the embedding table if tied."""
     tied = model.config.tie_word_embeddings

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from grlib.errors import GrlibError
-from grlib.model import output_matrix
+from grlib.model import ALIGNED, output_matrix
 from grlib.training import Row, TrainSettings, learning_rate, make_optimizers
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ATTENTION = "grlib_packed"  # the name by which transformers finds it
 IGNORED = -100  # a target that has no loss
 FILLING = 128  # tokens of a row that only fills a line: none may be longer than the longest real one
-ALIGNED = 64  # rows of the output matrix are a multiple of it: others multiply several times slower
 LEAST_LINE = 4096  # tokens: any row must fit
 MEMORY = 0.5  # share of a GPU's memory that training may be expected to take; a sampler may be beside it
 VIRTUAL = 100_000  # steps into which a schedule is divided, however many are taken

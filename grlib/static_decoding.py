@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from grlib.decoding import Decoder
+from grlib.model import ALIGNED
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 COLUMNS = 256  # the cache has, and attention without the kernel reads, a multiple of so many columns
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
-ALIGNED = 64  # the output matrix has a multiple of so many columns: others multiply several times slower
 MEMORY = 0.4  # share of a GPU's memory that the cache may take: training in the same process needs half
 
 

@@ -49,7 +49,9 @@ def differ(a, b):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_have_the_curve_and_the_weights_of_one(tiny_folder, tmp_path, strategy):
+def test_two_processes_have_the_curve_and_the_weights_of_one(tiny_folder, tmp_path, monkeypatch, strategy):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     one, weights, _ = trained(tiny_folder, tmp_path / "one", SETTINGS)
     settings = replace(SETTINGS, processes=2, strategy=strategy)
     _, shared, said = trained(tiny_folder, tmp_path / "two", settings)
@@ -58,6 +60,7 @@ def test_two_processes_have_the_curve_and_the_weights_of_one(tiny_folder, tmp_pa
     assert np.abs(two["loss"] - one["loss"]).max() < 1e-5  # nats: sums in another order
     assert differ(weights, shared) < 1e-4
     assert sum("step 10/10" in line for line in said) == 1  # one of them says how it goes
+    assert not list((tmp_path / "tmp").glob("torchelastic*"))
 
 
 def test_a_checkpoint_serves_another_number_of_processes(tiny_folder, tmp_path, monkeypatch):

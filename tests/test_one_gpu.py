@@ -30,6 +30,7 @@ from grlib.one_gpu import (
     report,
     selecting,
     travelling,
+    window,
 )
 from grlib.profiles import get
 from grlib.tokenizer import build_tokenizer
@@ -433,6 +434,32 @@ def test_paces_stand_beside_the_ceilings_of_the_card():
     )
     assert "2.5 times rows padded" in text and "60 TFLOP/s at 6 a parameter, 12% of" in text
     assert "25% of the copy's rate" in text and "20,000 tokens/s (on another) | 30 times slower" in text
+
+
+def test_minutes_of_all_windows_by_kind_of_work():
+    """By hand: hints and likelihoods are measuring; the windows' own totals stand below."""
+    made = {
+        "base": {"parts": [["sos steps", 60.0], ["hints", 30.0]], "wall_seconds": 96.0},
+        "iterate": {
+            "parts": [["sos again", 12.0], ["likelihoods", 6.0], ["PPO", 120.0]],
+            "wall_seconds": 138.0,
+        },
+    }
+    assert report.cost_table(made).splitlines()[2:] == [
+        "| PPO | 0.0 | 2.0 | 2.0 |",
+        "| sos | 1.0 | 0.2 | 1.2 |",
+        "| measuring | 0.5 | 0.1 | 0.6 |",
+        "| **all** | 1.6 | 2.3 | 3.9 |",
+    ]
+
+
+def test_many_requests_are_sampled_in_more_rows_at_once(monkeypatch):
+    used = []
+    monkeypatch.setattr(window.sampling, "answer", lambda *given: used.append(given[3].slots) or [])
+    sampler = window.Sampler(None, None, slots=4, seed="0")
+    for count in (window.MANY * 4 - 1, window.MANY * 4):
+        sampler([None] * count)
+    assert used == [4, 4 * window.WIDER]
 
 
 def test_measured_numbers_are_numbers():
