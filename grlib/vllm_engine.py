@@ -222,6 +222,8 @@ def _started(folder: str, length: int, settings: SamplingSettings, apart: bool) 
             max_num_seqs=settings.slots,
             tensor_parallel_size=settings.tensor_parallel,
             enforce_eager=not gpu,  # compiling costs more than it saves on a CPU
+            # with a seed, a CPU cannot take back what is drawn where a step ends inside a prompt (vLLM 0.32)
+            enable_chunked_prefill=None if gpu else False,
             generation_config="vllm",  # not what the model's own folder suggests
             load_format="dummy" if apart else "auto",
             hf_overrides={"tie_word_embeddings": False} if apart else {},

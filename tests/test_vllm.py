@@ -201,6 +201,17 @@ def test_sampling_repeats_itself_and_its_log_probabilities_are_the_models(tmp_pa
 
 
 @with_vllm
+def test_more_prompts_at_once_than_a_step_takes(tmp_path):
+    """vLLM reads 4,096 tokens in a step; with seeds, it cannot leave off inside a prompt on a CPU."""
+    settings = replace(GREEDY, temperature=1.0, slots=400)
+    asked = problems(400, budget=100)
+    words = load_both(SOS)[1]
+    assert sum(map(len, encode(words, [one.prompt + one.prefix for one in asked]))) > 4096
+    found = sample(SOS, asked, settings, seed=0, folder=tmp_path / "work")
+    assert all(one.new > 0 or one.tokens >= request.budget for one, request in zip(found, asked, strict=True))
+
+
+@with_vllm
 def test_a_killed_engine_is_an_error_and_the_next_call_goes_on(tmp_path):
     settings = replace(GREEDY, temperature=1.0, chunk=20)
     asked, lines = problems(200), []
