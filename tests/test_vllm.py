@@ -87,6 +87,15 @@ def test_an_output_matrix_that_is_the_embedding_table_comes_twice(tmp_path, tiny
         list(vllm_engine.Untied(str(tmp_path)))
 
 
+def test_an_engine_takes_what_a_trainer_leaves(monkeypatch):
+    """The card with the least room of two decides: 30 of 80 GB free, of which nine tenths."""
+    free = {0: (60, 80), 1: (30, 80), 2: (1, 80)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free.get)
+    assert vllm_engine._memory_share(1) == pytest.approx(0.675)
+    assert vllm_engine._memory_share(2) == pytest.approx(0.3375)
+
+
 def vllm_engine_counter():
     import multiprocessing
 
