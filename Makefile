@@ -11,7 +11,7 @@ RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready
 GRLIB   := $(RUN) -m grlib
 # the profile under which a run from the base of the GPU is stored
-RAN     := $(if $(filter gpu,$(BASE)),laptop_gpu_base,$(PROFILE))
+RAN     := $(if $(filter gpu,$(BASE)),gpu_base,$(PROFILE))
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test lab figures record bench vllm lint clean

@@ -96,11 +96,11 @@ def _on_gpu_base(given: dict[str, Any]) -> dict[str, Any]:
     """The options with `--base gpu` in words of the runner: a profile of its own."""
     if given.get("base") != "gpu":
         return given
-    from grlib.profiles import LAPTOP, LAPTOP_GPU_BASE
+    from grlib.profiles import GPU_BASE, LAPTOP
 
-    if given["profile"] not in (LAPTOP.name, LAPTOP_GPU_BASE.name):
+    if given["profile"] not in (LAPTOP.name, GPU_BASE.name):
         raise GrlibError(f"--base gpu: goes with --profile {LAPTOP.name}, not {given['profile']}")
-    return given | {"profile": LAPTOP_GPU_BASE.name, "base": None}
+    return given | {"profile": GPU_BASE.name, "base": None}
 
 
 def request_of(options: argparse.Namespace) -> Any:

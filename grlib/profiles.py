@@ -377,9 +377,9 @@ REHEARSAL = replace(
 
 # The paper's task on a laptop, from the SoS model that one GPU trained, ten times as large as ours, so there
 # are few samples. Not a scale of its own: it is `laptop` with --base gpu.
-LAPTOP_GPU_BASE = replace(
+GPU_BASE = replace(
     LAPTOP,
-    name="laptop_gpu_base",
+    name="gpu_base",
     task=PAPER_TASK,
     base_folder="base_gpu",
     imitated=("sos",),
@@ -408,7 +408,7 @@ LAPTOP_GPU_BASE = replace(
     hint_samples=1,
     rewrite_problems=40,
 )
-APART = {profile.name: profile for profile in (REHEARSAL, LAPTOP_GPU_BASE)}  # profiles off the dial
+APART = {profile.name: profile for profile in (REHEARSAL, GPU_BASE)}  # profiles off the dial
 
 # Where the values of the paper profile come from (text of the paper, or the authors' released scripts).
 SOURCES = {

@@ -182,9 +182,11 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     before = freshness.snapshot(notebook, parameters, folder)
     freshness.state_path(notebook, folder).unlink(missing_ok=True)
     cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
+    # a figure of what was not run has no rows; the model of a rehearsal may solve nothing at all
+    used = [freshness.located(name, folder) for name in notebook.may_read(request.profile)]
+    may_be_empty = request.profile == REHEARSAL.name or not all(path.exists() for path in used)
     for name in notebook.writes(request.profile):
         fault = artefacts.problem_with(folder / name)
-        may_be_empty = request.profile == REHEARSAL.name  # its model may solve nothing at all
         if fault or (not may_be_empty and artefacts.without_rows(folder / name)):
             message = f"{notebook.name} ran to its end, but its declared artefact {name} is "
             message += f"{fault or 'without rows'}; correct the notebook, then: {request.resume_command()}"

@@ -64,7 +64,7 @@ TAGS = {
     "smoke": "SMOKE RUN, NOT EVIDENCE",
     "rehearsal": "REHEARSAL, NOT EVIDENCE",
     "laptop": "LAPTOP PROFILE",
-    "laptop_gpu_base": "LAPTOP PROFILE, BASE OF THE GPU",
+    "gpu_base": "LAPTOP PROFILE, BASE OF THE GPU",
     "gpu": "GPU PROFILE",
 }
 FOOTNOTE_WIDTH = 140  # characters that fit under a figure

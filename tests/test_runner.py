@@ -46,7 +46,7 @@ text = (Path(run_dir) / "data" / "a.csv").read_text()
 
 
 def make_notebook(
-    folder: Path, name: str, *cells: str, reads=(), writes=(), parameters: str = PARAMETERS
+    folder: Path, name: str, *cells: str, reads=(), may_read=(), writes=(), parameters: str = PARAMETERS
 ) -> Path:
     """A notebook with a parameters cell; cells that start with # are markdown."""
     tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
@@ -56,7 +56,7 @@ def make_notebook(
         made.append(new(cell, id=f"cell-{number}"))
     made[0]["id"], made[1]["id"] = "title", "parameters"
     book = nbformat.v4.new_notebook(cells=made)
-    book.metadata["grlib"] = {"reads": list(reads), "writes": list(writes)}
+    book.metadata["grlib"] = {"reads": list(reads), "may_read": list(may_read), "writes": list(writes)}
     path = folder / f"{name}.ipynb"
     nbformat.write(book, path)
     return path
@@ -200,6 +200,16 @@ def test_green_without_its_artefact_fails(lab, capsys, cell, fault):
     assert reasons["03_empty"] == "not finished here yet"
 
 
+def test_what_shows_a_notebook_that_was_not_run_may_have_no_rows(lab, capsys):
+    cell, folder = "open(run_dir + '/out.csv', 'w').write('x\\n')", lab / "runs" / "smoke" / "seed0"
+    make_notebook(lab / "notebooks", "03_shows", cell, may_read=["data/more.csv"], writes=["out.csv"])
+    assert main(["reproduce", "--profile", "smoke", "--only", "03"]) == 0
+    (folder / "data").mkdir()
+    (folder / "data" / "more.csv").write_text("x\n1\n")
+    assert main(["reproduce", "--profile", "smoke", "--only", "03"]) == 3
+    assert "out.csv is without rows" in capsys.readouterr().err
+
+
 # failures
 
 
@@ -267,7 +277,7 @@ def test_another_kernelspec_named_python3_does_not_win(lab, tmp_path, monkeypatc
 
 def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
     assert main(["reproduce", "--base", "gpu", "--only", "01"]) == 0
-    assert (lab / "runs" / "laptop_gpu_base" / "seed0" / "data" / "a.csv").is_file()
+    assert (lab / "runs" / "gpu_base" / "seed0" / "data" / "a.csv").is_file()
     assert main(["status", "--base", "gpu", "--only", "01"]) == 0
     assert "up to date" in capsys.readouterr().out
 

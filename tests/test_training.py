@@ -450,7 +450,7 @@ def test_a_missing_shipped_base_is_named(tmp_path):
 
 
 def test_the_base_of_the_gpu_has_the_shape_and_the_task_of_its_profile(tmp_path):
-    run = runs.start("03_imitate_search", "laptop_gpu_base", run_dir=str(tmp_path / "run"))
+    run = runs.start("03_imitate_search", "gpu_base", run_dir=str(tmp_path / "run"))
     folder, profile = run.shipped("sos"), run.profile
     assert folder == notebooks.REPOSITORY / "paper_results" / "base_gpu" / "sos"
     config, made = read_json(folder / "config.json"), read_json(folder / "manifest.json")
