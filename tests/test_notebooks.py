@@ -136,22 +136,26 @@ done
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", [("run_shards.sh", "localhost", "localhost"), ("run_slurm.sh", "2")])
-def test_a_run_over_several_machines_is_that_of_one(finished, tmp_path, loop):
+def test_a_run_over_several_machines_is_that_of_one(tmp_path, loop):
     for name, text in (("srun", SRUN), ("sbatch", SBATCH), ("scancel", "#!/bin/sh\n")):
         (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     script, *others = loop
     command = [str(notebooks.REPOSITORY / "docs" / script), str(tmp_path / "run"), *others, "--"]
-    command += ["--profile", "smoke", "--only", "01", "03", "06"]
+    options = ["--only", "01", "03", "-p", "test_problems", "16"]  # 64 requests, which are two chunks
+    command += ["--profile", "smoke", *options]
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     known = os.environ | {"PATH": path, "PYTHON": sys.executable}
     done = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    second = list((tmp_path / "run" / "steps" / "06_rest_iterations").rglob("chunk_000001.parquet"))
-    assert second, "the second share had nothing to do"
-    for name in ("results/03_eval.parquet", "results/06_yield.parquet", "results/06_eval.parquet"):
-        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
+    chunks = list((tmp_path / "run" / "steps" / "03_imitate_search" / "eval").rglob("chunk_000001.parquet"))
+    assert len(chunks) == 4, "the second share had nothing to do"
+    process = reproduce(tmp_path / "alone", *options)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-4000:]
+    for name in ("results/03_eval.parquet", "results/03_greedy.parquet"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
 @pytest.mark.slow
