@@ -210,6 +210,10 @@ class Rates:
     drawing: float
     programs: float
 
+    def seconds(self, through: float, drawn: float, tested: float) -> float:
+        """What FLOPs of training and reading, FLOPs of sampling, and programs take together."""
+        return through / self.learning + drawn / self.drawing + tested / self.programs
+
 
 def rates(known: Measured) -> Rates:
     """From notebook 03, and from the evaluation of notebook 08 less what its model takes."""
@@ -254,12 +258,7 @@ def check(known: Measured) -> pd.DataFrame:
     """Measured and predicted seconds of the recorded run's sections that gave no rate."""
     paid, work, rate = paid_seconds(), recorded_work(known), rates(known)
     others = [section for section in SECTIONS if section not in (LEARNING, DRAWING, TESTING)]
-    predicted = {
-        section: work[section][0] / rate.learning + work[section][1] / rate.drawing
-        + work[section][2] / rate.programs
-        for section in others
-    }  # fmt: skip
-    rows = [(*section, paid[section], predicted[section]) for section in others]
+    rows = [(*section, paid[section], rate.seconds(*work[section])) for section in others]
     found = pd.DataFrame(rows, columns=["notebook", "section", "measured_s", "predicted_s"])
     return found.assign(error_percent=100 * (found["predicted_s"] / found["measured_s"] - 1))
 

@@ -7,6 +7,7 @@ guided round.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,15 +15,15 @@ from functools import cached_property
 import pandas as pd
 
 from grlib import artefacts, notebooks, results, tables
+from grlib.countdown_task import PPO_RUNS
 from grlib.errors import GrlibError
 from grlib.profiles import Profile, get
+from grlib.repair.settings import COMPACT_MODEL
 
 RECORDED = "laptop"  # the profile whose recorded runs say how long responses are
 # Shares that no recorded table holds. Of the budget: an example with three numbers. Of a whole response: what
 # is sampled after a hint, and in a guided round.
 THREE_NUMBERS, CONTINUED = 0.22, 0.5
-STARTED = {"sos": 2, "rest": 1, "guided_rest": 2}  # runs with a critic, by where they start
-GROUPED = "guided_rest"  # where the run without one starts
 COUNTDOWN, REPAIR = "countdown", "repair"  # the tasks, each with a model of its own
 
 Part = tuple[float, float]  # responses, and the tokens of one
@@ -105,7 +106,7 @@ def measured(stored: results.Results) -> Measured:
 
 def own_model(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the repair model that is trained from scratch."""
-    return rows[rows["model"] == "compact"]
+    return rows[rows["model"] == COMPACT_MODEL]
 
 
 def kept(yields: pd.DataFrame) -> Kept:
@@ -190,18 +191,29 @@ def _of_guided_rest(problems: float, iterations: int, kept: Kept) -> float:
     return (iterations - 1 + iterations * kept.guided) * problems
 
 
+def starts_of_ppo(*, grouped: bool) -> Counter[str]:
+    """How many runs of reinforcement learning start from each method: with a critic, or with groups of
+    samples in its place."""
+    return Counter(
+        start
+        for method, start in results.STARTS.items()
+        if (PPO_RUNS[method].get("baseline") == "group") == grouped
+    )
+
+
 def reinforcement(profile: Profile, known: Measured) -> Iterator[Stage]:
     """Notebook 07. A critic reads all responses once more before an update."""
     length, tests = lengths(profile, known), 2 * profile.test_problems
     rollouts, networks = profile.ppo_steps * profile.ppo_problems, 2 if profile.ppo_critic == "own" else 1
-    runs = tuple((rollouts * times, length[start]) for start, times in STARTED.items())
-    yield Stage(
-        "07", "PPO, five runs", runs, runs, read=runs, models=sum(STARTED.values()), networks=networks
+    critics, groups = starts_of_ppo(grouped=False), starts_of_ppo(grouped=True)
+    runs, alone = (
+        tuple((rollouts * times, length[start]) for start, times in starts.items())
+        for starts in (critics, groups)
     )
-    alone = ((rollouts, length[GROUPED]),)
-    yield Stage("07", "GRPO", alone, alone, models=1)
-    greedy = {start: times + (start == GROUPED) for start, times in STARTED.items()}
-    drawn = tuple((tests * (profile.ppo_samples + greedy[start]), length[start]) for start in STARTED)
+    yield Stage("07", "PPO, five runs", runs, runs, read=runs, models=critics.total(), networks=networks)
+    yield Stage("07", "GRPO", alone, alone, models=groups.total())
+    every = critics + groups  # each is measured greedily, and one from each start by samples
+    drawn = tuple((tests * (profile.ppo_samples + times), length[start]) for start, times in every.items())
     yield Stage("07", "evaluation", drawn)
 
 
