@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grlib.packed_training import PackedScorer, groups_that_fit
+from grlib.packed_training import FILLING, PackedScorer, batches_in_lines, line_that_fits
 from grlib.ppo import ActorCritic, Critic, Learner, PPOSettings, by_place
 from grlib.rollouts import Batch
-from grlib.training import Row, padded
+from grlib.training import Row
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -75,7 +75,16 @@ class PackedLearner(Learner):
 
     def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """As many rows as fill a line, in their order."""
-        first = 0
-        for group in groups_that_fit(rows, self.tokens):
-            yield list(range(first, first + len(group))), *padded(group)
-            first += len(group)
+        return batches_in_lines(rows, self.tokens)
+
+    def give_back(self) -> None:
+        """The policy attends as before."""
+        self.scorer.give_back()
+
+
+def packed_learner(policy: LlamaForCausalLM, settings: PPOSettings, seed: int) -> PackedLearner:
+    """A learner with lines of the settings' `micro_tokens`, or as many of them as the GPU holds."""
+    longest = max(policy.config.max_position_embeddings, FILLING)
+    scorer = PackedScorer(policy, longest, compiled=torch.cuda.is_available())
+    tokens = max(line_that_fits(policy, settings.micro_tokens), longest)
+    return PackedLearner(policy, settings, seed, scorer, tokens)

@@ -21,16 +21,19 @@ from torch.nn.utils import parametrize
 
 from grlib.errors import GrlibError
 from grlib.model import ALIGNED, output_matrix
-from grlib.training import Row, TrainSettings, learning_rate, make_optimizers
+from grlib.training import Row, Scored, TrainSettings, learning_rate, make_optimizers, padded
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedModel
+
+    from grlib.distributed import Team
 
 ATTENTION = "grlib_packed"  # the name by which transformers finds it
 IGNORED = -100  # a target that has no loss
 FILLING = 128  # tokens of a row that only fills a line: none may be longer than the longest real one
 LEAST_LINE = 4096  # tokens: any row must fit
 MEMORY = 0.5  # share of a GPU's memory that training may be expected to take; a sampler may be beside it
+CAPABILITY = (8, 0)  # of a card that has FlashAttention: Ampere (2020) or newer
 VIRTUAL = 100_000  # steps into which a schedule is divided, however many are taken
 
 
@@ -282,6 +285,51 @@ class PackedScorer(nn.Module):
     def give_back(self) -> None:
         """The model attends as before."""
         self.model.config._attn_implementation = self.former
+
+
+class PackedScored(Scored):
+    """`training.Scored` by way of lines: what `training.train` trains on a GPU."""
+
+    def __init__(self, model: LlamaForCausalLM, longest: int, tokens: int, precision: str) -> None:
+        """`longest`: tokens of the longest row; `tokens` of a line, or as many of them as the GPU holds."""
+        super().__init__(model)
+        longest = max(longest, FILLING)
+        self.scorer = PackedScorer(model, longest, compiled=torch.cuda.is_available())
+        self.tokens, self.precision = max(line_that_fits(model, tokens), longest), precision
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """As `Scored.forward`."""
+        half = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with half, parametrize.cached():
+            return self.scorer.nats_and_states(ids, mask, self.tokens)[0]
+
+    def batches(
+        self, rows: Sequence[Row], micro_tokens: int
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """As many rows as fill a line, in their order."""
+        return batches_in_lines(rows, self.tokens)
+
+    def give_back(self) -> None:
+        """The model attends as before."""
+        self.scorer.give_back()
+
+
+def batches_in_lines(
+    rows: Sequence[Row], tokens: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """As `training.micro_batches`: as many rows as fill a line of `tokens`, in their order."""
+    first = 0
+    for group in groups_that_fit(rows, tokens):
+        yield list(range(first, first + len(group))), *padded(group)
+        first += len(group)
+
+
+def packs(model: PreTrainedModel, team: Team, other_blocks: bool) -> bool:
+    """Whether a model is trained without padding: a Llama on one GPU that has FlashAttention, its products in
+    bfloat16, and no `other_blocks` than its own (adapters, gradient checkpointing)."""
+    plain = type(model).__name__ == "LlamaForCausalLM" and not other_blocks
+    alone = team.device.type == "cuda" and team.size == 1 and team.precision == "bfloat16"
+    return plain and alone and torch.cuda.get_device_capability(team.device) >= CAPABILITY
 
 
 def _nats(states: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -74,6 +74,7 @@ __all__ = [
     "value_loss",
 ]
 PLACES = 64  # tokens in which a response's places count as one
+WAVES = 8  # cosines and sines of the place in a response, for the critic "placed"
 
 
 class Task(Protocol):
@@ -98,7 +99,9 @@ class PPOSettings:
     baseline: str = "value"  # a critic (PPO), or "group": other samples of the same problem (GRPO)
     optimizer: str = "adamw"  # of the policy; or "normed_sgd": steps of length `actor_lr` down the gradient
     schedule: str = "constant"  # of the policy's rate; or "linear": falls to zero
-    critic: str = "own"  # has a body of its own, as the paper's; or "shared": reads the policy's states
+    # "own": with a body of its own, as the paper's; "shared": reads the policy's states; "placed": these, and
+    # how far the response has come
+    critic: str = "own"
     reward: str = "outcome"  # or "dense": also for each subgoal reached
     group: int = 1  # samples of a problem in one step
     minibatch: int = 256  # responses of one optimiser step
@@ -136,7 +139,7 @@ CHOICES = {
     "baseline": ("value", "group"),
     "optimizer": ("adamw", "normed_sgd"),
     "schedule": ("constant", "linear"),
-    "critic": ("own", "shared"),
+    "critic": ("own", "shared", "placed"),
     "reward": ("outcome", "dense"),
     "precision": PRECISIONS,
     "strategy": STRATEGIES,
@@ -144,23 +147,35 @@ CHOICES = {
 
 
 class Critic(nn.Module):
-    """The value of the state before a token: a head on a copy of the policy's body, or ("shared") a larger
-    head on what the policy's own body says, without teaching it, which spares a second body's passes."""
+    """The value of the state before a token: a head on a copy of the policy's body, or ("shared", "placed") a
+    larger head on what the policy's own body says, without teaching it, which spares a second body's passes.
+
+    Attention knows distances, not places: "placed" adds how many tokens of the response are spent.
+    """
 
     def __init__(self, policy: LlamaForCausalLM, kind: str, seed: int = 0) -> None:
         super().__init__()
-        width = policy.config.hidden_size
+        width, self.most = policy.config.hidden_size, policy.config.max_position_embeddings
+        self.waves = 2 * WAVES if kind == "placed" else 0
         self.body = copy.deepcopy(policy.model) if kind == "own" else None
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.head = last if kind == "own" else nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
+            self.head = (
+                last
+                if kind == "own"
+                else nn.Sequential(nn.Linear(width + self.waves, width), nn.SiLU(), last)
+            )
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Values before every masked token: (masked tokens,). `states`: the policy's there."""
         states = states.detach() if self.body is None else states_before(self.body, ids, mask)
+        if self.waves:
+            spent = (mask.cumsum(1) - 1)[mask] / self.most
+            turns = math.pi * spent[:, None] * torch.arange(WAVES, device=spent.device)
+            states = torch.cat([states, turns.cos().to(states.dtype), turns.sin().to(states.dtype)], 1)
         values: torch.Tensor = self.head(states)[:, 0]
         return values
 
@@ -210,7 +225,7 @@ def train_ppo(
         launch_ppo(job | {"base": base, "out": out, "work": work}, settings.processes, progress)
         return read_table(out / "curve.csv")
     policy, tokenizer = load_both(base)
-    learner = Learner(policy, settings, seed)
+    learner = _learner(policy, settings, seed)
     team = learner.team
     posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
     chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
@@ -242,9 +257,21 @@ def train_ppo(
             saved = time.monotonic()
     frame = pd.DataFrame(curve)
     team.hand_back(learner.net, policy, "policy")
+    learner.give_back()
     if team.rank == 0:
         save_model(policy, tokenizer, out, frame)
     return frame
+
+
+def _learner(policy: LlamaForCausalLM, settings: PPOSettings, seed: int) -> Learner:
+    """Without padding where that can be done (`packed_ppo`)."""
+    from grlib.packed_ppo import packed_learner
+    from grlib.packed_training import packs
+
+    own = settings.baseline == "value" and settings.critic == "own"
+    if packs(policy, Team(settings.strategy, settings.precision), settings.recompute or own):
+        return packed_learner(policy, settings, seed)
+    return Learner(policy, settings, seed)
 
 
 def _sampled(
@@ -303,6 +330,9 @@ class Learner:
     def network(self, policy: LlamaForCausalLM, critic: Critic | None) -> ActorCritic:
         """What is trained."""
         return ActorCritic(policy, critic)
+
+    def give_back(self) -> None:
+        """Leave the policy as it was, but for its weights."""
 
     def hand_over(self) -> None:
         """Make the policy that was given hold what has been learnt so far, before it samples."""

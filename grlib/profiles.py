@@ -144,7 +144,7 @@ class Profile:
     ppo_group: int = 8  # samples of a problem where they take the critic's place (GRPO)
     ppo_optimizer: str = "adamw"  # of the policy; or "normed_sgd" (grlib.ppo)
     ppo_schedule: str = "constant"  # of the policy's rate; or "linear": falls to zero
-    ppo_critic: str = "shared"  # reads the policy's states; "own": has a body of its own
+    ppo_critic: str = "shared"  # reads the policy's states; "placed", "own": see grlib.ppo
     ppo_actor_lr: float = 1e-4
     ppo_critic_lr: float = 1e-3
     ppo_samples: int = 4  # samples a problem for pass@k after reinforcement
@@ -261,6 +261,7 @@ GPU = Profile(
     batch_rows=256,
     precision="bfloat16",
     micro_tokens=65_536,
+    ppo_critic="placed",  # docs/log.md: the states alone do not say how much of the budget is spent
     ppo_actor_lr=2e-4,
     ppo_schedule="linear",
     hint_problems=10_000,

@@ -103,8 +103,8 @@ class StaticDecoder(Decoder):
         if self.device.type != "cuda":
             return wanted
         _, whole = torch.cuda.mem_get_info()
-        row = 2 * len(self.layers) * self.kv_heads * self.head * self.columns * self.dtype.itemsize
-        return max(1, min(wanted, int(MEMORY * whole / row)))
+        shape = len(self.layers), self.kv_heads, self.head, self.columns
+        return rows_that_fit(wanted, whole, *shape, self.dtype.itemsize)
 
     @torch.no_grad()
     def answer(
@@ -281,6 +281,14 @@ def _drawn(
     scaled = logits.float() / temperature
     token = (scaled - noise.log()).argmax(-1)
     return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
+
+
+def rows_that_fit(
+    wanted: int, whole: float, layers: int, kv_heads: int, head: int, columns: int, bytes_each: int
+) -> int:
+    """`wanted` rows of the cache, or as many as its share of a card of `whole` bytes holds."""
+    row = 2 * layers * kv_heads * head * _rounded(columns) * bytes_each
+    return max(1, min(wanted, int(MEMORY * whole / row)))
 
 
 def kernel_takes(groups: int, size: int) -> bool:

@@ -185,6 +185,15 @@ class Scored(nn.Module):
         """Nats of every masked token: (masked tokens,)."""
         return response_nll(self.model, ids, mask)
 
+    def batches(
+        self, rows: Sequence[Row], micro_tokens: int
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Rows for one forward pass each: `micro_batches`."""
+        return micro_batches(rows, micro_tokens)
+
+    def give_back(self) -> None:
+        """Leave the model as it was, but for its weights."""
+
 
 def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood in nats of every masked token given what stands before it: (masked tokens,)."""
@@ -214,7 +223,7 @@ def score_rows(model: PreTrainedModel, rows: Sequence[Row], micro_tokens: int = 
 def _scores(net: nn.Module, rows: Sequence[Row], micro_tokens: int) -> np.ndarray:
     """`score_rows` of a network as `Team.wrap` gives it."""
     device, result = next(net.parameters()).device, np.zeros((len(rows), 2))
-    for group, ids, mask in micro_batches(rows, micro_tokens):
+    for group, ids, mask in _inner(net).batches(rows, micro_tokens):
         per_token = torch.zeros(mask[:, 1:].shape)
         per_token[mask[:, 1:]] = net(ids.to(device), mask.to(device)).float().cpu()
         result[group, 0] = per_token.sum(1).double().numpy()
@@ -254,6 +263,12 @@ def likelihood(
     finally:
         model.cpu()
         free_cache()
+
+
+def _inner(net: nn.Module) -> Scored:
+    """The network inside what `Team.wrap` gives."""
+    inner: Scored = getattr(net, "module", net)  # DDP puts it inside another
+    return inner
 
 
 def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:
@@ -320,7 +335,8 @@ def train(
     team = Team(settings.strategy, settings.precision)
     if settings.recompute:
         model.gradient_checkpointing_enable()
-    net = team.wrap(Scored(model))
+    scored = _scored(model, rows, settings, team)
+    net = team.wrap(scored)
     optimizers = make_optimizers(net, settings)
     step, tokens, curve = _restore(team, folder, key, net, optimizers)
     net.train()
@@ -346,8 +362,19 @@ def train(
             _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
             last_saved = time.monotonic()
     team.hand_back(net, model, "model")
+    scored.give_back()
     model.eval()
     return pd.DataFrame(curve, columns=CURVE)
+
+
+def _scored(model: PreTrainedModel, rows: Sequence[Row], settings: TrainSettings, team: Team) -> Scored:
+    """The model as it is trained: without padding where that can be done."""
+    from grlib.packed_training import PackedScored, packs
+
+    if not packs(model, team, settings.recompute or settings.lora_rank > 0):
+        return Scored(model)
+    longest = max((len(row.ids) for row in rows), default=0)
+    return PackedScored(model, longest, settings.micro_tokens, settings.precision)
 
 
 def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:
@@ -367,7 +394,8 @@ def train_step(
     tokens of `batch`; returns that loss."""
     count = sum(len(row.ids) - row.start for row in batch)
     total = 0.0
-    for _, ids, mask, weight in team.share(net, list(micro_batches(batch, settings.micro_tokens))):
+    groups = list(_inner(net).batches(batch, settings.micro_tokens))
+    for _, ids, mask, weight in team.share(net, groups):
         loss = net(ids, mask).sum() * (weight / count)
         loss.backward()
         total += float(loss.detach())

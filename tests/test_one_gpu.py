@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import math
+import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +24,7 @@ from grlib.errors import GrlibError
 from grlib.imitation import imitation_rows
 from grlib.notebooks import REPOSITORY
 from grlib.one_gpu import (
+    estimating,
     exporting,
     imitating,
     iterating,
@@ -30,12 +34,14 @@ from grlib.one_gpu import (
     report,
     selecting,
     travelling,
+    utilisation,
     window,
 )
 from grlib.profiles import get
 from grlib.tokenizer import build_tokenizer
 
 BASE = REPOSITORY / "paper_results" / "base"
+PPO = ("guided_rest_ppo", "sos_ppo", "rest_ppo")
 
 
 @pytest.fixture
@@ -43,19 +49,21 @@ def small(monkeypatch):
     """A rehearsal of seconds: nothing is compiled."""
     plain = learning.PackedScorer
     monkeypatch.setattr(learning, "PackedScorer", lambda *a, compiled: plain(*a, compiled=False))
-    profile, tokens = one_gpu.sizes(tiny=True)
-    return replace(
+    profile, _ = one_gpu.sizes(tiny=True)
+    profile = replace(
         profile, train_problems=12, test_problems=2, hint_problems=3, ppo_problems=4, budget=400
-    ), tokens
+    )
+    return profile, 1024  # tokens of a line: bfloat16 is slow on a CPU
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
 def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
     profile, tokens = small
-    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0)
+    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, 0, PPO[:2])
     stored = results.load({0: tmp_path}, "laptop")
     evaluated = stored.rows("eval")
-    assert set(evaluated["method"]) == {"bc", "sos", "rest", "guided_rest", "guided_rest_ppo", "sos_ppo"}
+    trained = {"bc", "sos", "rest", "rest_matched", "guided_rest"}
+    assert set(evaluated["method"]) == {*trained, "guided_rest_ppo", "sos_ppo"}
     counts = evaluated.groupby(["method", "split", "iteration"])["index"].nunique()
     assert (counts == profile.test_problems).all()
     final = evaluated[(evaluated["method"] == "rest") & (evaluated["iteration"] == profile.iterations)]
@@ -77,6 +85,11 @@ def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
     made = json.loads((tmp_path / "manifests" / "iterate.json").read_text())
     assert made["settings"]["ppo_steps"] == 3 and made["parts"][0][0] == "loading"
     assert sum(spent for _, spent in made["parts"]) == pytest.approx(made["wall_seconds"], abs=2)
+    tuning = pd.read_parquet(tmp_path / "results" / "tuning.parquet").query("iteration == 2")
+    steps = tuning.groupby("method")["steps"].max()
+    assert steps["rest_matched"] == steps["guided_rest"] > steps["rest"]
+    again = iterating.Iterating(iterating.Window("iterate", tmp_path, profile, 0, seconds=1e9), BASE, tokens)
+    assert "rest_matched" in again.newest
     from grlib.model import load_model
 
     base = load_model(BASE / "sos")
@@ -114,7 +127,7 @@ def test_the_next_window_goes_on_behind_the_last(small, tmp_path, capsys):
     profile, tokens = small
     profile = replace(profile, train_problems=6, hint_problems=2)
     once = replace(profile, iterations=1)
-    iterating.iterate(tmp_path, once, tokens, 1e9, BASE, seed=0, reinforced=1, steps=1)
+    iterating.iterate(tmp_path, once, tokens, 1e9, BASE, 0, PPO[:1], steps=1)
     first = results.load({0: tmp_path}, "laptop")
     rows = pd.read_parquet(tmp_path / "results" / "06_yield.parquet")
     cut_off = pd.concat(
@@ -122,7 +135,7 @@ def test_the_next_window_goes_on_behind_the_last(small, tmp_path, capsys):
     )  # an iteration that was sampled, not trained
     cut_off.to_parquet(tmp_path / "results" / "06_yield.parquet")
     capsys.readouterr()
-    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0, reinforced=3, steps=2)
+    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, 0, PPO[:3], steps=2)
     assert "guided_rest: goes on behind iteration 1" in capsys.readouterr().out
     second = results.load({0: tmp_path}, "laptop")
     for kind in ("eval", "greedy", "yield", "hints", "likelihood"):
@@ -137,20 +150,22 @@ def test_the_next_window_goes_on_behind_the_last(small, tmp_path, capsys):
     curve = second.rows("ppo_curve")
     assert curve["method"].unique().tolist() == ["guided_rest_ppo", "sos_ppo", "rest_ppo"]
     assert curve["step"].tolist() == [1, 2] * 3
+    solved = second.rows("yield").query("method == 'rest' and iteration == 2")["round_solved"] >= 0
+    matched = ["rest_matched_2.safetensors"] if solved.any() else []  # what ReST kept, trained for longer
     assert {path.name for path in tmp_path.glob("*.safetensors")} == {
-        *("rest_2.safetensors", "guided_rest_2.safetensors"),
+        *("rest_2.safetensors", "guided_rest_2.safetensors", *matched),
         *(f"{method}.safetensors" for method in curve["method"].unique()),
     }
     check_exports(tmp_path, profile, tokens)
     files = {path: path.read_bytes() for path in (tmp_path / "results").glob("*.parquet")}
     capsys.readouterr()
-    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0, reinforced=3)
+    iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, 0, PPO[:3])
     assert " %" not in capsys.readouterr().out  # nothing is measured again
     assert {path: path.read_bytes() for path in files} == files
     manifests = sorted(path.stem for path in (tmp_path / "manifests").glob("*.json"))
     assert manifests == ["iterate", "iterate_2", "iterate_3"]
     with pytest.raises(GrlibError, match=r"--steps 5: PPO of 2 steps is in .*; ask for 2 or 0"):
-        iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=0, reinforced=3, steps=5)
+        iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, 0, PPO[:3], steps=5)
     with pytest.raises(GrlibError, match=r"holds a run of seed 0 \(asked: 1\): ask for the same, or name an"):
         iterating.iterate(tmp_path, profile, tokens, 1e9, BASE, seed=1)
     (tmp_path / "rest_2.safetensors").unlink()
@@ -166,7 +181,7 @@ def test_what_a_cut_off_window_lacked_is_made_up_for(small, tmp_path):
     profile, tokens = small
     profile = replace(profile, train_problems=4, hint_problems=1, iterations=3)
     first = replace(profile, iterations=1)
-    iterating.iterate(tmp_path, first, tokens, 1e9, BASE, seed=0, reinforced=3, steps=1)
+    iterating.iterate(tmp_path, first, tokens, 1e9, BASE, 0, PPO[:3], steps=1)
     window = iterating.Window("iterate", tmp_path, profile, 0, seconds=1e9)
     work = iterating.Iterating(window, BASE, tokens)
     for stem in ("06_eval", "06_greedy"):  # also cut off before it was measured
@@ -176,11 +191,122 @@ def test_what_a_cut_off_window_lacked_is_made_up_for(small, tmp_path):
     assert left == {"guided_rest_ppo", "sos_ppo"}
     assert not (tmp_path / "rest_ppo.safetensors").exists()
     again = iterating.Iterating(iterating.Window("iterate", tmp_path, profile, 0, seconds=1e9), BASE, tokens)
-    assert again.done == {"rest": 2, "guided_rest": 1}
+    assert again.done == {"sos": 3, "rest": 2, "guided_rest": 1}
     again.self_train(0)
     measured = again.rows.of("06_eval").groupby("method")["iteration"].unique().map(sorted).to_dict()
     assert measured == {"rest": [1, 2], "guided_rest": [1, 2]}
-    assert again.done == {"rest": 3, "guided_rest": 3}
+    assert again.done == {"sos": 3, "rest": 3, "guided_rest": 3}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
+def test_ppo_alone_from_models_that_are_there(small, tmp_path):
+    profile, tokens = small
+    shutil.copytree(BASE / "sos", tmp_path / "from" / "sos")
+    shutil.copytree(BASE / "bc", tmp_path / "from" / "guided_rest")  # another model: its start is told apart
+    methods, out = ["guided_rest_grpo", "sos_ppo_dense"], tmp_path / "out"
+    profile = replace(profile, ppo_group=2)
+    reinforcing.reinforce_models(out, profile, tokens, 1e9, tmp_path / "from", 0, methods, 2)
+    stored = results.load({0: out}, "laptop")
+    assert set(stored.rows("greedy")["method"]) == {"sos", "guided_rest", *methods}
+    counts = stored.rows("eval").groupby("method").size()
+    assert counts.to_dict() == dict.fromkeys(
+        ("sos", "guided_rest", *methods), 2 * profile.test_problems * profile.ppo_samples
+    )
+    assert set(stored.rows("greedy").query("method == 'guided_rest'")["iteration"]) == {profile.iterations}
+    curve = stored.rows("ppo_curve")
+    assert (
+        curve["step"].tolist() == [1, 2] * 2
+        and curve["value_error"].isna().tolist() == [True] * 2 + [False] * 2
+    )
+    greedy = stored.rows("greedy").groupby("method")["tokens"].mean()
+    assert greedy["guided_rest"] < 110 < greedy["sos"]  # BC's traces are short
+    made = json.loads((out / "manifests" / "reinforce.json").read_text())
+    assert made["settings"]["ppo_steps"] == 2 and made["parts"][0][0] == "loading"
+    files = {path: path.read_bytes() for path in (out / "results").glob("*.parquet")}
+    reinforcing.reinforce_models(out, profile, tokens, 1e9, tmp_path / "from", 0, methods, 2)
+    assert {path: path.read_bytes() for path in files} == files
+    with pytest.raises(
+        GrlibError, match="from/rest: no model there, from which PPO was to start; take other"
+    ):
+        reinforcing.reinforce_models(out, profile, tokens, 1e9, tmp_path / "from", 0, ["rest_ppo"], 2)
+
+
+def test_how_much_of_the_time_the_card_computes(tmp_path, monkeypatch):
+    told = tmp_path / "nvidia-smi"
+    told.write_text(
+        f"#!{sys.executable}\nimport time\nprint('[N/A]\\n80\\n90\\n', flush=True)\ntime.sleep(60)\n"
+    )
+    told.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    began = time.monotonic()
+    with utilisation.watched() as busy:
+        while len(busy.seen) < 2 and time.monotonic() - began < 30:
+            time.sleep(0.01)
+    assert busy.seen == [80, 90] and busy.percent == 85
+    monkeypatch.setenv("PATH", "")
+    with utilisation.watched() as busy:
+        pass
+    assert math.isnan(busy.percent)
+    curve = pd.DataFrame({"sampling_s": [2.0], "scoring_s": [0.5], "updating_s": [1.0]})
+    assert report.ppo_split(curve, "a card").endswith("updating (medians).")
+    assert report.ppo_split(curve.assign(gpu_busy=91.6), "a card").endswith("GPU computed 92 % of the time.")
+
+
+def test_problems_of_ppo_come_three_times_at_most(monkeypatch):
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        reinforcing, "training_problems", lambda task, n, seed, start: asked.append((start, n)) or []
+    )
+    work = SimpleNamespace(
+        profile=get("gpu"), seed=0, window=SimpleNamespace(profile=get("gpu"), write_manifest=lambda: None),
+        rows=SimpleNamespace(of=lambda stem: pd.DataFrame()),
+    )  # fmt: skip
+    for steps in (0, 100, 390):
+        reinforcing.reinforce(work, [], steps)
+    assert asked == [(50_000, 50_000), (50_000, 50_000), (50_000, 133_120)]
+
+
+def test_a_plan_in_the_sizes_of_the_record_is_the_record():
+    rates, (profile, _) = estimating.Rates(estimating.RECORD), one_gpu.sizes(tiny=False)
+    found = estimating.of_self_training(profile, rates)
+    spent = dict.fromkeys(("sampling guided_rest", "training rest", "measuring"), 0.0)
+    for name in ("iterate", "iterate_2"):
+        parts = json.loads((estimating.RECORD / "manifests" / f"{name}.json").read_text())["parts"]
+        for part, seconds in parts:
+            for kind in spent:
+                if part.startswith(kind) and part != "measuring bc" and "ppo" not in part:
+                    spent[kind] += seconds
+    for kind in ("sampling guided_rest", "training rest"):
+        assert found[kind] == pytest.approx(spent[kind], rel=0.01)
+    # the first window measured all samples after the first iteration, too: about twice three models
+    together = sum(
+        seconds for part, seconds in found.items() if part.startswith("measuring") and "ppo" not in part
+    )
+    assert 0.5 * spent["measuring"] < together < spent["measuring"]
+    ppo = estimating.of_ppo(profile, ["guided_rest_ppo"], 25, rates)
+    assert ppo["PPO guided_rest_ppo, 25 steps"] == pytest.approx(101.7, rel=0.1)
+    larger = estimating.of_self_training(replace(profile, train_problems=24_000, test_problems=800), rates)
+    for name, seconds in larger.items():
+        assert seconds == pytest.approx(found[name] * (1 if name in ("loading", "hints") else 2))
+
+
+def test_a_plan_says_what_fits_a_card(capsys, tmp_path, monkeypatch):
+    assert main(["gpu", "plan", "--steps", "100", "--methods", "sos_ppo"]) == 0
+    told = capsys.readouterr().out
+    assert "PPO sos_ppo, 100 steps" in told and "guided_rest_ppo" not in told
+    fitting = {int(line.split()[0]): line.split()[2:] for line in told.splitlines() if " GB " in line}
+    row = 2 * 6 * 2 * 64 * 2304 * 2  # bytes of keys and values: layers, heads, size, columns, bfloat16
+    assert fitting[16][0] == f"{int(0.4 * 16e9 / row):,}" and fitting[80] == ["4,096", "65,536"]
+    assert int(fitting[16][1].replace(",", "")) < 65_536
+    profile, _ = one_gpu.sizes(tiny=False)
+    ppo, whole = (
+        estimating.beforehand(profile, ["sos_ppo"], 100, alone=alone).split() for alone in (True, False)
+    )
+    assert 5.5 < float(ppo[0]) < 7 < float(whole[0]) < 20 and "H200" in " ".join(ppo)
+    monkeypatch.setattr(estimating, "RECORD", tmp_path)
+    assert "is not known" in estimating.beforehand(profile, ["sos_ppo"], 100)
+    with pytest.raises(GrlibError, match="no record of a window there, whose rates are needed"):
+        estimating.Rates(tmp_path)
 
 
 def test_ppo_that_does_not_fit_the_seconds_is_not_begun(monkeypatch):
@@ -207,7 +333,7 @@ def test_ppo_that_does_not_fit_the_seconds_is_not_begun(monkeypatch):
     for left, expected in ((25.0, []), (40.0, [("sos_ppo", 2), ("rest_ppo", 2)])):
         monkeypatch.setattr(work.window, "left", lambda left=left: left)
         tried.clear()
-        reinforcing.reinforce(work, 3, 9)
+        reinforcing.reinforce(work, PPO[:3], 9)
         assert tried == expected  # two steps of 3.3 s, 12 s of compiling, 12 s of measuring
     assert said == ["no time for sos_ppo: it takes 19 s and 12 s of measuring"]
     assert work.window.profile.ppo_steps == 2
@@ -350,7 +476,14 @@ def test_a_change_is_refused_with_another_base_or_a_damaged_file(tmp_path):
         (["iterate", "X"], "X/models/sos: no model there; first `python -m grlib gpu base X`"),
         (["base", "X", "--seconds", "-1"], "--seconds -1 --problems 2000: must be more than 0"),
         (["select", "X", "--problems", "0"], "--problems 0: must be more than 0"),
-        (["iterate", "X", "--reinforced", "6"], "--reinforced 6 --steps 0: 0 to 5 methods"),
+        (
+            ["iterate", "X", "--methods", "ppo"],
+            "--methods ppo: not trained by PPO; choose of sos_ppo, rest_ppo",
+        ),
+        (["iterate", "X", "--methods", "sos_ppo,sos_ppo"], "sos_ppo,sos_ppo: a method twice"),
+        (["iterate", "X", "--steps", "-1"], "--steps -1: must be 0 (as by default) or more"),
+        (["iterate", "X", "--test_problems", "-1"], "--test_problems -1: must be 0 (as by default)"),
+        (["iterate"], "`gpu iterate` needs a folder: python -m grlib gpu iterate OUT"),
         (["export", "X"], "X/models/sos: no model there"),
     ],
 )

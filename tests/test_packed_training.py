@@ -4,18 +4,23 @@ import copy
 import random
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import POSITIONS, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import packed_training, ppo
+from grlib import packed_ppo, packed_training, ppo, training
 from grlib.errors import GrlibError
+from grlib.model import save_model
 from grlib.packed_ppo import PackedLearner
 from grlib.packed_training import FILLING, IGNORED, PackedScorer, lines, train_lines
+from grlib.ppo_watch import TIMES
 from grlib.rollouts import Rollout, batch_of
 from grlib.sampling import SamplingSettings
 from grlib.training import Row, TrainSettings, micro_batches, padded, response_nll, states_before
@@ -211,13 +216,13 @@ def a_batch(model, count: int = 8):
     return batch_of(rollouts)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "normed_sgd"])
-def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer):
+@pytest.mark.parametrize(("optimizer", "critic"), [("adamw", "shared"), ("normed_sgd", "placed")])
+def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer, critic):
     model, _ = tiny_model(2)
     batch, other = a_batch(model), copy.deepcopy(model)
     settings_ = ppo.PPOSettings(
         steps=1, problems=8, actor_lr=1e-3, critic_lr=1e-2, sampling=SamplingSettings(), minibatch=4,
-        optimizer=optimizer, critic="shared",
+        optimizer=optimizer, critic=critic,
     )  # fmt: skip
     expected = ppo.Learner(model, settings_, 0).update(batch, random.Random(0))
     net = PackedScorer(other, POSITIONS, compiled=False)
@@ -227,6 +232,73 @@ def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer):
     }
     for (name, new), old in zip(other.named_parameters(), model.parameters(), strict=True):
         assert torch.allclose(new, old, atol=2e-4), name
+
+
+def packing(monkeypatch, tokens: int) -> None:
+    """Train without padding, in lines of so many tokens, as on a GPU."""
+    monkeypatch.setattr(packed_training, "packs", lambda *about: True)
+    monkeypatch.setattr(packed_training, "line_that_fits", lambda model, wanted: tokens)
+    monkeypatch.setattr(packed_ppo, "line_that_fits", lambda model, wanted: tokens)
+
+
+def test_fine_tuning_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_path):
+    rows, how = some_rows(24), TrainSettings(lr=1e-3, batch_rows=8, epochs=2, micro_tokens=300)
+    model, tokenizer = tiny_model(2)
+    other, valid = copy.deepcopy(model), some_rows(5, seed=7)
+    expected = training.train(model, rows, how, seed=0, valid=valid, valid_every=3)
+    save_model(model, tokenizer, tmp_path / "padded")
+    packing(monkeypatch, 300)
+    with monkeypatch.context() as inside:  # killed in the fourth step
+        step = iter(range(3))
+        real = training.train_step
+        inside.setattr(training, "train_step", lambda *given: (next(step), real(*given))[1])
+        with pytest.raises(StopIteration):
+            training.train(
+                copy.deepcopy(other), rows, replace(how, checkpoint_seconds=-1), seed=0,
+                folder=tmp_path / "work", valid=valid, valid_every=3,
+            )  # fmt: skip
+    found = training.train(other, rows, how, seed=0, folder=tmp_path / "work", valid=valid, valid_every=3)
+    pd.testing.assert_frame_equal(found, expected, atol=1e-4)
+    for (name, new), old in zip(other.named_parameters(), model.parameters(), strict=True):
+        assert torch.allclose(new, old, atol=2e-4), name
+    save_model(other, tokenizer, tmp_path / "packed")
+    configs = [(tmp_path / kind / "config.json").read_text() for kind in ("padded", "packed")]
+    assert configs[0] == configs[1] and other.config._attn_implementation != packed_training.ATTENTION
+
+
+def test_ppo_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_path):
+    base, words = toy(tmp_path)
+    curves = []
+    for kind in ("padded", "packed"):
+        curve = run(TwoArms(words), base, tmp_path / kind, toy_settings(steps=4, critic="shared"))
+        curves.append(curve.drop(columns=[*TIMES, "rescore_gap"]))
+        packing(monkeypatch, 200)
+        monkeypatch.setattr(ppo, "Learner", None)  # the padded one is not asked again
+    pd.testing.assert_frame_equal(curves[1], curves[0], atol=2e-3)
+    configs = [(tmp_path / kind / "out" / "config.json").read_text() for kind in ("padded", "packed")]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, True),
+        ({"device": torch.device("cpu")}, False),
+        ({"size": 2}, False),
+        ({"precision": "float32"}, False),
+        ({"capability": (7, 5)}, False),
+        ({"other_blocks": True}, False),
+        ({"model": torch.nn.Linear(1, 1)}, False),
+    ],
+)
+def test_what_is_trained_without_padding(monkeypatch, changes, wanted):
+    given = {
+        "device": torch.device("cuda"), "size": 1, "precision": "bfloat16", "capability": (8, 0),
+        "other_blocks": False, "model": tiny_model(2)[0],
+    } | changes  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: given["capability"])
+    team = SimpleNamespace(**{name: given[name] for name in ("device", "size", "precision")})
+    assert packed_training.packs(given["model"], team, given["other_blocks"]) is wanted
 
 
 def test_old_log_probabilities_are_those_of_the_trainer():

@@ -212,6 +212,7 @@ def test_a_group_needs_company(group):
     [
         {},
         {"critic": "shared"},
+        {"critic": "placed"},
         {"baseline": "group", "problems": 8, "group": 8},
         {"optimizer": "normed_sgd", "actor_lr": 0.3},
     ],
@@ -521,3 +522,17 @@ def test_a_shared_critic_learns_without_teaching_the_policy(tmp_path):
     assert sum(weights.numel() for weights in critic.parameters()) == 16 * 16 + 16 + 16 + 1
     own = ppo.Critic(policy, "own")
     assert sum(weights.numel() for weights in own.body.parameters()) == policy.num_parameters()
+
+
+def test_a_placed_critic_knows_how_much_of_a_response_is_spent(tmp_path):
+    base, _ = toy(tmp_path)
+    mask = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0]], dtype=torch.bool)
+    states, found = torch.zeros(4, 16), {}
+    for kind in ("shared", "placed"):
+        critic = ppo.Critic(load_model(base), kind)
+        with torch.no_grad():
+            critic.head[-1].weight.normal_()
+        found[kind] = critic(torch.zeros_like(mask, dtype=torch.long), mask, states).tolist()
+    assert len(set(found["shared"])) == 1, "the states are equal"
+    first, second, third, other = found["placed"]
+    assert first == other and len({first, second, third}) == 3

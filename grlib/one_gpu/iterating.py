@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from grlib import artefacts, countdown_task, evaluation, results, selftrain
-from grlib.countdown_data import Solved, make_splits
+from grlib import countdown_task, evaluation, results, selftrain
+from grlib.countdown_data import Solved
 from grlib.errors import GrlibError
 from grlib.model import load_both
-from grlib.one_gpu.learning import Trainer
-from grlib.one_gpu.stored import Stored
+from grlib.one_gpu.estimating import beforehand
 from grlib.one_gpu.travelling import read_difference, write_difference
-from grlib.one_gpu.window import GPU, Sampler, Window
+from grlib.one_gpu.window import GPU, Window
+from grlib.one_gpu.work import GREEDY, Work
 from grlib.profiles import Profile
 from grlib.selftrain import Attempt, Gathered, Policy
 from grlib.training import likelihood
@@ -29,13 +29,11 @@ from grlib.training import likelihood
 if TYPE_CHECKING:
     from random import Random
 
-    from transformers import LlamaForCausalLM
-
 # Seconds kept back on a GPU for what follows: measuring all models, PPO of one method, BC and hints. A
 # rehearsal does everything.
 EVALUATION, PPO, LAST = 110, 60, 25
-GREEDY = 0.0
 METHODS = ("rest", "guided_rest")
+MATCHED = "rest_matched"  # ReST trained for as many steps as Guided-ReST
 
 
 class Begun:
@@ -62,43 +60,35 @@ def iterate(
     seconds: float,
     base: Path,
     seed: int,
-    reinforced: int = 2,
+    methods: Sequence[str] = (),
     steps: int = 0,
 ) -> None:
-    """Everything after the base, as far as the seconds go; `tokens` of a training line, PPO of the first
-    `reinforced` of `reinforcing.METHODS`, in so many `steps` (0: as the seconds allow)."""
+    """Everything after the base, as far as the seconds go; `tokens` of a training line, PPO of `methods`, in
+    so many `steps` (0: as the seconds allow)."""
     from grlib.one_gpu.reinforcing import refuse_other_steps, reinforce
 
-    given = {"seconds": seconds, "base": base, "tokens": tokens, "reinforced": reinforced, "steps": steps}
+    given = {"seconds": seconds, "base": base, "tokens": tokens, "methods": methods, "steps": steps}
     window = Window("iterate", out, profile, seed, **given)
+    window.say(beforehand(profile, methods, steps))
     work = Iterating(window, base, tokens)
-    refuse_other_steps(work, reinforced, steps)
-    work.self_train(reinforced)
+    refuse_other_steps(work, methods, steps)
+    work.self_train(len(methods))
     window.profile = replace(profile, iterations=min(work.done.values()))  # what the manifest will say
     work.measure_all()
-    reinforce(work, reinforced, steps)
+    reinforce(work, methods, steps)
     work.measure_bc(base / "bc")
     work.hints()
 
 
-class Iterating:
-    """One window's work: the base, the newest model of each method, and the rows of every kind of result."""
+class Iterating(Work):
+    """Self-training that goes on behind what earlier windows left in the folder."""
 
     def __init__(self, window: Window, base: Path, tokens: int) -> None:
-        self.window, self.profile, self.seed, self.say = window, window.profile, window.seed, window.say
-        drawn = make_splits(
-            self.profile.task, self.profile.train_problems, 0, self.profile.test_problems, self.seed
-        )
-        self.items, self.tests = drawn.train, {"seen": drawn.seen, "unseen": drawn.unseen}
-        self.task = countdown_task.CountdownTask(self.profile.budget, rounds=self.profile.guided_rounds)
-        self.base = base / "sos"
-        _refuse_another_run(window, self.base)
-        self.sos, self.words = load_both(self.base)
-        self.trainer = Trainer(self.base, self.profile, tokens, self.seed, self.say)
-        self.newest: dict[str, LlamaForCausalLM] = dict.fromkeys(METHODS, self.sos)
+        super().__init__(window, base, tokens)
+        self.newest |= dict.fromkeys(METHODS, self.sos)
         self.first: list[Attempt] = []
-        self.rows = Stored(window.out / "results")
-        self.done = {method: self._go_on(method) for method in METHODS}
+        self.kept: list[Attempt] = []  # by the last iteration of ReST, for `MATCHED`
+        self.done |= {method: self._go_on(method) for method in METHODS}
         for method in ("sos", "bc"):
             path = base / method / "curve.csv"
             if path.is_file() and not len(self.rows.of("03_curve", method=method)):
@@ -106,7 +96,9 @@ class Iterating:
                 self.rows.add("03_curve", curve.assign(method=method))
         if "05_selection" not in self.rows.tables:  # stage select makes it
             self.rows.add("05_selection", results.without_rows("selection"))
-        self.say(f"at most {window.seconds:.0f} s, lines of {self.trainer.tokens:,} tokens")
+        matched = self._change(MATCHED, self.profile.iterations)
+        if matched.is_file():
+            self.newest[MATCHED] = read_difference(matched, load_both(self.base)[0])
         window.part("loading")
 
     def _go_on(self, method: str) -> int:
@@ -128,10 +120,6 @@ class Iterating:
 
     def _change(self, method: str, iteration: int) -> Path:
         return self.window.out / f"{method}_{iteration}.safetensors"
-
-    def sampler(self, model: LlamaForCausalLM, name: str, temperature: float = 1.0) -> Sampler:
-        """A policy with a seed of this name."""
-        return Sampler(model, self.words, self.profile.slots, f"{self.seed}/{name}", temperature)
 
     # Self-training
 
@@ -178,15 +166,23 @@ class Iterating:
         write_difference(self._change(method, iteration), self.sos, self.newest[method])  # now it is done
         self._change(method, iteration - 1).unlink(missing_ok=True)
         self.done[method] = iteration
+        if method == "rest":
+            self.kept = gathered.kept()
+        elif iteration == self.done["rest"] == self.profile.iterations and self.kept:
+            self._match(int(curve["steps"].iloc[-1]))
         for reinforced in (key for key, start in results.STARTS.items() if start == method):
             self.forget(reinforced)  # it went on from the model before
         self.window.part(f"training {method} {iteration}")
 
-    def forget(self, reinforced: str) -> None:
-        """Take away what PPO of a method left: its rows and its model."""
-        for stem in ("07_curve", "07_eval", "07_greedy"):
-            self.rows.drop(stem, method=reinforced)
-        (self.window.out / f"{reinforced}.safetensors").unlink(missing_ok=True)
+    def _match(self, steps: int) -> None:
+        """ReST's last training set, repeated for as many steps as Guided-ReST has had."""
+        iteration = self.profile.iterations
+        tuning = replace(countdown_task.loop_settings(self.profile, "rest").training, steps=steps)
+        self.newest[MATCHED], curve = self.trainer.fine_tune(
+            self.trainer.rows(self.kept), tuning, f"{self.seed}/rest/{iteration}", MATCHED
+        )
+        self.rows.add("tuning", curve.assign(method=MATCHED, iteration=iteration))
+        write_difference(self._change(MATCHED, iteration), self.sos, self.newest[MATCHED])
 
     def _gather(self, method: str, iteration: int) -> Gathered:
         rounds = countdown_task.loop_settings(self.profile, method).rounds
@@ -222,40 +218,12 @@ class Iterating:
 
     # Measurements
 
-    def measure(
-        self, method: str, model: LlamaForCausalLM, iteration: int, samples: int, temperature: float = 1.0
-    ) -> None:
-        """Both splits in one go, since a call waits for its longest trace. What is there stays."""
-        kind = "greedy" if temperature == GREEDY else "eval"
-        if self.is_measured(method, iteration, samples, kind):
-            return
-        stem = f"{notebook_of(method)}_{kind}"
-        self.rows.drop(stem, method=method, iteration=iteration)  # fewer samples of it
-        name = f"{method}/{iteration}/{temperature}"
-        problems = [item for items in self.tests.values() for item in items]
-        found = evaluation.evaluate(self.task, self.sampler(model, name, temperature), problems, samples)
-        half = len(self.tests["seen"])
-        found = found.drop(columns="response").assign(method=method, iteration=iteration)
-        found["split"] = np.where(found["index"] < half, "seen", "unseen")
-        found["index"] %= half
-        self.rows.add(stem, found)
-        for split, part in found.groupby("split"):
-            any_of = part.groupby("index")["correct"].any().mean()
-            self.say(
-                f"{name} {split}: {100 * part['correct'].mean():.1f} %, any of {samples} {100 * any_of:.1f} "
-                f"%, {part['tokens'].mean():.0f} tokens, cut off {100 * part['truncated'].mean():.0f} %"
-            )
-        self.window.part(f"measuring {method}")
-
-    def is_measured(self, method: str, iteration: int, samples: int = 1, kind: str = "eval") -> bool:
-        """Whether rows of so many samples a problem are there."""
-        rows = self.rows.of(f"{notebook_of(method)}_{kind}", method=method, iteration=iteration)
-        return bool(len(rows) and rows["sample"].max() + 1 >= samples)
-
     def measure_all(self) -> None:
         """SoS and both methods after their last iteration: all samples, then greedy."""
         models = [(method, self.newest[method], self.done[method]) for method in reversed(METHODS)]
         models.append(("sos", self.sos, 0))
+        if MATCHED in self.newest:
+            models.append((MATCHED, self.newest[MATCHED], self.profile.iterations))
         for model in models:
             self.measure(*model, self.profile.samples)
         for model in models:
@@ -288,23 +256,3 @@ class Iterating:
         self.rows.add("04_hints", scored.assign(method="sos", split="train"))
         self.say(f"hints: {scored.groupby('steps')['correct'].mean().round(3).to_dict()}")
         self.window.part("hints")
-
-
-def notebook_of(method: str) -> str:
-    """The number of the notebook whose results hold a method."""
-    return "07" if method in results.STARTS else "03" if method in ("sos", "bc") else "06"
-
-
-def _refuse_another_run(window: Window, base: Path) -> None:
-    """GrlibError where the folder holds another run: its rows and ours would not belong together."""
-    profile = window.profile
-    ours = {
-        "base": artefacts.digest(base), "seed": window.seed, "profile": profile.name,
-        "train_problems": profile.train_problems, "test_problems": profile.test_problems,
-    }  # fmt: skip
-    path = window.out / "iterate.json"
-    theirs = artefacts.read_json(path) if path.is_file() else ours
-    if differing := [name for name in ours if theirs.get(name) != ours[name]]:
-        found = ", ".join(f"{name} {theirs.get(name)} (asked: {ours[name]})" for name in differing)
-        raise GrlibError(f"{window.out} holds a run of {found}: ask for the same, or name an empty folder")
-    artefacts.write_json(path, ours)

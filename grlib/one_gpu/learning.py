@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from grlib.countdown_data import Solved
 from grlib.countdown_task import CountdownTask
 from grlib.errors import GrlibError
 from grlib.model import bake, load_both
+from grlib.one_gpu import utilisation
 from grlib.one_gpu.window import DEVICE, GPU, Sampler, new_model
 from grlib.packed_ppo import PackedLearner
 from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, train_lines
@@ -74,13 +76,18 @@ class Trainer:
     def fine_tune(
         self, rows: Sequence[Row], settings: TrainSettings, seed: str, label: str
     ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
-        """A model and its curve. Without rows the model stays the base."""
+        """A model and its curve. Without rows the model stays the base. As many epochs as the settings say,
+        or as `steps` need where they name some."""
         self.model.load_state_dict(self.start)
         planned: list[Line] = []
-        for epoch in range(settings.epochs):
+        most = settings.steps * self.together if rows else 0
+        for epoch in itertools.count():
+            if len(planned) >= most if settings.steps else epoch == settings.epochs:
+                break
             order = list(rows)
             random.Random(f"{seed}/{epoch}").shuffle(order)
             planned += lines(order, self.tokens)
+        planned = planned[: most or None]
         whole = -(-len(planned) // self.together)
         curve = train_lines(
             self.net, planned, settings, lambda step: step / whole, progress=self.say, label=label,
@@ -106,8 +113,23 @@ class Trainer:
         self.model.load_state_dict(start.state_dict())
         settings = replace(settings, steps=steps or MOST)
         learner = PackedLearner(self.model, settings, self.seed, self.net, self.tokens)
+        with utilisation.watched() as busy:
+            curve = self._steps(learner, task, items, label, seconds, steps)
+        if busy.seen:
+            self.say(f"{label}: the GPU computed {busy.percent:.0f} % of the time")
+        return self.on_cpu(), pd.DataFrame(curve).assign(method=label, gpu_busy=busy.percent)
+
+    def _steps(
+        self,
+        learner: PackedLearner,
+        task: CountdownTask,
+        items: Sequence[Solved],
+        label: str,
+        seconds: float,
+        steps: int,
+    ) -> list[dict[str, Any]]:
         shadow, curve = self.on_cpu(), list[dict[str, Any]]()
-        concerns, begun = ppo_watch.Concerns(settings.precision), time.monotonic()
+        concerns, begun = ppo_watch.Concerns(learner.settings.precision), time.monotonic()
         while len(curve) < learner.settings.steps:
             began = time.monotonic()
             curve.append(self._step(learner, shadow, task, items, len(curve), label))
@@ -121,7 +143,7 @@ class Trainer:
                 self.say(f"{label}: {each:.2f} s a step, so {learner.settings.steps} steps")
             if len(curve) % 5 == 0 or len(curve) < TRIED:
                 self.say(f"{label}: {ppo_watch.progress_line(curve[-1], learner.settings)}")
-        return self.on_cpu(), pd.DataFrame(curve).assign(method=label)
+        return curve
 
     def _step(
         self,
@@ -134,7 +156,8 @@ class Trainer:
     ) -> dict[str, Any]:
         began = time.monotonic()
         shadow.load_state_dict(self.weights())
-        chosen = ppo.problems_of_step(items, learner.settings, self.seed, step)
+        problems = ppo.problems_of_step(items, learner.settings, self.seed, step)
+        chosen = [problem for problem in problems for _ in range(learner.settings.group)]
         policy = Sampler(shadow, self.words, self.profile.slots, f"{self.seed}/{label}/{step}")
         rollouts = task.rollouts(policy, chosen, self.words, learner.settings)
         sampled = time.monotonic()

@@ -1,33 +1,72 @@
-"""PPO in a window: as many steps for every method, from the newest models of self-training."""
+"""PPO in a window: as many steps for every method, from the newest models of self-training, or (stage
+reinforce) from models that are there already."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
 from grlib import countdown_task, results
 from grlib.countdown_data import Solved, training_problems
 from grlib.errors import GrlibError
-from grlib.one_gpu.iterating import GREEDY, Iterating
+from grlib.model import load_both
+from grlib.one_gpu.estimating import beforehand
 from grlib.one_gpu.learning import NoTime
 from grlib.one_gpu.travelling import write_difference
-from grlib.one_gpu.window import GPU
+from grlib.one_gpu.window import GPU, Window
+from grlib.one_gpu.work import GREEDY, Work
 from grlib.ppo_watch import TIMES
+from grlib.profiles import Profile
 
-METHODS = ("guided_rest_ppo", "sos_ppo", "rest_ppo", "guided_rest_ppo_token", "sos_ppo_dense")
+OFTEN = 3  # times that a problem may come
 REHEARSED = 3  # steps without a GPU
 # Seconds on a GPU: measuring one method, what the first one compiles, and less than what begins none
 MEASURING, COMPILING, LEAST = 12, 12, 45
 
 
-def refuse_other_steps(work: Iterating, methods: int, steps: int) -> None:
+def reinforce_models(
+    out: Path,
+    profile: Profile,
+    tokens: int,
+    seconds: float,
+    base: Path,
+    seed: int,
+    methods: Sequence[str],
+    steps: int,
+) -> None:
+    """Stage reinforce: PPO of `methods` from the models in the folders of `base`, and what these and their
+    starts solve."""
+    starts = dict.fromkeys(results.STARTS[method] for method in methods)
+    if missing := [start for start in starts if not (base / start / "config.json").is_file()]:
+        raise GrlibError(
+            f"{base / missing[0]}: no model there, from which PPO was to start; take other --methods, or "
+            "make it (`gpu iterate`, then `gpu export`)"
+        )
+    given = {"seconds": seconds, "base": base, "tokens": tokens, "methods": methods, "steps": steps}
+    window = Window("reinforce", out, profile, seed, **given)
+    window.say(beforehand(profile, methods, steps, alone=True))
+    work = Work(window, base, tokens)
+    refuse_other_steps(work, methods, steps)
+    for start in starts:
+        work.newest[start] = load_both(base / start)[0]
+        work.done[start] = profile.iterations
+    window.part("loading")
+    for start in starts:
+        work.measure(start, work.newest[start], work.iteration_of(start), 1, GREEDY)
+        work.measure(start, work.newest[start], work.iteration_of(start), profile.ppo_samples)
+    reinforce(work, methods, steps)
+
+
+def refuse_other_steps(work: Work, methods: Sequence[str], steps: int) -> None:
     """GrlibError, before any work, where `steps` are not as many as the methods had that are there, but for
     those whose start is to be trained further."""
     curve = work.rows.of("07_curve")
     if len(curve):
-        done = {"sos": work.profile.iterations} | work.done
-        stand = curve["method"].map(lambda method: done[results.STARTS[method]] >= work.profile.iterations)
+        last = work.profile.iterations
+        stand = curve["method"].map(lambda method: work.done.get(results.STARTS[method], last) >= last)
         curve = curve[stand]
     there = _steps_so_far(curve)
     if methods and steps and there and steps != there:
@@ -37,14 +76,15 @@ def refuse_other_steps(work: Iterating, methods: int, steps: int) -> None:
         )
 
 
-def reinforce(work: Iterating, methods: int, steps: int) -> None:
-    """The first so many of `METHODS` that are not there yet, as the seconds allow, on problems that
-    self-training has not had: as many steps as those that are there had, else `steps`, and where that is 0
-    as many as the seconds allow all of them."""
-    count = work.profile.train_problems
+def reinforce(work: Work, methods: Sequence[str], steps: int) -> None:
+    """Those of `methods` that are not there yet, as the seconds allow, on problems that self-training has
+    not had: as many steps as those that are there had, else `steps`, and where that is 0 as many as the
+    seconds allow all of them."""
+    had = work.profile.train_problems
+    count = max(had, -(-steps * work.profile.ppo_problems // OFTEN))
     # not those solved unaided, as in notebook 07: they are the easier ones, and taught nothing about others
-    problems = training_problems(work.profile.task, count, work.seed, start=count)
-    waiting = [method for method in METHODS[:methods] if not work.is_measured(method, 0)]
+    problems = training_problems(work.profile.task, count, work.seed, start=had)
+    waiting = [method for method in methods if not work.is_measured(method, 0)]
     compiling = COMPILING
     for number, method in enumerate(waiting):
         work.forget(method)  # of a run that was cut off
@@ -66,11 +106,11 @@ def reinforce(work: Iterating, methods: int, steps: int) -> None:
     work.window.write_manifest()
 
 
-def _reinforce(work: Iterating, method: str, problems: list[Solved], seconds: float, steps: int) -> None:
+def _reinforce(work: Work, method: str, problems: list[Solved], seconds: float, steps: int) -> None:
     settings = replace(countdown_task.ppo_settings(work.profile, method), precision="bfloat16")
     start = results.STARTS[method]
     model, curve = work.trainer.reinforce(
-        work.newest.get(start, work.sos), work.task, problems, settings, method, seconds, steps
+        work.newest[start], work.task, problems, settings, method, seconds, steps
     )
     write_difference(work.window.out / f"{method}.safetensors", work.sos, model)
     work.rows.add("07_curve", curve)

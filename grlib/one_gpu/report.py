@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,11 @@ def _kind(part: str) -> str:
 def ppo_split(curve: pd.DataFrame, device: str) -> str:
     """How a step of PPO divides."""
     sampling, rest = curve["sampling_s"].median(), (curve["scoring_s"] + curve["updating_s"]).median()
+    busy = curve["gpu_busy"].dropna().mean() if "gpu_busy" in curve else math.nan
+    idle = "" if math.isnan(busy) else f" The GPU computed {busy:.0f} % of the time."
     return (
         f"A step of PPO in the windows (on {device}) took {sampling + rest:.1f} s: {sampling:.1f} s of "
-        f"sampling, {rest:.1f} s of scoring and updating (medians)."
+        f"sampling, {rest:.1f} s of scoring and updating (medians).{idle}"
     )
 
 

@@ -26,12 +26,17 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 # So many times the slots, where there are so many requests a slot: a step then costs less a row.
 WIDER, MANY = 4, 8
 MODEL = ("hidden", "layers", "heads", "kv_heads", "intermediate", "whole_numbers", "budget")
-GOES_ON = ("iterate", "probe")  # stages that find out what an earlier window did, and go on behind it
+GOES_ON = (
+    "iterate",
+    "reinforce",
+    "probe",
+)  # stages that find out what an earlier window did, and go on behind it
 USED = {  # fields of the profile that a stage depends on; None: all
     "probe": (*MODEL, "slots"),
     "base": (*MODEL, "task", "base_optimizer", "base_schedule", "base_warmup", "base_lr"),
     "select": ("task", "budget", "guided_rounds", "rewrite_problems", "slots"),
     "iterate": None,
+    "reinforce": None,
 }
 
 

@@ -1,0 +1,131 @@
+"""Stage plan: how long the other stages will take, from the rates of the recorded windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grlib import artefacts
+from grlib.errors import GrlibError
+from grlib.one_gpu.window import WIDER, manifests_of, new_model
+from grlib.packed_training import line_that_fits
+from grlib.ppo_watch import TIMES
+from grlib.profiles import Profile
+from grlib.static_decoding import rows_that_fit
+from grlib.tokenizer import build_tokenizer
+
+RECORD = Path(__file__).resolve().parents[2] / "paper_results" / "measured" / "gpu" / "seed0"
+STEPS = 25  # of PPO in the record
+CARDS = (16, 24, 80)  # gigabytes
+
+
+def plan(profile: Profile, methods: Sequence[str], steps: int) -> str:
+    """Minutes of each part of `iterate` and `reinforce` at the sizes of the profile; what fits which card."""
+    rates = Rates(RECORD)
+    lines = [f"GPU minutes by the rates of the record, on one {rates.device}; base: as its --seconds say"]
+    total = 0.0
+    every = of_self_training(profile, rates) | of_ppo(profile, methods, steps, rates)
+    for name, seconds in every.items():
+        lines.append(f"{name:40s} {seconds / 60:7.1f}")
+        total += seconds
+    lines.append(f"{'all':40s} {total / 60:7.1f}")
+    lines += ["", "on a card of     rows sampled at once     tokens of a training line"]
+    lines += [f"{size:4d} GB {rows:24,d} {tokens:29,d}" for size, rows, tokens in fits(profile)]
+    return "\n".join(lines)
+
+
+def beforehand(profile: Profile, methods: Sequence[str], steps: int, alone: bool = False) -> str:
+    """A line that says how long a stage will take; `alone`: PPO without self-training."""
+    try:
+        rates = Rates(RECORD)
+    except GrlibError as fault:
+        return f"how long it will take is not known: {fault}"
+    wanted = of_ppo(profile, methods, steps or STEPS, rates)
+    wanted |= {} if alone else of_self_training(profile, rates)
+    minutes = sum(wanted.values()) / 60
+    return f"{minutes:.1f} min on one {rates.device} by the rates of the record, less what is done already"
+
+
+def of_self_training(profile: Profile, rates: Rates) -> dict[str, float]:
+    """Seconds of each part. What is done for all problems is taken to grow with their number, though a part
+    of it, waiting for the longest trace, does not."""
+    found = {"loading": rates.loading}
+    for method in ("rest", "guided_rest"):
+        for kind in ("sampling", "training"):
+            each = rates.of_a_problem(kind, method)
+            found[f"{kind} {method}"] = each * profile.train_problems * profile.iterations
+    a_split = profile.samples + 1  # of the last iteration, and greedy
+    between = profile.iteration_samples * (profile.iterations - 1)
+    for method, traces in (("sos", a_split), ("rest", a_split + between), ("guided_rest", a_split + between)):
+        found[f"measuring {method}"] = rates.measuring(method, 2 * profile.test_problems * traces)
+    return found | {"hints": rates.hints}
+
+
+def of_ppo(profile: Profile, methods: Sequence[str], steps: int, rates: Rates) -> dict[str, float]:
+    """Seconds of each part."""
+    traces = 2 * profile.test_problems * (profile.ppo_samples + 1)
+    found = {}
+    for method in methods:
+        found[f"PPO {method}, {steps} steps"] = rates.of_a_step(method) * steps
+        found[f"measuring {method}"] = rates.measuring(method, traces)
+    return found
+
+
+class Rates:
+    """What a problem, a step and a token took in the recorded windows."""
+
+    def __init__(self, record: Path) -> None:
+        """Raises GrlibError where there is no record."""
+        windows = [artefacts.read_json(path) for path in manifests_of(record / "manifests", "iterate")]
+        if not windows:
+            raise GrlibError(f"{record}: no record of a window there, whose rates are needed; fetch it again")
+        self.device = str(windows[-1]["device"])
+        self.problems = int(windows[-1]["settings"]["train_problems"])
+        self.spent = [(name, float(seconds)) for window in windows for name, seconds in window["parts"]]
+        self.rows = {kind: artefacts.read_table(record / "results" / f"{kind}.parquet") for kind in KINDS}
+        self.loading = self._seconds("loading") / len(windows)
+        self.hints = self._seconds("hints")
+
+    def _seconds(self, *words: str) -> float:
+        """Of all parts whose names begin with these words."""
+        return sum(s for name, s in self.spent if tuple(name.replace(",", "").split()[: len(words)]) == words)
+
+    def of_a_problem(self, kind: str, method: str) -> float:
+        """Seconds of sampling or training for one problem of an iteration."""
+        times = sum(name.startswith(f"{kind} {method} ") for name, _ in self.spent)
+        return self._seconds(kind, method) / times / self.problems
+
+    def of_a_step(self, method: str) -> float:
+        """Seconds of one step of PPO; of a method that was not recorded, those of all others."""
+        curve = self.rows["07_curve"]
+        own = curve[curve["method"] == method]
+        return 1.1 * float((own if len(own) else curve)[list(TIMES)].sum(axis=1).median())
+
+    def measuring(self, method: str, traces: int) -> float:
+        """Seconds for so many traces of a method as long as the recorded ones."""
+        kinds = [rows for kind, rows in self.rows.items() if kind != "07_curve"]
+        every = pd.concat([rows[["method", "tokens"]] for rows in kinds])
+        seconds = sum(s for name, s in self.spent if name.startswith("measuring") and name != "measuring bc")
+        rate = every.loc[every["method"] != "bc", "tokens"].sum() / seconds
+        own = every.loc[every["method"] == method, "tokens"]
+        return traces * float((own if len(own) else every["tokens"]).mean()) / rate
+
+
+KINDS = ("03_eval", "03_greedy", "06_eval", "06_greedy", "07_eval", "07_greedy", "07_curve")
+
+
+def fits(profile: Profile) -> list[tuple[int, int, int]]:
+    """(gigabytes of a card, rows that it samples at once, tokens of a training line)."""
+    model: Any = new_model(profile, build_tokenizer(profile.whole_numbers))
+    config = model.config
+    found = []
+    for size in CARDS:
+        rows = rows_that_fit(
+            WIDER * profile.slots, size * 1e9, config.num_hidden_layers, config.num_key_value_heads,
+            config.head_dim, profile.row_length, 2,
+        )  # fmt: skip
+        found.append((size, rows, line_that_fits(model, profile.micro_tokens, size * 1e9)))
+    return found
