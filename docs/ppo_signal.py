@@ -1,12 +1,14 @@
 """How much do two batches of rollouts agree on the policy gradient? It says how many responses a step needs.
 
     python docs/ppo_signal.py MODEL_FOLDER [--run RUN_FOLDER] [--responses 512] [--batch 64] [--work FOLDER]
+                              [--profile gpu] [--group 4]
 
 Rollouts of one policy on training problems (of a finished run, if given: those that self-training solved
 unaided at least once), in batches; each batch gives a gradient (ratio 1, advantages
 whitened over its actions, no critic). The mean cosine between the gradients of different batches is the share
 of a batch's gradient that is signal. Beside it, the gradient of imitating the correct responses alone, as
-ReST does. Rows go to docs/ppo_signal.csv.
+ReST does; with `--group` samples of each problem instead of one, that of GRPO, whose baseline is the mean of
+the problem's own. Rows go to docs/ppo_signal.csv.
 """
 
 from __future__ import annotations
@@ -18,31 +20,36 @@ from pathlib import Path
 from random import Random
 
 import torch
-from choices import LAPTOP, add, say, within_reach
+from choices import add, say, within_reach
 
-from grlib import countdown_data, ppo, sampling, selftrain
+from grlib import countdown_data, ppo, profiles, sampling, selftrain
 from grlib.countdown_task import CountdownTask, ppo_settings
 from grlib.model import load_both
 from grlib.rollouts import Rollout, batch_of
 from grlib.training import micro_batches, response_nll
 
 OUT = Path(__file__).with_name("ppo_signal.csv")
-KINDS = ("policy gradient", "imitation of the correct")
+POLICY, IMITATION, GROUPED = "policy gradient", "imitation of the correct", "policy gradient, problem's mean"
 
 
-def gradient(model: torch.nn.Module, rollouts: list[Rollout], kind: str) -> dict[str, torch.Tensor]:
-    """The gradient of one batch by parameter name."""
-    if kind != KINDS[0]:
+def gradient(
+    model: torch.nn.Module, rollouts: list[Rollout], kind: str, group: int
+) -> dict[str, torch.Tensor]:
+    """The gradient of one batch by parameter name; `group` responses in a row belong to one problem."""
+    if kind == IMITATION:
         rollouts = [rollout for rollout in rollouts if rollout.correct]
     batch = batch_of(rollouts)
-    advantage, _ = ppo.operation_advantages(
-        batch.reward, torch.zeros_like(batch.reward), batch.action_start, 1.0, 1.0
-    )
+    if kind == GROUPED:
+        advantage = ppo.group_advantages(batch.reward, batch.action_start, group)
+    else:
+        advantage, _ = ppo.operation_advantages(
+            batch.reward, torch.zeros_like(batch.reward), batch.action_start, 1.0, 1.0
+        )
     for numbers, ids, mask in micro_batches(batch.rows, 2048):
         width = int(mask.sum(1).max())
         old, gain, start = (t[numbers, :width] for t in (batch.old_logprob, advantage, batch.action_start))
         new = ppo.by_place(-response_nll(model, ids, mask), mask, width)
-        if kind == KINDS[0]:
+        if kind != IMITATION:
             loss = ppo.operation_policy_loss(old, new, gain, start, 0.2, 3.0) * start.sum()
         else:
             loss = -new.sum()
@@ -66,22 +73,33 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=512)
     parser.add_argument("--batch", type=int, default=64, help="responses of one gradient")
     parser.add_argument("--work", type=Path, default=Path("runs/ppo_signal"))
+    parser.add_argument("--profile", choices=("laptop", "gpu"), default="laptop", help="whose model it is")
+    parser.add_argument("--group", type=int, default=1, help="responses to each problem")
     chosen = parser.parse_args()
     torch.set_num_threads(sampling.cores())
     model, tokenizer = load_both(chosen.model)
-    settings = ppo_settings(LAPTOP, "guided_rest_ppo")
+    profile, group = profiles.get(chosen.profile), chosen.group
+    settings = ppo_settings(profile, "guided_rest_ppo")
     if chosen.run:
-        items = Random(0).sample(within_reach(chosen.run), chosen.responses)
+        items = Random(0).sample(within_reach(chosen.run), chosen.responses // group)
     else:
-        items = countdown_data.make_splits(LAPTOP.task, chosen.responses, 1, 1, seed=1_000).train
-    sampling_settings = replace(settings.sampling, logprobs=True)
-    policy = selftrain.sampled_policy(chosen.model, sampling_settings, "signal", chosen.work, "signal", say)
-    rollouts = CountdownTask(LAPTOP.budget).rollouts(policy, items, tokenizer, settings)
+        items = countdown_data.make_splits(profile.task, chosen.responses // group, 1, 1, seed=1_000).train
+    on_cpu = replace(settings.sampling, logprobs=True)
+    if chosen.profile == "gpu":
+        on_cpu = replace(on_cpu, engine="batched", slots=64, chunk=chosen.batch)
+    policy = selftrain.sampled_policy(chosen.model, on_cpu, "signal", chosen.work, "signal", say)
+    asked = [item for item in items for _ in range(group)]
+    rollouts = CountdownTask(profile.budget).rollouts(policy, asked, tokenizer, settings)
     batches = [rollouts[i : i + chosen.batch] for i in range(0, len(rollouts), chosen.batch)]
-    for kind in KINDS:
-        gradients = [gradient(model, batch, kind) for batch in batches]
-        row = {"model": chosen.model.parent.name, "gradient": kind, "responses_a_batch": chosen.batch}
-        row |= {"problems": "within reach" if chosen.run else "all"}
+    for kind in (POLICY, GROUPED) if group > 1 else (POLICY, IMITATION):
+        gradients = [gradient(model, batch, kind, group) for batch in batches]
+        place = chosen.model.parent if chosen.model.name.startswith("iteration") else chosen.model
+        row = {"model": place.name, "gradient": kind, "responses_a_batch": chosen.batch}
+        row |= {
+            "problems": "within reach" if chosen.run else "all",
+            "profile": chosen.profile,
+            "group": group,
+        }
         row |= {"batches": len(batches), "correct": sum(r.correct for r in rollouts) / len(rollouts)}
         row |= {
             f"cosine_{part or 'all'}": agreement(gradients, part)

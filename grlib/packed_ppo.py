@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grlib.packed_training import FILLING, PackedScorer, batches_in_lines, line_that_fits
+from grlib.packed_training import PackedScorer, batches_in_lines, line_that_fits, longest_row
 from grlib.ppo import ActorCritic, Critic, Learner, PPOSettings, by_place
 from grlib.rollouts import Batch
 from grlib.training import Row
@@ -84,7 +84,7 @@ class PackedLearner(Learner):
 
 def packed_learner(policy: LlamaForCausalLM, settings: PPOSettings, seed: int) -> PackedLearner:
     """A learner with lines of the settings' `micro_tokens`, or as many of them as the GPU holds."""
-    longest = max(policy.config.max_position_embeddings, FILLING)
+    longest = longest_row(policy)
     scorer = PackedScorer(policy, longest, compiled=torch.cuda.is_available())
     tokens = max(line_that_fits(policy, settings.micro_tokens), longest)
     return PackedLearner(policy, settings, seed, scorer, tokens)

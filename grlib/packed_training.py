@@ -290,10 +290,10 @@ class PackedScorer(nn.Module):
 class PackedScored(Scored):
     """`training.Scored` by way of lines: what `training.train` trains on a GPU."""
 
-    def __init__(self, model: LlamaForCausalLM, longest: int, tokens: int, precision: str) -> None:
-        """`longest`: tokens of the longest row; `tokens` of a line, or as many of them as the GPU holds."""
+    def __init__(self, model: LlamaForCausalLM, tokens: int, precision: str) -> None:
+        """`tokens` of a line, or as many of them as the GPU holds."""
         super().__init__(model)
-        longest = max(longest, FILLING)
+        longest = longest_row(model)
         self.scorer = PackedScorer(model, longest, compiled=torch.cuda.is_available())
         self.tokens, self.precision = max(line_that_fits(model, tokens), longest), precision
 
@@ -312,6 +312,12 @@ class PackedScored(Scored):
     def give_back(self) -> None:
         """The model attends as before."""
         self.scorer.give_back()
+
+
+def longest_row(model: LlamaForCausalLM) -> int:
+    """Tokens of the longest row that a model takes: one number for all its trainings, since the blocks are
+    compiled for it."""
+    return max(int(model.config.max_position_embeddings), FILLING)
 
 
 def batches_in_lines(

@@ -335,7 +335,7 @@ def train(
     team = Team(settings.strategy, settings.precision)
     if settings.recompute:
         model.gradient_checkpointing_enable()
-    scored = _scored(model, rows, settings, team)
+    scored = _scored(model, settings, team)
     net = team.wrap(scored)
     optimizers = make_optimizers(net, settings)
     step, tokens, curve = _restore(team, folder, key, net, optimizers)
@@ -367,14 +367,13 @@ def train(
     return pd.DataFrame(curve, columns=CURVE)
 
 
-def _scored(model: PreTrainedModel, rows: Sequence[Row], settings: TrainSettings, team: Team) -> Scored:
+def _scored(model: PreTrainedModel, settings: TrainSettings, team: Team) -> Scored:
     """The model as it is trained: without padding where that can be done."""
     from grlib.packed_training import PackedScored, packs
 
     if not packs(model, team, settings.recompute or settings.lora_rank > 0):
         return Scored(model)
-    longest = max((len(row.ids) for row in rows), default=0)
-    return PackedScored(model, longest, settings.micro_tokens, settings.precision)
+    return PackedScored(model, settings.micro_tokens, settings.precision)
 
 
 def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:

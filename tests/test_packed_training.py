@@ -13,6 +13,7 @@ import torch
 from conftest import POSITIONS, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 from two_arms import TwoArms, run, toy, toy_settings
 
 from grlib import packed_ppo, packed_training, ppo, training
@@ -264,6 +265,22 @@ def test_fine_tuning_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_p
     save_model(other, tokenizer, tmp_path / "packed")
     configs = [(tmp_path / kind / "config.json").read_text() for kind in ("padded", "packed")]
     assert configs[0] == configs[1] and other.config._attn_implementation != packed_training.ATTENTION
+
+
+@COMPILER
+def test_the_next_model_of_a_notebook_is_not_compiled_again(monkeypatch):
+    plain = packed_training.PackedScorer
+    monkeypatch.setattr(
+        packed_training, "PackedScorer", lambda *given, compiled: plain(*given, compiled=True)
+    )
+    packing(monkeypatch, 300)
+    made = []
+    for longest in (60, 150, 90):
+        model, _ = tiny_model(2)
+        how = TrainSettings(lr=1e-3, batch_rows=4)
+        training.train(model, some_rows(8, longest=longest), how, seed=0, valid=some_rows(2), valid_every=1)
+        made.append(counters["stats"]["unique_graphs"])
+    assert made[0] > 0 and made[1] == made[2] == made[0]
 
 
 def test_ppo_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_path):
