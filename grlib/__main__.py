@@ -93,14 +93,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _on_gpu_base(given: dict[str, Any]) -> dict[str, Any]:
-    """The options with `--base gpu` in words of the runner: a profile of its own."""
-    if given.get("base") != "gpu":
+    """The options with `--base gpu` (or `-p base gpu`) in words of the runner: a profile of its own."""
+    parameters = dict(given.get("parameters", []))
+    if "gpu" not in (given.get("base"), parameters.get("base")):
         return given
+    parameters.pop("base", None)
     from grlib.profiles import GPU_BASE, LAPTOP
 
     if given["profile"] not in (LAPTOP.name, GPU_BASE.name):
         raise GrlibError(f"--base gpu: goes with --profile {LAPTOP.name}, not {given['profile']}")
-    return given | {"profile": GPU_BASE.name, "base": None}
+    return given | {"profile": GPU_BASE.name, "base": None, "parameters": [*parameters.items()]}
 
 
 def request_of(options: argparse.Namespace) -> Any:

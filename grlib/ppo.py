@@ -172,12 +172,15 @@ class Critic(nn.Module):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Values before every masked token: (masked tokens,). `states`: the policy's there."""
         states = states.detach() if self.body is None else states_before(self.body, ids, mask)
+        return self.values(states, (mask.cumsum(1) - 1)[mask])
+
+    def values(self, states: torch.Tensor, spent: torch.Tensor) -> torch.Tensor:
+        """Of states (n, width) before which (n,) tokens of the response are `spent`: (n,)."""
         if self.waves:
-            spent = (mask.cumsum(1) - 1)[mask] / self.most
-            turns = math.pi * spent[:, None] * torch.arange(WAVES, device=spent.device)
+            turns = math.pi * spent[:, None] / self.most * torch.arange(WAVES, device=spent.device)
             states = torch.cat([states, turns.cos().to(states.dtype), turns.sin().to(states.dtype)], 1)
-        values: torch.Tensor = self.head(states)[:, 0]
-        return values
+        found: torch.Tensor = self.head(states)[:, 0]
+        return found
 
 
 class ActorCritic(nn.Module):

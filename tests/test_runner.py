@@ -278,8 +278,9 @@ def test_another_kernelspec_named_python3_does_not_win(lab, tmp_path, monkeypatc
 def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
     assert main(["reproduce", "--base", "gpu", "--only", "01"]) == 0
     assert (lab / "runs" / "gpu_base" / "seed0" / "data" / "a.csv").is_file()
-    assert main(["status", "--base", "gpu", "--only", "01"]) == 0
-    assert "up to date" in capsys.readouterr().out
+    for way in (["--base", "gpu"], ["-p", "base", "gpu"]):
+        assert main(["status", *way, "--only", "01"]) == 0
+        assert "up to date" in capsys.readouterr().out
 
 
 # bad input
