@@ -77,7 +77,7 @@ def fit(critic: ppo.Critic, parts: list[Actions], judged: Actions, rate: float) 
     found = {}
     for step in range(1, STEPS[-1] + 1):
         if len(waiting) < RESPONSES:
-            waiting = rng.sample(parts, len(parts))
+            waiting = waiting + rng.sample(parts, len(parts))
         batch, waiting = together(waiting[:RESPONSES]), waiting[RESPONSES:]
         loss = 0.5 * (critic.values(batch.states, batch.spent) - batch.outcome).square().mean()
         optimizer.zero_grad()

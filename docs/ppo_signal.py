@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--profile", choices=("laptop", "gpu"), default="laptop", help="whose model it is")
     parser.add_argument("--group", type=int, default=1, help="responses to each problem")
     chosen = parser.parse_args()
+    if chosen.batch % chosen.group:
+        parser.error(f"--batch {chosen.batch} --group {chosen.group}: groups must fill batches")
     torch.set_num_threads(sampling.cores())
     model, tokenizer = load_both(chosen.model)
     profile, group = profiles.get(chosen.profile), chosen.group

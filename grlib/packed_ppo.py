@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grlib.packed_training import PackedScorer, batches_in_lines, line_that_fits, longest_row
+from grlib.packed_training import FILLING, PackedScorer, batches_in_lines, line_that_fits
 from grlib.ppo import ActorCritic, Critic, Learner, PPOSettings, by_place
 from grlib.rollouts import Batch
 from grlib.training import Row
@@ -25,13 +25,13 @@ class PackedActorCritic(ActorCritic):
         self, policy: LlamaForCausalLM, critic: Critic | None, scorer: PackedScorer, tokens: int
     ) -> None:
         super().__init__(policy, critic)
-        self.scorer, self.tokens = scorer, tokens
+        self.scorers, self.tokens = [scorer], tokens  # in a list, as in `PackedScored`
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, only_values: bool = False
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """As `ActorCritic.forward`."""
-        nats, states = self.scorer.nats_and_states(ids, mask, self.tokens)
+        nats, states = self.scorers[0].nats_and_states(ids, mask, self.tokens)
         return None if only_values else -nats, None if self.critic is None else self.critic(ids, mask, states)
 
 
@@ -83,8 +83,9 @@ class PackedLearner(Learner):
 
 
 def packed_learner(policy: LlamaForCausalLM, settings: PPOSettings, seed: int) -> PackedLearner:
-    """A learner with lines of the settings' `micro_tokens`, or as many of them as the GPU holds."""
-    longest = longest_row(policy)
+    """A learner with lines of the settings' `micro_tokens`, or as many of them as the GPU holds; a response
+    and its prompt must fit one."""
+    tokens = max(line_that_fits(policy, settings.micro_tokens), FILLING)
+    longest = max(min(policy.config.max_position_embeddings, tokens), FILLING)
     scorer = PackedScorer(policy, longest, compiled=torch.cuda.is_available())
-    tokens = max(line_that_fits(policy, settings.micro_tokens), longest)
     return PackedLearner(policy, settings, seed, scorer, tokens)

@@ -33,6 +33,7 @@ IGNORED = -100  # a target that has no loss
 FILLING = 128  # tokens of a row that only fills a line: none may be longer than the longest real one
 LEAST_LINE = 4096  # tokens: any row must fit
 MEMORY = 0.5  # share of a GPU's memory that training may be expected to take; a sampler may be beside it
+COMPILED = 64  # of one block: a few lengths of lines, with and without gradients, for every kind of model
 CAPABILITY = (8, 0)  # of a card that has FlashAttention: Ampere (2020) or newer
 VIRTUAL = 100_000  # steps into which a schedule is divided, however many are taken
 
@@ -235,6 +236,7 @@ class PackedScorer(nn.Module):
         if compiled:
             # one more length of line compiles anew, as it is: code for any length is slower
             torch._dynamo.config.automatic_dynamic_shapes = False
+            torch._dynamo.config.recompile_limit = COMPILED  # beyond it they run as they are, without a word
             self.blocks = [torch.compile(block) for block in model.model.layers]
             self.loss, self.nats = torch.compile(_summed_nats), torch.compile(_nats)
 
@@ -276,6 +278,8 @@ class PackedScorer(nn.Module):
         spare = tokens - sum(sizes)
         if spare < 0:
             raise GrlibError(f"rows of {sum(sizes)} tokens do not fit a line of {tokens}; lengthen it")
+        if max(sizes) > self.longest:
+            raise GrlibError(f"a row of {max(sizes)} tokens: attention takes {self.longest}; raise `longest`")
         sizes += [FILLING] * (spare // FILLING) + [spare % FILLING] * (spare % FILLING > 0)
         ends = torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32)
         places = torch.cat([torch.arange(size) for size in sizes])
@@ -288,20 +292,21 @@ class PackedScorer(nn.Module):
 
 
 class PackedScored(Scored):
-    """`training.Scored` by way of lines: what `training.train` trains on a GPU."""
+    """`training.Scored` by way of lines, whose rest is filled up: what `training.train` trains on a GPU."""
 
-    def __init__(self, model: LlamaForCausalLM, tokens: int, precision: str) -> None:
-        """`tokens` of a line, or as many of them as the GPU holds."""
+    def __init__(self, model: LlamaForCausalLM, tokens: int, longest: int, precision: str) -> None:
+        """`tokens` of a line, or as many of them as the GPU holds; `longest`: tokens of the longest row."""
         super().__init__(model)
-        longest = longest_row(model)
-        self.scorer = PackedScorer(model, longest, compiled=torch.cuda.is_available())
+        longest = rounded_up(longest, FILLING)
+        scorer = PackedScorer(model, longest, compiled=torch.cuda.is_available())
+        self.scorers = [scorer]  # in a list: its weights are the model's, and are not to be saved twice
         self.tokens, self.precision = max(line_that_fits(model, tokens), longest), precision
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """As `Scored.forward`."""
         half = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with half, parametrize.cached():
-            return self.scorer.nats_and_states(ids, mask, self.tokens)[0]
+            return self.scorers[0].nats_and_states(ids, mask, self.tokens)[0]
 
     def batches(
         self, rows: Sequence[Row], micro_tokens: int
@@ -311,13 +316,14 @@ class PackedScored(Scored):
 
     def give_back(self) -> None:
         """The model attends as before."""
-        self.scorer.give_back()
+        self.scorers[0].give_back()
 
 
-def longest_row(model: LlamaForCausalLM) -> int:
-    """Tokens of the longest row that a model takes: one number for all its trainings, since the blocks are
-    compiled for it."""
-    return max(int(model.config.max_position_embeddings), FILLING)
+def rounded_up(tokens: int, least: int) -> int:
+    """`least`, doubled until it is `tokens` or more: few numbers, since the blocks are compiled for each."""
+    while least < tokens:
+        least *= 2
+    return least
 
 
 def batches_in_lines(
@@ -335,7 +341,13 @@ def packs(model: PreTrainedModel, team: Team, other_blocks: bool) -> bool:
     bfloat16, and no `other_blocks` than its own (adapters, gradient checkpointing)."""
     plain = type(model).__name__ == "LlamaForCausalLM" and not other_blocks
     alone = team.device.type == "cuda" and team.size == 1 and team.precision == "bfloat16"
-    return plain and alone and torch.cuda.get_device_capability(team.device) >= CAPABILITY
+    return plain and alone and has_flash_attention()
+
+
+def has_flash_attention() -> bool:
+    """Whether this GPU, and this build of torch, have it."""
+    built = torch.backends.cuda.is_flash_attention_available()
+    return built and torch.cuda.get_device_capability() >= CAPABILITY
 
 
 def _nats(states: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -150,7 +150,8 @@ class Critic(nn.Module):
     """The value of the state before a token: a head on a copy of the policy's body, or ("shared", "placed") a
     larger head on what the policy's own body says, without teaching it, which spares a second body's passes.
 
-    Attention knows distances, not places: "placed" adds how many tokens of the response are spent.
+    Attention knows distances, not places: "placed" adds how many tokens of the response are spent, as a share
+    of the model's positions (which a model from scratch has for little more than the budget).
     """
 
     def __init__(self, policy: LlamaForCausalLM, kind: str, seed: int = 0) -> None:
@@ -177,7 +178,7 @@ class Critic(nn.Module):
     def values(self, states: torch.Tensor, spent: torch.Tensor) -> torch.Tensor:
         """Of states (n, width) before which (n,) tokens of the response are `spent`: (n,)."""
         if self.waves:
-            turns = math.pi * spent[:, None] / self.most * torch.arange(WAVES, device=spent.device)
+            turns = math.pi * spent[:, None] / self.most * torch.arange(1, WAVES + 1, device=spent.device)
             states = torch.cat([states, turns.cos().to(states.dtype), turns.sin().to(states.dtype)], 1)
         found: torch.Tensor = self.head(states)[:, 0]
         return found

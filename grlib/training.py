@@ -327,6 +327,8 @@ def train(
     the weights that `model` begins with (a digest), where `seed` does not fix them. `batches` overrides the
     plan (a curriculum); `stop_after` ends early with the schedule of the full run. Several processes may
     call it together (`grlib.distributed`); where they share the weights, the first one's model has them.
+    Where training goes without padding (`packed_training.packs`), the validation loss has the products'
+    precision too.
     """
     plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
     key: dict[str, Any] = {"settings": {k: v for k, v in asdict(settings).items() if k not in PACE}}
@@ -335,7 +337,7 @@ def train(
     team = Team(settings.strategy, settings.precision)
     if settings.recompute:
         model.gradient_checkpointing_enable()
-    scored = _scored(model, settings, team)
+    scored = _scored(model, rows, valid, plan, settings, team)
     net = team.wrap(scored)
     optimizers = make_optimizers(net, settings)
     step, tokens, curve = _restore(team, folder, key, net, optimizers)
@@ -367,13 +369,24 @@ def train(
     return pd.DataFrame(curve, columns=CURVE)
 
 
-def _scored(model: PreTrainedModel, settings: TrainSettings, team: Team) -> Scored:
-    """The model as it is trained: without padding where that can be done."""
-    from grlib.packed_training import PackedScored, packs
+def _scored(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    valid: Sequence[Row],
+    plan: Sequence[Sequence[int]],
+    settings: TrainSettings,
+    team: Team,
+) -> Scored:
+    """The model as it is trained: without padding where that can be done, in lines no longer than a step."""
+    from grlib.packed_training import LEAST_LINE, PackedScored, packs, rounded_up
 
     if not packs(model, team, settings.recompute or settings.lora_rank > 0):
         return Scored(model)
-    return PackedScored(model, settings.micro_tokens, settings.precision)
+    lengths = [len(row.ids) for row in rows]
+    step = max((sum(lengths[i] for i in batch) for batch in plan), default=0)
+    tokens = min(settings.micro_tokens, rounded_up(step, LEAST_LINE))
+    longest = max([*lengths, *(len(row.ids) for row in valid)], default=0)
+    return PackedScored(model, tokens, longest, settings.precision)
 
 
 def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,8 @@ def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
     assert steps["rest_matched"] == steps["guided_rest"] > steps["rest"]
     again = iterating.Iterating(iterating.Window("iterate", tmp_path, profile, 0, seconds=1e9), BASE, tokens)
     assert "rest_matched" in again.newest
+    folder = exporting.export(tmp_path, profile, tokens, BASE, "rest_matched")
+    assert "repeated for as many steps as Guided-ReST had" in (folder / "README.md").read_text()
     from grlib.model import load_model
 
     base = load_model(BASE / "sos")
@@ -192,7 +195,7 @@ def test_what_a_cut_off_window_lacked_is_made_up_for(small, tmp_path):
     assert not (tmp_path / "rest_ppo.safetensors").exists()
     again = iterating.Iterating(iterating.Window("iterate", tmp_path, profile, 0, seconds=1e9), BASE, tokens)
     assert again.done == {"sos": 3, "rest": 2, "guided_rest": 1}
-    again.self_train(0)
+    again.self_train(0.0)
     measured = again.rows.of("06_eval").groupby("method")["iteration"].unique().map(sorted).to_dict()
     assert measured == {"rest": [1, 2], "guided_rest": [1, 2]}
     assert again.done == {"sos": 3, "rest": 3, "guided_rest": 3}
@@ -225,6 +228,17 @@ def test_ppo_alone_from_models_that_are_there(small, tmp_path):
     files = {path: path.read_bytes() for path in (out / "results").glob("*.parquet")}
     reinforcing.reinforce_models(out, profile, tokens, 1e9, tmp_path / "from", 0, methods, 2)
     assert {path: path.read_bytes() for path in files} == files
+    folder = exporting.export(out, profile, tokens, tmp_path / "from", "guided_rest_grpo")
+    facts, card = json.loads((folder / "manifest.json").read_text()), (folder / "README.md").read_text()
+    assert facts["rollouts_of_a_step"] == profile.ppo_problems == 4 and facts["device"] != "unknown"
+    assert "`python -m grlib gpu reinforce`" in card and "of 2 test problems a split" in card
+    shutil.copytree(BASE / "bc", tmp_path / "other" / "sos")
+    for start, model in (("sos", "sos"), ("guided_rest", "sos")):  # another Guided-ReST beside the same SoS
+        shutil.copytree(BASE / model, tmp_path / "third" / start)
+    for folder, words in (("other", "holds a run of base"), ("third", "holds a run of start guided_rest")):
+        wanted = methods[1:] if folder == "other" else methods
+        with pytest.raises(GrlibError, match=words):
+            reinforcing.reinforce_models(out, profile, tokens, 1e9, tmp_path / folder, 0, wanted, 2)
     with pytest.raises(
         GrlibError, match="from/rest: no model there, from which PPO was to start; take other"
     ):
@@ -232,17 +246,19 @@ def test_ppo_alone_from_models_that_are_there(small, tmp_path):
 
 
 def test_how_much_of_the_time_the_card_computes(tmp_path, monkeypatch):
-    told = tmp_path / "nvidia-smi"
-    told.write_text(
-        f"#!{sys.executable}\nimport time\nprint('[N/A]\\n80\\n90\\n', flush=True)\ntime.sleep(60)\n"
+    told, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
+    told.write_text(  # says [N/A], then 80, 90, 80, 90, ...
+        f"#!/bin/sh\necho x >> {asked}\nn=$(wc -l < {asked})\n"
+        "[ $n = 1 ] && echo '[N/A]' || echo $((80 + 10 * (n % 2)))\n"
     )
     told.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(utilisation, "EVERY", 0.01)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     began = time.monotonic()
     with utilisation.watched() as busy:
         while len(busy.seen) < 2 and time.monotonic() - began < 30:
             time.sleep(0.01)
-    assert busy.seen == [80, 90] and busy.percent == 85
+    assert busy.seen[:2] == [80, 90] and 80 < busy.percent < 90
     monkeypatch.setenv("PATH", "")
     with utilisation.watched() as busy:
         pass

@@ -131,8 +131,8 @@ def _check(chosen: argparse.Namespace, methods: list[str], base: Path) -> None:
 
     if chosen.seconds < 0 or chosen.problems < 1:
         raise GrlibError(f"--seconds {chosen.seconds:g} --problems {chosen.problems}: must be more than 0")
-    sizes = {name: getattr(chosen, name) for name in ("train_problems", "test_problems", "steps")}
-    for name, number in sizes.items():
+    counts = {name: getattr(chosen, name) for name in ("train_problems", "test_problems", "steps")}
+    for name, number in counts.items():
         if number < 0:
             raise GrlibError(f"--{name} {number}: must be 0 (as by default) or more")
     if unknown := [name for name in methods if name not in STARTS]:
@@ -148,10 +148,10 @@ def _check(chosen: argparse.Namespace, methods: list[str], base: Path) -> None:
 
     if not torch.cuda.is_available():
         raise GrlibError("no GPU is there; `--tiny` rehearses the same stage on the CPU")
-    from grlib.packed_training import CAPABILITY
+    from grlib.packed_training import has_flash_attention
 
-    if torch.cuda.get_device_capability() < CAPABILITY:
+    if not has_flash_attention():
         raise GrlibError(
-            f"{torch.cuda.get_device_name()}: its compute capability is below 8.0, that of cards with "
-            "FlashAttention and bfloat16; take a newer card, or the notebooks, which also run without one"
+            f"{torch.cuda.get_device_name()}: no FlashAttention here, which needs compute capability 8.0 and "
+            "a build of torch with it; take a newer card, or the notebooks, which also run without one"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from grlib import artefacts
+from grlib import artefacts, results
 from grlib.errors import GrlibError
 from grlib.one_gpu.window import WIDER, manifests_of, new_model
 from grlib.packed_training import line_that_fits
@@ -44,7 +44,12 @@ def beforehand(profile: Profile, methods: Sequence[str], steps: int, alone: bool
     except GrlibError as fault:
         return f"how long it will take is not known: {fault}"
     wanted = of_ppo(profile, methods, steps or STEPS, rates)
-    wanted |= {} if alone else of_self_training(profile, rates)
+    if alone:  # what it starts from is measured as well
+        traces = 2 * profile.test_problems * (profile.ppo_samples + 1)
+        starts = dict.fromkeys(results.STARTS[method] for method in methods)
+        wanted |= {"loading": rates.loading} | {start: rates.measuring(start, traces) for start in starts}
+    else:
+        wanted |= of_self_training(profile, rates)
     minutes = sum(wanted.values()) / 60
     return f"{minutes:.1f} min on one {rates.device} by the rates of the record, less what is done already"
 
@@ -57,9 +62,11 @@ def of_self_training(profile: Profile, rates: Rates) -> dict[str, float]:
         for kind in ("sampling", "training"):
             each = rates.of_a_problem(kind, method)
             found[f"{kind} {method}"] = each * profile.train_problems * profile.iterations
+    found["training rest_matched"] = rates.of_a_problem("training", "guided_rest") * profile.train_problems
     a_split = profile.samples + 1  # of the last iteration, and greedy
     between = profile.iteration_samples * (profile.iterations - 1)
-    for method, traces in (("sos", a_split), ("rest", a_split + between), ("guided_rest", a_split + between)):
+    for method in ("sos", "rest", "rest_matched", "guided_rest"):
+        traces = a_split + (between if method in ("rest", "guided_rest") else 0)
         found[f"measuring {method}"] = rates.measuring(method, 2 * profile.test_problems * traces)
     return found | {"hints": rates.hints}
 
@@ -102,18 +109,26 @@ class Rates:
         """Seconds of one step of PPO; of a method that was not recorded, those of all others."""
         curve = self.rows["07_curve"]
         own = curve[curve["method"] == method]
-        return 1.1 * float((own if len(own) else curve)[list(TIMES)].sum(axis=1).median())
+        return seconds_a_step(own if len(own) else curve)
 
     def measuring(self, method: str, traces: int) -> float:
-        """Seconds for so many traces of a method as long as the recorded ones."""
+        """Seconds for so many traces of a method, as long as the recorded ones (of a method that was not
+        recorded: as its start's)."""
         kinds = [rows for kind, rows in self.rows.items() if kind != "07_curve"]
         every = pd.concat([rows[["method", "tokens"]] for rows in kinds])
-        seconds = sum(s for name, s in self.spent if name.startswith("measuring") and name != "measuring bc")
-        rate = every.loc[every["method"] != "bc", "tokens"].sum() / seconds
-        own = every.loc[every["method"] == method, "tokens"]
-        return traces * float((own if len(own) else every["tokens"]).mean()) / rate
+        seconds = sum(self._seconds("measuring", measured) for measured in MEASURED)
+        rate = every.loc[every["method"].isin(MEASURED), "tokens"].sum() / seconds
+        start = "rest" if method == "rest_matched" else results.STARTS.get(method, method)
+        likely = next(name for name in (method, start) if (every["method"] == name).any())
+        return traces * float(every.loc[every["method"] == likely, "tokens"].mean()) / rate
 
 
+def seconds_a_step(curve: pd.DataFrame) -> float:
+    """Of PPO, with what no column of its curve counts: weights handed over, responses made into tensors."""
+    return 1.1 * float(curve[list(TIMES)].sum(axis=1).median()) if len(curve) else 0.0
+
+
+MEASURED = ("sos", "rest", "guided_rest")  # all of whose measured rows are in the record
 KINDS = ("03_eval", "03_greedy", "06_eval", "06_greedy", "07_eval", "07_greedy", "07_curve")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from grlib import artefacts, countdown_task, results
 from grlib.errors import GrlibError
 from grlib.imitation import notes
 from grlib.model import load_both, save_model
+from grlib.one_gpu.iterating import MATCHED
 from grlib.one_gpu.stored import Stored
 from grlib.one_gpu.travelling import read_difference
 from grlib.one_gpu.window import manifests_of
@@ -24,6 +26,7 @@ def export(out: Path, profile: Profile, tokens: int, base: Path, method: str) ->
     model, words = load_both(base / "sos")
     model = read_difference(path, model).to(torch.bfloat16)
     stem, wanted = ("07_curve", {}) if method in results.STARTS else ("tuning", {"iteration": iteration})
+    stage, device = _made(out, method)
     curve = rows.of(stem, method=method, **wanted).dropna(axis=1, how="all")
     if curve.empty:
         raise GrlibError(
@@ -31,30 +34,47 @@ def export(out: Path, profile: Profile, tokens: int, base: Path, method: str) ->
         )
     if method in results.STARTS:
         facts, made_by = _reinforced(profile, method, len(curve))
-        facts["start_iteration"] = _change(out, facts["start"])[0] if facts["start"] != "sos" else 0
+        facts["start_iteration"] = _start_iteration(out, base, facts["start"])
     else:
-        gathered = rows.of("06_yield", method=method, iteration=iteration)["round_solved"]
+        gathered_by = "rest" if method == MATCHED else method
+        gathered = rows.of("06_yield", method=gathered_by, iteration=iteration)["round_solved"]
         counts = {str(number): int(n) for number, n in gathered.value_counts().sort_index().items()}
         facts, made_by = _self_trained(profile, method, iteration, counts, int(curve["steps"].iloc[-1]))
         facts["tokens_of_a_step"] = tokens
     facts |= {
         "method": method, "profile": profile.name, "base": artefacts.digest(base / "sos"),
-        "parameters": model.num_parameters(), "device": _device(out, method), "greedy": _greedy(rows, method),
+        "parameters": model.num_parameters(), "device": device, "greedy": _greedy(rows, method),
     }  # fmt: skip
+    tested = rows.of("07_greedy" if method in results.STARTS else "06_greedy", method=method)
     folder = out / "models" / method
-    save_model(model, words, folder, curve, notes(facts, _card(profile, facts, made_by)))
+    save_model(model, words, folder, curve, notes(facts, _card(profile, facts, made_by, stage, tested)))
     return folder
 
 
-def _device(out: Path, method: str) -> str:
-    """The card of the newest window that trained the method."""
-    windows = [artefacts.read_json(path) for path in manifests_of(out / "manifests", "iterate")]
+def _made(out: Path, method: str) -> tuple[str, str]:
+    """Stage and card of the newest window that trained the method."""
     trained = [
-        window["device"]
-        for window in windows
-        if any(part.split()[0] in ("PPO", "training") and method in part for part, _ in window["parts"])
+        (stage, str(window["device"]))
+        for stage in ("iterate", "reinforce")
+        for window in map(artefacts.read_json, manifests_of(out / "manifests", stage))
+        if any(_trains(part, method) for part, _ in window["parts"])
     ]
-    return str(trained[-1]) if trained else "unknown"
+    return trained[-1] if trained else ("iterate", "unknown")
+
+
+def _trains(part: str, method: str) -> bool:
+    """Whether a part of a window trained the method: `training <method> <iteration>` or `PPO <method>`."""
+    return part.split()[:2] in (["training", method], ["PPO", method])
+
+
+def _start_iteration(out: Path, base: Path, start: str) -> int:
+    """The iteration of the model that PPO started from: of this folder, else of the model in `base`."""
+    if start == "sos":
+        return 0
+    stored = base / start / "manifest.json"
+    if stored.is_file() and not list(out.glob(f"{start}_[0-9]*.safetensors")):
+        return int(artefacts.read_json(stored).get("iteration", 0))
+    return _change(out, start)[0]
 
 
 def _greedy(rows: Stored, method: str) -> dict[str, float]:
@@ -83,7 +103,7 @@ def _change(out: Path, method: str) -> tuple[int, Path]:
 def _self_trained(
     profile: Profile, method: str, iteration: int, counts: dict[str, int], steps: int
 ) -> tuple[dict[str, Any], str]:
-    training = countdown_task.loop_settings(profile, method).training
+    training = countdown_task.loop_settings(profile, "rest" if method == MATCHED else method).training
     problems = sum(counts.values())
     kept = problems - counts.get("-1", 0)
     facts: dict[str, Any] = {
@@ -91,6 +111,7 @@ def _self_trained(
         "optimiser_steps": steps, "lr": training.lr, "epochs": training.epochs,
     }  # fmt: skip
     how = "alone or after guided rewriting" if method == "guided_rest" else "alone"
+    how += ", repeated for as many steps as Guided-ReST had" if method == MATCHED else ""
     return facts, (
         f"a SoS model, fine-tuned in iteration {iteration} on the traces of {kept:,} of "
         f"{problems:,} training problems that the model of the iteration before solved {how}: {steps} "
@@ -101,18 +122,19 @@ def _self_trained(
 def _reinforced(profile: Profile, method: str, steps: int) -> tuple[dict[str, Any], str]:
     settings = countdown_task.ppo_settings(profile, method)
     facts: dict[str, Any] = {
-        "start": results.STARTS[method], "steps": steps, "rollouts_of_a_step": settings.problems,
+        "start": results.STARTS[method], "steps": steps,
+        "rollouts_of_a_step": settings.problems * settings.group,
         "actor_lr": settings.actor_lr, "action": settings.action, "reward": settings.reward,
     }  # fmt: skip
     action = {"operation": "a line of the trace", "token": "a token"}[settings.action]
     return facts, (
-        f"`{facts['start']}` after {steps} steps of PPO on {settings.problems:,} responses each, an action "
-        f"being {action}, at a rate of {settings.actor_lr:g}"
+        f"`{facts['start']}` after {steps} steps of PPO on {facts['rollouts_of_a_step']:,} responses each, "
+        f"an action being {action}, at a rate of {settings.actor_lr:g}"
     )
 
 
-def _card(profile: Profile, facts: dict[str, Any], made_by: str) -> str:
-    task = profile.task
+def _card(profile: Profile, facts: dict[str, Any], made_by: str, stage: str, tested: pd.DataFrame) -> str:
+    task, problems = profile.task, tested["index"].nunique() if len(tested) else 0
     measured = ", ".join(f"{accuracy} % ({split} targets)" for split, accuracy in facts["greedy"].items())
     return f"""---
 license: apache-2.0
@@ -122,9 +144,9 @@ library_name: transformers
 
 A Llama of {facts["parameters"]:,} parameters, stored in bfloat16: {made_by}.
 
-- **Made by** `python -m grlib gpu iterate` on one {facts["device"]}. Numbers are in `manifest.json`, the
+- **Made by** `python -m grlib gpu {stage}` on one {facts["device"]}. Numbers are in `manifest.json`, the
   learning curve in `curve.csv`. It is kept as its change since the SoS model in eight bits
   (`grlib/one_gpu/travelling.py`) and was written by `python -m grlib gpu export`.
-- **Greedy traces right**, of {profile.test_problems} test problems a split: {measured or "not measured"}.
+- **Greedy traces right**, of {problems} test problems a split: {measured or "not measured"}.
 - **Held out**: the test problems of the repository, and every problem with an unseen target.
 """

@@ -21,7 +21,7 @@ from grlib.model import load_both
 from grlib.one_gpu.estimating import beforehand
 from grlib.one_gpu.travelling import read_difference, write_difference
 from grlib.one_gpu.window import GPU, Window
-from grlib.one_gpu.work import GREEDY, Work
+from grlib.one_gpu.work import GREEDY, RECORDED_TESTS, Work
 from grlib.profiles import Profile
 from grlib.selftrain import Attempt, Gathered, Policy
 from grlib.training import likelihood
@@ -29,9 +29,9 @@ from grlib.training import likelihood
 if TYPE_CHECKING:
     from random import Random
 
-# Seconds kept back on a GPU for what follows: measuring all models, PPO of one method, BC and hints. A
-# rehearsal does everything.
-EVALUATION, PPO, LAST = 110, 60, 25
+# Seconds kept back on a GPU for what follows: measuring all models on as many problems as in the record, PPO
+# of one method (or of one of its steps, where steps are named), BC and hints. A rehearsal does everything.
+EVALUATION, PPO, PPO_STEP, LAST = 180, 60, 4.5, 25
 METHODS = ("rest", "guided_rest")
 MATCHED = "rest_matched"  # ReST trained for as many steps as Guided-ReST
 
@@ -69,15 +69,22 @@ def iterate(
 
     given = {"seconds": seconds, "base": base, "tokens": tokens, "methods": methods, "steps": steps}
     window = Window("iterate", out, profile, seed, **given)
-    window.say(beforehand(profile, methods, steps))
+    if GPU:
+        window.say(beforehand(profile, methods, steps))
     work = Iterating(window, base, tokens)
     refuse_other_steps(work, methods, steps)
-    work.self_train(len(methods))
+    work.self_train(kept_back(profile, len(methods), steps) + work.last())
     window.profile = replace(profile, iterations=min(work.done.values()))  # what the manifest will say
     work.measure_all()
     reinforce(work, methods, steps)
     work.measure_bc(base / "bc")
     work.hints()
+
+
+def kept_back(profile: Profile, methods: int, steps: int) -> float:
+    """Seconds for measuring all models and for PPO of so many methods."""
+    measuring = EVALUATION * profile.test_problems / RECORDED_TESTS
+    return measuring + methods * (steps * PPO_STEP if steps else PPO)
 
 
 class Iterating(Work):
@@ -123,10 +130,9 @@ class Iterating(Work):
 
     # Self-training
 
-    def self_train(self, reinforced: int) -> None:
-        """Iterations of both methods, as many as the profile has or the seconds allow, if PPO of so many
-        methods is to follow."""
-        kept_back = EVALUATION + PPO * reinforced + self.last()
+    def self_train(self, kept_back: float) -> None:
+        """Iterations of both methods, as many as the profile has or the seconds allow, but for those that are
+        kept back."""
         for iteration in range(1, self.profile.iterations + 1):
             began = time.monotonic()
             for method in METHODS:
@@ -160,6 +166,7 @@ class Iterating(Work):
         self.newest[method], curve = self.trainer.fine_tune(
             rows, replace(tuning, precision="bfloat16"), name, f"{method} {iteration}"
         )
+        self.window.part(f"training {method} {iteration}")
         if method == "guided_rest" and iteration == 1:
             self._likelihoods(gathered)
         self.rows.add("tuning", curve.assign(method=method, iteration=iteration))
@@ -168,21 +175,26 @@ class Iterating(Work):
         self.done[method] = iteration
         if method == "rest":
             self.kept = gathered.kept()
-        elif iteration == self.done["rest"] == self.profile.iterations and self.kept:
+        elif iteration == self.done["rest"] == self.profile.iterations and len(curve):
             self._match(int(curve["steps"].iloc[-1]))
         for reinforced in (key for key, start in results.STARTS.items() if start == method):
             self.forget(reinforced)  # it went on from the model before
-        self.window.part(f"training {method} {iteration}")
 
     def _match(self, steps: int) -> None:
-        """ReST's last training set, repeated for as many steps as Guided-ReST has had."""
+        """ReST's last training set, repeated for as many steps as Guided-ReST has had; it is at hand where
+        the same window gathered it."""
+        if not self.kept:
+            self.say(f"{MATCHED}: not made, ReST's last training set is not of this window, or empty")
+            return
         iteration = self.profile.iterations
-        tuning = replace(countdown_task.loop_settings(self.profile, "rest").training, steps=steps)
+        tuning = countdown_task.loop_settings(self.profile, "rest").training
+        tuning = replace(tuning, steps=steps, precision="bfloat16")
         self.newest[MATCHED], curve = self.trainer.fine_tune(
             self.trainer.rows(self.kept), tuning, f"{self.seed}/rest/{iteration}", MATCHED
         )
         self.rows.add("tuning", curve.assign(method=MATCHED, iteration=iteration))
         write_difference(self._change(MATCHED, iteration), self.sos, self.newest[MATCHED])
+        self.window.part(f"training {MATCHED}")
 
     def _gather(self, method: str, iteration: int) -> Gathered:
         rounds = countdown_task.loop_settings(self.profile, method).rounds

@@ -50,7 +50,7 @@ class Trainer:
         if profile.lora_rank:
             raise GrlibError(f"lora_rank {profile.lora_rank}: the GPU stages train all weights; make it 0")
         self.model, self.words = load_both(base)
-        _refuse_other_shape(self.model, profile, base)
+        refuse_other_shape(self.model, profile, base)
         self.start = {name: weights.clone() for name, weights in self.model.state_dict().items()}
         self.model.to(DEVICE)
         self.tokens = line_that_fits(self.model, tokens)
@@ -169,7 +169,7 @@ class Trainer:
         return row | ppo_watch.watched(rollouts)
 
 
-def _refuse_other_shape(model: LlamaForCausalLM, profile: Profile, base: Path) -> None:
+def refuse_other_shape(model: LlamaForCausalLM, profile: Profile, base: Path) -> None:
     """GrlibError where a base is not what the profile describes: its copies would not fit it."""
     config = model.config
     found = (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings)

@@ -6,24 +6,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from grlib import countdown_task, results
+from grlib import artefacts, countdown_task, results
 from grlib.countdown_data import Solved, training_problems
 from grlib.errors import GrlibError
 from grlib.model import load_both
-from grlib.one_gpu.estimating import beforehand
-from grlib.one_gpu.learning import NoTime
+from grlib.one_gpu.estimating import beforehand, seconds_a_step
+from grlib.one_gpu.learning import NoTime, refuse_other_shape
 from grlib.one_gpu.travelling import write_difference
 from grlib.one_gpu.window import GPU, Window
-from grlib.one_gpu.work import GREEDY, Work
-from grlib.ppo_watch import TIMES
+from grlib.one_gpu.work import GREEDY, RECORDED_TESTS, Work, refuse_other
 from grlib.profiles import Profile
 
 OFTEN = 3  # times that a problem may come
 REHEARSED = 3  # steps without a GPU
-# Seconds on a GPU: measuring one method, what the first one compiles, and less than what begins none
+# Seconds on a GPU: measuring one method on as many problems as in the record, what the first one compiles,
+# and less than what begins none
 MEASURING, COMPILING, LEAST = 12, 12, 45
 
 
@@ -45,19 +46,31 @@ def reinforce_models(
             f"{base / missing[0]}: no model there, from which PPO was to start; take other --methods, or "
             "make it (`gpu iterate`, then `gpu export`)"
         )
+    notes = {start: _notes(base / start) for start in starts}
+    had = max([profile.train_problems, *(int(note.get("problems", 0)) for note in notes.values())])
+    profile = replace(profile, train_problems=had)  # PPO takes those behind the ones that a start has had
     given = {"seconds": seconds, "base": base, "tokens": tokens, "methods": methods, "steps": steps}
     window = Window("reinforce", out, profile, seed, **given)
-    window.say(beforehand(profile, methods, steps, alone=True))
+    if GPU:
+        window.say(beforehand(profile, methods, steps, alone=True))
     work = Work(window, base, tokens)
     refuse_other_steps(work, methods, steps)
-    for start in starts:
-        work.newest[start] = load_both(base / start)[0]
-        work.done[start] = profile.iterations
+    for start, note in notes.items():
+        refuse_other_shape((model := load_both(base / start)[0]), profile, base / start)
+        refuse_other(out, {f"start {start}": artefacts.digest(base / start)})
+        work.newest[start] = model
+        work.done[start] = int(note.get("iteration", profile.iterations))
     window.part("loading")
     for start in starts:
         work.measure(start, work.newest[start], work.iteration_of(start), 1, GREEDY)
         work.measure(start, work.newest[start], work.iteration_of(start), profile.ppo_samples)
     reinforce(work, methods, steps)
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    """What the manifest of a model says, where it has one: its iteration and its training problems."""
+    path = folder / "manifest.json"
+    return artefacts.read_json(path) if path.is_file() else {}
 
 
 def refuse_other_steps(work: Work, methods: Sequence[str], steps: int) -> None:
@@ -80,20 +93,21 @@ def reinforce(work: Work, methods: Sequence[str], steps: int) -> None:
     """Those of `methods` that are not there yet, as the seconds allow, on problems that self-training has
     not had: as many steps as those that are there had, else `steps`, and where that is 0 as many as the
     seconds allow all of them."""
+    steps = _steps_so_far(work.rows.of("07_curve")) or steps
     had = work.profile.train_problems
     count = max(had, -(-steps * work.profile.ppo_problems // OFTEN))
     # not those solved unaided, as in notebook 07: they are the easier ones, and taught nothing about others
     problems = training_problems(work.profile.task, count, work.seed, start=had)
     waiting = [method for method in methods if not work.is_measured(method, 0)]
-    compiling = COMPILING
+    compiling, measuring = COMPILING, MEASURING * work.profile.test_problems / RECORDED_TESTS
     for number, method in enumerate(waiting):
         work.forget(method)  # of a run that was cut off
         curve = work.rows.of("07_curve")
         steps = _steps_so_far(curve) or steps or (0 if GPU else REHEARSED)
-        left = work.window.left() - work.last() - MEASURING
-        need = compiling + steps * _seconds_a_step(curve) if steps else LEAST * (len(waiting) - number)
+        left = work.window.left() - work.last() - measuring
+        need = compiling + steps * seconds_a_step(curve) if steps else LEAST * (len(waiting) - number)
         if GPU and need > left:
-            work.say(f"no time for {method}: it takes {need:.0f} s and {MEASURING} s of measuring")
+            work.say(f"no time for {method}: it takes {need:.0f} s and {measuring:.0f} s of measuring")
             break
         seconds = left if steps else left / (len(waiting) - number)
         try:
@@ -121,8 +135,3 @@ def _reinforce(work: Work, method: str, problems: list[Solved], seconds: float, 
 
 def _steps_so_far(curve: pd.DataFrame) -> int:
     return int(curve["step"].max()) if len(curve) else 0
-
-
-def _seconds_a_step(curve: pd.DataFrame) -> float:
-    """With what no column of the curve counts: weights handed over, responses made into tensors."""
-    return 1.1 * float(curve[list(TIMES)].sum(axis=1).median()) if len(curve) else 0.0

@@ -40,8 +40,10 @@ def paragraphs(measured: Path, base: Path) -> list[str]:
 
 
 def windows(manifests: Path) -> dict[str, dict[str, Any]]:
-    """The manifests that tell of windows, in their order: base, iterate, iterate_2, ..."""
-    paths = [manifests / "base.json", *manifests_of(manifests, "iterate")]
+    """The manifests that tell of windows, in their order: base, iterate, iterate_2, ...,
+    reinforce, ..."""
+    later = [path for stage in ("iterate", "reinforce") for path in manifests_of(manifests, stage)]
+    paths = [manifests / "base.json", *later]
     return {path.stem: artefacts.read_json(path) for path in paths}
 
 

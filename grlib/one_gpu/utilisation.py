@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-EVERY = 200  # milliseconds between two looks; the driver averages over about as long
+EVERY = 0.5  # seconds between two looks; the driver averages over up to a second
 QUERY = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
 
 
@@ -27,26 +28,25 @@ class Busy:
 
 @contextmanager
 def watched() -> Iterator[Busy]:
-    """While inside, the first GPU is looked at; without `nvidia-smi` nothing is seen."""
-    busy, command = Busy(), shutil.which("nvidia-smi")
+    """While inside, the GPU that this process uses is looked at; without `nvidia-smi` nothing is seen."""
+    busy, command, over = Busy(), shutil.which("nvidia-smi"), threading.Event()
     if command is None:
         yield busy
         return
-    asked = subprocess.Popen(
-        [command, "--id=0", *QUERY, f"--loop-ms={EVERY}"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
 
-    def read() -> None:
-        for line in asked.stdout or ():
-            if line.strip().isdigit():  # a card that does not tell says [N/A]
-                busy.seen.append(float(line))
+    def look() -> None:
+        while not over.wait(EVERY):
+            with suppress(subprocess.SubprocessError, OSError):
+                asked = [command, f"--id={card}", *QUERY]
+                said = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+                if said.isdigit():  # a card that does not tell says [N/A]
+                    busy.seen.append(float(said))
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
     try:
         yield busy
     finally:
-        asked.terminate()
-        asked.wait()
-        reader.join(timeout=1)
+        over.set()
+        looking.join(timeout=11)

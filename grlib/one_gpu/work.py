@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 GREEDY = 0.0
+RECORDED_TESTS = 400  # test problems of a split, for which the seconds of measuring are known
 
 
 class Work:
@@ -95,15 +96,24 @@ def notebook_of(method: str) -> str:
 
 
 def _refuse_another_run(window: Window, base: Path) -> None:
-    """GrlibError where the folder holds another run: its rows and ours would not belong together."""
+    """GrlibError where the folder holds another run, of whatever stage: its rows and ours would not belong
+    together."""
     profile = window.profile
-    ours = {
-        "base": artefacts.digest(base), "seed": window.seed, "profile": profile.name,
-        "train_problems": profile.train_problems, "test_problems": profile.test_problems,
-    }  # fmt: skip
-    path = window.out / f"{window.stage}.json"
-    theirs = artefacts.read_json(path) if path.is_file() else ours
-    if differing := [name for name in ours if theirs.get(name) != ours[name]]:
-        found = ", ".join(f"{name} {theirs.get(name)} (asked: {ours[name]})" for name in differing)
-        raise GrlibError(f"{window.out} holds a run of {found}: ask for the same, or name an empty folder")
-    artefacts.write_json(path, ours)
+    refuse_other(
+        window.out,
+        {
+            "base": artefacts.digest(base), "seed": window.seed, "profile": profile.name,
+            "train_problems": profile.train_problems, "test_problems": profile.test_problems,
+            "ppo_critic": profile.ppo_critic,
+        },
+    )  # fmt: skip
+
+
+def refuse_other(out: Path, ours: dict[str, Any]) -> None:
+    """GrlibError where what is known of the run in a folder differs from `ours`; else that is known, too."""
+    path = out / "run.json"
+    theirs = artefacts.read_json(path) if path.is_file() else {}
+    if differing := [name for name in ours if theirs.get(name, ours[name]) != ours[name]]:
+        found = ", ".join(f"{name} {theirs[name]} (asked: {ours[name]})" for name in differing)
+        raise GrlibError(f"{out} holds a run of {found}: ask for the same, or name an empty folder")
+    artefacts.write_json(path, theirs | ours)
