@@ -340,7 +340,7 @@ def test_ppo_that_does_not_fit_the_seconds_is_not_begun(monkeypatch):
         is_measured = staticmethod(lambda method, iteration: method == "guided_rest_ppo")
 
     work = Work()
-    work.profile = replace(work.profile, train_problems=2)
+    work.profile = replace(work.profile, train_problems=2, test_problems=400)  # tests as in the record
     monkeypatch.setattr(work.window, "write_manifest", lambda: None)
     monkeypatch.setattr(reinforcing, "GPU", True)
     monkeypatch.setattr(
