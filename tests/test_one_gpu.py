@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -304,6 +305,19 @@ def test_a_plan_in_the_sizes_of_the_record_is_the_record():
     larger = estimating.of_self_training(replace(profile, train_problems=24_000, test_problems=800), rates)
     for name, seconds in larger.items():
         assert seconds == pytest.approx(found[name] * (1 if name in ("loading", "hints") else 2))
+
+
+def test_the_minutes_in_the_guide_are_those_of_the_plan():
+    guide = (REPOSITORY / "docs" / "at-scale.md").read_text()
+    rows = re.findall(r"^\| .* \| `((?:iterate|reinforce) .*)` \| (\d+) \|$", guide, re.MULTILINE)
+    assert len(rows) == 4
+    for command, minutes in rows:
+        chosen = one_gpu.parser().parse_args(command.split())
+        profile, _ = one_gpu.sizes(False, chosen.train_problems, chosen.test_problems)
+        alone = chosen.stage == "reinforce"
+        said = estimating.beforehand(profile, chosen.methods.split(","), chosen.steps, alone)
+        assert round(float(said.split()[0])) == int(minutes), said
+        assert chosen.seconds == 0 or chosen.seconds > 60 * float(said.split()[0])
 
 
 def test_a_plan_says_what_fits_a_card(capsys, tmp_path, monkeypatch):
