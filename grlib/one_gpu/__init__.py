@@ -3,8 +3,8 @@
 Each stage reads what the stage before it wrote, and writes its results as soon as it has them. The seconds
 bound the training of `base`, and in `iterate` the iterations, the methods that PPO trains and, without
 `--steps`, its steps; measurements always run. `iterate` in a folder where an earlier window ended goes on
-behind it, and so does `reinforce`. `plan` says beforehand how long a stage will take. `--tiny` rehearses a
-stage on the CPU at a thousandth of the size.
+behind it, and so does `reinforce`. `plan` says beforehand how long `iterate` will take. `--tiny` rehearses
+a stage on the CPU at a thousandth of the size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STAGES = {
     "base": "SoS and BC from scratch, by the clock, their examples made meanwhile by all cores",
     "iterate": "ReST and Guided-ReST from that base, PPO from its models, and every measurement",
     "reinforce": "PPO alone, from models that are there (--base), and what they solve before and after",
-    "plan": "how long iterate and reinforce will take at these sizes, by what the record took; needs no GPU",
+    "plan": "how long iterate will take at these sizes, by what the record took; what fits which card; no GPU",
     "export": "a model of a window as a folder of transformers, with its card; needs no GPU",
     "select": "which explored node a rewrite should replace; also runs without a GPU",
 }

@@ -1,4 +1,4 @@
-"""Stage plan: how long the other stages will take, from the rates of the recorded windows."""
+"""Stage plan: how long a window will take, from the rates of the recorded ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CARDS = (16, 24, 80)  # gigabytes
 
 
 def plan(profile: Profile, methods: Sequence[str], steps: int) -> str:
-    """Minutes of each part of `iterate` and `reinforce` at the sizes of the profile; what fits which card."""
+    """Minutes of each part of `iterate` at the sizes of the profile, and what fits which card."""
     rates = Rates(RECORD)
     lines = [f"GPU minutes by the rates of the record, on one {rates.device}; base: as its --seconds say"]
     total = 0.0
