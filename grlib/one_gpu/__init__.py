@@ -22,7 +22,7 @@ STAGES = {
     "base": "SoS and BC from scratch, by the clock, their examples made meanwhile by all cores",
     "iterate": "ReST and Guided-ReST from that base, PPO from its models, and every measurement",
     "reinforce": "PPO alone, from models that are there (--base), and what they solve before and after",
-    "plan": "how long iterate will take at these sizes, by what the record took; what fits which card; no GPU",
+    "plan": "how long iterate will take, by what the record took, and what fits which card; needs no GPU",
     "export": "a model of a window as a folder of transformers, with its card; needs no GPU",
     "select": "which explored node a rewrite should replace; also runs without a GPU",
 }
