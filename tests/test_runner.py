@@ -652,7 +652,7 @@ from grlib import runs
 run = runs.start("01_long", profile=profile, seed=seed, run_dir=run_dir)
 
 def compute(number):
-    time.sleep(pause)
+    time.sleep(pause if number < 4 else 150 * pause)  # long enough for a second command to start meanwhile
     return pandas.DataFrame({"chunk": number, "value": [number / 3, seed]})
 
 table = run.chunked("part", {}, 8, compute, modules=["grlib.errors"])
