@@ -10,8 +10,11 @@ import pandas as pd
 
 from grlib import artefacts, countdown_data, metrics, profiles, selftrain
 from grlib.countdown_data import Solved
-from grlib.countdown_task import CountdownTask, evaluate, sampling_settings, solved_unaided
+from grlib.countdown_task import CountdownTask, evaluate, ppo_settings, sampling_settings, solved_unaided
+from grlib.profiles import Profile
+from grlib.rollouts import Rollout
 from grlib.rows import problems_from_rows
+from grlib.tokenizer import load_tokenizer
 
 LAPTOP = profiles.get("laptop")
 
@@ -42,6 +45,18 @@ def within_reach(run: Path) -> list[Solved]:
     """The training problems of a finished run that self-training solved unaided at least once."""
     drawn = problems_from_rows(artefacts.read_table(run / "data" / "problems_train.parquet"))
     return solved_unaided(drawn, artefacts.read_table(run / "results" / "06_yield.parquet"))
+
+
+def responses(
+    model: Path, profile: Profile, items: list[Solved], name: str, work: Path, chunk: int
+) -> list[Rollout]:
+    """A response of a model to each problem as PPO samples it, on the CPU, in resumable chunks in `work`."""
+    settings = ppo_settings(profile, "guided_rest_ppo")
+    how = replace(settings.sampling, logprobs=True)
+    if profile.engine != LAPTOP.engine:  # that of a GPU
+        how = replace(how, engine=LAPTOP.engine, slots=64, chunk=chunk)
+    policy = selftrain.sampled_policy(model, how, name, work, name, say)
+    return CountdownTask(profile.budget).rollouts(policy, items, load_tokenizer(model), settings)
 
 
 def judge(

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import torch
-from choices import add, say
+from choices import add, responses
 
-from grlib import countdown_data, ppo, profiles, sampling, selftrain
-from grlib.countdown_task import CountdownTask, ppo_settings
-from grlib.model import load_both
+from grlib import countdown_data, ppo, profiles, sampling
+from grlib.model import load_model
 from grlib.rollouts import Rollout, batch_of
 from grlib.training import micro_batches, states_before
 
@@ -99,13 +97,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/choose_critic"))
     chosen = parser.parse_args()
     torch.set_num_threads(sampling.cores())
-    model, tokenizer = load_both(chosen.model)
+    model = load_model(chosen.model)
     profile = profiles.get(chosen.profile)
-    settings = ppo_settings(profile, "guided_rest_ppo")
     items = countdown_data.make_splits(profile.task, chosen.responses, 1, 1, seed=1_000).train
-    on_cpu = replace(settings.sampling, logprobs=True, engine="batched", slots=64, chunk=64)
-    policy = selftrain.sampled_policy(chosen.model, on_cpu, "critic", chosen.work, "critic", say)
-    rollouts = CountdownTask(profile.budget).rollouts(policy, items, tokenizer, settings)
+    rollouts = responses(chosen.model, profile, items, "critic", chosen.work, 64)
     parts = actions_of(model, rollouts)
     fitted, judged = parts[: -(len(parts) // 4)], together(parts[-(len(parts) // 4) :])
     about = {"model": chosen.model.name, "responses": len(rollouts), "profile": chosen.profile}

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
-from choices import add, say, within_reach
+from choices import add, responses, within_reach
 
-from grlib import countdown_data, ppo, profiles, sampling, selftrain
-from grlib.countdown_task import CountdownTask, ppo_settings
-from grlib.model import load_both
+from grlib import countdown_data, ppo, profiles, sampling
+from grlib.model import load_model
 from grlib.rollouts import Rollout, batch_of
 from grlib.training import micro_batches, response_nll
 
@@ -79,19 +77,14 @@ def main() -> None:
     if chosen.batch % chosen.group:
         parser.error(f"--batch {chosen.batch} --group {chosen.group}: groups must fill batches")
     torch.set_num_threads(sampling.cores())
-    model, tokenizer = load_both(chosen.model)
+    model = load_model(chosen.model)
     profile, group = profiles.get(chosen.profile), chosen.group
-    settings = ppo_settings(profile, "guided_rest_ppo")
     if chosen.run:
         items = Random(0).sample(within_reach(chosen.run), chosen.responses // group)
     else:
         items = countdown_data.make_splits(profile.task, chosen.responses // group, 1, 1, seed=1_000).train
-    on_cpu = replace(settings.sampling, logprobs=True)
-    if chosen.profile == "gpu":
-        on_cpu = replace(on_cpu, engine="batched", slots=64, chunk=chosen.batch)
-    policy = selftrain.sampled_policy(chosen.model, on_cpu, "signal", chosen.work, "signal", say)
     asked = [item for item in items for _ in range(group)]
-    rollouts = CountdownTask(profile.budget).rollouts(policy, asked, tokenizer, settings)
+    rollouts = responses(chosen.model, profile, asked, "signal", chosen.work, chosen.batch)
     batches = [rollouts[i : i + chosen.batch] for i in range(0, len(rollouts), chosen.batch)]
     for kind in (POLICY, GROUPED) if group > 1 else (POLICY, IMITATION):
         gradients = [gradient(model, batch, kind, group) for batch in batches]

@@ -100,6 +100,11 @@ class Team:
         fully_shard(net, mesh=mesh)
         return net
 
+    @staticmethod
+    def inside(net: nn.Module) -> Any:
+        """The network that `wrap` was given, or the sharded copy of it."""
+        return getattr(net, "module", net)  # DDP puts it inside another
+
     def share(
         self, net: nn.Module, groups: Sequence[tuple[Any, torch.Tensor, torch.Tensor]]
     ) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor, float]]:

@@ -314,7 +314,7 @@ class Learner:
             policy.gradient_checkpointing_enable()
         critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
         self.net = self.team.wrap(self.network(policy, critic))
-        inner = getattr(self.net, "module", self.net)  # DDP puts the network inside another
+        inner = self.team.inside(self.net)
         self.critic: Critic | None = inner.critic
         self.networks: list[nn.Module] = [inner.policy]
         weights = inner.policy.parameters()

@@ -223,7 +223,7 @@ def score_rows(model: PreTrainedModel, rows: Sequence[Row], micro_tokens: int = 
 def _scores(net: nn.Module, rows: Sequence[Row], micro_tokens: int) -> np.ndarray:
     """`score_rows` of a network as `Team.wrap` gives it."""
     device, result = next(net.parameters()).device, np.zeros((len(rows), 2))
-    for group, ids, mask in _inner(net).batches(rows, micro_tokens):
+    for group, ids, mask in Team.inside(net).batches(rows, micro_tokens):
         per_token = torch.zeros(mask[:, 1:].shape)
         per_token[mask[:, 1:]] = net(ids.to(device), mask.to(device)).float().cpu()
         result[group, 0] = per_token.sum(1).double().numpy()
@@ -263,12 +263,6 @@ def likelihood(
     finally:
         model.cpu()
         free_cache()
-
-
-def _inner(net: nn.Module) -> Scored:
-    """The network inside what `Team.wrap` gives."""
-    inner: Scored = getattr(net, "module", net)  # DDP puts it inside another
-    return inner
 
 
 def mean_nll(model: PreTrainedModel, rows: Sequence[Row]) -> float:
@@ -406,7 +400,7 @@ def train_step(
     tokens of `batch`; returns that loss."""
     count = sum(len(row.ids) - row.start for row in batch)
     total = 0.0
-    groups = list(_inner(net).batches(batch, settings.micro_tokens))
+    groups = list(Team.inside(net).batches(batch, settings.micro_tokens))
     for _, ids, mask, weight in team.share(net, groups):
         loss = net(ids, mask).sum() * (weight / count)
         loss.backward()

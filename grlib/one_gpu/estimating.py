@@ -10,7 +10,7 @@ import pandas as pd
 
 from grlib import artefacts, results
 from grlib.errors import GrlibError
-from grlib.one_gpu.window import WIDER, manifests_of, new_model
+from grlib.one_gpu.window import GPU, WIDER, Window, manifests_of, new_model
 from grlib.packed_training import line_that_fits
 from grlib.ppo_watch import TIMES
 from grlib.profiles import Profile
@@ -37,6 +37,15 @@ def plan(profile: Profile, methods: Sequence[str], steps: int) -> str:
     return "\n".join(lines)
 
 
+def opened(stage: str, out: Path, profile: Profile, seed: int, **given: Any) -> Window:
+    """A window of `iterate` or `reinforce`, which on a GPU has said how long it will take."""
+    window = Window(stage, out, profile, seed, **given)
+    if GPU:
+        alone = stage == "reinforce"
+        window.say(beforehand(profile, given["methods"], given["steps"], alone))
+    return window
+
+
 def beforehand(profile: Profile, methods: Sequence[str], steps: int, alone: bool = False) -> str:
     """A line that says how long a stage will take; `alone`: PPO without self-training."""
     try:
@@ -45,7 +54,7 @@ def beforehand(profile: Profile, methods: Sequence[str], steps: int, alone: bool
         return f"how long it will take is not known: {fault}"
     wanted = of_ppo(profile, methods, steps or STEPS, rates)
     if alone:  # what it starts from is measured as well
-        traces = 2 * profile.test_problems * (profile.ppo_samples + 1)
+        traces = traces_of_ppo(profile)
         starts = dict.fromkeys(results.STARTS[method] for method in methods)
         wanted |= {"loading": rates.loading} | {start: rates.measuring(start, traces) for start in starts}
     else:
@@ -73,12 +82,16 @@ def of_self_training(profile: Profile, rates: Rates) -> dict[str, float]:
 
 def of_ppo(profile: Profile, methods: Sequence[str], steps: int, rates: Rates) -> dict[str, float]:
     """Seconds of each part."""
-    traces = 2 * profile.test_problems * (profile.ppo_samples + 1)
-    found = {}
+    traces, found = traces_of_ppo(profile), {}
     for method in methods:
         found[f"PPO {method}, {steps} steps"] = rates.of_a_step(method) * steps
         found[f"measuring {method}"] = rates.measuring(method, traces)
     return found
+
+
+def traces_of_ppo(profile: Profile) -> int:
+    """By which a method is measured, greedy ones included."""
+    return 2 * profile.test_problems * (profile.ppo_samples + 1)
 
 
 class Rates:
@@ -92,7 +105,12 @@ class Rates:
         self.device = str(windows[-1]["device"])
         self.problems = int(windows[-1]["settings"]["train_problems"])
         self.spent = [(name, float(seconds)) for window in windows for name, seconds in window["parts"]]
-        self.rows = {kind: artefacts.read_table(record / "results" / f"{kind}.parquet") for kind in KINDS}
+        tables = [artefacts.read_table(record / "results" / f"{kind}.parquet") for kind in KINDS]
+        every = pd.concat([rows[["method", "tokens"]] for rows in tables])
+        self.curve = artefacts.read_table(record / "results" / "07_curve.parquet")
+        self.tokens = every.groupby("method")["tokens"].agg(["sum", "mean"])
+        seconds = sum(self._seconds("measuring", measured) for measured in MEASURED)
+        self.pace = float(self.tokens.loc[list(MEASURED), "sum"].sum()) / seconds  # tokens a second
         self.loading = self._seconds("loading") / len(windows)
         self.hints = self._seconds("hints")
 
@@ -107,20 +125,15 @@ class Rates:
 
     def of_a_step(self, method: str) -> float:
         """Seconds of one step of PPO; of a method that was not recorded, those of all others."""
-        curve = self.rows["07_curve"]
-        own = curve[curve["method"] == method]
-        return seconds_a_step(own if len(own) else curve)
+        own = self.curve[self.curve["method"] == method]
+        return seconds_a_step(own if len(own) else self.curve)
 
     def measuring(self, method: str, traces: int) -> float:
         """Seconds for so many traces of a method, as long as the recorded ones (of a method that was not
         recorded: as its start's)."""
-        kinds = [rows for kind, rows in self.rows.items() if kind != "07_curve"]
-        every = pd.concat([rows[["method", "tokens"]] for rows in kinds])
-        seconds = sum(self._seconds("measuring", measured) for measured in MEASURED)
-        rate = every.loc[every["method"].isin(MEASURED), "tokens"].sum() / seconds
         start = "rest" if method == "rest_matched" else results.STARTS.get(method, method)
-        likely = next(name for name in (method, start) if (every["method"] == name).any())
-        return traces * float(every.loc[every["method"] == likely, "tokens"].mean()) / rate
+        likely = method if method in self.tokens.index else start
+        return traces * float(self.tokens.loc[likely, "mean"]) / self.pace
 
 
 def seconds_a_step(curve: pd.DataFrame) -> float:
@@ -129,7 +142,7 @@ def seconds_a_step(curve: pd.DataFrame) -> float:
 
 
 MEASURED = ("sos", "rest", "guided_rest")  # all of whose measured rows are in the record
-KINDS = ("03_eval", "03_greedy", "06_eval", "06_greedy", "07_eval", "07_greedy", "07_curve")
+KINDS = ("03_eval", "03_greedy", "06_eval", "06_greedy", "07_eval", "07_greedy")  # of measured rows
 
 
 def fits(profile: Profile) -> list[tuple[int, int, int]]:

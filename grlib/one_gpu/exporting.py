@@ -36,19 +36,23 @@ def export(out: Path, profile: Profile, tokens: int, base: Path, method: str) ->
         facts, made_by = _reinforced(profile, method, len(curve))
         facts["start_iteration"] = _start_iteration(out, base, facts["start"])
     else:
-        gathered_by = "rest" if method == MATCHED else method
-        gathered = rows.of("06_yield", method=gathered_by, iteration=iteration)["round_solved"]
+        gathered = rows.of("06_yield", method=_taught(method), iteration=iteration)["round_solved"]
         counts = {str(number): int(n) for number, n in gathered.value_counts().sort_index().items()}
         facts, made_by = _self_trained(profile, method, iteration, counts, int(curve["steps"].iloc[-1]))
         facts["tokens_of_a_step"] = tokens
+    tested = _greedy(rows, method)
     facts |= {
         "method": method, "profile": profile.name, "base": artefacts.digest(base / "sos"),
-        "parameters": model.num_parameters(), "device": device, "greedy": _greedy(rows, method),
+        "parameters": model.num_parameters(), "device": device, "greedy": _accuracies(tested),
     }  # fmt: skip
-    tested = rows.of("07_greedy" if method in results.STARTS else "06_greedy", method=method)
     folder = out / "models" / method
     save_model(model, words, folder, curve, notes(facts, _card(profile, facts, made_by, stage, tested)))
     return folder
+
+
+def _taught(method: str) -> str:
+    """The method whose training set a self-trained one has learnt."""
+    return "rest" if method == MATCHED else method
 
 
 def _made(out: Path, method: str) -> tuple[str, str]:
@@ -77,14 +81,18 @@ def _start_iteration(out: Path, base: Path, start: str) -> int:
     return _change(out, start)[0]
 
 
-def _greedy(rows: Stored, method: str) -> dict[str, float]:
-    """Accuracy of the greedy trace on each split of test problems, in percent."""
+def _greedy(rows: Stored, method: str) -> pd.DataFrame:
+    """The rows of the newest model's greedy traces."""
     found = rows.of("07_greedy" if method in results.STARTS else "06_greedy", method=method)
-    newest = found[found["iteration"] == found["iteration"].max()] if len(found) else found
+    return found[found["iteration"] == found["iteration"].max()] if len(found) else found
+
+
+def _accuracies(tested: pd.DataFrame) -> dict[str, float]:
+    """Accuracy of greedy traces on each split of test problems, in percent."""
     return {
         str(split): round(100 * part["correct"].mean(), 2)
-        for split, part in newest.groupby("split")
-    } if len(newest) else {}  # fmt: skip
+        for split, part in tested.groupby("split")
+    } if len(tested) else {}  # fmt: skip
 
 
 def _change(out: Path, method: str) -> tuple[int, Path]:
@@ -103,7 +111,7 @@ def _change(out: Path, method: str) -> tuple[int, Path]:
 def _self_trained(
     profile: Profile, method: str, iteration: int, counts: dict[str, int], steps: int
 ) -> tuple[dict[str, Any], str]:
-    training = countdown_task.loop_settings(profile, "rest" if method == MATCHED else method).training
+    training = countdown_task.loop_settings(profile, _taught(method)).training
     problems = sum(counts.values())
     kept = problems - counts.get("-1", 0)
     facts: dict[str, Any] = {

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from grlib import countdown_task, evaluation, results, selftrain
-from grlib.countdown_data import Solved
+from grlib.countdown_data import Solved, training_problems
 from grlib.errors import GrlibError
 from grlib.model import load_both
-from grlib.one_gpu.estimating import beforehand
+from grlib.one_gpu.estimating import opened
 from grlib.one_gpu.travelling import read_difference, write_difference
 from grlib.one_gpu.window import GPU, Window
 from grlib.one_gpu.work import GREEDY, RECORDED_TESTS, Work
@@ -67,10 +67,9 @@ def iterate(
     so many `steps` (0: as the seconds allow)."""
     from grlib.one_gpu.reinforcing import refuse_other_steps, reinforce
 
-    given = {"seconds": seconds, "base": base, "tokens": tokens, "methods": methods, "steps": steps}
-    window = Window("iterate", out, profile, seed, **given)
-    if GPU:
-        window.say(beforehand(profile, methods, steps))
+    window = opened(
+        "iterate", out, profile, seed, seconds=seconds, base=base, tokens=tokens, methods=methods, steps=steps
+    )
     work = Iterating(window, base, tokens)
     refuse_other_steps(work, methods, steps)
     work.self_train(kept_back(profile, len(methods), steps) + work.last())
@@ -92,6 +91,7 @@ class Iterating(Work):
 
     def __init__(self, window: Window, base: Path, tokens: int) -> None:
         super().__init__(window, base, tokens)
+        self.items = training_problems(self.profile.task, self.profile.train_problems, self.seed)
         self.newest |= dict.fromkeys(METHODS, self.sos)
         self.first: list[Attempt] = []
         self.kept: list[Attempt] = []  # by the last iteration of ReST, for `MATCHED`

@@ -14,10 +14,10 @@ from grlib import artefacts, countdown_task, results
 from grlib.countdown_data import Solved, training_problems
 from grlib.errors import GrlibError
 from grlib.model import load_both
-from grlib.one_gpu.estimating import beforehand, seconds_a_step
+from grlib.one_gpu.estimating import opened, seconds_a_step
 from grlib.one_gpu.learning import NoTime, refuse_other_shape
 from grlib.one_gpu.travelling import write_difference
-from grlib.one_gpu.window import GPU, Window
+from grlib.one_gpu.window import GPU
 from grlib.one_gpu.work import GREEDY, RECORDED_TESTS, Work, refuse_other
 from grlib.profiles import Profile
 
@@ -49,13 +49,15 @@ def reinforce_models(
     notes = {start: _notes(base / start) for start in starts}
     had = max([profile.train_problems, *(int(note.get("problems", 0)) for note in notes.values())])
     profile = replace(profile, train_problems=had)  # PPO takes those behind the ones that a start has had
-    given = {"seconds": seconds, "base": base, "tokens": tokens, "methods": methods, "steps": steps}
-    window = Window("reinforce", out, profile, seed, **given)
-    if GPU:
-        window.say(beforehand(profile, methods, steps, alone=True))
+    window = opened(
+        "reinforce", out, profile, seed, seconds=seconds, base=base, tokens=tokens, methods=methods,
+        steps=steps,
+    )  # fmt: skip
     work = Work(window, base, tokens)
     refuse_other_steps(work, methods, steps)
     for start, note in notes.items():
+        if start in work.newest:  # the base itself
+            continue
         refuse_other_shape((model := load_both(base / start)[0]), profile, base / start)
         refuse_other(out, {f"start {start}": artefacts.digest(base / start)})
         work.newest[start] = model

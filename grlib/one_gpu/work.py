@@ -27,10 +27,8 @@ class Work:
 
     def __init__(self, window: Window, base: Path, tokens: int) -> None:
         self.window, self.profile, self.seed, self.say = window, window.profile, window.seed, window.say
-        drawn = make_splits(
-            self.profile.task, self.profile.train_problems, 0, self.profile.test_problems, self.seed
-        )
-        self.items, self.tests = drawn.train, {"seen": drawn.seen, "unseen": drawn.unseen}
+        drawn = make_splits(self.profile.task, 0, 0, self.profile.test_problems)
+        self.tests = {"seen": drawn.seen, "unseen": drawn.unseen}
         self.task = countdown_task.CountdownTask(self.profile.budget, rounds=self.profile.guided_rounds)
         self.base = base / "sos"
         _refuse_another_run(window, self.base)
