@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+[[ " ${*:3} " == *" -- "* ]] || { echo "usage: docs/run_shards.sh RUN_FOLDER HOST [HOST ...] -- OPTIONS" >&2; exit 2; }
 run=${1%/}; shift
 hosts=()
 while [ "$1" != "--" ]; do hosts+=("$1"); shift; done

@@ -20,7 +20,7 @@ from grlib.profiles import Profile
 from grlib.rollouts import Rollout, line_last, line_starts
 from grlib.sampling import Request, Sampled
 from grlib.search import straight_path
-from grlib.selftrain import Attempt, LoopSettings, Policy
+from grlib.selftrain import Attempt, LoopSettings, Policy, as_they_come
 from grlib.tokenizer import encode, load_tokenizer, prompt_text
 from grlib.traces import grade
 
@@ -59,11 +59,11 @@ class CountdownTask:
             Request(prompt_text(problem, self.tokenizer), start or "", self.budget)
             for (problem, _), start in zip(items, starts, strict=True)
         ]
-        answers = policy(requests)
-        return [
-            self.judge(item, request, answer) if answer.new else None
-            for item, request, answer in zip(items, requests, answers, strict=True)
-        ]
+        found: list[Attempt | None] = [None] * len(items)
+        for i, answer in as_they_come(policy, requests):
+            if answer.new:
+                found[i] = self.judge(items[i], requests[i], answer)
+        return found
 
     @staticmethod
     def judge(item: Solved, request: Request, answer: Sampled) -> Attempt:
@@ -87,23 +87,21 @@ class CountdownTask:
         """
         requests = [Request(prompt_text(problem, self.tokenizer), "", self.budget) for problem, _ in items]
         prompts = encode(tokenizer, [request.prompt for request in requests])
-        found = []
-        for item, prompt, answer in zip(items, prompts, policy(requests), strict=True):
+        found: dict[int, Rollout] = {}
+        for i, answer in as_they_come(policy, requests):
             lines = line_starts(answer.ids, line_ends(tokenizer))
-            correct = grade(answer.text, item[0]).correct
+            correct = grade(answer.text, items[i][0]).correct
             rewards = [(len(answer.ids) - 1, float(correct))]
             if settings.reward == "dense":
                 rewards += [
                     (line_last(lines, len(answer.ids), line), SUBGOAL_REWARD)
-                    for line in subgoal_lines(answer.text, item)
+                    for line in subgoal_lines(answer.text, items[i])
                 ]
             starts = lines if settings.action == "operation" else tuple(range(len(answer.ids)))
-            found.append(
-                Rollout(
-                    tuple(prompt), answer.ids, answer.logprobs, starts, tuple(rewards), correct, answer.ended
-                )
+            found[i] = Rollout(
+                tuple(prompts[i]), answer.ids, answer.logprobs, starts, tuple(rewards), correct, answer.ended
             )
-        return found
+        return [found[i] for i in range(len(items))]
 
     def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
         """The failed trace rewritten to visit the next node of the optimal solution (Algorithm 1)."""

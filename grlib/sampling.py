@@ -10,11 +10,12 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
@@ -28,6 +29,8 @@ from grlib.vllm_engine import ServedModel, refuse_few_gpus, refuse_missing, take
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from grlib.static_decoding import Finished
 
 
 class Request(NamedTuple):
@@ -238,6 +241,23 @@ def answer(
 
     vLLM serves folders from processes of its own: a model at hand is sampled by transformers in its stead.
     """
+    return in_order(answers(model, tokenizer, requests, settings, seed))
+
+
+def in_order(found: Iterable[tuple[int, Sampled]]) -> list[Sampled]:
+    """Numbered answers by their numbers."""
+    return [one for _, one in sorted(found, key=itemgetter(0))]
+
+
+def answers(
+    model: PreTrainedModel | ServedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    requests: Sequence[Request],
+    settings: SamplingSettings,
+    seed: int,
+) -> Iterator[tuple[int, Sampled]]:
+    """`answer`, each with the number of its request, in the order in which they are finished: with engine
+    "static" a GPU goes on with the others meanwhile."""
     from grlib.tokenizer import decode, encode
 
     served = isinstance(model, ServedModel)
@@ -248,14 +268,11 @@ def answer(
     left = [max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)]
     full = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
     check_room(full, left, model.config.max_position_embeddings)
-    new, logprobs = ENGINES[engine](model, tokenizer, full, left, settings, seed)
-    found = []
-    for i, (request, prefix, tokens) in enumerate(zip(requests, prefixes, new, strict=True)):
+    for i, tokens, logprobs in ENGINES[engine](model, tokenizer, full, left, settings, seed):
         ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
-        text = decode(tokenizer, tokens[:-1] if ended else tokens)
-        kept = (tuple(tokens), tuple(logprobs[i])) if settings.logprobs else ()
-        found.append(Sampled(request.prefix + text, len(prefix) + len(tokens), ended, len(tokens), *kept))
-    return found
+        text = requests[i].prefix + decode(tokenizer, tokens[:-1] if ended else tokens)
+        kept = (tuple(tokens), tuple(logprobs)) if settings.logprobs else ()
+        yield i, Sampled(text, len(prefixes[i]) + len(tokens), ended, len(tokens), *kept)
 
 
 def check_room(prompts: Sequence[Sequence[int]], budgets: Sequence[int], positions: int) -> None:
@@ -275,12 +292,13 @@ def _batched(
     budgets: Sequence[int],
     settings: SamplingSettings,
     seed: int,
-) -> tuple[list[list[int]], list[list[float]]]:
+) -> Iterator[Finished]:
     from grlib.decoding import Decoder
 
-    return Decoder(model, end=tokenizer.eos_token_id).generate(
+    new, logprobs = Decoder(model, end=tokenizer.eos_token_id).generate(
         prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
     )
+    return zip(range(len(prompts)), new, logprobs, strict=True)
 
 
 def _static(
@@ -290,7 +308,7 @@ def _static(
     budgets: Sequence[int],
     settings: SamplingSettings,
     seed: int,
-) -> tuple[list[list[int]], list[list[float]]]:
+) -> Iterator[Finished]:
     from grlib.static_decoding import generate
 
     return generate(
@@ -311,7 +329,7 @@ def _transformers(
     budgets: Sequence[int],
     settings: SamplingSettings,
     seed: int,
-) -> tuple[list[list[int]], list[list[float]]]:
+) -> Iterator[Finished]:
     """`generate` of transformers, `slots` rows at a time: slower, any architecture, the tests' reference."""
     import torch
 
@@ -321,7 +339,7 @@ def _transformers(
         choice = {"do_sample": False}
     # a pretrained model's folder may bring a penalty and more ends of its own: the other engines have neither
     choice |= {"repetition_penalty": 1.0, "eos_token_id": tokenizer.eos_token_id}
-    found: list[list[int]] = [[] for _ in prompts]
+    yield from ((i, [], []) for i, budget in enumerate(budgets) if budget <= 0)
     order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
     for first in range(0, len(order), settings.slots):
         rows = order[first : first + settings.slots]
@@ -343,8 +361,7 @@ def _transformers(
             end = (
                 tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
             )
-            found[i] = tokens[: min(end, budgets[i])]
-    return found, []
+            yield i, tokens[: min(end, budgets[i])], []
 
 
 def _vllm(
@@ -354,11 +371,12 @@ def _vllm(
     budgets: Sequence[int],
     settings: SamplingSettings,
     seed: int,
-) -> tuple[list[list[int]], list[list[float]]]:
-    return model.generate(prompts, budgets, tokenizer.eos_token_id, settings, seed)
+) -> Iterator[Finished]:
+    new, logprobs = model.generate(prompts, budgets, tokenizer.eos_token_id, settings, seed)
+    return zip(range(len(prompts)), new, logprobs, strict=True)
 
 
-ENGINES: dict[str, Callable[..., tuple[list[list[int]], list[list[float]]]]] = {
+ENGINES: dict[str, Callable[..., Iterator[Finished]]] = {
     "batched": _batched,
     "static": _static,
     "transformers": _transformers,

@@ -7,7 +7,7 @@ taken up again. The loop knows none of that. ReST is Guided-ReST without guided 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -65,6 +65,14 @@ class Policy(Protocol):
     """A model to sample from, as the task sees it: one response for each request, in order."""
 
     def __call__(self, requests: Sequence[Request]) -> list[Sampled]: ...
+
+
+def as_they_come(policy: Policy, requests: Sequence[Request]) -> Iterator[tuple[int, Sampled]]:
+    """Numbers of requests and their answers, in the order in which a policy finishes them, where it has a
+    method `as_they_come` that tells: what is done with one then overlaps with the sampling of the others."""
+    if hasattr(policy, "as_they_come"):
+        return policy.as_they_come(requests)
+    return zip(range(len(requests)), policy(requests), strict=True)
 
 
 class Task(Protocol):

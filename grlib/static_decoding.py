@@ -9,14 +9,16 @@ the step runs as it is, which is how the tests compare it with transformers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from grlib.decoding import Decoder
+from grlib.errors import GrlibError
 from grlib.model import ALIGNED
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ COLUMNS = 256  # the cache has, and attention without the kernel reads, a multip
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
 MEMORY = 0.4  # share of a GPU's memory that the cache may take: training in the same process needs half
+NOTHING = np.empty(0)
+
+Finished = tuple[int, list[int], list[float]]  # number of a request, its new tokens, their log probabilities
 
 
 @dataclass
@@ -70,6 +75,7 @@ class StaticDecoder(Decoder):
         self.rows = torch.arange(self.count, device=self.device)
         self.generator = torch.Generator(self.device)
         self.graphs: dict[tuple[int, float], Callable[[], None]] = {}
+        self.calls = 0  # of `finished`
         # the parts of a step, on a GPU compiled into few kernels; prompts differ in size and take plain ones
         parts: list[Callable[..., Any]] = [self._project_one, self._finish_layer, _drawn]
         if self.device.type == "cuda":
@@ -107,16 +113,22 @@ class StaticDecoder(Decoder):
         return rows_that_fit(wanted, whole, *shape, self.dtype.itemsize)
 
     @torch.no_grad()
-    def answer(
+    def finished(
         self, prompts: Sequence[Sequence[int]], budgets: Sequence[int], *, temperature: float, seed: int
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """New tokens and their log probabilities, as `Decoder.generate`; columns and budgets must fit."""
+    ) -> Iterator[Finished]:
+        """The requests in the order in which they are done; columns and budgets must fit.
+
+        What the caller does with one overlaps with the steps of the others, which a GPU has been handed then.
+        One call at a time: GrlibError where another one has begun since.
+        """
+        self.calls += 1
+        ours = self.calls
         self.generator.manual_seed(seed)
         self.slots.running.zero_()
-        found: tuple[list[list[int]], list[list[float]]] = ([[] for _ in prompts], [[] for _ in prompts])
         order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
         waiting, holds = deque(order), dict[int, int]()  # slot -> request
         filled = [0] * self.count  # columns of a slot that may be in use
+        left = [(i, NOTHING, NOTHING) for i, budget in enumerate(budgets) if budget <= 0]
         while waiting or holds:
             free = [slot for slot in range(self.count) if slot not in holds]
             if waiting and len(free) >= min(len(waiting), max(1, self.count // 8)):
@@ -132,8 +144,11 @@ class StaticDecoder(Decoder):
                 step()
             for slot in holds:
                 filled[slot] += STRIDE
-            self._leave(holds, found)
-        return found
+            yield from _listed(left)
+            if self.calls != ours:
+                raise GrlibError("the static cache has been given to another call: end one before the next")
+            left = self._leave(holds)
+        yield from _listed(left)
 
     def _enter(
         self,
@@ -251,19 +266,20 @@ class StaticDecoder(Decoder):
         noise = torch.empty(logits.shape, device=self.device).exponential_(generator=self.generator)
         return self.draw(logits, noise, temperature)
 
-    def _leave(self, holds: dict[int, int], found: tuple[list[list[int]], list[list[float]]]) -> None:
-        """Take what is finished out of its slots."""
+    def _leave(self, holds: dict[int, int]) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Take what is finished out of its slots: requests, their tokens and log probabilities."""
         running = self.slots.running.tolist()
         done = [slot for slot in holds if not running[slot]]
         if not done:
-            return
+            return []
         made = self.slots.made[done].tolist()
         tokens, logprobs = (
             tensor[done, : max(made)].cpu().numpy() for tensor in (self.slots.tokens, self.slots.logprobs)
         )
-        for slot, count, ids, scores in zip(done, made, tokens, logprobs, strict=True):
-            request = holds.pop(slot)
-            found[0][request], found[1][request] = ids[:count].tolist(), scores[:count].tolist()
+        return [
+            (holds.pop(slot), ids[:count], scores[:count])
+            for slot, count, ids, scores in zip(done, made, tokens, logprobs, strict=True)
+        ]
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return super()._logits(x)[:, : len(self.embedding)]
@@ -281,6 +297,10 @@ def _drawn(
     scaled = logits.float() / temperature
     token = (scaled - noise.log()).argmax(-1)
     return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
+
+
+def _listed(left: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> Iterator[Finished]:
+    return ((request, tokens.tolist(), logprobs.tolist()) for request, tokens, logprobs in left)
 
 
 def rows_that_fit(
@@ -317,11 +337,12 @@ def generate(
     seed: int,
     slots: int,
     end: int | None = None,
-) -> tuple[list[list[int]], list[list[float]]]:
-    """`Decoder.generate` by a static cache: that of the last call, with its graphs, where it fits."""
+) -> Iterator[Finished]:
+    """`StaticDecoder.finished` of the last call's decoder, with its graphs, where the requests fit it."""
     most = max(budgets, default=0)
     if most <= 0:
-        return [[] for _ in prompts], [[] for _ in prompts]
+        yield from ((i, [], []) for i in range(len(prompts)))
+        return
     columns = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
     kind = (model.config.to_json_string(), slots, _rounded(columns), _rounded(most), end)
     if kind in _KEPT:
@@ -329,4 +350,4 @@ def generate(
     else:
         _KEPT.clear()
         _KEPT[kind] = StaticDecoder(model, *kind[1:])
-    return _KEPT[kind].answer(prompts, budgets, temperature=temperature, seed=seed)
+    yield from _KEPT[kind].finished(prompts, budgets, temperature=temperature, seed=seed)

@@ -94,6 +94,32 @@ def test_starts_and_budgets_reach_the_model():
     ]
 
 
+class Backwards:
+    """A policy that finishes the last request first."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def __call__(self, requests):
+        raise AssertionError("asked for all at once")
+
+    def as_they_come(self, requests):
+        yield from reversed([*enumerate(self.policy(requests))])
+
+
+def test_traces_are_graded_in_any_order_in_which_they_are_finished():
+    starts = [None, straight_path(*ITEMS[1]), *[None] * (len(ITEMS) - 2)]
+    task = CountdownTask(budget=tokens(starts[1]))
+    for policy in (silent, policy_of(solver)):
+        assert task.attempt(Backwards(policy), ITEMS, starts) == task.attempt(policy, ITEMS, starts)
+    assert task.attempt(Backwards(silent), ITEMS, starts)[1] is None, "no room left"
+
+
+def test_a_policy_that_leaves_an_answer_out_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        TASK.attempt(lambda requests: silent(requests)[1:], ITEMS, [None] * len(ITEMS))
+
+
 def test_a_start_that_fills_the_budget_is_no_attempt():
     start = straight_path(*ITEMS[0])
     full = CountdownTask(budget=tokens(start))
@@ -263,6 +289,8 @@ def test_rollouts_earn_at_the_end_and_at_subgoals():
         return [Sampled(trace, len(ids), True, len(ids), ids, (-0.5,) * len(ids)) for _ in requests]
 
     (rollout,) = TASK.rollouts(policy, [item], TOKENIZER, settings)
+    two = TASK.rollouts(Backwards(policy), [item, ITEMS[1]], TOKENIZER, settings)
+    assert two[0] == rollout and not two[1].correct and two[1].prompt != rollout.prompt
     assert rollout.correct
     assert sum(amount for _, amount in rollout.rewards) == 1.5
     last, *paid = [place for place, _ in rollout.rewards]

@@ -143,6 +143,39 @@ def test_new_weights_take_the_place_of_old_ones_in_a_static_cache():
     assert len(static_decoding._KEPT) == 1
 
 
+def test_a_finished_answer_is_given_out_while_the_next_steps_of_the_others_run(monkeypatch):
+    """What a caller does with it takes the GPU no time: the steps were handed over before."""
+    decoder, steps = StaticDecoder(tiny_model()[0], 3, 256, 60), []
+    step = decoder._step
+    monkeypatch.setattr(decoder, "_step", lambda *sizes: steps.append(sizes) or step(*sizes))
+    found = decoder.finished([[1, 2], [1, 3], [1, 4]], [1, 60, 0], temperature=0.0, seed=0)
+    request, tokens, logprobs = next(found)
+    assert (request, tokens, logprobs) == (2, [], []) and len(steps) == static_decoding.STRIDE
+    request, tokens, _ = next(found)
+    assert request == 0 and len(tokens) == 1 and len(steps) == 2 * static_decoding.STRIDE
+    assert [request for request, *_ in found] == [1]
+
+
+def test_a_static_cache_serves_one_call_at_a_time():
+    decoder = StaticDecoder(tiny_model()[0], 1, 256, 40)
+    asked = {"prompts": [[1, 2], [1, 3], [1, 4]], "budgets": [1, 1, 1], "temperature": 0.0, "seed": 0}
+    first = decoder.finished(**asked)
+    next(first)
+    assert len([*decoder.finished(**asked)]) == 3
+    with pytest.raises(GrlibError, match="given to another call"):
+        next(first)
+
+
+def test_answers_as_they_come_are_the_same_answers():
+    model, tokenizer = tiny_model()
+    asked = requests_of(20)
+    for engine in ("batched", "static", "transformers"):
+        found = [*sampling.answers(model, tokenizer, asked, replace(GREEDY, engine=engine, slots=4), 0)]
+        assert sorted(number for number, _ in found) == [*range(20)]
+        assert (sampling.in_order(found) == [one for _, one in found]) is (engine == "batched")
+        assert sampling.in_order(found) == answer(model, tokenizer, asked, GREEDY, 0)
+
+
 # the distribution
 
 
@@ -158,7 +191,8 @@ def test_draws_follow_the_softmax(temperature, engine):
         expected = torch.softmax(hidden @ model.get_input_embeddings().weight.T / temperature, -1).double()
     draws = 20_000
     how = SamplingSettings(engine, temperature, slots=4000)
-    rows, _ = ENGINES[engine](model, tokenizer, [prompt] * draws, [1] * draws, how, 5)
+    found = ENGINES[engine](model, tokenizer, [prompt] * draws, [1] * draws, how, 5)
+    rows = [tokens for _, tokens, _ in found]
     counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(tokenizer)).double()
     dense = expected * draws >= 5
     assert dense.sum() > 50
@@ -288,7 +322,8 @@ def test_slots_neither_lose_nor_mix_up_requests(shapes, slots):
     assert len(found) == len(prompts)
     if any(budgets):
         static = StaticDecoder(tiny_model()[0], slots, 256, 45)
-        assert static.answer(prompts, budgets, temperature=0.0, seed=0)[0] == found
+        done = {i: tokens for i, tokens, _ in static.finished(prompts, budgets, temperature=0.0, seed=0)}
+        assert [done[i] for i in range(len(prompts))] == found
     for prompt, budget, tokens in zip(prompts, budgets, found, strict=True):
         assert tokens == _alone(tuple(prompt), budget)
 

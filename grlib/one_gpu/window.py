@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,11 +117,15 @@ class Sampler:
         self.settings = sampling.SamplingSettings(engine, temperature, slots, logprobs=temperature == 1)
 
     def __call__(self, requests: Sequence[sampling.Request]) -> list[sampling.Sampled]:
+        return sampling.in_order(self.as_they_come(requests))
+
+    def as_they_come(self, requests: Sequence[sampling.Request]) -> Iterator[tuple[int, sampling.Sampled]]:
+        """The answers with the numbers of their requests, in the order in which they are finished."""
         seed = random.Random(f"{self.seed}/{next(self.times)}").getrandbits(31)
         settings = self.settings
         if len(requests) >= MANY * settings.slots:
             settings = replace(settings, slots=WIDER * settings.slots)
-        return sampling.answer(self.model, self.words, requests, settings, seed)
+        return sampling.answers(self.model, self.words, requests, settings, seed)
 
 
 def new_model(profile: Profile, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
