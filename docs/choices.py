@@ -50,7 +50,10 @@ def within_reach(run: Path) -> list[Solved]:
 def responses(
     model: Path, profile: Profile, items: list[Solved], name: str, work: Path, chunk: int
 ) -> list[Rollout]:
-    """A response of a model to each problem as PPO samples it, on the CPU, in resumable chunks in `work`."""
+    """A response of a model to each problem as PPO samples it, on the CPU, in resumable chunks in `work`.
+
+    `chunk` requests each where the profile samples on a GPU, else as many as it says itself.
+    """
     settings = ppo_settings(profile, "guided_rest_ppo")
     how = replace(settings.sampling, logprobs=True)
     if profile.engine != LAPTOP.engine:  # that of a GPU

@@ -214,8 +214,8 @@ def sample_chunk(
 ) -> pd.DataFrame:
     """Answer one chunk in this process: columns as in `Sampled`, those on request only if asked for."""
     model, tokenizer = _loaded(model_folder, digest(Path(model_folder)), settings.engine)
-    answers = answer(model, tokenizer, requests, settings, seed)
-    frame = pd.DataFrame(answers, columns=list(Sampled._fields))
+    found = answer(model, tokenizer, requests, settings, seed)
+    frame = pd.DataFrame(found, columns=list(Sampled._fields))
     return frame if settings.logprobs else frame.drop(columns=list(_ON_REQUEST))
 
 
@@ -241,12 +241,24 @@ def answer(
 
     vLLM serves folders from processes of its own: a model at hand is sampled by transformers in its stead.
     """
-    return in_order(answers(model, tokenizer, requests, settings, seed))
+    return by_number(answers(model, tokenizer, requests, settings, seed), len(requests))
 
 
-def in_order(found: Iterable[tuple[int, Sampled]]) -> list[Sampled]:
-    """Numbered answers by their numbers."""
-    return [one for _, one in sorted(found, key=itemgetter(0))]
+def by_number(found: Iterable[tuple[int, Sampled]], count: int) -> list[Sampled]:
+    """Answers to `count` requests by their numbers; GrlibError as `each_once`."""
+    return [one for _, one in sorted(each_once(found, count), key=itemgetter(0))]
+
+
+def each_once(found: Iterable[tuple[int, Sampled]], count: int) -> Iterator[tuple[int, Sampled]]:
+    """The same answers; GrlibError where one of `count` requests has none or several at their end."""
+    waiting = set(range(count))
+    for number, one in found:
+        if number not in waiting:
+            raise GrlibError(f"an answer to request {number} of 0..{count - 1}, which waits for none")
+        waiting.remove(number)
+        yield number, one
+    if waiting:
+        raise GrlibError(f"no answer to {len(waiting)} of {count} requests, first number {min(waiting)}")
 
 
 def answers(
@@ -262,7 +274,8 @@ def answers(
 
     served = isinstance(model, ServedModel)
     engine = "transformers" if settings.engine == "vllm" and not served else settings.engine
-
+    if settings.logprobs and engine == "transformers":
+        raise GrlibError("log probabilities by vLLM need a model in a folder, not one at hand")
     prompts = encode(tokenizer, [request.prompt for request in requests])
     prefixes = encode(tokenizer, [request.prefix for request in requests])
     left = [max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)]

@@ -17,7 +17,7 @@ import pandas as pd
 
 from grlib.artefacts import digest
 from grlib.errors import GrlibError
-from grlib.sampling import Request, Sampled, SamplingSettings, sample
+from grlib.sampling import Request, Sampled, SamplingSettings, each_once, sample
 
 if TYPE_CHECKING:
     from grlib.training import Row, TrainSettings
@@ -62,17 +62,20 @@ class Attempt:
 
 
 class Policy(Protocol):
-    """A model to sample from, as the task sees it: one response for each request, in order."""
+    """A model to sample from, as the task sees it: one response for each request, in order.
+
+    It may have a method `as_they_come` besides (`as_they_come` below).
+    """
 
     def __call__(self, requests: Sequence[Request]) -> list[Sampled]: ...
 
 
 def as_they_come(policy: Policy, requests: Sequence[Request]) -> Iterator[tuple[int, Sampled]]:
     """Numbers of requests and their answers, in the order in which a policy finishes them, where it has a
-    method `as_they_come` that tells: what is done with one then overlaps with the sampling of the others."""
-    if hasattr(policy, "as_they_come"):
-        return policy.as_they_come(requests)
-    return zip(range(len(requests)), policy(requests), strict=True)
+    method `as_they_come` that tells: what is done with one then overlaps with the sampling of the others.
+    GrlibError where a request has no answer, or two."""
+    told = getattr(policy, "as_they_come", None)
+    return each_once(told(requests) if told else enumerate(policy(requests)), len(requests))
 
 
 class Task(Protocol):

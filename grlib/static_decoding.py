@@ -28,7 +28,6 @@ COLUMNS = 256  # the cache has, and attention without the kernel reads, a multip
 STRIDE = 16  # steps between two looks at which rows are done
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
 MEMORY = 0.4  # share of a GPU's memory that the cache may take: training in the same process needs half
-NOTHING = np.empty(0)
 
 Finished = tuple[int, list[int], list[float]]  # number of a request, its new tokens, their log probabilities
 
@@ -116,10 +115,10 @@ class StaticDecoder(Decoder):
     def finished(
         self, prompts: Sequence[Sequence[int]], budgets: Sequence[int], *, temperature: float, seed: int
     ) -> Iterator[Finished]:
-        """The requests in the order in which they are done; columns and budgets must fit.
+        """Requests without a budget first, then the others as they are done; columns and budgets must fit.
 
-        What the caller does with one overlaps with the steps of the others, which a GPU has been handed then.
-        One call at a time: GrlibError where another one has begun since.
+        What the caller does with one overlaps with the steps of those that still run, which a GPU has been
+        handed then. One call at a time: GrlibError where another has begun before these steps are done.
         """
         self.calls += 1
         ours = self.calls
@@ -128,7 +127,8 @@ class StaticDecoder(Decoder):
         order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
         waiting, holds = deque(order), dict[int, int]()  # slot -> request
         filled = [0] * self.count  # columns of a slot that may be in use
-        left = [(i, NOTHING, NOTHING) for i, budget in enumerate(budgets) if budget <= 0]
+        left: list[tuple[int, np.ndarray, np.ndarray]] = []
+        yield from ((i, [], []) for i, budget in enumerate(budgets) if budget <= 0)
         while waiting or holds:
             free = [slot for slot in range(self.count) if slot not in holds]
             if waiting and len(free) >= min(len(waiting), max(1, self.count // 8)):

@@ -110,14 +110,19 @@ class Backwards:
 def test_traces_are_graded_in_any_order_in_which_they_are_finished():
     starts = [None, straight_path(*ITEMS[1]), *[None] * (len(ITEMS) - 2)]
     task = CountdownTask(budget=tokens(starts[1]))
-    for policy in (silent, policy_of(solver)):
-        assert task.attempt(Backwards(policy), ITEMS, starts) == task.attempt(policy, ITEMS, starts)
-    assert task.attempt(Backwards(silent), ITEMS, starts)[1] is None, "no room left"
+    policy = policy_of(solver)
+    found = task.attempt(policy, ITEMS, starts)
+    assert found[1] is None and len({attempt.response for attempt in found if attempt}) == len(ITEMS) - 1 > 1
+    assert task.attempt(Backwards(policy), ITEMS, starts) == found
 
 
 def test_a_policy_that_leaves_an_answer_out_is_refused():
-    with pytest.raises(ValueError, match="shorter"):
-        TASK.attempt(lambda requests: silent(requests)[1:], ITEMS, [None] * len(ITEMS))
+    def short(requests):
+        return silent(requests)[1:]
+
+    for policy in (short, Backwards(short)):
+        with pytest.raises(GrlibError, match=f"no answer to 1 of {len(ITEMS)} requests"):
+            TASK.attempt(policy, ITEMS, [None] * len(ITEMS))
 
 
 def test_a_start_that_fills_the_budget_is_no_attempt():
@@ -289,8 +294,6 @@ def test_rollouts_earn_at_the_end_and_at_subgoals():
         return [Sampled(trace, len(ids), True, len(ids), ids, (-0.5,) * len(ids)) for _ in requests]
 
     (rollout,) = TASK.rollouts(policy, [item], TOKENIZER, settings)
-    two = TASK.rollouts(Backwards(policy), [item, ITEMS[1]], TOKENIZER, settings)
-    assert two[0] == rollout and not two[1].correct and two[1].prompt != rollout.prompt
     assert rollout.correct
     assert sum(amount for _, amount in rollout.rewards) == 1.5
     last, *paid = [place for place, _ in rollout.rewards]
@@ -300,6 +303,20 @@ def test_rollouts_earn_at_the_end_and_at_subgoals():
         assert read.endswith("\n")
         assert read.splitlines()[-1].startswith("Current State")
     assert len(rollout.starts) == trace.count("\n") + 1  # the end token is an action of its own
+
+
+def test_rollouts_are_those_of_their_problems_in_whatever_order_they_are_finished():
+    def policy(requests):
+        answers = [encode(TOKENIZER, [solver(request)])[0] + [TOKENIZER.eos_token_id] for request in requests]
+        return [
+            Sampled(solver(request), len(ids), True, len(ids), tuple(ids), (-0.5,) * len(ids))
+            for request, ids in zip(requests, answers, strict=True)
+        ]
+
+    settings = ppo_settings(profiles.get("laptop"), "sos_ppo_dense")
+    found = TASK.rollouts(policy, ITEMS, TOKENIZER, settings)
+    assert all(rollout.correct for rollout in found) and len({rollout.response for rollout in found}) > 1
+    assert TASK.rollouts(Backwards(policy), ITEMS, TOKENIZER, settings) == found
 
 
 def test_problems_within_reach_are_those_solved_without_guidance():

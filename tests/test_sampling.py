@@ -146,11 +146,10 @@ def test_new_weights_take_the_place_of_old_ones_in_a_static_cache():
 def test_a_finished_answer_is_given_out_while_the_next_steps_of_the_others_run(monkeypatch):
     """What a caller does with it takes the GPU no time: the steps were handed over before."""
     decoder, steps = StaticDecoder(tiny_model()[0], 3, 256, 60), []
-    step = decoder._step
-    monkeypatch.setattr(decoder, "_step", lambda *sizes: steps.append(sizes) or step(*sizes))
+    over = decoder._step_over
+    monkeypatch.setattr(decoder, "_step_over", lambda *how: lambda: steps.append(how) or over(*how)())
     found = decoder.finished([[1, 2], [1, 3], [1, 4]], [1, 60, 0], temperature=0.0, seed=0)
-    request, tokens, logprobs = next(found)
-    assert (request, tokens, logprobs) == (2, [], []) and len(steps) == static_decoding.STRIDE
+    assert next(found) == (2, [], []) and not steps
     request, tokens, _ = next(found)
     assert request == 0 and len(tokens) == 1 and len(steps) == 2 * static_decoding.STRIDE
     assert [request for request, *_ in found] == [1]
@@ -172,8 +171,23 @@ def test_answers_as_they_come_are_the_same_answers():
     for engine in ("batched", "static", "transformers"):
         found = [*sampling.answers(model, tokenizer, asked, replace(GREEDY, engine=engine, slots=4), 0)]
         assert sorted(number for number, _ in found) == [*range(20)]
-        assert (sampling.in_order(found) == [one for _, one in found]) is (engine == "batched")
-        assert sampling.in_order(found) == answer(model, tokenizer, asked, GREEDY, 0)
+        ordered = sampling.by_number(found, 20)
+        assert (ordered == [one for _, one in found]) is (engine == "batched")
+        assert ordered == answer(model, tokenizer, asked, GREEDY, 0)
+
+
+def test_no_request_goes_without_its_answer_or_gets_two():
+    one = Sampled("", 1, True, 1)
+    with pytest.raises(GrlibError, match="no answer to 1 of 2 requests, first number 1"):
+        sampling.by_number([(0, one)], 2)
+    for found in ([(0, one), (0, one)], [(2, one)]):
+        with pytest.raises(GrlibError, match=f"an answer to request {found[-1][0]} of 0..1"):
+            sampling.by_number(found, 2)
+
+
+def test_log_probabilities_by_vllm_are_not_those_of_a_model_at_hand():
+    with pytest.raises(GrlibError, match="need a model in a folder"):
+        answer(*tiny_model(), requests_of(2), replace(ONE, engine="vllm", logprobs=True), 0)
 
 
 # the distribution

@@ -37,12 +37,13 @@ def plan(profile: Profile, methods: Sequence[str], steps: int) -> str:
     return "\n".join(lines)
 
 
-def opened(stage: str, out: Path, profile: Profile, seed: int, **given: Any) -> Window:
+def opened(
+    stage: str, out: Path, profile: Profile, seed: int, *, methods: Sequence[str], steps: int, **given: Any
+) -> Window:
     """A window of `iterate` or `reinforce`, which on a GPU has said how long it will take."""
-    window = Window(stage, out, profile, seed, **given)
+    window = Window(stage, out, profile, seed, **given, methods=methods, steps=steps)
     if GPU:
-        alone = stage == "reinforce"
-        window.say(beforehand(profile, given["methods"], given["steps"], alone))
+        window.say(beforehand(profile, methods, steps, alone=stage == "reinforce"))
     return window
 
 

@@ -117,7 +117,7 @@ class Sampler:
         self.settings = sampling.SamplingSettings(engine, temperature, slots, logprobs=temperature == 1)
 
     def __call__(self, requests: Sequence[sampling.Request]) -> list[sampling.Sampled]:
-        return sampling.in_order(self.as_they_come(requests))
+        return sampling.by_number(self.as_they_come(requests), len(requests))
 
     def as_they_come(self, requests: Sequence[sampling.Request]) -> Iterator[tuple[int, sampling.Sampled]]:
         """The answers with the numbers of their requests, in the order in which they are finished."""
