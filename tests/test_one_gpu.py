@@ -618,10 +618,10 @@ def test_minutes_of_all_windows_by_kind_of_work():
 
 def test_many_requests_are_sampled_in_more_rows_at_once(monkeypatch):
     used = []
-    monkeypatch.setattr(window.sampling, "answer", lambda *given: used.append(given[3].slots) or [])
+    monkeypatch.setattr(window.sampling, "answers", lambda *given: used.append(given[3].slots) or [])
     sampler = window.Sampler(None, None, slots=4, seed="0")
     for count in (window.MANY * 4 - 1, window.MANY * 4):
-        sampler([None] * count)
+        sampler.as_they_come([None] * count)
     assert used == [4, 4 * window.WIDER]
 
 
