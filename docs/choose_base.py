@@ -1,11 +1,11 @@
 """How the shipped base was chosen: one small training run a variant, all with the same processor time.
 
-    python docs/choose_base.py [--seconds 720] [reference digits ...]
+    python docs/choose_base.py [--profile laptop_99] [--seconds 1500] [reference digits ...]
 
 Every variant trains on one thread for the same processor seconds and is judged on validation problems of a
 sibling task (another draw of the seen and unseen targets: `target_seed` 1), so the test problems stay
-untouched. Rows go to docs/base_choice.csv; variants that are there already are skipped. One
-process a core may run, each with its own variants.
+untouched. Rows go to docs/base_choice.csv (of the profile `laptop`) or docs/base_choice_<profile>.csv; variants
+that are there already are skipped. One process per core may run, each with its own variants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import torch
-from choices import LAPTOP, add, known
+from choices import add, known
 
 from grlib import countdown_data, imitation, metrics, profiles, sampling, tokenizer, training
 from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
@@ -29,9 +29,7 @@ from grlib.model import bake, build_model
 from grlib.traces import arithmetic_holds
 
 OUT = Path(__file__).with_name("base_choice.csv")
-TASK = replace(LAPTOP.task, target_seed=1)
 PROBLEMS, SAMPLES = 100, 8
-TOKENS_A_STEP = 2500
 EQUATION = re.compile(r"Exploring Operation: (\d+)([-+*/])(\d+)=(\d+),")
 STATE = re.compile(r"Current State: (\d+):")
 
@@ -56,18 +54,20 @@ VARIANTS = {
     "3 and 4 mixed": Variant(order="mixed"),
     "keys for every head": Variant(changes={"kv_heads": 4}),
     "192 wide, 4 layers": Variant(changes={"hidden": 192, "layers": 4, "heads": 6, "intermediate": 512}),
-    "half the rate": Variant(changes={"base_lr": LAPTOP.base_lr / 2}),
-    "twice the rate": Variant(changes={"base_lr": LAPTOP.base_lr * 2}),
+    "5 x 192": Variant(changes={"hidden": 192, "layers": 5, "heads": 6, "intermediate": 512}),
+    "6 x 160": Variant(changes={"hidden": 160, "layers": 6, "heads": 5, "intermediate": 432}),
+    "half the rate": Variant(changes={"base_lr": profiles.LAPTOP.base_lr / 2}),
+    "twice the rate": Variant(changes={"base_lr": profiles.LAPTOP.base_lr * 2}),
 }
 
 
-def run(name: str, seconds: float) -> dict[str, Any]:
-    """Train one variant and measure it: a row of the table."""
+def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int) -> dict[str, Any]:
+    """Train one variant of the profile `given` and measure it: a row of the table."""
     variant = VARIANTS[name]
-    profile = replace(LAPTOP, task=TASK, **variant.changes)
+    profile = replace(given, task=replace(given.task, target_seed=1), **variant.changes)
     words = tokenizer.build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
-    texts = [e.trace for e in countdown_data.imitation_examples(TASK, 200, start=imitation.VALID_START)]
+    texts = [e.trace for e in countdown_data.imitation_examples(profile.task, 200, start=imitation.VALID_START)]
     usual = tokenizer.build_tokenizer()
     longer = sum(map(len, tokenizer.encode(words, texts))) / sum(map(len, tokenizer.encode(usual, texts)))
     profile = replace(profile, budget=round(profile.budget * longer))
@@ -77,7 +77,7 @@ def run(name: str, seconds: float) -> dict[str, Any]:
     )  # fmt: skip
     if not variant.structured:
         bake(net)
-    row = {"variant": name} | train(net, words, variant, profile, seconds, TOKENS_A_STEP * longer)
+    row = {"variant": name} | train(net, words, variant, profile, seconds, tokens_per_step * longer)
     row["parameters"] = sum(p.numel() for p in bake(net).parameters())
     row |= measure(net.eval(), words, profile)
     row["valid_nats_per_character"] = per_character(net, words, profile, texts)
@@ -85,7 +85,7 @@ def run(name: str, seconds: float) -> dict[str, Any]:
 
 
 def train(
-    net: Any, words: Any, variant: Variant, profile: profiles.Profile, seconds: float, tokens_a_step: float
+    net: Any, words: Any, variant: Variant, profile: profiles.Profile, seconds: float, tokens_per_step: float
 ) -> dict[str, Any]:
     """Train in place for `seconds` of processor time, the rate falling over the last fifth of them."""
     settings = imitation.base_settings(profile)
@@ -102,9 +102,11 @@ def train(
             variant.order
         ]
         batch: list[training.Row] = []
-        while sum(len(row.ids) for row in batch) < tokens_a_step:
+        while sum(len(row.ids) for row in batch) < tokens_per_step:
             if not stock[count]:  # making examples is not counted: it is the same for all
-                examples = countdown_data.imitation_examples(TASK, 2000, start=made[count], num_count=count)
+                examples = countdown_data.imitation_examples(
+                    profile.task, 2000, start=made[count], num_count=count
+                )
                 made[count] += 2000
                 stock[count] = imitation.imitation_rows("sos", examples, words, profile.row_length)
             batch.append(stock[count].pop())
@@ -127,11 +129,11 @@ def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[s
 def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
     """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
     task, settings = CountdownTask(profile.budget), sampling_settings(profile)
-    tests, _ = countdown_data.reserved_keys(TASK)
+    tests, _ = countdown_data.reserved_keys(profile.task)
     found: dict[str, Any] = {}
     for split, items in {
-        "seen": countdown_data.draw(TASK, "valid", PROBLEMS, exclude=tests),
-        "unseen": countdown_data.draw(TASK, "valid-unseen", PROBLEMS, unseen=True),
+        "seen": countdown_data.draw(profile.task, "valid", PROBLEMS, exclude=tests),
+        "unseen": countdown_data.draw(profile.task, "valid-unseen", PROBLEMS, unseen=True),
     }.items():
         rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, SAMPLES)
         right = rows.groupby("index")["correct"].sum()
@@ -154,14 +156,18 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), help="which (default: all)")
+    parser.add_argument("--profile", default="laptop", help="whose task and base is varied (default: laptop)")
     parser.add_argument("--seconds", type=float, default=720, help="processor seconds of training each")
+    parser.add_argument("--tokens-per-step", type=int, default=2500)
     chosen = parser.parse_args()
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
+    given = profiles.get(chosen.profile)
+    table = OUT if given.name == "laptop" else OUT.with_stem(f"{OUT.stem}_{given.name}")
     for name in chosen.variants:
-        if not known(OUT, variant=name):
-            add(OUT, run(name, chosen.seconds))
+        if not known(table, variant=name):
+            add(table, run(name, given, chosen.seconds, chosen.tokens_per_step))
 
 
 if __name__ == "__main__":
