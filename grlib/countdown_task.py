@@ -41,6 +41,7 @@ class CountdownTask:
     budget: int  # tokens of a whole response, end token included
     rounds: int = 3
     choose: str = "random"  # which explored child a rewrite replaces (node selection)
+    guided: bool = True  # False: a failed problem is attempted again from the start (the control of guidance)
     tokenizer: PreTrainedTokenizerFast | None = field(default=None, repr=False, compare=False)  # of prompts
 
     def __post_init__(self) -> None:
@@ -105,6 +106,8 @@ class CountdownTask:
 
     def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
         """The failed trace rewritten to visit the next node of the optimal solution (Algorithm 1)."""
+        if not self.guided:
+            return ""
         problem, solution = item
         return whole_lines(rewrite(attempt.response, problem, solution, choose=self.choose, rng=rng))
 

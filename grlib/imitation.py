@@ -26,6 +26,7 @@ from grlib.training import Row, TrainSettings, make_rows, means_of, plan_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+EXAMPLES = 10_000  # made at a time
 CHECKED = 100  # examples that a pretrained tokenizer must give back unchanged
 VALID_START, VALID_EXAMPLES = 10_000_000, 200  # the part of the imitation list kept for validation
 
@@ -78,7 +79,7 @@ def train_base(
     """Train `method` (sos or bc) from scratch through the profile's curriculum: (model, tokenizer, curve).
 
     Stages follow each other under one learning-rate schedule. `stop_after` steps end it early (the live part
-    of notebook 03); `folder` keeps checkpoints, so a killed run goes on.
+    of notebook 03); `folder` keeps checkpoints, so a killed run goes on; one that does not fit is an error.
     """
     settings = base_settings(profile)
     tokenizer = build_tokenizer(profile.whole_numbers)
@@ -92,12 +93,11 @@ def train_base(
             continue
         progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
         first = len(rows)
-        rows += imitation_rows(  # the examples' texts are not kept: they take more memory than the training
-            method,
-            imitation_examples(profile.task, stage.examples, num_count=stage.num_count),
-            tokenizer,
-            profile.row_length,
-        )
+        begun = sum(s.examples for s in profile.stages[:number] if s.num_count == stage.num_count)
+        for start in range(0, stage.examples, EXAMPLES):  # texts take more memory than the training
+            count = min(EXAMPLES, stage.examples - start)
+            examples = imitation_examples(profile.task, count, start=begun + start, num_count=stage.num_count)
+            rows += imitation_rows(method, examples, tokenizer, profile.row_length)
         stage_settings = TrainSettings(lr=1.0, batch_rows=batch_rows, epochs=profile.base_epochs)
         for batch in plan_batches(stage.examples, stage_settings, seed + number):
             batches.append([first + i for i in batch])
@@ -121,6 +121,7 @@ def train_base(
         valid=validation_rows(method, profile, tokenizer),
         valid_every=valid_every,
         stop_after=stop_after,
+        strict=not stop_after,
         progress=progress,
         label=method,
     )

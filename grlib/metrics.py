@@ -1,4 +1,4 @@
-"""pass@k, bootstrap intervals over problems, tokens at equal accuracy; plain numpy, no files and no plots.
+"""pass@k, bootstrap intervals over problems and seeds, tokens at equal accuracy; numpy, no files, no plots.
 
 Everything here is a share in 0..1.
 """
@@ -50,25 +50,49 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return (whole - math.perm(n - many, few)) / whole
 
 
-def resampled_means(values: ArrayLike, draws: int = 2000, seed: int = 0) -> Floats:
-    """Means of `draws` bootstrap samples of problems (axis 0): shape (draws,) + values.shape[1:].
+def resampled_means(
+    values: ArrayLike, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None
+) -> Floats:
+    """Means of bootstrap samples of problems *and* seeds: (problems, seeds, columns) -> (draws, columns).
 
-    The problems drawn depend on the number of problems, `draws` and `seed` only, so two calls on the
-    same problems resample the same ones: their difference is paired.
+    A cell is nan where a seed did not have a problem (in all columns). `groups` (problems,) names what
+    problems share: then whole groups are drawn. Problems and seeds are drawn independently of each other and
+    of the values, so two calls on tables of one shape resample the same ones: their difference is paired.
     """
     table = np.asarray(values, dtype=np.float64)
-    if table.ndim == 0 or len(table) == 0 or not np.isfinite(table).all():
-        shape = table.shape
-        raise GrlibError(f"values of shape {shape}: must be finite, one row a problem; drop missing ones")
-    problems, rng = len(table), np.random.default_rng(seed)
-    flat, parts = table.reshape(problems, -1), []
-    chunk = max(1, _VALUES_PER_CHUNK // problems)
+    present = np.isfinite(table).all(axis=-1) if table.ndim == 3 else np.zeros(0)
+    if table.ndim != 3 or not present.any() or np.isinf(table).any():
+        raise GrlibError(
+            f"values of shape {table.shape}: must be finite, (problems, seeds, columns), nan where a seed "
+            "did not have a problem; drop what was not measured"
+        )
+    sums, counts = np.where(present[..., None], table, 0.0), present.astype(np.float64)
+    if groups is not None:
+        names, member = np.unique(np.asarray(groups), return_inverse=True)
+        belongs = (member[None, :] == np.arange(len(names))[:, None]).astype(np.float64)
+        sums, counts = np.tensordot(belongs, sums, axes=1), belongs @ counts
+    units, seeds, columns = sums.shape
+    units_rng, seeds_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    parts = []
+    chunk = max(1, _VALUES_PER_CHUNK // units)
     for start in range(0, draws, chunk):
-        picks = rng.integers(0, problems, size=(min(chunk, draws - start), problems))
-        offsets = np.arange(len(picks))[:, None] * problems
-        times = np.bincount((picks + offsets).ravel(), minlength=picks.size).reshape(picks.shape)
-        parts.append(times @ flat / problems)
-    return np.concatenate(parts).reshape((draws, *table.shape[1:]))
+        number = min(chunk, draws - start)
+        times = _times_drawn(units_rng, number, units)
+        each = _times_drawn(seeds_rng, number, seeds) if seeds > 1 else np.ones((number, 1))
+        total = (times @ sums.reshape(units, -1)).reshape(number, seeds, columns)
+        with np.errstate(invalid="ignore", divide="ignore"):  # no cell was drawn: nan
+            parts.append(
+                (total * each[..., None]).sum(axis=1) / ((times @ counts) * each).sum(axis=1)[:, None]
+            )
+    return np.concatenate(parts)
+
+
+def _times_drawn(rng: np.random.Generator, draws: int, units: int) -> Floats:
+    """How often each of `units` is drawn with replacement: (draws, units)."""
+    picks = rng.integers(0, units, size=(draws, units))
+    offsets = np.arange(draws)[:, None] * units
+    times = np.bincount((picks + offsets).ravel(), minlength=picks.size)
+    return times.reshape(picks.shape).astype(np.float64)
 
 
 def interval_of(centre: float | Floats, draws: Floats, level: float = 0.95) -> Interval:
@@ -81,23 +105,30 @@ def interval_of(centre: float | Floats, draws: Floats, level: float = 0.95) -> I
     return Interval(centre, low, high)
 
 
-def bootstrap_interval(values: ArrayLike, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
-    """Mean over problems with its percentile bootstrap interval; 2-d values give one interval a column."""
-    means = resampled_means(values, draws, seed)
-    return interval_of(np.mean(np.asarray(values, dtype=np.float64), axis=0), means, level)
-
-
-def bootstrap_ratio(
-    numerator: ArrayLike, denominator: ArrayLike, draws: int = 2000, seed: int = 0
+def bootstrap_interval(
+    values: ArrayLike, level: float = 0.95, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None
 ) -> Interval:
-    """sum(numerator) / sum(denominator) with its interval, resampling the problems (rows)."""
-    table = np.column_stack([np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)])
-    top, bottom = table.sum(axis=0)
-    if bottom <= 0:
+    """Mean with its percentile bootstrap interval, of one value per problem (problems,), or of a table
+    (problems, seeds, columns), which gives one interval per column."""
+    table = np.asarray(values, dtype=np.float64)
+    flat = table.ndim == 1
+    if flat and not np.isfinite(table).all():
+        raise GrlibError(f"{np.sum(~np.isfinite(table))} of {table.size} values are not finite; drop them")
+    table = table[:, None, None] if flat else table
+    means = resampled_means(table, draws, seed, groups)
+    centre = np.nanmean(table, axis=(0, 1))
+    return interval_of(float(centre[0]), means[:, 0], level) if flat else interval_of(centre, means, level)
+
+
+def bootstrap_ratio(sums: ArrayLike, draws: int = 2000, seed: int = 0) -> Interval:
+    """Ratio of two totals with its interval; `sums` (problems, seeds, 2): numerators and denominators."""
+    table = np.asarray(sums, dtype=np.float64)
+    top, bottom = np.nansum(table, axis=(0, 1))
+    if not bottom > 0:
         raise GrlibError(f"denominator adds up to {bottom:g}: must be positive; drop empty problems")
     means = resampled_means(table, draws, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return interval_of(top / bottom, means[:, 0] / means[:, 1])
+        return interval_of(float(top / bottom), means[:, 0] / means[:, 1])
 
 
 def within_budgets(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) -> NDArray[np.bool_]:
@@ -112,27 +143,25 @@ def within_budgets(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) ->
     return right[..., None] & (lengths[..., None] <= np.atleast_1d(budgets))
 
 
-def budget_curve(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) -> Floats:
-    """Accuracy over all samples at each token budget, shape (budgets,); see `within_budgets`."""
-    within = within_budgets(correct, tokens, budgets)
-    return within.reshape(-1, within.shape[-1]).mean(axis=0)
+def tokens_at_accuracy(budgets: ArrayLike, curves: ArrayLike, level: ArrayLike) -> Floats:
+    """Smallest budget at which each curve (..., budgets) reaches its level (...,), linear between points;
+    infinite where it never does."""
+    x, y = np.asarray(budgets, dtype=np.float64), np.asarray(curves, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape[-1:] or (np.diff(x) <= 0).any():
+        raise GrlibError(f"budgets {x.tolist()}: must rise, one for each of {y.shape} accuracies; sort them")
+    wanted = np.asarray(level, dtype=np.float64)[..., None]
+    at = (y >= wanted).argmax(axis=-1)[..., None]
+    below = np.maximum(at - 1, 0)
+    low, high = (np.take_along_axis(y, place, axis=-1) for place in (below, at))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.where(at == 0, x[at], x[below] + (x[at] - x[below]) * (wanted - low) / (high - low))
+    return np.asarray(np.where(high >= wanted, found, np.inf)[..., 0])
 
 
-def tokens_at_accuracy(budgets: ArrayLike, curve: ArrayLike, level: float) -> float:
-    """Smallest budget at which the curve reaches `level`, linear between points; nan when it never does."""
-    x, y = np.asarray(budgets, dtype=np.float64), np.asarray(curve, dtype=np.float64)
-    if x.shape != y.shape or (np.diff(x) <= 0).any():
-        raise GrlibError(f"budgets {x.tolist()}: must rise, one for each of {y.size} accuracies; sort them")
-    reached = np.flatnonzero(y >= level)
-    if reached.size == 0:
-        return math.nan
-    i = int(reached[0])
-    if i == 0:
-        return float(x[0])
-    return float(x[i - 1] + (x[i] - x[i - 1]) * (level - y[i - 1]) / (y[i] - y[i - 1]))
-
-
-def token_ratio(budgets: ArrayLike, curve: ArrayLike, reference: ArrayLike, level: float) -> float:
-    """Tokens the reference needs for `level` over those this curve needs: 2 means half the tokens."""
-    ours = tokens_at_accuracy(budgets, curve, level)
-    return tokens_at_accuracy(budgets, reference, level) / ours if ours > 0 else math.nan
+def token_ratio(budgets: ArrayLike, curves: ArrayLike, references: ArrayLike, share: float) -> Floats:
+    """Tokens each reference needs over those its curve needs, both for `share` of the lower of the two final
+    accuracies: 2 means half the tokens. nan where one of them solves nothing. (..., budgets) -> (...,)"""
+    level = share * np.minimum(np.asarray(curves)[..., -1], np.asarray(references)[..., -1])
+    ours, theirs = (tokens_at_accuracy(budgets, each, level) for each in (curves, references))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where((level > 0) & (ours > 0), theirs / ours, np.nan))

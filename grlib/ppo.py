@@ -499,6 +499,34 @@ class Learner:
         return state["step"], state["curve"]
 
 
+def gradient_cosine(
+    task: Task, items: Sequence[Any], base: Path, settings: PPOSettings, *, seed: int, work: Path
+) -> float:
+    """Cosine of two gradients of the policy on the responses of one step: lines as actions, and tokens.
+
+    The critic knows nothing yet. With gamma = lambda = 1 a line's advantage is then that of each of its
+    tokens, and at the first step all ratios are 1: where this is 1, the methods differ in the clip alone.
+    """
+    from grlib.model import load_both, save_model
+
+    policy, tokenizer = load_both(base)
+    save_model(policy, tokenizer, work / "policy")
+    drawn = _sampled(task, items, tokenizer, replace(settings, action="operation"), seed, 0, work)
+    found = []
+    for rollouts in (drawn, [one._replace(starts=tuple(range(len(one.response)))) for one in drawn]):
+        learner, batch = Learner(policy, settings, seed), batch_of(rollouts)
+        value = learner._old_values(batch)
+        advantage, returns = operation_advantages(
+            batch.reward, value, batch.action_start, settings.gamma, settings.lam
+        )
+        learner._gradients(batch, list(range(len(rollouts))), advantage, value, returns)
+        found.append(
+            torch.cat([w.grad.flatten().double() for w in policy.parameters() if w.grad is not None])
+        )
+        policy.zero_grad()
+    return float(nn.functional.cosine_similarity(found[0], found[1], dim=0))
+
+
 class Seen(NamedTuple):
     """What one micro-batch says: its part of both losses and of the clipped share, the largest distance of a
     log probability from the sampler's, and the ratios of its actions."""

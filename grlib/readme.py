@@ -27,11 +27,11 @@ MOST_NAMES = 2  # files of one folder named one by one; more are counted
 DECIDED_IN = {
     "03": "sos_above_bc",
     "04": "hints_accuracy hints_cross_entropy",
-    "05": "guided_likelier node_choice_trades",
-    "06": "rest_above_sos guided_above_rest gap_grows rest_fades "
+    "05": "guided_yield_equal guided_likelier node_choice_trades random_balances",
+    "06": "rest_above_sos guided_above_rest guided_not_below_rest gap_grows rest_fades rest_no_gain "
     "guided_above_matched guided_tokens guided_yield",
-    "07": "guided_ppo_accuracy guided_ppo_above_ppo guided_ppo_tokens rest_ppo_no_gain "
-    "operation_above_token dense_no_gain",
+    "07": "sos_ppo_gains rest_ppo_gains guided_ppo_gains guided_ppo_above_ppo guided_ppo_above_rest_ppo "
+    "ppo_widens_gap guided_ppo_tokens rest_ppo_no_gain operation_above_token dense_no_gain",
     "08": " ".join(claims.REPAIR),
     "09": " ".join(claims.RULES),
 }
@@ -83,8 +83,10 @@ def parts() -> dict[str, str]:
         *_repair(stored),
         *_repair_pretrained(),
         "**The claims, each judged by a rule fixed in `grlib/claims.py`.** Measured values carry their 95 % "
-        "bootstrap interval over problems, paired by problem where two methods are compared; after ± the "
-        "standard deviation of the seeds, which that interval does not hold.",
+        "bootstrap interval over problems and seeds, paired where two methods are compared; after ± the "
+        "standard deviation of the seeds. All seeds start from one base: the interval does not hold what "
+        "another base would change. *Undecided* means that the interval holds both readings; in brackets, "
+        "about how many problems would decide.",
         claims_table(status),
     ]
     made = {
@@ -126,8 +128,7 @@ def _summary(seeds: list[int], status: pd.DataFrame) -> str:
 
 def in_numbers(status: pd.DataFrame) -> str:
     """How many claims have which status, in words; one with seen and unseen targets counts twice."""
-    kinds = (claims.REPRODUCED, claims.NOT_AT_THIS_SCALE, claims.NOT_RUN)
-    listed = [f"{(status['status'] == kind).sum()} {kind}" for kind in kinds]
+    listed = [f"{(status['status'] == kind).sum()} {kind}" for kind in claims.STATUSES]
     return f"of {len(status)} checks of the paper's claims and our controls, {', '.join(listed)}"
 
 
@@ -160,12 +161,22 @@ def _claim_cells(check: Mapping[str, Any]) -> tuple[str, str, str]:
     return (
         "our control" if control else published,
         measured if measured == MISSING else f"{measured} [{low}, {high}]{_seeds_apart(check, digits)}",
-        f"**{check['status']}**" if reproduced else check["status"],
+        (f"**{check['status']}**" if reproduced else check["status"]) + _besides(check),
     )
 
 
+def _besides(check: Mapping[str, Any]) -> str:
+    """A claim's mark, and about how many problems would decide an undecided one."""
+    needed = check["needed"]
+    many = (
+        "" if pd.isna(needed) else "none" if needed > 1e6 else f"about {float(f'{needed:.1g}'):,.0f} problems"
+    )
+    told = [part for part in (check["mark"], many) if part]
+    return f" ({', '.join(told)})" if told else ""
+
+
 def _seeds_apart(row: Mapping[str, Any], digits: int) -> str:
-    """The standard deviation of the seeds, which the interval over problems does not hold."""
+    """The standard deviation of the seeds' values."""
     return "" if pd.isna(row["seed_sd"]) else f" ± {_number(row['seed_sd'], digits)}"
 
 

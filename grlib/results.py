@@ -34,14 +34,23 @@ FILES = {
     "greedy": ("03_greedy", "06_greedy", "07_greedy"),
     "hints": ("04_hints",),
     "likelihood": ("05_likelihood",),
+    "rounds": ("05_solved",),
     "selection": ("05_selection",),
     "yield": ("06_yield",),
     "repair": ("08_eval",),
     "repair_yield": ("08_yield",),
     "curve": ("03_curve",),
     "ppo_curve": ("07_curve",),
+    "gradient": ("07_gradient",),
 }
-OPTIONAL = ("07_eval", "07_greedy", "07_curve", "08_eval", "08_yield")  # files that a run may lack
+OPTIONAL = (
+    "07_eval",
+    "07_greedy",
+    "07_curve",
+    "07_gradient",
+    "08_eval",
+    "08_yield",
+)  # files that a run may lack
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
 _ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
@@ -55,6 +64,8 @@ _COLUMNS = {
     "greedy": _ROW,
     "hints": f"{_ROW} steps:int nll:number nll_tokens:number",
     "likelihood": f"kind:str {_LIKELIHOOD}",
+    "rounds": "choose:str index:int round:int",
+    "gradient": "method:str cosine:number",
     "selection": f"choose:str correct:bool round:int tokens:int {_LIKELIHOOD}",
     "yield": _YIELD,
     "repair": f"{_ROW} {_ANSWERS}",

@@ -1,9 +1,9 @@
 """The tables: per-example rows summarised with intervals, published numbers beside them.
 
-Accuracies are in percent. `low` and `high` are the 95 % bootstrap interval over problems (each problem's
-score averaged over seeds first), `seed_sd` is the standard deviation of the seeds' means, `truncated` the
-percentage of the traces that the token budget cut off. The test problems are the same for every seed, the
-training problems are not. A table whose results are missing keeps its published rows, unmeasured.
+Accuracies are in percent. `low` and `high` are the 95 % bootstrap interval over problems and seeds, both
+drawn anew; `seed_sd` is the standard deviation of the seeds' means, `truncated` the percentage of the traces
+that the token budget cut off. The test problems are the same for every seed, the training problems are not. A
+table whose results are missing keeps its published rows, unmeasured.
 """
 
 from __future__ import annotations
@@ -113,9 +113,10 @@ def shares_by_then(
 # Groups of rows summarised
 
 
-def over_seeds(scores: pd.DataFrame, names: Sequence[object]) -> pd.DataFrame:
-    """Each problem's score averaged over seeds, indexed by problem number."""
-    return scores.groupby("index", observed=True)[list(names)].mean()
+def cells(scores: pd.DataFrame, names: Sequence[object]) -> np.ndarray:
+    """Columns of scores as (problems, seeds, names), nan where a seed did not have a problem."""
+    wide = scores.pivot(index="index", columns="seed", values=list(names)).astype(float)
+    return wide.to_numpy().reshape(len(wide), len(names), -1).swapaxes(1, 2)
 
 
 def summarise(
@@ -124,28 +125,30 @@ def summarise(
     """Means with intervals, long: columns `by`, `label` (the score's name), measured, low, high, ..."""
     rows = []
     for key, group in scores.groupby(list(by), sort=False, observed=True):
-        problems = over_seeds(group, names)
+        table = cells(group, names)
         by_seed = group.groupby("seed")[list(names)].mean()
-        numbers = [*metrics.bootstrap_interval(problems.to_numpy()), by_seed.std(ddof=1)]
+        numbers = [*metrics.bootstrap_interval(table), by_seed.std(ddof=1)]
         for name, *values in zip(names, *(scale * np.asarray(column) for column in numbers), strict=True):
-            rows.append([*key, name, *values, len(problems), len(by_seed)])
+            rows.append([*key, name, *values, len(table), len(by_seed)])
     columns = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Nats a token of each group, all tokens weighing the same, with the interval over problems."""
+    """Nats per token of each group: pooled (all tokens weigh the same) with its interval, and the mean and
+    the median over traces, which a few long or very unlikely traces cannot decide."""
     out = []
     scored = rows[rows["nll"].notna() & (rows["nll_tokens"] > 0)]
     for key, group in scored.groupby(by, sort=False, observed=True):
-        sums = group.groupby("index")[["nll", "nll_tokens"]].sum()
-        interval = metrics.bootstrap_ratio(sums["nll"], sums["nll_tokens"])
-        by_seed = group.groupby("seed")[["nll", "nll_tokens"]].sum()
+        sums = group.groupby(["seed", "index"], as_index=False)[["nll", "nll_tokens"]].sum()
+        interval = metrics.bootstrap_ratio(cells(sums, ["nll", "nll_tokens"]))
+        by_seed = sums.groupby("seed")[["nll", "nll_tokens"]].sum()
         spread = (by_seed["nll"] / by_seed["nll_tokens"]).std(ddof=1)
-        sizes = [len(group), len(sums), group["nll_tokens"].mean(), len(by_seed)]
-        out.append([key, *interval, spread, *sizes])
-    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces", "problems", "mean_tokens"]
-    return pd.DataFrame(out, columns=[*columns, "seeds"])
+        each = group["nll"] / group["nll_tokens"]
+        sizes = [len(group), sums["index"].nunique(), group["nll_tokens"].mean(), len(by_seed)]
+        out.append([key, *interval, spread, each.mean(), each.median(), *sizes])
+    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "trace_mean", "trace_median", "traces"]
+    return pd.DataFrame(out, columns=[*columns, "problems", "mean_tokens", "seeds"])
 
 
 def truncation(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -183,7 +186,7 @@ def success_by(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """Share of correct samples, cross-entropy of the successful traces and truncation, by one column."""
     table = summarise(correct_shares(rows, by), [by], ["correct"], "what").drop(columns="what")
     likelihood = cross_entropy(rows[rows["correct"].astype(bool)], by)
-    likelihood = likelihood[[by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "traces"]]
+    likelihood = likelihood.drop(columns=["problems", "mean_tokens", "seeds"])
     return with_truncation(table.merge(likelihood, on=by, how="left"), rows, [by])
 
 
@@ -262,9 +265,9 @@ def pass_at_budgets(rows: pd.DataFrame, budgets: Sequence[int], ks: Sequence[int
     parts = []
     for budget in budgets:
         within = rows.assign(correct=rows["correct"].astype(bool) & (rows["tokens"] <= budget))
-        problems = over_seeds(pass_scores(within, ks), ks).to_numpy()
-        spread = metrics.resampled_means(problems).std(axis=0)
-        columns = {"budget": budget, "k": list(ks), "mean": 100 * problems.mean(axis=0), "std": 100 * spread}
+        table = cells(pass_scores(within, ks), ks)
+        spread, mean = metrics.resampled_means(table).std(axis=0), np.nanmean(table, axis=(0, 1))
+        columns = {"budget": budget, "k": list(ks), "mean": 100 * mean, "std": 100 * spread}
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
 
@@ -318,21 +321,23 @@ def greedy_table(results: Results) -> pd.DataFrame:
     return in_order(table.merge(gained, on=by, how="left"), ["split", "method"])
 
 
+NO_GOAL = "no goal line"  # the verdict of `traces.grade` on a search that claims no goal
+ENDINGS = ("right", "false_goal", "gave_up", "cut_off")
+
+
 def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
-    """How pass@1 comes about, by method and split: percent of samples that end within the budget, and
-    percent of those that are correct; their product is pass@1."""
+    """How samples end, in percent, by method, split and ending: right, with a false goal (a goal line over a
+    wrong sum, or with a number that is not there), given up, cut off by the budget; together 100."""
     rows, by = test_rows(results, methods=methods), ["method", "split"]
-    rows = rows.assign(ended=~rows["truncated"].astype(bool)).astype({"correct": float, "ended": float})
-    counts = {"ended": ("ended", "sum"), "correct": ("correct", "sum"), "samples": ("correct", "size")}
-    problems = rows.groupby([*by, "index"], observed=True).agg(**counts)
-    out = []
-    for key, part in problems.groupby(by, sort=False, observed=True):
-        ended = metrics.bootstrap_ratio(part["ended"], part["samples"])
-        none = (np.nan, np.nan, np.nan)  # nothing ended, so nothing can be said of what ended
-        right = metrics.bootstrap_ratio(part["correct"], part["ended"]) if part["ended"].any() else none
-        out.append([*key, *(100 * np.asarray([*ended, *right])), len(part)])
-    columns = ["ended", "ended_low", "ended_high", "correct", "correct_low", "correct_high"]
-    return in_order(pd.DataFrame(out, columns=[*by, *columns, "problems"]), ["split", "method"])
+    ends = pd.DataFrame(index=rows.index)
+    right = rows["correct"].astype(bool)
+    ends["right"] = right
+    ends["false_goal"] = ~right & rows["reason"].ne(NO_GOAL)
+    ends["cut_off"] = ~right & ~ends["false_goal"] & rows["truncated"].astype(bool)
+    ends["gave_up"] = ~(ends["right"] | ends["false_goal"] | ends["cut_off"])
+    shares = ends.astype(float).groupby([rows[key] for key in (*by, "seed", "index")], observed=True).mean()
+    table = summarise(shares.reset_index(), by, ENDINGS, "ending")
+    return in_order(table, ["split", "method", "ending"])
 
 
 def answer_table(results: Results, answers: int = 4) -> pd.DataFrame:
@@ -354,10 +359,10 @@ def copy_table(results: Results) -> pd.DataFrame:
     kept = rows[rows["round_solved"] >= 0].assign(guided=rows["round_solved"] > 0)
     out = []
     for (method, guided), part in kept.groupby(["method", "guided"]):
-        sums = part.astype({"copied": float}).groupby("index")["copied"].agg(["sum", "size"])
-        copied = 100 * np.asarray(metrics.bootstrap_ratio(sums["sum"], sums["size"]))
+        sums = part.astype({"copied": float}).groupby(["seed", "index"])["copied"].agg(["sum", "size"])
+        copied = 100 * np.asarray(metrics.bootstrap_ratio(cells(sums.reset_index(), ["sum", "size"])))
         likeness = [part[name].mean() for name in ("like_reference", "like_before")]
-        out.append([method, guided, *copied, *likeness, len(part), len(sums)])
+        out.append([method, guided, *copied, *likeness, len(part), part["index"].nunique()])
     columns = ["method", "guided", "copied", "low", "high", "like_reference", "like_before", "episodes"]
     return in_order(pd.DataFrame(out, columns=[*columns, "problems"]), ["method", "guided"])
 
@@ -401,8 +406,9 @@ def token_table(
 ) -> pd.DataFrame:
     """Tokens each of two methods needs for equal accuracy, and their ratio (the paper's 2x claim, Figure 3).
 
-    Levels are `shares` of the lower of the two final accuracies. `ratio` is reference / method tokens, 2 for
-    half the tokens; its interval is paired by problem.
+    Levels are `shares` of the lower of the two final accuracies, taken anew in each resample; the row with
+    share nan is the geometric mean of the others. `ratio` is reference / method tokens, 2 for half the
+    tokens; its interval is paired by problem and seed.
     """
     rows = test_rows(results, kind, methods=(method, reference))
     budgets, out = default_budgets(rows, points), []
@@ -412,20 +418,30 @@ def token_table(
         shared = scores[0].index.intersection(scores[1].index)
         if shared.empty:
             continue
-        scores = [score.loc[shared] for score in scores]
-        problems, by_seed = ([s.groupby(key).mean().to_numpy() for s in scores] for key in ("index", "seed"))
-        means, draws = [p.mean(axis=0) for p in problems], [metrics.resampled_means(p) for p in problems]
+        tables = [cells(score.loc[shared].reset_index(), budgets) for score in scores]
+        curves = [np.nanmean(table, axis=(0, 1)) for table in tables]
+        drawn = _ratios(budgets, *(metrics.resampled_means(table) for table in tables), shares)
+        each = _ratios(budgets, *(np.nanmean(table, axis=0) for table in tables), shares)
+        found = _ratios(budgets, *(curve[None] for curve in curves), shares)[0]
         cut = [100 * part["truncated"].astype(float).mean() for part in parts]
-        for share in shares:  # where a method solves nothing, the ratio is not a number
-            level = share * min(mean[-1] for mean in means)
-            needed = [metrics.tokens_at_accuracy(budgets, mean, level) for mean in means]
-            drawn, each = (
-                np.array([metrics.token_ratio(budgets, a, b, level) for a, b in zip(*curves, strict=True)])
-                for curves in (draws, by_seed)
+        levels = [share * min(curve[-1] for curve in curves) for share in shares]
+        for i, share in enumerate([*shares, np.nan]):
+            level = levels[i] if i < len(levels) else np.nan
+            needed = (
+                [metrics.tokens_at_accuracy(budgets, curve, level) for curve in curves] if level > 0 else []
             )
-            interval = metrics.interval_of(needed[1] / needed[0] if needed[0] > 0 else np.nan, drawn)
-            head = [split, method, reference, 100 * level, *needed, *cut]
-            out.append([*head, *interval, pd.Series(each).std(ddof=1), len(problems[0]), len(each)])
-    columns = ["split", "method", "reference", "accuracy", "tokens", "reference_tokens", "truncated"]
+            head = [split, method, reference, share, 100 * level, *(needed or [np.nan, np.nan]), *cut]
+            interval = metrics.interval_of(found[i], drawn[:, i])
+            spread = pd.Series(each[:, i]).std(ddof=1)
+            out.append([*head, *interval, spread, tables[0].shape[0], tables[0].shape[1]])
+    columns = ["split", "method", "reference", "share", "accuracy", "tokens", "reference_tokens", "truncated"]
     columns += ["reference_truncated", "ratio", "low", "high", "seed_sd", "problems", "seeds"]
     return pd.DataFrame(out, columns=columns)
+
+
+def _ratios(
+    budgets: Sequence[int], ours: np.ndarray, theirs: np.ndarray, shares: Sequence[float]
+) -> np.ndarray:
+    """Token ratios of curves (draws, budgets) at each share, and last their geometric mean."""
+    found = np.column_stack([metrics.token_ratio(budgets, ours, theirs, share) for share in shares])
+    return np.column_stack([found, np.exp(np.log(found).mean(axis=1))])

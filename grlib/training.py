@@ -312,12 +312,14 @@ def train(
     valid: Sequence[Row] = (),
     valid_every: int = 0,
     stop_after: int = 0,
+    strict: bool = False,
     progress: Callable[[str], None] = lambda line: None,
     label: str = "training",
 ) -> pd.DataFrame:
     """Train in place and return the curve: step, tokens seen, loss, validation loss (where measured).
 
-    `folder` keeps checkpoints: a second call with the same arguments goes on from the last one. `start` names
+    `folder` keeps checkpoints: a second call with the same arguments goes on from the last one; where one is
+    there that does not fit, training starts anew, or, if `strict`, it is an error. `start` names
     the weights that `model` begins with (a digest), where `seed` does not fix them. `batches` overrides the
     plan (a curriculum); `stop_after` ends early with the schedule of the full run. Several processes may
     call it together (`grlib.distributed`); where they share the weights, the first one's model has them.
@@ -335,6 +337,11 @@ def train(
     net = team.wrap(scored)
     optimizers = make_optimizers(net, settings)
     step, tokens, curve = _restore(team, folder, key, net, optimizers)
+    if strict and folder and not step and (folder / "checkpoint.pt").exists():
+        raise GrlibError(
+            f"{label}: {folder / 'checkpoint.pt'} is damaged, or of other rows or settings; go back to those "
+            "that it was made with, or move it away to start anew"
+        )
     net.train()
     clock = _Clock(tokens)
     last_saved = time.monotonic()

@@ -24,7 +24,7 @@ def sampled(method, split, problems, samples, rng, iteration=0, spread=2.0):
             "index": index.ravel(),
             "sample": sample.ravel(),
             "correct": correct.ravel(),
-            "reason": np.where(correct, "correct", "search ended without a goal").ravel(),
+            "reason": np.where(correct, "correct", "no goal line").ravel(),
             "tokens": tokens.ravel(),
             "truncated": truncated.ravel(),
             "iteration": iteration,
@@ -117,6 +117,12 @@ def one_seed(problems, samples, seed):
         rows["round"] = rng.integers(1, 4, problems)
         rows["tokens"] = rng.integers(50, 500, problems)
         selection.append(with_likelihood(rows, rng, base))
+    first = rng.random(problems) < 0.3
+    attempts = []
+    for choose, chance in (("random", 0.7), ("sample_again", 0.3)):
+        later = np.where(rng.random(problems) < chance, rng.integers(1, 4, problems), -1)
+        rows = pd.DataFrame({"choose": choose, "index": np.arange(problems)})
+        attempts.append(rows.assign(round=np.where(first, 0, later)))
     solved = []
     for iteration in (1, 2):
         unguided = rng.random(problems) < 0.4
@@ -162,6 +168,7 @@ def one_seed(problems, samples, seed):
         "eval": evaluated,
         "hints": hints,
         "likelihood": likelihood,
+        "rounds": attempts,
         "selection": selection,
         "yield": solved,
     }

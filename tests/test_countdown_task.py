@@ -196,6 +196,12 @@ def test_a_prefix_ends_with_a_line():
         assert all(hint(item, steps).endswith("\n") for steps in range(1, len(item[1]) + 1))
 
 
+def test_without_guidance_a_failed_problem_is_attempted_from_the_start():
+    problem, solution = ITEMS[0]
+    attempt = failed(depth_first(problem, "sum", 1), problem)
+    assert CountdownTask(100, guided=False).guide((problem, solution), attempt, 1, Random(0)) == ""
+
+
 def test_a_guided_round_without_room_keeps_the_trace():
     root = policy_of(lambda request: "" if request.prefix else depth_first(PROBLEMS[2])[:400])
     budget = 60

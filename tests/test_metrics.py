@@ -93,13 +93,13 @@ def test_bootstrap_repeats_and_brackets_the_mean():
 
 def test_bootstrap_of_columns_equals_bootstrap_of_each():
     table = np.random.default_rng(0).random((30, 3))
-    together = metrics.bootstrap_interval(table)
+    together = metrics.bootstrap_interval(table[:, None])
     for column in range(3):
         assert np.array(together)[:, column] == pytest.approx(metrics.bootstrap_interval(table[:, column]))
 
 
 def test_bootstrap_chunks_do_not_change_the_draws(monkeypatch):
-    values = np.random.default_rng(1).random(50)
+    values = np.random.default_rng(1).random((50, 2, 1))
     whole = metrics.resampled_means(values, draws=300)
     monkeypatch.setattr(metrics, "_VALUES_PER_CHUNK", 1000)
     assert metrics.resampled_means(values, draws=300) == pytest.approx(whole)
@@ -123,8 +123,36 @@ def test_paired_difference_is_tighter_than_its_parts():
     assert difference.mean == pytest.approx((a - b).mean())
     assert difference.low > 0.09
     assert difference.high - difference.low < (alone.high - alone.low) / 5
+    a, b = a[:, None, None], b[:, None, None]
     drawn = metrics.resampled_means(a) - metrics.resampled_means(b)  # the same problems in both
     assert drawn == pytest.approx(metrics.resampled_means(a - b))
+
+
+def test_bootstrap_draws_problems_and_seeds():
+    problems, seeds = np.arange(40.0)[:, None, None] % 2, np.array([0.0, 1.0])[None, :, None]
+    apart = np.broadcast_to(seeds, (40, 2, 1))  # only seeds differ: both, one or the other is drawn
+    assert set(metrics.resampled_means(apart)[:, 0]) == {0.0, 0.5, 1.0}
+    alone, both = np.broadcast_to(problems, (40, 2, 1)), np.broadcast_to(problems + seeds, (40, 2, 1))
+    spread = [metrics.resampled_means(values).std() ** 2 for values in (alone, apart, both)]
+    assert spread[0] == pytest.approx(0.25 / 40, rel=0.1)
+    assert spread[2] == pytest.approx(spread[0] + spread[1], rel=0.1)
+
+
+def test_bootstrap_of_problems_that_only_one_seed_has():
+    cells = np.full((4, 2, 1), np.nan)
+    cells[:2, 0], cells[2:, 1] = 0.0, 1.0
+    interval = metrics.bootstrap_interval(cells)
+    assert interval.mean == [0.5] and (interval.low, interval.high) == ([0.0], [1.0])
+
+
+def test_bootstrap_draws_what_problems_share_as_a_whole():
+    values = np.repeat([0.0, 1.0, 0.0, 1.0], 25)
+    members = np.repeat([0, 1, 2, 3], 25)
+    alone, together = (metrics.bootstrap_interval(values, groups=groups) for groups in (None, members))
+    assert alone.mean == together.mean == 0.5
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    apart = metrics.bootstrap_interval(values, groups=np.arange(100))
+    assert apart == alone
 
 
 @pytest.mark.parametrize("values", [[], [math.nan, 1.0], [math.inf]])
@@ -134,30 +162,32 @@ def test_bootstrap_refuses_nothing_and_nan(values):
 
 
 def test_ratio_weights_by_the_denominator():
-    ratio = metrics.bootstrap_ratio([1.0, 9.0], [10, 30])
+    ratio = metrics.bootstrap_ratio([[[1.0, 10]], [[9.0, 30]]])
     assert ratio.mean == pytest.approx(0.25)
     assert (ratio.low, ratio.high) == (pytest.approx(0.1), pytest.approx(0.3))
     with pytest.raises(GrlibError):
-        metrics.bootstrap_ratio([0.0], [0])
+        metrics.bootstrap_ratio([[[0.0, 0]]])
 
 
-def test_budget_curve_by_hand():
-    correct = [[True, True], [False, True]]
-    tokens = [[100, 300], [50, 200]]
-    assert metrics.budget_curve(correct, tokens, [0, 99, 100, 200, 300]) == pytest.approx(
-        [0, 0, 0.25, 0.5, 0.75]
+def test_within_budgets_by_hand():
+    within = metrics.within_budgets(
+        [[True, True], [False, True]], [[100, 300], [50, 200]], [0, 99, 100, 200, 300]
     )
-    assert metrics.budget_curve([True, False], [10, 5], [10]) == pytest.approx([0.5])
+    assert within.mean(axis=(0, 1)) == pytest.approx([0, 0, 0.25, 0.5, 0.75])
+    assert metrics.within_budgets([True, False], [10, 5], [10]).mean() == pytest.approx(0.5)
     with pytest.raises(GrlibError):
-        metrics.budget_curve(correct, [[1, 2]], [5])
+        metrics.within_budgets([[True, True]], [[1, 2], [3, 4]], [5])
 
 
 def test_tokens_at_equal_accuracy_by_hand():
     budgets, slow, fast = [0, 100, 200], [0.0, 0.2, 0.6], [0.0, 0.6, 0.8]
     assert metrics.tokens_at_accuracy(budgets, slow, 0.4) == pytest.approx(150)
     assert metrics.tokens_at_accuracy(budgets, slow, 0.0) == 0
-    assert math.isnan(metrics.tokens_at_accuracy(budgets, slow, 0.7))
-    assert metrics.token_ratio(budgets, fast, slow, 0.6) == pytest.approx(2.0)
-    assert math.isnan(metrics.token_ratio(budgets, fast, slow, 0.7))
+    assert math.isinf(metrics.tokens_at_accuracy(budgets, slow, 0.7))
+    assert metrics.tokens_at_accuracy(budgets, [slow, fast], [0.4, 0.3]) == pytest.approx([150, 50])
+    assert metrics.token_ratio(budgets, fast, slow, 1.0) == pytest.approx(2.0)  # the level is 0.6
+    assert metrics.token_ratio(budgets, fast, slow, 0.5) == pytest.approx(125 / 50)
+    assert metrics.token_ratio(budgets, slow, fast, 1.0) == pytest.approx(0.5)
+    assert math.isnan(metrics.token_ratio(budgets, [0, 0, 0], slow, 0.5))
     with pytest.raises(GrlibError):
         metrics.tokens_at_accuracy([100, 0], [0, 1], 0.5)

@@ -400,6 +400,17 @@ def test_countdown_from_the_shipped_base(tmp_path, changes):
     assert (row["actions"] == row["tokens"]) == (changes["action"] == "token")
 
 
+def test_lines_and_tokens_pull_the_same_way_while_the_critic_knows_nothing(tmp_path):
+    profile = profiles.get("smoke")
+    items = countdown_data.draw(profile.task, "train/0", 24)  # of which some are solved
+    sampling = SamplingSettings(workers=1, slots=24, chunk=24)
+    settings = toy_settings(steps=1, problems=24, minibatch=2, critic="shared", sampling=sampling)
+    base = Path(__file__).parents[1] / "paper_results/base/sos"
+    how = {"seed": 1, "work": tmp_path}
+    cosine = ppo.gradient_cosine(CountdownTask(500), items, base, settings, **how)
+    assert 0.99 < cosine <= 1 + 1e-5
+
+
 def test_actions_are_lines():
     words = build_tokenizer()
     problem = Problem((84, 2, 14, 15), 26)

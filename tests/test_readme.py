@@ -223,12 +223,14 @@ def test_claims_agree_in_one_line_or_are_told_apart():
     status = claims.claims(made_up(problems=40, samples=8))
     lines = readme.claims_table(status).splitlines()
     assert len(lines) == 2 + status["claim"].nunique()
-    assert sum("our control" in line for line in lines) == 2
     split = status[status["claim"] == "rest_above_sos"].copy()
-    split["status"] = claims.REPRODUCED
+    split = split.assign(status=claims.REPRODUCED, needed=np.nan, mark="")
     assert readme.claims_table(split).splitlines()[-1].endswith("| **reproduced** |")
-    split["status"] = [claims.REPRODUCED, claims.NOT_AT_THIS_SCALE]
-    assert "seen: **reproduced**<br>unseen: not at this scale" in readme.claims_table(split)
+    split["status"] = [claims.REPRODUCED, claims.UNDECIDED]
+    split["needed"] = [np.nan, 1234.0]
+    assert "seen: **reproduced**<br>unseen: undecided (about 1,000 problems)" in readme.claims_table(split)
+    split["mark"] = [claims.OWED_TO_START, ""]
+    assert "seen: **reproduced** (owed to the start)" in readme.claims_table(split)
 
 
 def test_profiles_stand_side_by_side():

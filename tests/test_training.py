@@ -425,6 +425,30 @@ def test_a_base_runs_through_its_stages_and_stops_early_on_the_same_way(quick, m
         assert part.equals(curve[:stop])
 
 
+def test_a_base_never_begins_anew_in_silence(quick, tmp_path):
+    imitation.train_base("sos", PROFILE, folder=tmp_path)
+    other = replace(PROFILE, base_lr=PROFILE.base_lr / 2)
+    with pytest.raises(GrlibError, match="checkpoint.pt is damaged, or of other rows or settings"):
+        imitation.train_base("sos", other, folder=tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(GrlibError, match="damaged"):
+        imitation.train_base("sos", PROFILE, folder=tmp_path)
+
+
+def test_stages_of_one_size_take_different_examples(quick, monkeypatch):
+    asked, make = [], imitation.imitation_examples
+
+    def noted(task, n, *, start=0, num_count=0):
+        asked.append((num_count, start, n))
+        return make(task, n, start=start, num_count=num_count)
+
+    monkeypatch.setattr(imitation, "imitation_examples", noted)
+    monkeypatch.setattr(imitation, "EXAMPLES", 6)
+    stages = (Stage(3, 8, 4), Stage(2, 3, 3), Stage(3, 5, 5))
+    imitation.train_base("sos", replace(PROFILE, stages=stages))
+    assert asked[:-1] == [(3, 0, 6), (3, 6, 2), (2, 0, 3), (3, 8, 5)]
+
+
 def test_bc_imitates_the_solution_and_sos_the_search(quick):
     examples = imitation.imitation_examples(PROFILE.task, 5, num_count=3)
     for example in examples:

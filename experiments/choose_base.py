@@ -1,11 +1,12 @@
 """How the shipped base was chosen: one small training run a variant, all with the same processor time.
 
-    python docs/choose_base.py [--profile laptop_99] [--seconds 1500] [reference digits ...]
+    python experiments/choose_base.py [--profile laptop_99] [--seconds 1400] [reference digits ...]
 
 Every variant trains on one thread for the same processor seconds and is judged on validation problems of a
 sibling task (another draw of the seen and unseen targets: `target_seed` 1), so the test problems stay
-untouched. Rows go to docs/base_choice.csv (of the profile `laptop`) or docs/base_choice_<profile>.csv; variants
-that are there already are skipped. One process per core may run, each with its own variants.
+untouched. Rows go to experiments/base_choice.csv (of the profile `laptop`) or, of another profile, to
+base_choice_<profile>.csv beside it; variants that are there already are skipped. One process per core may
+run, each with its own variants.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from choices import add, known
 
 from grlib import countdown_data, imitation, metrics, profiles, sampling, tokenizer, training
+from grlib.countdown import problem_key
 from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
 from grlib.distributed import Team
 from grlib.model import bake, build_model
@@ -67,7 +69,9 @@ def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int
     profile = replace(given, task=replace(given.task, target_seed=1), **variant.changes)
     words = tokenizer.build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
-    texts = [e.trace for e in countdown_data.imitation_examples(profile.task, 200, start=imitation.VALID_START)]
+    texts = [
+        e.trace for e in countdown_data.imitation_examples(profile.task, 200, start=imitation.VALID_START)
+    ]
     usual = tokenizer.build_tokenizer()
     longer = sum(map(len, tokenizer.encode(words, texts))) / sum(map(len, tokenizer.encode(usual, texts)))
     profile = replace(profile, budget=round(profile.budget * longer))
@@ -130,10 +134,14 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
     """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
     task, settings = CountdownTask(profile.budget), sampling_settings(profile)
     tests, _ = countdown_data.reserved_keys(profile.task)
+    unseen = countdown_data.draw(profile.task, "test-unseen", profile.task.reserved_test, unseen=True)
+    unseen_tests = frozenset(problem_key(problem) for problem, _ in unseen)
     found: dict[str, Any] = {}
     for split, items in {
         "seen": countdown_data.draw(profile.task, "valid", PROBLEMS, exclude=tests),
-        "unseen": countdown_data.draw(profile.task, "valid-unseen", PROBLEMS, unseen=True),
+        "unseen": countdown_data.draw(
+            profile.task, "valid-unseen", PROBLEMS, unseen=True, exclude=unseen_tests
+        ),
     }.items():
         rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, SAMPLES)
         right = rows.groupby("index")["correct"].sum()

@@ -1,11 +1,12 @@
 """How self-training's settings of code self-repair were chosen: one iteration a variant, on validation.
 
-    python docs/choose_repair.py BASE_FOLDER [--work FOLDER] [variants ...]
-    python docs/choose_repair.py BASE_FOLDER [--work FOLDER] --loops
+    python experiments/choose_repair.py BASE_FOLDER [--work FOLDER] [variants ...]
+    python experiments/choose_repair.py BASE_FOLDER [--work FOLDER] --loops
 
 All variants share the episodes of the first iteration. With `--loops` all iterations are run instead, with as
 many episodes from all or half of the training problems. Validation problems (new instances of the families,
-never tested) judge them; rows go to docs/repair_choice.csv, and variants that are there already are skipped.
+never tested) judge them; rows go to experiments/repair_choice.csv, and variants that are there already are
+skipped.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """How PPO's settings were chosen: one run a variant from a trained model, judged on validation problems.
 
-    python docs/choose_ppo.py RUN_FOLDER [variants ...] [--method guided_rest_ppo] [--problems 200]
+    python experiments/choose_ppo.py RUN_FOLDER [variants ...] [--method guided_rest_ppo] [--problems 200]
                               [--work FOLDER]
 
 RUN_FOLDER holds a finished laptop run up to notebook 06: its models and training problems are taken. Every
 variant takes as many responses as the profile's run, but the last two: they take twice and four times as
 many, to see whether PPO lacks them. Validation problems (seen targets, never tested) judge the last policy;
-rows go to docs/ppo_choice.csv, and variants that are there already, with as many problems, are skipped. One
-process a core may run, each with its own variants.
+rows go to experiments/ppo_choice.csv, and variants that are there already, with as many problems, are
+skipped. One process a core may run, each with its own variants.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """How well can a critic that reads a policy's states predict how a response will end?
 
-    python docs/choose_critic.py MODEL_FOLDER [--profile gpu] [--responses 480] [--work FOLDER]
+    python experiments/choose_critic.py MODEL_FOLDER [--profile gpu] [--responses 480] [--work FOLDER]
 
 One response to each of so many training problems. Critics as `grlib.ppo` has them are fitted to three
 quarters of the responses, the policy as it is, and judged on the last quarter: the share of the outcomes'
 variance, over all actions, that they explain after so many optimiser steps, beside what the place alone
-explains (means of 64 tokens, of the first three quarters). Rows go to docs/critic_choice.csv.
+explains (means of 64 tokens, of the first three quarters). Rows go to experiments/critic_choice.csv.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """How much do two batches of rollouts agree on the policy gradient? It says how many responses a step needs.
 
-    python docs/ppo_signal.py MODEL_FOLDER [--run RUN_FOLDER] [--responses 512] [--batch 64] [--work FOLDER]
-                              [--profile gpu] [--group 4]
+    python experiments/ppo_signal.py MODEL_FOLDER [--run RUN_FOLDER] [--responses 512] [--batch 64]
+                                     [--work FOLDER] [--profile gpu] [--group 4]
 
 Rollouts of one policy on training problems (of a finished run, if given: those that self-training solved
 unaided at least once), in batches; each batch gives a gradient (ratio 1, advantages
 whitened over its actions, no critic). The mean cosine between the gradients of different batches is the share
 of a batch's gradient that is signal. Beside it, the gradient of imitating the correct responses alone, as
 ReST does; with `--group` samples of each problem instead of one, that of GRPO, whose baseline is the mean of
-the problem's own. Rows go to docs/ppo_signal.csv.
+the problem's own. Rows go to experiments/ppo_signal.csv.
 """
 
 from __future__ import annotations

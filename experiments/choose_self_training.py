@@ -1,9 +1,9 @@
 """How self-training's settings were chosen: one iteration of ReST and Guided-ReST a variant, on validation.
 
-    python docs/choose_self_training.py BASE_FOLDER [--problems 700] [--work FOLDER] [variants ...]
+    python experiments/choose_self_training.py BASE_FOLDER [--problems 700] [--work FOLDER] [variants ...]
 
 All variants share the sampled traces of the first iteration. Validation problems (seen targets, never tested)
-judge them; rows go to docs/self_training_choice.csv, and variants that are there already are skipped.
+judge them; rows go to experiments/self_training_choice.csv, and variants that are there already are skipped.
 """
 
 from __future__ import annotations
