@@ -60,12 +60,12 @@ def resampled_means(
     of the values, so two calls on tables of one shape resample the same ones: their difference is paired.
     """
     table = np.asarray(values, dtype=np.float64)
-    present = np.isfinite(table).all(axis=-1) if table.ndim == 3 else np.zeros(0)
-    if table.ndim != 3 or not present.any() or np.isinf(table).any():
+    if table.ndim != 3 or not np.isfinite(table).any() or np.isinf(table).any():
         raise GrlibError(
             f"values of shape {table.shape}: must be finite, (problems, seeds, columns), nan where a seed "
             "did not have a problem; drop what was not measured"
         )
+    present: NDArray[np.bool_] = np.asarray(np.isfinite(table).all(axis=-1))
     sums, counts = np.where(present[..., None], table, 0.0), present.astype(np.float64)
     if groups is not None:
         names, member = np.unique(np.asarray(groups), return_inverse=True)

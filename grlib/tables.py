@@ -420,17 +420,16 @@ def token_table(
             continue
         tables = [cells(score.loc[shared].reset_index(), budgets) for score in scores]
         curves = [np.nanmean(table, axis=(0, 1)) for table in tables]
-        drawn = _ratios(budgets, *(metrics.resampled_means(table) for table in tables), shares)
-        each = _ratios(budgets, *(np.nanmean(table, axis=0) for table in tables), shares)
-        found = _ratios(budgets, *(curve[None] for curve in curves), shares)[0]
+        drawn = _ratios(budgets, [metrics.resampled_means(table) for table in tables], shares)
+        each = _ratios(budgets, [np.nanmean(table, axis=0) for table in tables], shares)
+        found = _ratios(budgets, [curve[None] for curve in curves], shares)[0]
         cut = [100 * part["truncated"].astype(float).mean() for part in parts]
         levels = [share * min(curve[-1] for curve in curves) for share in shares]
         for i, share in enumerate([*shares, np.nan]):
             level = levels[i] if i < len(levels) else np.nan
-            needed = (
-                [metrics.tokens_at_accuracy(budgets, curve, level) for curve in curves] if level > 0 else []
-            )
-            head = [split, method, reference, share, 100 * level, *(needed or [np.nan, np.nan]), *cut]
+            needed = [float(metrics.tokens_at_accuracy(budgets, curve, level)) for curve in curves]
+            needed = needed if level > 0 else [np.nan, np.nan]
+            head = [split, method, reference, share, 100 * level, *needed, *cut]
             interval = metrics.interval_of(found[i], drawn[:, i])
             spread = pd.Series(each[:, i]).std(ddof=1)
             out.append([*head, *interval, spread, tables[0].shape[0], tables[0].shape[1]])
@@ -439,9 +438,7 @@ def token_table(
     return pd.DataFrame(out, columns=columns)
 
 
-def _ratios(
-    budgets: Sequence[int], ours: np.ndarray, theirs: np.ndarray, shares: Sequence[float]
-) -> np.ndarray:
-    """Token ratios of curves (draws, budgets) at each share, and last their geometric mean."""
-    found = np.column_stack([metrics.token_ratio(budgets, ours, theirs, share) for share in shares])
+def _ratios(budgets: Sequence[int], pair: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
+    """Token ratios of a pair of curves (draws, budgets) at each share, and last their geometric mean."""
+    found = np.column_stack([metrics.token_ratio(budgets, pair[0], pair[1], share) for share in shares])
     return np.column_stack([found, np.exp(np.log(found).mean(axis=1))])
