@@ -36,7 +36,7 @@ record: $(READY)  ## store a finished run in paper_results/, figures/ and notebo
 	$(GRLIB) record --profile $(RAN) --seed $(SEED) $(ARGS)
 
 bench: $(READY)  ## compare the speed of grlib with a textbook version
-	$(GRLIB) bench $(ARGS)
+	$(RUN) -m benchmarks $(ARGS)
 
 vllm: $(READY)  ## install vLLM, the sampling engine of the paper profile: a CPU build where there is no NVIDIA GPU
 	@if command -v nvidia-smi > /dev/null; then \

@@ -8,13 +8,22 @@ from typing import Any
 
 import pandas as pd
 
-from grlib import artefacts, countdown_data, metrics, profiles, selftrain
-from grlib.countdown_data import Solved
-from grlib.countdown_task import CountdownTask, evaluate, ppo_settings, sampling_settings, solved_unaided
+from grlib import profiles, selftrain
+from grlib.models.tokenizer import load_tokenizer
+from grlib.ppo.rollouts import Rollout
 from grlib.profiles import Profile
-from grlib.rollouts import Rollout
-from grlib.rows import problems_from_rows
-from grlib.tokenizer import load_tokenizer
+from grlib.results import metrics
+from grlib.runs import files as artefacts
+from grlib.tasks.countdown import data as countdown_data
+from grlib.tasks.countdown.data import Solved
+from grlib.tasks.countdown.rows import problems_from_rows
+from grlib.tasks.countdown.task import (
+    CountdownTask,
+    evaluate,
+    ppo_settings,
+    sampling_settings,
+    solved_unaided,
+)
 
 LAPTOP = profiles.get("laptop")
 

@@ -23,12 +23,23 @@ from typing import Any
 import torch
 from choices import add, known
 
-from grlib import countdown_data, imitation, metrics, profiles, sampling, tokenizer, training
-from grlib.countdown import problem_key
-from grlib.countdown_task import CountdownTask, evaluate, sampling_settings
-from grlib.distributed import Team
-from grlib.model import bake, build_model
-from grlib.traces import arithmetic_holds
+from grlib import profiles
+from grlib.models import tokenizer
+from grlib.models.llama import bake, build_model
+from grlib.results import metrics
+from grlib.sampling import pool as sampling
+from grlib.tasks.countdown import base as imitation
+from grlib.tasks.countdown import data as countdown_data
+from grlib.tasks.countdown.puzzle import problem_key
+from grlib.tasks.countdown.task import CountdownTask, evaluate, sampling_settings
+from grlib.tasks.countdown.traces import arithmetic_holds
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training import loop as training
+from grlib.training.base import base_settings
+from grlib.training.loss import Scored, score_rows
+from grlib.training.optim import make_optimizers
+from grlib.training.parallel import Team
+from grlib.training.rows import Row
 
 OUT = Path(__file__).with_name("base_choice.csv")
 PROBLEMS, SAMPLES = 100, 8
@@ -67,12 +78,12 @@ def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int
     """Train one variant of the profile `given` and measure it: a row of the table."""
     variant = VARIANTS[name]
     profile = replace(given, task=replace(given.task, target_seed=1), **variant.changes)
-    words = tokenizer.build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
+    words = build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
     texts = [
         e.trace for e in countdown_data.imitation_examples(profile.task, 200, start=imitation.VALID_START)
     ]
-    usual = tokenizer.build_tokenizer()
+    usual = build_tokenizer()
     longer = sum(map(len, tokenizer.encode(words, texts))) / sum(map(len, tokenizer.encode(usual, texts)))
     profile = replace(profile, budget=round(profile.budget * longer))
     net = build_model(
@@ -92,12 +103,12 @@ def train(
     net: Any, words: Any, variant: Variant, profile: profiles.Profile, seconds: float, tokens_per_step: float
 ) -> dict[str, Any]:
     """Train in place for `seconds` of processor time, the rate falling over the last fifth of them."""
-    settings = imitation.base_settings(profile)
+    settings = base_settings(profile)
     team = Team()
-    scored = team.wrap(training.Scored(net))
-    optimizers = training.make_optimizers(scored, settings)
+    scored = team.wrap(Scored(net))
+    optimizers = make_optimizers(scored, settings)
     rng, used, steps, tokens = Random(0), 0.0, 0, 0
-    stock: dict[int, list[training.Row]] = {3: [], 4: []}
+    stock: dict[int, list[Row]] = {3: [], 4: []}
     made = {3: 0, 4: 0}
     net.train()
     while used < seconds:
@@ -105,7 +116,7 @@ def train(
         count = {"3 then 4": 3 if share < 0.25 else 4, "4 only": 4, "mixed": rng.choice((3, 4))}[
             variant.order
         ]
-        batch: list[training.Row] = []
+        batch: list[Row] = []
         while sum(len(row.ids) for row in batch) < tokens_per_step:
             if not stock[count]:  # making examples is not counted: it is the same for all
                 examples = countdown_data.imitation_examples(
@@ -126,7 +137,7 @@ def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[s
     """Validation loss in nats a character: comparable between tokenizers."""
     rows = imitation.validation_rows("sos", profile, words)
     kept = [(row, text) for row, text in zip(rows, texts, strict=True) if len(row.ids) < profile.row_length]
-    total = training.score_rows(net, [row for row, _ in kept])[:, 0].sum()
+    total = score_rows(net, [row for row, _ in kept])[:, 0].sum()
     return float(total / sum(len(text) for _, text in kept))
 
 

@@ -2,7 +2,7 @@
 
     python experiments/choose_critic.py MODEL_FOLDER [--profile gpu] [--responses 480] [--work FOLDER]
 
-One response to each of so many training problems. Critics as `grlib.ppo` has them are fitted to three
+One response to each of so many training problems. Critics as `grlib.ppo.loop` has them are fitted to three
 quarters of the responses, the policy as it is, and judged on the last quarter: the share of the outcomes'
 variance, over all actions, that they explain after so many optimiser steps, beside what the place alone
 explains (means of 64 tokens, of the first three quarters). Rows go to experiments/critic_choice.csv.
@@ -19,10 +19,14 @@ from typing import NamedTuple
 import torch
 from choices import add, responses
 
-from grlib import countdown_data, ppo, profiles, sampling
-from grlib.model import load_model
-from grlib.rollouts import Rollout, batch_of
-from grlib.training import micro_batches, states_before
+from grlib import profiles
+from grlib.models.llama import load_model
+from grlib.ppo.learner import PLACES, Critic
+from grlib.ppo.rollouts import Rollout, batch_of
+from grlib.sampling import pool as sampling
+from grlib.tasks.countdown import data as countdown_data
+from grlib.training.loss import states_before
+from grlib.training.rows import micro_batches
 
 OUT = Path(__file__).with_name("critic_choice.csv")
 STEPS, RESPONSES = (25, 50, 100, 200), 128  # optimiser steps after which it is judged; responses of one
@@ -62,13 +66,13 @@ def explained(values: torch.Tensor, outcome: torch.Tensor) -> float:
 
 def by_place(fitted: Actions, judged: Actions) -> float:
     """What the means of places explain."""
-    place, most = fitted.spent // ppo.PLACES, int(max(fitted.spent.max(), judged.spent.max())) // ppo.PLACES
+    place, most = fitted.spent // PLACES, int(max(fitted.spent.max(), judged.spent.max())) // PLACES
     counts = torch.bincount(place, minlength=most + 1).clamp(min=1)
     means = torch.bincount(place, weights=fitted.outcome, minlength=most + 1) / counts
-    return explained(means[judged.spent // ppo.PLACES], judged.outcome)
+    return explained(means[judged.spent // PLACES], judged.outcome)
 
 
-def fit(critic: ppo.Critic, parts: list[Actions], judged: Actions, rate: float) -> dict[str, float]:
+def fit(critic: Critic, parts: list[Actions], judged: Actions, rate: float) -> dict[str, float]:
     """What a critic explains of the `judged` actions after so many steps."""
     optimizer, rng = torch.optim.AdamW(critic.parameters(), rate, weight_decay=0.01), Random(0)
     waiting: list[Actions] = []
@@ -107,7 +111,7 @@ def main() -> None:
     about["correct"] = sum(rollout.correct for rollout in rollouts) / len(rollouts)
     about["by_place"] = by_place(together(fitted), judged)
     for kind, rate in itertools.product(("shared", "placed"), RATES):
-        add(OUT, about | {"critic": kind, "rate": rate} | fit(ppo.Critic(model, kind), fitted, judged, rate))
+        add(OUT, about | {"critic": kind, "rate": rate} | fit(Critic(model, kind), fitted, judged, rate))
 
 
 if __name__ == "__main__":

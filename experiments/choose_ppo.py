@@ -21,9 +21,11 @@ from typing import Any
 import torch
 from choices import LAPTOP, add, judge, known, say, within_reach
 
-from grlib import ppo, ppo_watch, sampling
-from grlib.countdown_task import PPO_RUNS, CountdownTask, ppo_settings
-from grlib.results import STARTS
+from grlib.ppo import loop as ppo
+from grlib.ppo import watch as ppo_watch
+from grlib.results.rows import STARTS
+from grlib.sampling import pool as sampling
+from grlib.tasks.countdown.task import PPO_RUNS, CountdownTask, ppo_settings
 
 OUT = Path(__file__).with_name("ppo_choice.csv")
 SAMPLES = 4

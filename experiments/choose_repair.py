@@ -20,11 +20,12 @@ from typing import Any
 from choices import LAPTOP, add, known, say
 from choose_self_training import fine_tune
 
-from grlib import evaluation, metrics, selftrain
-from grlib.repair import settings
-from grlib.repair.problems import problems
-from grlib.repair.task import RepairTask
-from grlib.tokenizer import load_tokenizer
+from grlib import selftrain
+from grlib.models.tokenizer import load_tokenizer
+from grlib.results import metrics
+from grlib.tasks.repair import settings
+from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.task import RepairTask
 
 OUT = Path(__file__).with_name("repair_choice.csv")
 PROBLEMS, SAMPLES, KS = 60, 8, (1, 8)
@@ -46,7 +47,7 @@ def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
     policy = selftrain.sampled_policy(
         model, settings.loop_settings(LAPTOP, "rest").sampling, "choose", work, work.name, say
     )
-    rows = evaluation.evaluate(task, policy, problems("valid", PROBLEMS, settings.PROBLEMS_SEED), SAMPLES)
+    rows = selftrain.evaluate(task, policy, problems("valid", PROBLEMS, settings.PROBLEMS_SEED), SAMPLES)
     right = rows.groupby("index")["correct"].sum()
     found = {f"pass@{k}": 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS for k in KS}
     return found | {"first": 100 * (rows["right_answer"] == 1).mean(), "answers": rows["answers"].mean()}

@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 from choices import LAPTOP, add, judge, known, say
 
-from grlib import countdown_data, selftrain
-from grlib.countdown_task import CountdownTask, loop_settings
+from grlib import selftrain
+from grlib.tasks.countdown import data as countdown_data
+from grlib.tasks.countdown.task import CountdownTask, loop_settings
 
 OUT = Path(__file__).with_name("self_training_choice.csv")
 KS = (1, 4, 16)

@@ -21,10 +21,15 @@ from random import Random
 import torch
 from choices import add, responses, within_reach
 
-from grlib import countdown_data, ppo, profiles, sampling
-from grlib.model import load_model
-from grlib.rollouts import Rollout, batch_of
-from grlib.training import micro_batches, response_nll
+from grlib import profiles
+from grlib.models.llama import load_model
+from grlib.ppo.learner import by_place
+from grlib.ppo.losses import group_advantages, operation_advantages, operation_policy_loss
+from grlib.ppo.rollouts import Rollout, batch_of
+from grlib.sampling import pool as sampling
+from grlib.tasks.countdown import data as countdown_data
+from grlib.training.loss import response_nll
+from grlib.training.rows import micro_batches
 
 OUT = Path(__file__).with_name("ppo_signal.csv")
 POLICY, IMITATION, GROUPED = "policy gradient", "imitation of the correct", "policy gradient, problem's mean"
@@ -38,17 +43,17 @@ def gradient(
         rollouts = [rollout for rollout in rollouts if rollout.correct]
     batch = batch_of(rollouts)
     if kind == GROUPED:
-        advantage = ppo.group_advantages(batch.reward, batch.action_start, group)
+        advantage = group_advantages(batch.reward, batch.action_start, group)
     else:
-        advantage, _ = ppo.operation_advantages(
+        advantage, _ = operation_advantages(
             batch.reward, torch.zeros_like(batch.reward), batch.action_start, 1.0, 1.0
         )
     for numbers, ids, mask in micro_batches(batch.rows, 2048):
         width = int(mask.sum(1).max())
         old, gain, start = (t[numbers, :width] for t in (batch.old_logprob, advantage, batch.action_start))
-        new = ppo.by_place(-response_nll(model, ids, mask), mask, width)
+        new = by_place(-response_nll(model, ids, mask), mask, width)
         if kind != IMITATION:
-            loss = ppo.operation_policy_loss(old, new, gain, start, 0.2, 3.0) * start.sum()
+            loss = operation_policy_loss(old, new, gain, start, 0.2, 3.0) * start.sum()
         else:
             loss = -new.sum()
         (loss / batch.action_start.sum()).backward()

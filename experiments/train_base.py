@@ -2,13 +2,20 @@
 
     python experiments/train_base.py train sos --profile laptop_99 --work WORK --out OUT [--threads 1]
     python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150]
+    python experiments/train_base.py pack sos --work WORK --out experiments/state/base_99_sos.pt
+    python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_99_sos.pt
 
-`train` is `grlib.imitation.train_base` with the profile's curriculum: the number of steps is fixed before the
-first one, a checkpoint is written each minute, and the same command goes on from it. Run it in a copy of the
-repository that stays at the commit where training began; a checkpoint that does not fit is an error.
+`train` is `grlib.tasks.countdown.base.train_base` with the profile's curriculum: the number of steps is fixed
+before the first one, a checkpoint is written each minute, and the same command goes on from it. Run it in a
+copy of the repository that stays at the commit where training began; a checkpoint that does not fit is an
+error.
 
 `judge` takes the newest checkpoint, lets the rate of a copy fall to zero within `--steps` steps on examples
 that are in no curriculum, and measures the copy on validation problems: a row of experiments/base_gates.csv.
+
+`pack` makes a small copy of the checkpoint, for a machine that may be lost: weights in bfloat16, first
+moments in eight bits. `unpack` makes a checkpoint of it again, from which training goes on, to nearly the
+same weights.
 """
 
 from __future__ import annotations
@@ -21,10 +28,18 @@ import torch
 from choices import add, say
 from choose_base import measure
 
-from grlib import artefacts, countdown_data, imitation, profiles, tokenizer, training
-from grlib.distributed import Team
-from grlib.model import bake, build_model, save_model
+from grlib import profiles
+from grlib.models.llama import bake, build_model, save_model
 from grlib.profiles import Profile
+from grlib.runs import files as artefacts
+from grlib.tasks.countdown import base as imitation
+from grlib.tasks.countdown import data as countdown_data
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training import loop as training
+from grlib.training.base import base_settings
+from grlib.training.loss import Scored, mean_nll
+from grlib.training.optim import make_optimizers
+from grlib.training.parallel import Team
 
 TABLE = Path(__file__).with_name("base_gates.csv")
 UNUSED = 5_000_000  # examples from here on are in no curriculum
@@ -39,14 +54,14 @@ def train(method: str, profile: Profile, work: Path, out: Path) -> None:
 def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, Any]:
     """Measure a copy of the newest checkpoint after `steps` steps of falling rate."""
     state = torch.load(work / "checkpoint.pt", weights_only=True)
-    words, settings = tokenizer.build_tokenizer(profile.whole_numbers), imitation.base_settings(profile)
+    words, settings = build_tokenizer(profile.whole_numbers), base_settings(profile)
     net = build_model(
         words, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length,
         seed=0, kv_heads=profile.kv_heads,
     )  # fmt: skip
     team = Team()
-    scored = team.wrap(training.Scored(net))
-    optimizers = training.make_optimizers(scored, settings)
+    scored = team.wrap(Scored(net))
+    optimizers = make_optimizers(scored, settings)
     scored.load_state_dict(state["model"], strict=False)
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -58,14 +73,39 @@ def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, An
         batch = rows[step * size : (step + 1) * size]
         training.train_step(scored, batch, optimizers, settings.lr * (1 - step / steps), settings, team)
     bake(net).eval()
-    loss = training.mean_nll(net, imitation.validation_rows(method, profile, words))
+    loss = mean_nll(net, imitation.validation_rows(method, profile, words))
     row = {"method": method, "profile": profile.name, "step": state["step"], "tokens": state["tokens"]}
     return row | {"decay_steps": steps, "valid_nats_per_token": loss} | measure(net, words, profile)
 
 
+def packed(value: Any, name: str = "") -> Any:
+    """Checkpoint values with floating-point tensors made small."""
+    if isinstance(value, dict):
+        return {key: packed(one, str(key)) for key, one in value.items()}
+    if isinstance(value, list):
+        return [packed(one, name) for one in value]
+    if not isinstance(value, torch.Tensor) or value.ndim == 0 or not value.is_floating_point():
+        return value
+    if name not in ("momentum_buffer", "exp_avg"):
+        return value.bfloat16()
+    scale = value.abs().max().clamp(min=1e-30) / 127
+    return {"eighths": (value / scale).round().to(torch.int8), "scale": scale}
+
+
+def unpacked(value: Any) -> Any:
+    """`packed` undone, but for what was rounded."""
+    if isinstance(value, dict):
+        if value.keys() == {"eighths", "scale"}:
+            return value["eighths"].float() * value["scale"]
+        return {key: unpacked(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [unpacked(one) for one in value]
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("train", "judge"))
+    parser.add_argument("action", choices=("train", "judge", "pack", "unpack"))
     parser.add_argument("method", choices=("sos", "bc"))
     parser.add_argument("--profile", default="laptop_99")
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
@@ -73,8 +113,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help="of falling rate before judging")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
-    if asked.action == "train" and asked.out is None:
-        parser.error("--out is needed: the folder of the finished model")
+    if asked.action != "judge" and asked.out is None:
+        parser.error("--out is needed: the folder of the finished model, or the packed file")
+    if asked.action in ("pack", "unpack"):
+        there, made, change = asked.work / "checkpoint.pt", asked.out, packed
+        if asked.action == "unpack":
+            there, made, change = made, there, unpacked
+        state = change(torch.load(there, weights_only=True))
+        with artefacts.atomic(made) as partial:
+            torch.save(state, partial)
+        say(f"{made}: step {state['step']}, {made.stat().st_size / 1e6:.1f} MB")
+        return
     torch.set_num_threads(asked.threads)
     profile = profiles.get(asked.profile)
     if asked.action == "judge":

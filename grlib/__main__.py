@@ -107,7 +107,7 @@ def _on_gpu_base(given: dict[str, Any]) -> dict[str, Any]:
 
 def request_of(options: argparse.Namespace) -> Any:
     """The runner's request for parsed options."""
-    from grlib import runner
+    from grlib.runs import runner
 
     given = _on_gpu_base(vars(options))
     parameters = dict(given.get("parameters", [])) | ({"base": given["base"]} if given.get("base") else {})
@@ -117,32 +117,58 @@ def request_of(options: argparse.Namespace) -> Any:
     return runner.Request(**taken | {"parameters": parameters, "only": tuple(given.get("only", ()))})
 
 
+def _refuse_missing_engine(request: Any) -> None:
+    """GrlibError where notebooks that have to do with models will sample with an engine that is not there:
+    now, and not after the first has been trained."""
+    name = request.profile
+    files = {file for book in request.notebooks() for file in (*book.reads(name), *book.writes(name))}
+    if any(file.startswith("models/") for file in files):
+        from grlib import profiles
+        from grlib.sampling.pool import check_engine
+        from grlib.selftrain import sampling_settings
+
+        check_engine(sampling_settings(profiles.get(name)))
+
+
+def _refresh_readme(elsewhere: str) -> None:
+    """Write the measured parts of the README again, unless results went elsewhere."""
+    from grlib.results import report
+
+    if not elsewhere and report.refresh():
+        print("wrote README.md")
+
+
 def run_command(options: argparse.Namespace, rest: list[str]) -> int:
     """Carry out one parsed command; `rest` is for `OWN` commands to parse. Returns the exit code."""
     match options.command:
         case "reproduce":
-            from grlib import runner
+            from grlib.runs import runner
 
-            runner.reproduce(request_of(options))
+            request = request_of(options)
+            _refuse_missing_engine(request)
+            runner.reproduce(request)
         case "status":
-            from grlib import runner
+            from grlib.runs import runner
 
             for name, reason in runner.status(request_of(options)):
                 print(f"{name:32s} {reason}")
         case "figures":
-            from grlib import recording
+            from grlib.runs import recording
 
             recording.redraw(options.profile, options.source, options.dest)
+            _refresh_readme(options.source or options.dest)
         case "record":
-            from grlib import recording
+            from grlib.runs import recording
 
-            print(*recording.record(request_of(options), options.dest, options.allow_stale), sep="\n")
+            notes = recording.record(request_of(options), options.dest, options.allow_stale)
+            _refresh_readme(options.dest)
+            print(*notes, sep="\n")
         case "plan":
             from grlib import plan
 
             plan.main(options.profile, options.gpus, options.device, options.cores)
         case "import-official":
-            from grlib import official
+            from grlib.results import official
 
             dest = Path(options.dest or "runs/official")
             table = official.import_results(Path(options.release), dest, print)
@@ -151,15 +177,13 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
                 f"stored in {dest}; then: python -m grlib figures --profile paper --source {dest} --dest DIR"
             )
         case "merge-shards":
-            from grlib import sharding
+            from grlib.runs import chunks
 
-            print(*sharding.merge(request_of(options).folder, list(map(Path, options.shards))), sep="\n")
+            print(*chunks.merge(request_of(options).folder, list(map(Path, options.shards))), sep="\n")
         case "bench":
-            from grlib import bench
-
-            return bench.main(rest) or 0
+            raise GrlibError("bench: now outside grlib; in a clone, python -m benchmarks " + " ".join(rest))
         case "search":
-            from grlib import watching
+            from grlib.tasks.countdown import live as watching
 
             return watching.main(rest)
         case "gpu":
@@ -167,11 +191,11 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
 
             return one_gpu.main(rest)
         case "check":
-            from grlib import housekeeping
+            from grlib.runs import housekeeping
 
             return housekeeping.check()
         case "clean":
-            from grlib import housekeeping
+            from grlib.runs import housekeeping
 
             housekeeping.clean(options.venv, options.keep_runs)
     return 0
@@ -194,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        from grlib import artefacts
+        from grlib.runs import files as artefacts
 
         if not artefacts.is_disk_full(error):
             raise

@@ -14,10 +14,13 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from grlib import costs, notebooks, results, workload
+from grlib import workload
 from grlib.errors import GrlibError
 from grlib.profiles import Profile, get
-from grlib.repair.warmup import VOCABULARY
+from grlib.results import rows as results
+from grlib.runs import costs, notebooks
+from grlib.runs.files import seed_folders
+from grlib.tasks.repair.warmup import VOCABULARY
 from grlib.workload import Measured, Part, Stage, tokens
 
 # Of a device's peak FLOP/s and bandwidth, as well-run programs reach.
@@ -270,7 +273,7 @@ def main(profile: str, gpus: int, device: str, cores: int) -> None:
     for name, count in (("--gpus", gpus), ("--cores", cores)):
         if count < 1:
             raise GrlibError(f"{name} {count}: must be 1 or more")
-    folders = results.seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", workload.RECORDED)
+    folders = seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", workload.RECORDED)
     known = workload.measured(results.load(folders, workload.RECORDED))
     chosen = replace(get(profile), data_parallel=gpus, processes=gpus)
     made = table(chosen, known, DEVICES[device], gpus, cores)

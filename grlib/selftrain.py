@@ -7,20 +7,25 @@ taken up again. The loop knows none of that. ReST is Guided-ReST without guided 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
 
-from grlib.artefacts import digest
 from grlib.errors import GrlibError
-from grlib.sampling import Request, Sampled, SamplingSettings, each_once, sample
+from grlib.profiles import Profile
+from grlib.runs.files import digest
+from grlib.sampling.pool import Request, Sampled, SamplingSettings, each_once, sample
 
 if TYPE_CHECKING:
-    from grlib.training import Row, TrainSettings
+    from grlib.training.optim import TrainSettings
+    from grlib.training.rows import Row
+
+
+LEAST_CHUNK = 32  # requests that are worth a worker process
 
 
 class Example(NamedTuple):
@@ -263,8 +268,8 @@ def fine_tune(
 
     Where nothing was kept there is nothing to learn: the model stays the base.
     """
-    from grlib.tokenizer import load_tokenizer
-    from grlib.training import make_rows
+    from grlib.models.tokenizer import load_tokenizer
+    from grlib.training.rows import make_rows
 
     tokenizer = load_tokenizer(base)
     examples = [one for attempt in kept for one in attempt.examples()]
@@ -287,18 +292,19 @@ def fine_tune_rows(
 ) -> pd.DataFrame:
     """`fine_tune` on rows: in this process, or by several that are started for it, call it again together
     and end with it; the first of them saves the model."""
-    from grlib.adapters import low_rank
-    from grlib.artefacts import read_table
-    from grlib.distributed import first_process, launch, launched
-    from grlib.model import load_both, save_model
-    from grlib.sampling import release_gpus
-    from grlib.training import train
+    from grlib.models.llama import load_both, save_model
+    from grlib.models.lora import low_rank
+    from grlib.runs.files import read_table
+    from grlib.sampling.pool import release_gpus
+    from grlib.training.loop import train
+    from grlib.training.parallel import first_process, launch, launched, refuse_uneven
 
     release_gpus()
     if training.processes > 1 and not launched():
-        job = {"training": asdict(training), "seed": seed, "label": label}
-        job |= {"base": str(base), "out": str(out), "work": str(work)}
-        launch(job, rows, work / "job", progress)
+        refuse_uneven(training.processes, "batch_rows", training.batch_rows)
+        job = {"rows": list(rows), "training": training, "seed": seed, "label": label}
+        job |= {"base": base, "out": out, "work": work}
+        launch(fine_tune_rows, job, training.processes, work / "job", label, progress)
         return read_table(out / "curve.csv")
     model, tokenizer = load_both(base)
     batches: list[list[int]] | None = None if rows else []
@@ -334,3 +340,65 @@ def yield_rows(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
         }
     )
     return rows.join(pd.DataFrame([attempt.details() for attempt in gathered.attempts], index=rows.index))
+
+
+# Evaluation
+
+
+def evaluate(
+    task: Task, policy: Policy, items: Sequence[Any], samples: int, starts: Sequence[Any | None] | None = None
+) -> pd.DataFrame:
+    """`samples` attempts at each item, a row each: index, sample, and what `Attempt.row` says.
+
+    `starts` gives each item something to go on from (a hint); one that leaves no room is a bad argument.
+    """
+    repeated = [item for item in items for _ in range(samples)]
+    begun = [start for start in starts or [None] * len(items) for _ in range(samples)]
+    rows = []
+    for number, attempt in enumerate(task.attempt(policy, repeated, begun)):
+        if attempt is None:
+            raise GrlibError(f"{task}: the start of item {number // samples} fills the budget; raise it")
+        rows.append({"index": number // samples, "sample": number % samples} | attempt.row())
+    return pd.DataFrame(rows)
+
+
+def evaluate_splits(
+    task: Task,
+    method: str,
+    model: Path,
+    profile: Profile,
+    splits: Mapping[str, Sequence[Any]],
+    *,
+    seed: int | str,
+    work: Path,
+    progress: Callable[[str], None],
+    samples: int = 0,
+    temperature: float | None = None,
+) -> pd.DataFrame:
+    """`evaluate` of a model folder on every split, with columns method and split.
+
+    `samples` 0 and `temperature` None: the profile's; temperature 0 decodes greedily, one sample a problem.
+    """
+    count = 1 if temperature == 0 else samples or profile.samples
+    frames = []
+    for split, items in splits.items():
+        settings = sampling_settings(profile, count * len(items))
+        if temperature is not None:
+            settings = replace(settings, temperature=temperature)
+        name = f"{method}_{split}" + ("_greedy" if temperature == 0 else "")
+        policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
+        frames.append(evaluate(task, policy, items, count).assign(method=method, split=split))
+    return pd.concat(frames, ignore_index=True)
+
+
+def sampling_settings(profile: Profile, requests: int = 0) -> SamplingSettings:
+    """How a profile samples; of a known, small number of requests two workers get half each."""
+    chunk = min(profile.chunk, max(LEAST_CHUNK, -(-requests // 2))) if requests else profile.chunk
+    return SamplingSettings(
+        profile.engine,
+        profile.temperature,
+        profile.slots,
+        chunk,
+        tensor_parallel=profile.tensor_parallel,
+        data_parallel=profile.data_parallel,
+    )

@@ -14,11 +14,14 @@ from functools import cached_property
 
 import pandas as pd
 
-from grlib import artefacts, notebooks, results, tables
-from grlib.countdown_task import PPO_RUNS
 from grlib.errors import GrlibError
 from grlib.profiles import Profile, get
-from grlib.repair.settings import COMPACT_MODEL
+from grlib.results import rows as results
+from grlib.results import tables
+from grlib.runs import files as artefacts
+from grlib.runs import notebooks
+from grlib.tasks.countdown.task import PPO_RUNS
+from grlib.tasks.repair.settings import COMPACT_MODEL
 
 RECORDED = "laptop"  # the profile whose recorded runs say how long responses are
 # Shares that no recorded table holds. Of the budget: an example with three numbers. Of a whole response: what
@@ -157,11 +160,13 @@ def imitation(profile: Profile, known: Measured) -> Iterator[Stage]:
     each = 2 * profile.test_problems * (profile.samples + 1)  # and a greedy trace
     drawn = tuple((each, length[method]) for method in profile.imitated)
     yield Stage("03", "accuracy of SoS and BC", drawn)
-    hinted = (profile.task.num_count - 1) * profile.hint_problems * profile.hint_samples
-    whole = known.hinted_length * profile.budget
-    yield Stage("04", "hints", ((hinted, CONTINUED * whole),), scored=((hinted, whole),))
-    # three rules choose nodes and share the first responses; their traces are scored, and those of two kinds
-    sampled = ((guided * (1 + 3 * known.kept.guided), length["sos"]),)
+    hinted, steps = profile.hint_problems * profile.hint_samples, profile.task.num_count - 1
+    whole = known.hinted_length * profile.budget  # after the whole solution nothing is left to sample
+    continued = ((steps * hinted, CONTINUED * whole),)
+    yield Stage("04", "hints", continued, scored=(((steps + 1) * hinted, whole),))
+    # three rules choose nodes, a control samples again, and all share the first responses; traces of the
+    # rules are scored, and those of two kinds
+    sampled = ((guided * (1 + 4 * known.kept.guided), length["sos"]),)
     yield Stage("05", "node selection", sampled, scored=((4 * guided, length["sos"]),))
 
 

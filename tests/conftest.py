@@ -20,8 +20,8 @@ def tiny_model(kv_heads: int = 4, positions: int = POSITIONS, spread: bool = Tru
     """A random Llama, 2 layers of 32; `spread`: weights so large that its text varies and may end."""
     import torch
 
-    from grlib.model import bake, build_model
-    from grlib.tokenizer import build_tokenizer
+    from grlib.models.llama import bake, build_model
+    from grlib.tasks.countdown.vocabulary import build_tokenizer
 
     tokenizer = build_tokenizer(NUMBERS)
     model = build_model(tokenizer, 32, 2, 4, 64, positions, seed=1)
@@ -45,7 +45,7 @@ def tiny_model(kv_heads: int = 4, positions: int = POSITIONS, spread: bool = Tru
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A saved random model whose samples vary."""
-    from grlib.model import save_model
+    from grlib.models.llama import save_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(*tiny_model(), folder)
@@ -55,7 +55,7 @@ def tiny_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def grouped_folder(tmp_path_factory) -> Path:
     """As `tiny_folder`, with 4 query heads to 2 key-value heads."""
-    from grlib.model import save_model
+    from grlib.models.llama import save_model
 
     folder = tmp_path_factory.mktemp("models") / "grouped"
     save_model(*tiny_model(kv_heads=2), folder)
@@ -65,7 +65,7 @@ def grouped_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def chunks_done(monkeypatch) -> list[int]:
     """Grows by the size of every chunk that `sample` works out in this process (settings with one worker)."""
-    from grlib import sampling
+    from grlib.sampling import pool as sampling
 
     done: list[int] = []
     work = sampling.sample_chunk

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from grlib.figures import PPO_PANELS
-from grlib.results import STARTS, Results
+from grlib.results.figures import PPO_PANELS
+from grlib.results.rows import STARTS, Results
 
 SKILL = {"base": 0.12, "bc": 0.1, "sos": 0.25, "rest": 0.4, "rest_matched": 0.42, "guided_rest": 0.42}
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from grlib import artefacts, sources
-from grlib.artefacts import DiskFull, MissingArtefact
 from grlib.errors import GrlibError
+from grlib.runs import chunks, sources
+from grlib.runs import files as artefacts
+from grlib.runs.files import DiskFull, MissingArtefact
 
 FRAME = pandas.DataFrame(
     {
@@ -203,29 +204,29 @@ def test_chunks_are_reused_under_the_same_key_and_dropped_under_another(tmp_path
         computed.append(number)
         return chunk(number)
 
-    first = artefacts.chunked(tmp_path, {"seed": 0}, 3, compute, progress=lambda line: None)
-    again = artefacts.chunked(tmp_path, {"seed": 0}, 4, compute, progress=lambda line: None)
+    first = chunks.chunked(tmp_path, {"seed": 0}, 3, compute, progress=lambda line: None)
+    again = chunks.chunked(tmp_path, {"seed": 0}, 4, compute, progress=lambda line: None)
     assert computed == [0, 1, 2, 3]
     pandas.testing.assert_frame_equal(again[again["chunk"] < 3], first)
-    artefacts.chunked(tmp_path, {"seed": 1}, 2, compute, progress=lambda line: None)
+    chunks.chunked(tmp_path, {"seed": 1}, 2, compute, progress=lambda line: None)
     assert computed == [0, 1, 2, 3, 0, 1]
     assert files(tmp_path) == ["chunk_000000.parquet", "chunk_000001.parquet", "count.json", "key.json"]
 
 
 def test_a_damaged_chunk_is_computed_again(tmp_path):
-    whole = artefacts.chunked(tmp_path, {}, 3, chunk, progress=lambda line: None)
+    whole = chunks.chunked(tmp_path, {}, 3, chunk, progress=lambda line: None)
     path = tmp_path / "chunk_000001.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     lines = []
-    pandas.testing.assert_frame_equal(artefacts.chunked(tmp_path, {}, 3, chunk, progress=lines.append), whole)
+    pandas.testing.assert_frame_equal(chunks.chunked(tmp_path, {}, 3, chunk, progress=lines.append), whole)
     assert lines[0] == "work: 2 of 3 chunks were done before"
     assert lines[-1].startswith("work: 3/3 chunks")
 
 
 def test_workers_give_the_same_rows_in_order(tmp_path):
-    alone = artefacts.chunked(tmp_path / "a", {}, 6, chunk, progress=lambda line: None)
-    with artefacts.worker_pool(2) as pool:
-        together = artefacts.chunked(
+    alone = chunks.chunked(tmp_path / "a", {}, 6, chunk, progress=lambda line: None)
+    with chunks.worker_pool(2) as pool:
+        together = chunks.chunked(
             tmp_path / "b",
             {},
             6,
@@ -244,7 +245,7 @@ def test_a_failing_chunk_keeps_the_finished_ones(tmp_path):
         return chunk(number)
 
     with pytest.raises(ArithmeticError):
-        artefacts.chunked(tmp_path, {}, 4, compute, progress=lambda line: None)
+        chunks.chunked(tmp_path, {}, 4, compute, progress=lambda line: None)
     assert len(list(tmp_path.glob("chunk_*.parquet"))) == 2
 
 
@@ -254,14 +255,14 @@ LONG_WORK = """
 import time
 from pathlib import Path
 from test_artefacts import chunk
-from grlib import artefacts
+from grlib.runs import chunks, files as artefacts
 
 def compute(number):
     time.sleep(0.15)
     return chunk(number)
 
 folder = Path({folder!r})
-frame = artefacts.chunked(folder / "steps", {{"seed": 0}}, 12, compute)
+frame = chunks.chunked(folder / "steps", {{"seed": 0}}, 12, compute)
 artefacts.write_table(folder / "table.parquet", frame)
 """
 
@@ -277,7 +278,7 @@ def test_work_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path):
         process.wait()
         assert not (tmp_path / "killed" / "table.parquet").exists()
     subprocess.run([sys.executable, "-c", program], check=True, env=ENVIRONMENT)
-    frame = artefacts.chunked(tmp_path / "straight", {"seed": 0}, 12, chunk, progress=lambda line: None)
+    frame = chunks.chunked(tmp_path / "straight", {"seed": 0}, 12, chunk, progress=lambda line: None)
     straight = artefacts.write_table(tmp_path / "straight" / "table.parquet", frame)
     assert (tmp_path / "killed" / "table.parquet").read_bytes() == straight.read_bytes()
 
@@ -286,9 +287,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     program = f"""
 import os, sys, time
 from pathlib import Path
-from grlib import artefacts
+from grlib.runs import chunks
 if __name__ == "__main__":
-    pool = artefacts.worker_pool(1)
+    pool = chunks.worker_pool(1)
     Path({str(tmp_path / "pid")!r}).write_text(str(pool.submit(os.getpid).result()))
     time.sleep(60)
 """

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from grlib import bench, rollouts
-from grlib.bench import plain, reinforce, speed
-from grlib.countdown import Problem, sample_problems, split_targets
-from grlib.countdown_task import ppo_settings
+import benchmarks as bench
+from benchmarks import plain, reinforce, speed
 from grlib.errors import GrlibError
-from grlib.guidance import rewrite
-from grlib.model import load_both
+from grlib.models.llama import load_both
+from grlib.ppo import rollouts
 from grlib.profiles import LAPTOP
-from grlib.search import depth_first, straight_path
-from grlib.traces import grade
+from grlib.tasks.countdown.guidance import rewrite
+from grlib.tasks.countdown.puzzle import Problem, sample_problems, split_targets
+from grlib.tasks.countdown.searchers import depth_first, straight_path
+from grlib.tasks.countdown.task import ppo_settings
+from grlib.tasks.countdown.traces import grade
+
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[1]
 PROBLEM = Problem((2, 3, 4), 24)
@@ -152,7 +155,7 @@ def test_bad_arguments_are_one_clear_line(arguments):
 
 
 def test_the_command_writes_nothing_unasked(tmp_path):
-    command = [sys.executable, "-m", "grlib", "bench", "--quick", "import"]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "import"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

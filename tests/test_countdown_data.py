@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from grlib.countdown import check_solution, problem_key, solve
-from grlib.countdown_data import (
+from grlib.errors import GrlibError
+from grlib.tasks.countdown.data import (
     CountdownSettings,
     draw,
     imitation_examples,
@@ -14,8 +14,8 @@ from grlib.countdown_data import (
     reserved_keys,
     target_values,
 )
-from grlib.errors import GrlibError
-from grlib.traces import grade
+from grlib.tasks.countdown.puzzle import check_solution, problem_key, solve
+from grlib.tasks.countdown.traces import grade
 
 TASK = CountdownSettings(
     max_number=30, dfs_widths=(1, 2, 3), bfs_beams=(1, 2), reserved_test=300, reserved_valid=150

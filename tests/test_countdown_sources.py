@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from grlib import countdown_data, countdown_sources, profiles, rows
-from grlib.countdown import Problem
-from grlib.countdown_sources import SPLITS, examples_of, splits_of
+from grlib import profiles
 from grlib.errors import GrlibError
-from grlib.external_data import load_rows
-from grlib.search import depth_first
-from grlib.tokenizer import asked, question
+from grlib.tasks.countdown import data as countdown_data
+from grlib.tasks.countdown import rows
+from grlib.tasks.countdown import sources as countdown_sources
+from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.searchers import depth_first
+from grlib.tasks.countdown.sources import SPLITS, examples_of, splits_of
+from grlib.tasks.countdown.vocabulary import asked, question
+from grlib.tasks.external import load_rows
 
 SMALL = replace(
     profiles.get("rehearsal"), train_problems=6, valid_problems=3, test_problems=4, name="rehearsal"

@@ -8,9 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlib import profiles
-from grlib.countdown import Problem, solve
-from grlib.countdown_data import CountdownSettings, make_splits
-from grlib.countdown_task import (
+from grlib.errors import GrlibError
+from grlib.models.tokenizer import encode
+from grlib.sampling.pool import Request, Sampled
+from grlib.selftrain import Attempt, gather
+from grlib.tasks.countdown.data import CountdownSettings, make_splits
+from grlib.tasks.countdown.guidance import progress
+from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
+from grlib.tasks.countdown.task import (
     PPO_RUNS,
     CountdownTask,
     evaluate,
@@ -21,13 +27,8 @@ from grlib.countdown_task import (
     sampling_settings,
     solved_unaided,
 )
-from grlib.errors import GrlibError
-from grlib.guidance import progress
-from grlib.sampling import Request, Sampled
-from grlib.search import breadth_first, depth_first, straight_path
-from grlib.selftrain import Attempt, gather
-from grlib.tokenizer import build_tokenizer, encode, prompt_text
-from grlib.traces import grade
+from grlib.tasks.countdown.traces import grade
+from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
 
 TOKENIZER = build_tokenizer()
 PROBLEMS = [

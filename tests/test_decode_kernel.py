@@ -9,7 +9,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 pytest.importorskip("triton", reason="comes with CUDA builds of torch")
 
-from grlib.decode_kernel import attend
+from grlib.sampling.kernel import attend
 
 
 @pytest.mark.parametrize(

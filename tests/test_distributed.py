@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,16 @@ import pytest
 import torch
 from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import distributed, ppo_watch, training
 from grlib.errors import GrlibError
-from grlib.model import load_model
+from grlib.models.llama import load_model
+from grlib.ppo import watch as ppo_watch
 from grlib.selftrain import fine_tune_rows
-from grlib.training import Row, TrainSettings
+from grlib.training import loop as training
+from grlib.training import parallel as distributed
+from grlib.training.optim import TrainSettings
+from grlib.training.rows import Row
+
+pytestmark = pytest.mark.integration
 
 SETTINGS = TrainSettings(lr=3e-3, batch_rows=6, epochs=2, micro_tokens=64, checkpoint_seconds=0)
 
@@ -34,13 +39,7 @@ def trained(base, folder, settings, examples=None, said=None):
     examples = rows() if examples is None else examples
     told = [] if said is None else said
     out, work = folder / "model", folder / "work"
-    if settings.processes == 1:
-        curve = fine_tune_rows(examples, settings, base, out, work, seed=1, label="job", progress=told.append)
-    else:
-        job = {"training": asdict(settings), "seed": 1, "label": "job"}
-        job |= {"base": str(base), "out": str(out), "work": str(work)}
-        distributed.launch(job, examples, folder / "job", told.append)
-        curve = None
+    curve = fine_tune_rows(examples, settings, base, out, work, seed=1, label="job", progress=told.append)
     return curve, dict(load_model(out).named_parameters()), told
 
 
@@ -94,7 +93,8 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(
     workers = [
         process
         for process in psutil.Process().children(recursive=True)
-        if "grlib.distributed" in " ".join(process.cmdline()) and "launch" not in " ".join(process.cmdline())
+        if "grlib.training.parallel" in " ".join(process.cmdline())
+        and "launch" not in " ".join(process.cmdline())
     ]
     workers[0].kill()
     thread.join(60)

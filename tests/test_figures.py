@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from synthetic_results import made_up, made_up_reinforced
 
-from grlib import figures, guidance, results, search, style, tables, traces, trees
-from grlib.countdown import Problem
 from grlib.errors import GrlibError
+from grlib.results import figures, style, tables, trees
+from grlib.results import rows as results
+from grlib.tasks.countdown import guidance, traces
+from grlib.tasks.countdown import searchers as search
+from grlib.tasks.countdown.puzzle import Problem
 
 mpl.use("Agg")
 

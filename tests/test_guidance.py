@@ -6,11 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib.countdown import Problem, all_solutions, apply_operation, solve
 from grlib.errors import GrlibError
-from grlib.guidance import CASES, progress, rewrite, rewrite_steps, subgoals
-from grlib.search import breadth_first, depth_first, straight_path
-from grlib.traces import audit, exploring_line, generated_line, grade, moving_line, parse, state_line
+from grlib.tasks.countdown.guidance import CASES, progress, rewrite, rewrite_steps, subgoals
+from grlib.tasks.countdown.puzzle import Problem, all_solutions, apply_operation, solve
+from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
+from grlib.tasks.countdown.traces import (
+    audit,
+    exploring_line,
+    generated_line,
+    grade,
+    moving_line,
+    parse,
+    state_line,
+)
 
 # The problem of all hand-worked cases: 2*3=6, 6+10=16, 4+16=20.
 PROBLEM = Problem((2, 3, 4, 10), 20)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib import metrics
 from grlib.errors import GrlibError
+from grlib.results import metrics
 
 
 @pytest.mark.parametrize(

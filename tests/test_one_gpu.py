@@ -19,12 +19,9 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from grlib import one_gpu, results
+from grlib import one_gpu
 from grlib.__main__ import main
-from grlib.countdown_data import imitation_examples
 from grlib.errors import GrlibError
-from grlib.imitation import imitation_rows
-from grlib.notebooks import REPOSITORY
 from grlib.one_gpu import (
     estimating,
     exporting,
@@ -33,14 +30,20 @@ from grlib.one_gpu import (
     learning,
     probing,
     reinforcing,
-    report,
     selecting,
     travelling,
     utilisation,
     window,
 )
 from grlib.profiles import get
-from grlib.tokenizer import build_tokenizer
+from grlib.results import gpu as report
+from grlib.results import rows as results
+from grlib.runs.notebooks import REPOSITORY
+from grlib.tasks.countdown.base import imitation_rows
+from grlib.tasks.countdown.data import imitation_examples
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+
+pytestmark = pytest.mark.integration
 
 BASE = REPOSITORY / "paper_results" / "base"
 PPO = ("guided_rest_ppo", "sos_ppo", "rest_ppo")
@@ -94,7 +97,7 @@ def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
     assert "rest_matched" in again.newest
     folder = exporting.export(tmp_path, profile, tokens, BASE, "rest_matched")
     assert "repeated for as many steps as Guided-ReST had" in (folder / "README.md").read_text()
-    from grlib.model import load_model
+    from grlib.models.llama import load_model
 
     base = load_model(BASE / "sos")
     changed = travelling.read_difference(tmp_path / "guided_rest_2.safetensors", load_model(BASE / "sos"))
@@ -103,7 +106,7 @@ def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
 
 def check_exports(out, profile, tokens):
     """Folders of transformers with the facts of the rows."""
-    from grlib.model import load_both, load_model
+    from grlib.models.llama import load_both, load_model
 
     guided = exporting.export(out, profile, tokens, BASE, "guided_rest")
     facts = json.loads((guided / "manifest.json").read_text())
@@ -552,9 +555,11 @@ def test_the_record_is_whole_and_reported():
 
 
 def test_the_shipped_models_search():
-    from grlib import countdown_task, sampling, traces
-    from grlib.countdown import Problem
-    from grlib.model import load_both
+    from grlib.models.llama import load_both
+    from grlib.sampling import pool as sampling
+    from grlib.tasks.countdown import task as countdown_task
+    from grlib.tasks.countdown import traces
+    from grlib.tasks.countdown.puzzle import Problem
 
     greedy = sampling.SamplingSettings(temperature=0, slots=2)
     problem = Problem((3, 5, 7, 11), 26)

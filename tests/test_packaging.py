@@ -16,7 +16,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from grlib import artefacts, notebooks, profiles, provenance, recording
+from grlib import profiles
+from grlib.runs import files as artefacts
+from grlib.runs import notebooks, provenance, recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -136,7 +138,7 @@ def test_make_alone_lists_every_target():
         ),
         ("figures PROFILE=smoke", "grlib figures --profile smoke"),
         ("record", "grlib record --profile laptop --seed 0"),
-        ("bench", "grlib bench"),
+        ("bench", "benchmarks"),
         ("test", "pytest"),
     ],
 )
@@ -176,7 +178,7 @@ def test_clean_removes_what_can_be_made_again_and_nothing_tracked(tmp_path):
 
 
 def test_tracing_modules_import_nothing_heavy():
-    program = "import sys, grlib.countdown, grlib.search, grlib.traces; print(*sys.modules)"
+    program = "import sys, grlib.tasks.countdown; print(*sys.modules)"
     loaded = set(output_of(sys.executable, "-c", program).split())
     assert not loaded & {"torch", "numpy", "pandas", "transformers"}
 

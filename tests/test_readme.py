@@ -11,13 +11,20 @@ import pandas as pd
 import pytest
 from synthetic_results import made_up, made_up_reinforced, one_seed, sampled
 
-from grlib import artefacts, claims, costs, notebooks, profiles, readme, recording, results, tables
+from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
+from grlib.results import claims, tables
+from grlib.results import report as readme
+from grlib.results import rows as results
+from grlib.results.markdown import claims_table
+from grlib.runs import costs, notebooks, recording
+from grlib.runs import files as artefacts
+from grlib.runs.files import seed_folders
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
-REFRESH = "README.md is out of date: run `python -m grlib.readme`"
+REFRESH = "README.md is out of date: run `python -m grlib.results.report`"
 
 
 def stored_run(measured: Path, seed: int, problems: int = 12, samples: int = 4) -> Path:
@@ -73,13 +80,12 @@ def test_the_readme_links_to_files_that_exist():
     assert [target for target in local if not (REPOSITORY / target).exists()] == []
 
 
-def test_the_readme_names_every_module_and_exit_code():
+def test_the_readme_names_every_room_and_exit_code():
     from grlib import __main__ as command_line
 
     layout = README[README.index("## How the code is laid out") : README.index("## Deviations")]
-    modules = {path.stem for path in (REPOSITORY / "grlib").glob("*.py")} - {"__init__", "__main__"}
-    unimportant = {"errors", "sources", "housekeeping"}
-    assert modules - unimportant - set(re.findall(r"`(\w+)`", layout)) == set()
+    rooms = {path.stem for path in (REPOSITORY / "grlib").glob("[!_]*") if path.suffix in ("", ".py")}
+    assert rooms - {"errors"} - set(re.findall(r"`(\w+)`", layout)) == set()
     codes = re.findall(r"(?:^|[:;]) *(\d+) [a-z]", command_line.__doc__, re.MULTILINE)
     assert codes == re.findall(r"^\| (\d+) \|", README, re.MULTILINE)
 
@@ -99,7 +105,7 @@ def test_parts_follow_the_record(recorded, monkeypatch):
     text = (recorded / "README.md").read_text()
     assert not readme.refresh()
     assert "profile laptop, seeds 0, 1, on cpu, commit 0123456789." in text
-    stored = results.load(results.seed_folders(recorded / "paper_results" / "measured", "laptop"), "laptop")
+    stored = results.load(seed_folders(recorded / "paper_results" / "measured", "laptop"), "laptop")
     status = claims.claims(stored)
     assert f"{(status['status'] == claims.REPRODUCED).sum()} reproduced" in text
     row = tables.table2(stored).set_index(["method", "split", "k"]).loc[("sos", "seen", 1)]
@@ -221,16 +227,16 @@ def test_missing_or_doubled_markers_are_refused():
 
 def test_claims_agree_in_one_line_or_are_told_apart():
     status = claims.claims(made_up(problems=40, samples=8))
-    lines = readme.claims_table(status).splitlines()
+    lines = claims_table(status).splitlines()
     assert len(lines) == 2 + status["claim"].nunique()
     split = status[status["claim"] == "rest_above_sos"].copy()
     split = split.assign(status=claims.REPRODUCED, needed=np.nan, mark="")
-    assert readme.claims_table(split).splitlines()[-1].endswith("| **reproduced** |")
+    assert claims_table(split).splitlines()[-1].endswith("| **reproduced** |")
     split["status"] = [claims.REPRODUCED, claims.UNDECIDED]
     split["needed"] = [np.nan, 1234.0]
-    assert "seen: **reproduced**<br>unseen: undecided (about 1,000 problems)" in readme.claims_table(split)
+    assert "seen: **reproduced**<br>unseen: undecided (about 1,000 problems)" in claims_table(split)
     split["mark"] = [claims.OWED_TO_START, ""]
-    assert "seen: **reproduced** (owed to the start)" in readme.claims_table(split)
+    assert "seen: **reproduced** (owed to the start)" in claims_table(split)
 
 
 def test_profiles_stand_side_by_side():

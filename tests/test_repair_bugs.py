@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from grlib import sandbox
-from grlib.repair import bugs, problems
+from grlib.tasks.repair import bugs, problems
 
 FAMILIES = problems.families()
 CODE = """def solve(xs):

@@ -12,7 +12,7 @@ import pytest
 
 from grlib import sandbox
 from grlib.errors import GrlibError
-from grlib.repair import problems
+from grlib.tasks.repair import problems
 
 FAMILIES = problems.families()
 

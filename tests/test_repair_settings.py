@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from grlib import pretrained, profiles
+from grlib import profiles
 from grlib.errors import GrlibError
-from grlib.repair import episodes, settings, warmup
-from grlib.repair.conversation import conversation
-from grlib.repair.problems import problems
-from grlib.repair.task import Episode, RepairTask, Turn
-from grlib.tokenizer import encode
+from grlib.models import pretrained
+from grlib.models.tokenizer import encode
+from grlib.results.conversation import conversation
+from grlib.tasks.repair import episodes, settings, warmup
+from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.task import Episode, RepairTask, Turn
 
 LAPTOP = profiles.get("laptop")
 

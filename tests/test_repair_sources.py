@@ -11,9 +11,9 @@ import pytest
 
 from grlib import sandbox
 from grlib.errors import GrlibError
-from grlib.repair import sources
-from grlib.repair.episodes import question
-from grlib.repair.problems import Case, problems
+from grlib.tasks.repair import sources
+from grlib.tasks.repair.episodes import question
+from grlib.tasks.repair.problems import Case, problems
 
 
 def row(truth, source="livecodebench", question="Add a and b.\n3 4\ngives 7", **extra):

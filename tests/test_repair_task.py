@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from grlib import sandbox, selftrain
 from grlib.errors import GrlibError
-from grlib.evaluation import evaluate
-from grlib.repair import episodes
-from grlib.repair.episodes import CHATML, PLACEHOLDER, PLAIN, as_answer, code_of
-from grlib.repair.problems import Case, CodeProblem, problems
-from grlib.repair.task import Episode, RepairTask, Start
-from grlib.sampling import Sampled, SamplingSettings
+from grlib.sampling.pool import Sampled, SamplingSettings
+from grlib.selftrain import evaluate
+from grlib.tasks.repair import episodes
+from grlib.tasks.repair.episodes import CHATML, PLACEHOLDER, PLAIN, as_answer, code_of
+from grlib.tasks.repair.problems import Case, CodeProblem, problems
+from grlib.tasks.repair.task import Episode, RepairTask, Start
 
 DOUBLE = CodeProblem(
     "Double x.\nWrite a function solve(x).", "call", "solve",
@@ -290,7 +290,7 @@ def test_private_tests_run_only_where_the_public_ones_pass(monkeypatch):
 def test_tested_programs_are_not_run_again_after_a_kill(tmp_path, monkeypatch):
     task = replace(TASK, work=tmp_path)
     answers = [(DOUBLE, as_answer(f"def solve(x):\n    return {k} * x"), 5) for k in range(5)]
-    monkeypatch.setattr("grlib.repair.task.PORTION", 2)
+    monkeypatch.setattr("grlib.tasks.repair.task.PORTION", 2)
     real, calls = sandbox.run_all, []
 
     def killed(jobs):

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlib import profiles, selftrain
-from grlib.evaluation import evaluate
-from grlib.model import save_model
-from grlib.repair import episodes, warmup
-from grlib.repair.problems import problems
-from grlib.repair.settings import repair_task
-from grlib.repair.task import RepairTask
-from grlib.sampling import SamplingSettings
-from grlib.tokenizer import encode
-from grlib.training import make_rows
+from grlib.models.llama import save_model
+from grlib.models.tokenizer import encode
+from grlib.sampling.pool import SamplingSettings
+from grlib.selftrain import evaluate
+from grlib.tasks.repair import episodes, warmup
+from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.settings import repair_task
+from grlib.tasks.repair.task import RepairTask
+from grlib.training.rows import make_rows
 
 TASK = RepairTask(budget=200, format=episodes.COMPACT)
 PROBLEMS = problems("train", 150)

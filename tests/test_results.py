@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from synthetic_results import made_up, made_up_reinforced, one_seed
 
-from grlib import claims, metrics, results, tables
 from grlib.errors import GrlibError
+from grlib.results import claims, metrics, tables
+from grlib.results import rows as results
+from grlib.runs.files import seed_folders
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_load_reads_stored_seeds_and_skips_what_is_absent(tmp_path):
         frames = {"03_eval": rows([[1, 0]]).drop(columns=["seed", "iteration"])}
         store(tmp_path / "laptop" / f"seed{seed}", frames)
     (tmp_path / "laptop" / "seed_old").mkdir()
-    folders = results.seed_folders(tmp_path, "laptop")
+    folders = seed_folders(tmp_path, "laptop")
     assert list(folders) == [0, 1, 10]
     loaded = results.load(folders, "laptop")
     assert loaded.seeds == (0, 1, 10)

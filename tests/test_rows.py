@@ -3,11 +3,12 @@
 import pandas
 import pytest
 
-from grlib import artefacts, rows
-from grlib.countdown import Problem, solve
-from grlib.countdown_data import CountdownSettings, make_splits
 from grlib.errors import GrlibError
-from grlib.tokenizer import build_tokenizer, prompt_text
+from grlib.runs import files as artefacts
+from grlib.tasks.countdown import rows
+from grlib.tasks.countdown.data import CountdownSettings, make_splits
+from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
 
 POSTER = Problem((84, 2, 14, 15), 26)
 SOLUTION = ("14+15=29", "2*29=58", "84-58=26")

@@ -13,20 +13,15 @@ import nbformat
 import pandas
 import pytest
 
-from grlib import (
-    artefacts,
-    freshness,
-    notebooks,
-    profiles,
-    recording,
-    runner,
-    runs,
-    sharding,
-    sources,
-    vllm_engine,
-)
+from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
+from grlib.runs import chunks, freshness, notebooks, recording, runner, sources
+from grlib.runs import files as artefacts
+from grlib.runs import run as runs
+from grlib.sampling import vllm as vllm_engine
+
+pytestmark = pytest.mark.integration
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARAMETERS = 'profile = "laptop"  # which\nseed = 0\nrun_dir = ""\nrows = 3\nbase = "shipped"'
@@ -103,7 +98,7 @@ def ran(capsys) -> list[str]:
 
 
 def test_a_shard_that_waits_for_others_ends_with_its_own_code(lab, capsys, monkeypatch):
-    monkeypatch.setenv(sharding.VARIABLE, "")
+    monkeypatch.setenv(chunks.VARIABLE, "")
     source = (
         "import os\n\nclass OtherShards(Exception):\n    pass\n\nraise OtherShards(os.environ['GRLIB_SHARD'])"
     )
@@ -648,7 +643,7 @@ def test_smoke_is_recorded_only_on_request_and_never_over_another_profile(lab, c
 CHUNKED = """
 import time
 import pandas
-from grlib import runs
+from grlib.runs import run as runs
 run = runs.start("01_long", profile=profile, seed=seed, run_dir=run_dir)
 
 def compute(number):

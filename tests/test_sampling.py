@@ -13,14 +13,16 @@ from conftest import NUMBERS, POSITIONS, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib import sampling, static_decoding
-from grlib.artefacts import MissingArtefact
-from grlib.decoding import Decoder
 from grlib.errors import GrlibError
-from grlib.model import build_model, load_both, save_model
-from grlib.sampling import ENGINES, Request, Sampled, SamplingSettings, answer, sample
-from grlib.static_decoding import StaticDecoder
-from grlib.tokenizer import build_tokenizer, encode
+from grlib.models.llama import build_model, load_both, save_model
+from grlib.models.tokenizer import encode
+from grlib.runs.files import MissingArtefact
+from grlib.sampling import pool as sampling
+from grlib.sampling import static as static_decoding
+from grlib.sampling.batched import Decoder
+from grlib.sampling.pool import ENGINES, Request, Sampled, SamplingSettings, answer, sample
+from grlib.sampling.static import StaticDecoder
+from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 GREEDY = SamplingSettings(temperature=0.0, workers=1)
 ONE = SamplingSettings(workers=1, slots=8, chunk=7)

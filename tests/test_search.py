@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib.bench import plain
-from grlib.countdown import Problem, sample_problems, solve, split_targets
+from benchmarks import plain
 from grlib.errors import GrlibError
-from grlib.search import HEURISTICS, breadth_first, depth_first, straight_path
-from grlib.traces import grade
+from grlib.tasks.countdown.puzzle import Problem, sample_problems, solve, split_targets
+from grlib.tasks.countdown.searchers import HEURISTICS, breadth_first, depth_first, straight_path
+from grlib.tasks.countdown.traces import grade
 
 numbers = st.one_of(
     st.lists(st.integers(1, 99), min_size=1, max_size=4),

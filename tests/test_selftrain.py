@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from grlib import selftrain
-from grlib.artefacts import digest
 from grlib.errors import GrlibError
-from grlib.model import load_both
-from grlib.sampling import Request, Sampled, SamplingSettings
+from grlib.models.llama import load_both
+from grlib.runs.files import digest
+from grlib.sampling.pool import Request, Sampled, SamplingSettings
 from grlib.selftrain import Attempt, LoopSettings, fine_tune, gather, self_train
-from grlib.training import TrainSettings
+from grlib.training.optim import TrainSettings
 
 
 class GuessDigit:
@@ -252,7 +252,7 @@ def test_a_number_of_steps_overrides_the_epochs(tiny_folder, tmp_path):
 
 
 def test_another_base_does_not_use_the_old_checkpoint(tiny_folder, grouped_folder, tmp_path):
-    from grlib.model import save_model
+    from grlib.models.llama import save_model
 
     model, tokenizer = load_both(tiny_folder)
     model.model.norm.weight.data += 1

@@ -8,26 +8,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from grlib.countdown import Problem, solve
 from grlib.errors import GrlibError
-from grlib.search import HEURISTICS, breadth_first, depth_first, straight_path
-from grlib.tokenizer import (
+from grlib.models.tokenizer import (
     BOS,
     EOS,
     PAD,
-    PHRASES,
     _below,
-    build_tokenizer,
     decode,
     encode,
     load_tokenizer,
     number_tokens,
-    prompt_text,
-    question,
     refuse_lossy,
     vocabulary_digest,
 )
-from grlib.traces import exploring_line
+from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.searchers import HEURISTICS, breadth_first, depth_first, straight_path
+from grlib.tasks.countdown.traces import exploring_line
+from grlib.tasks.countdown.vocabulary import PHRASES, build_tokenizer, prompt_text, question
 
 TOKENIZER = build_tokenizer()
 PROBLEM = Problem((84, 2, 14, 15), 26)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib.countdown import Problem, all_solutions, apply_operation, solve
-from grlib.search import breadth_first, depth_first, straight_path
-from grlib.traces import (
+from grlib.tasks.countdown.puzzle import Problem, all_solutions, apply_operation, solve
+from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
+from grlib.tasks.countdown.traces import (
     AUDITED,
     LINE,
     REASONS,

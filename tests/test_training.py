@@ -17,26 +17,21 @@ from conftest import NUMBERS, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlib import imitation, notebooks, runs, training
-from grlib.artefacts import read_json
-from grlib.countdown_data import CountdownSettings
 from grlib.errors import GrlibError
-from grlib.model import bake, build_model, output_matrix, save_model
+from grlib.models.llama import bake, build_model, output_matrix, save_model
+from grlib.models.tokenizer import EOS, encode
 from grlib.profiles import Profile, Stage
-from grlib.tokenizer import EOS, build_tokenizer, encode
-from grlib.training import (
-    Row,
-    TrainSettings,
-    learning_rate,
-    make_rows,
-    mean_nll,
-    micro_batches,
-    plan_batches,
-    response_nll,
-    score_rows,
-    text_likelihood,
-    train,
-)
+from grlib.runs import notebooks
+from grlib.runs import run as runs
+from grlib.runs.files import read_json
+from grlib.tasks.countdown import base as imitation
+from grlib.tasks.countdown.data import CountdownSettings
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training import loop as training
+from grlib.training.loop import train
+from grlib.training.loss import mean_nll, response_nll, score_rows, text_likelihood
+from grlib.training.optim import TrainSettings, learning_rate, make_optimizers, plan_batches
+from grlib.training.rows import Row, make_rows, micro_batches
 
 TOKENIZER = build_tokenizer(NUMBERS)
 SETTINGS = TrainSettings(lr=0.01, batch_rows=4, epochs=2)
@@ -255,7 +250,7 @@ def test_both_optimizers_learn(optimizer):
 
 def test_muon_takes_the_matrices_of_the_blocks_only():
     model = new_model()
-    adamw, muon = training.make_optimizers(model, replace(SETTINGS, optimizer="muon"))
+    adamw, muon = make_optimizers(model, replace(SETTINGS, optimizer="muon"))
     names = {id(p): name for name, p in model.named_parameters()}
     matrices = [names[id(p)] for group in muon.param_groups for p in group["params"]]
     assert len(matrices) == 2 * 7 and all(".layers." in name and "norm" not in name for name in matrices)

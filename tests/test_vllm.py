@@ -13,13 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grlib import pretrained, sampling, vllm_engine
-from grlib.countdown import Problem
 from grlib.errors import GrlibError
-from grlib.model import load_both, save_model
-from grlib.sampling import Request, SamplingSettings, sample
-from grlib.tokenizer import encode, prompt_text
-from grlib.training import response_nll
+from grlib.models import pretrained
+from grlib.models.llama import load_both, save_model
+from grlib.models.tokenizer import encode
+from grlib.sampling import pool as sampling
+from grlib.sampling import vllm as vllm_engine
+from grlib.sampling.pool import Request, SamplingSettings, sample
+from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.vocabulary import prompt_text
+from grlib.training.loss import response_nll
 
 with_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 with_smollm2 = pytest.mark.skipif(

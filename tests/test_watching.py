@@ -2,8 +2,8 @@
 
 import pytest
 
-from grlib import watching
 from grlib.__main__ import main
+from grlib.tasks.countdown import live as watching
 
 
 def test_the_best_model_searches_and_is_judged(capsys):

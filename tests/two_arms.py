@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from grlib import ppo
-from grlib.model import build_model, save_model
-from grlib.rollouts import Rollout
-from grlib.sampling import Request, SamplingSettings
-from grlib.tokenizer import build_tokenizer, encode
+from grlib.models.llama import build_model, save_model
+from grlib.models.tokenizer import encode
+from grlib.ppo import loop as ppo
+from grlib.ppo.rollouts import Rollout
+from grlib.ppo.settings import PPOSettings
+from grlib.sampling.pool import Request, SamplingSettings
+from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 
 class TwoArms:
@@ -37,7 +39,7 @@ def toy(folder, whole_numbers=10):
 def toy_settings(**changes):
     sampling = SamplingSettings(workers=1, slots=64, chunk=64)
     plain = {"steps": 12, "problems": 64, "actor_lr": 0.02, "critic_lr": 0.02, "minibatch": 32}
-    return ppo.PPOSettings(**(plain | {"sampling": sampling} | changes))
+    return PPOSettings(**(plain | {"sampling": sampling} | changes))
 
 
 def run(task, base, folder, settings, items=range(8), progress=lambda line: None):

@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(chosen: argparse.Namespace, methods: list[str], base: Path) -> None:
     """GrlibError, before anything is made, where a request cannot be met."""
-    from grlib.results import STARTS
+    from grlib.results.rows import STARTS
 
     if chosen.seconds < 0 or chosen.problems < 1:
         raise GrlibError(f"--seconds {chosen.seconds:g} --problems {chosen.problems}: must be more than 0")
@@ -148,7 +148,7 @@ def _check(chosen: argparse.Namespace, methods: list[str], base: Path) -> None:
 
     if not torch.cuda.is_available():
         raise GrlibError("no GPU is there; `--tiny` rehearses the same stage on the CPU")
-    from grlib.packed_training import has_flash_attention
+    from grlib.training.packed import has_flash_attention
 
     if not has_flash_attention():
         raise GrlibError(

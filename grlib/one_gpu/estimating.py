@@ -8,14 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from grlib import artefacts, results
 from grlib.errors import GrlibError
-from grlib.one_gpu.window import GPU, WIDER, Window, manifests_of, new_model
-from grlib.packed_training import line_that_fits
-from grlib.ppo_watch import TIMES
+from grlib.one_gpu.window import GPU, WIDER, Window, new_model
+from grlib.ppo.watch import TIMES
 from grlib.profiles import Profile
-from grlib.static_decoding import rows_that_fit
-from grlib.tokenizer import build_tokenizer
+from grlib.results import rows as results
+from grlib.runs import files as artefacts
+from grlib.runs.files import manifests_of
+from grlib.sampling.static import rows_that_fit
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training.packed import line_that_fits
 
 RECORD = Path(__file__).resolve().parents[2] / "paper_results" / "measured" / "gpu" / "seed0"
 STEPS = 25  # of PPO in the record

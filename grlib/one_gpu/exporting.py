@@ -8,15 +8,17 @@ from typing import Any
 import pandas as pd
 import torch
 
-from grlib import artefacts, countdown_task, results
 from grlib.errors import GrlibError
-from grlib.imitation import notes
-from grlib.model import load_both, save_model
+from grlib.models.llama import load_both, save_model
 from grlib.one_gpu.iterating import MATCHED
 from grlib.one_gpu.stored import Stored
 from grlib.one_gpu.travelling import read_difference
-from grlib.one_gpu.window import manifests_of
 from grlib.profiles import Profile
+from grlib.results import rows as results
+from grlib.runs import files as artefacts
+from grlib.runs.files import manifests_of
+from grlib.tasks.countdown import task as countdown_task
+from grlib.training.base import notes
 
 
 def export(out: Path, profile: Profile, tokens: int, base: Path, method: str) -> Path:

@@ -16,16 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from grlib import countdown_task, evaluation, provenance, sampling
-from grlib.artefacts import worker_pool
-from grlib.countdown_data import imitation_examples, make_splits
-from grlib.imitation import base_settings, imitation_rows, notes, training_facts, validation_rows
-from grlib.model import bake, load_both, save_model
+from grlib import selftrain
+from grlib.models.llama import bake, load_both, save_model
 from grlib.one_gpu.window import DEVICE, GPU, Sampler, Window, new_model
-from grlib.packed_training import PackedScorer, line_that_fits, lines, train_lines
 from grlib.profiles import Profile
-from grlib.tokenizer import build_tokenizer
-from grlib.training import Row, score_rows
+from grlib.runs import provenance
+from grlib.runs.chunks import worker_pool
+from grlib.sampling import pool as sampling
+from grlib.tasks.countdown import task as countdown_task
+from grlib.tasks.countdown.base import imitation_rows, validation_rows
+from grlib.tasks.countdown.data import imitation_examples, make_splits
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training.base import base_settings, notes, training_facts
+from grlib.training.loss import score_rows
+from grlib.training.packed import PackedScorer, line_that_fits, lines, train_lines
+from grlib.training.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +179,7 @@ def quick_look(window: Window, folder: Path, method: str, problems: int = 400) -
     items: Sequence = make_splits(window.profile.task, 0, problems if GPU else 6, 0).valid
     began = time.monotonic()
     policy = Sampler(model, words, window.profile.slots, f"look/{method}")
-    found = evaluation.evaluate(countdown_task.CountdownTask(window.profile.budget), policy, items, 4)
+    found = selftrain.evaluate(countdown_task.CountdownTask(window.profile.budget), policy, items, 4)
     took = time.monotonic() - began
     window.say(
         f"{method}: validation pass@1 {100 * found['correct'].mean():.1f} %, cut off "

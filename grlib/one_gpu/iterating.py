@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from grlib import countdown_task, evaluation, results, selftrain
-from grlib.countdown_data import Solved, training_problems
+from grlib import selftrain
 from grlib.errors import GrlibError
-from grlib.model import load_both
+from grlib.models.llama import load_both
 from grlib.one_gpu.estimating import opened
 from grlib.one_gpu.travelling import read_difference, write_difference
 from grlib.one_gpu.window import GPU, Window
 from grlib.one_gpu.work import GREEDY, RECORDED_TESTS, Work
 from grlib.profiles import Profile
+from grlib.results import rows as results
 from grlib.selftrain import Attempt, Gathered, Policy
-from grlib.training import likelihood
+from grlib.tasks.countdown import task as countdown_task
+from grlib.tasks.countdown.data import Solved, training_problems
+from grlib.training.loss import likelihood
 
 if TYPE_CHECKING:
     from random import Random
@@ -257,7 +259,7 @@ class Iterating(Work):
         steps = range(self.profile.task.num_count)
         starts = [countdown_task.hint(item, given) for given in steps for item in items]
         asked = items * len(steps)
-        found = evaluation.evaluate(self.task, self.sampler(self.sos, "hints"), asked, 1, starts)
+        found = selftrain.evaluate(self.task, self.sampler(self.sos, "hints"), asked, 1, starts)
         prompts = [countdown_task.prompt_text(problem) for problem, _ in asked]
         ended, length = ~found["truncated"], self.profile.row_length
         nats = likelihood(self.sos, self.words, prompts, found["response"], ended, length)

@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from grlib import ppo, ppo_watch
-from grlib.countdown_data import Solved
-from grlib.countdown_task import CountdownTask
 from grlib.errors import GrlibError
-from grlib.model import bake, load_both
+from grlib.models.llama import bake, load_both
 from grlib.one_gpu import utilisation
 from grlib.one_gpu.window import DEVICE, GPU, Sampler, new_model
-from grlib.packed_ppo import PackedLearner
-from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, train_lines
+from grlib.ppo import loop as ppo
+from grlib.ppo import watch as ppo_watch
+from grlib.ppo.packed import PackedLearner
+from grlib.ppo.rollouts import batch_of
+from grlib.ppo.settings import PPOSettings
 from grlib.profiles import Profile
-from grlib.rollouts import batch_of
 from grlib.selftrain import Attempt
-from grlib.training import Row, TrainSettings, make_rows
+from grlib.tasks.countdown.data import Solved
+from grlib.tasks.countdown.task import CountdownTask
+from grlib.training.optim import TrainSettings
+from grlib.training.packed import Line, PackedScorer, line_that_fits, lines, train_lines
+from grlib.training.rows import Row, make_rows
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -100,7 +103,7 @@ class Trainer:
         start: LlamaForCausalLM,
         task: CountdownTask,
         items: Sequence[Solved],
-        settings: ppo.PPOSettings,
+        settings: PPOSettings,
         label: str,
         seconds: float,
         steps: int = 0,

@@ -12,16 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from grlib import artefacts, countdown_task, provenance, sampling
-from grlib.countdown_data import draw, imitation_examples
 from grlib.errors import GrlibError
-from grlib.imitation import imitation_rows
-from grlib.model import bake
+from grlib.models.llama import bake
+from grlib.models.tokenizer import encode
 from grlib.one_gpu.window import DEVICE, GPU, WIDER, Window, new_model
-from grlib.packed_training import Line, PackedScorer, line_that_fits, lines, on, train_lines
 from grlib.profiles import Profile
-from grlib.tokenizer import build_tokenizer, encode
-from grlib.training import Row, Scored, TrainSettings, micro_batches, padded, response_nll, score_rows
+from grlib.runs import files as artefacts
+from grlib.runs import provenance
+from grlib.sampling import pool as sampling
+from grlib.tasks.countdown import task as countdown_task
+from grlib.tasks.countdown.base import imitation_rows
+from grlib.tasks.countdown.data import draw, imitation_examples
+from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training.loss import Scored, response_nll, score_rows
+from grlib.training.optim import TrainSettings
+from grlib.training.packed import Line, PackedScorer, line_that_fits, lines, on, train_lines
+from grlib.training.rows import Row, micro_batches, padded
 
 PADDED_ROWS = 64  # rows of a step of the padded reference
 GENERATED = (1024, 256)  # rows and tokens of transformers' `generate`: short rows, which are cheap for it
@@ -204,7 +210,7 @@ def attention(profile: Profile, tokens: int) -> dict[str, float | str]:
     beside how fast this card copies (TB/s); microseconds of one layer."""
     if not GPU:
         return {"device": provenance.device()}
-    from grlib.decode_kernel import attend
+    from grlib.sampling.kernel import attend
 
     slots, heads, size = WIDER * profile.slots, profile.kv_heads, profile.hidden // profile.heads
     kind = {"device": DEVICE, "dtype": torch.bfloat16}

@@ -10,16 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from grlib import artefacts, countdown_task, results
-from grlib.countdown_data import Solved, training_problems
 from grlib.errors import GrlibError
-from grlib.model import load_both
+from grlib.models.llama import load_both
 from grlib.one_gpu.estimating import opened, seconds_a_step
 from grlib.one_gpu.learning import NoTime, refuse_other_shape
 from grlib.one_gpu.travelling import write_difference
 from grlib.one_gpu.window import GPU
 from grlib.one_gpu.work import GREEDY, RECORDED_TESTS, Work, refuse_other
 from grlib.profiles import Profile
+from grlib.results import rows as results
+from grlib.runs import files as artefacts
+from grlib.tasks.countdown import task as countdown_task
+from grlib.tasks.countdown.data import Solved, training_problems
 
 OFTEN = 3  # times that a problem may come
 REHEARSED = 3  # steps without a GPU

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from grlib import artefacts, selftrain
-from grlib.countdown_data import make_splits
-from grlib.countdown_task import CountdownTask
-from grlib.guidance import CHOICES
-from grlib.model import load_both
+from grlib import selftrain
+from grlib.models.llama import load_both
 from grlib.one_gpu.iterating import Begun
 from grlib.one_gpu.window import Sampler, Window
 from grlib.profiles import Profile
-from grlib.training import likelihood
+from grlib.runs import files as artefacts
+from grlib.tasks.countdown.data import make_splits
+from grlib.tasks.countdown.guidance import CHOICES
+from grlib.tasks.countdown.task import CountdownTask
+from grlib.training.loss import likelihood
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from grlib import artefacts
+from grlib.runs import files as artefacts
 
 
 class Stored:

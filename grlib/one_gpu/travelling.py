@@ -42,7 +42,7 @@ def write_difference(path: Path, base: LlamaForCausalLM, model: LlamaForCausalLM
     """`difference` as one file, whole or not at all."""
     from safetensors.torch import save_file
 
-    from grlib.artefacts import atomic
+    from grlib.runs.files import atomic
 
     with atomic(path) as partial:
         save_file(difference(base, model), partial)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from grlib import artefacts, provenance, sampling
-from grlib.model import build_model
+from grlib.models.llama import build_model
 from grlib.profiles import Profile
+from grlib.runs import files as artefacts
+from grlib.runs import provenance
+from grlib.sampling import pool as sampling
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -92,12 +94,6 @@ class Window:
             return first
         names = (first.with_name(f"{self.stage}_{number}.json") for number in itertools.count(2))
         return next(name for name in names if not name.exists())
-
-
-def manifests_of(folder: Path, stage: str) -> list[Path]:
-    """The manifests of a stage's windows, in their order: <stage>, <stage>_2, ..."""
-    found = [path for path in folder.glob(f"{stage}*.json") if path.stem.partition("_")[0] == stage]
-    return sorted(found, key=lambda path: int(path.stem.partition("_")[2] or 1))
 
 
 class Sampler:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grlib import artefacts, countdown_task, evaluation, results
-from grlib.countdown_data import make_splits
+from grlib import selftrain
 from grlib.errors import GrlibError
-from grlib.model import load_both
+from grlib.models.llama import load_both
 from grlib.one_gpu.learning import Trainer
 from grlib.one_gpu.stored import Stored
 from grlib.one_gpu.window import Sampler, Window
+from grlib.results import rows as results
+from grlib.runs import files as artefacts
+from grlib.tasks.countdown import task as countdown_task
+from grlib.tasks.countdown.data import make_splits
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -68,7 +71,7 @@ class Work:
         self.rows.drop(stem, method=method, iteration=iteration)  # fewer samples of it
         name = f"{method}/{iteration}/{temperature}"
         problems = [item for items in self.tests.values() for item in items]
-        found = evaluation.evaluate(self.task, self.sampler(model, name, temperature), problems, samples)
+        found = selftrain.evaluate(self.task, self.sampler(model, name, temperature), problems, samples)
         half = len(self.tests["seen"])
         found = found.drop(columns="response").assign(method=method, iteration=iteration)
         found["split"] = np.where(found["index"] < half, "seen", "unseen")

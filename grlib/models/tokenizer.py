@@ -1,0 +1,159 @@
+"""A fast tokenizer for the trace language: stock phrases and numbers are single tokens, the rest is bytes.
+
+The same folder loads in transformers and in vLLM. Every text survives encode -> decode unchanged: a piece
+that is not in the vocabulary falls back to digits and bytes, so a trace with huge numbers is merely longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grlib.errors import GrlibError, one_line
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+# A number and what leads from it to the next number are one token: a quarter fewer tokens in a trace.
+JOINED = (", ", ",", "+", "-", "*", "/", "=")
+# Llama 3's template writes the date of the day unless it is given one; this is its own fallback.
+TEMPLATE_DATE = "26 Jul 2024"
+
+
+def as_fast(
+    tokenizer: Tokenizer, pad: str, bos: str, eos: str, chat_template: str
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of ours as transformers and vLLM load it; decoding changes no spaces."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        bos_token=bos,
+        eos_token=eos,
+        chat_template=chat_template,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def number_tokens(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, int]]:
+    """(row, number, place in ("", *JOINED) of what is joined to it) of every token that is a number."""
+    found = []
+    for piece, row in tokenizer.get_vocab().items():
+        number = re.match("[0-9]+", piece)
+        if number:
+            found.append((row, int(number[0]), ("", *JOINED).index(piece[number.end() :])))
+    return sorted(found)
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in a model folder."""
+    from transformers import AutoTokenizer
+
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise GrlibError(f"no tokenizer in {folder}: tokenizer.json is missing; make the model folder again")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers raises many kinds for a damaged folder
+        raise GrlibError(
+            f"the tokenizer in {folder} cannot be read ({one_line(error)}); make the model folder again"
+        ) from error
+
+
+def vocabulary_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A name (hex) for the vocabulary: a model is of use only with the one that it was trained with."""
+    entries = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
+
+
+def refuse_lossy(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    """GrlibError where a text does not survive encoding and decoding: its traces could not be graded."""
+    again = tokenizer.decode(encode(tokenizer, [text])[0], clean_up_tokenization_spaces=False)
+    if again != text:
+        place = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), len(again))
+        raise GrlibError(
+            f"the tokenizer changes a trace at character {place}: {text[place : place + 20]!r} becomes "
+            f"{again[place : place + 20]!r}; choose a model whose tokenizer keeps every text as it is"
+        )
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, special tokens only where the text spells them out."""
+    quick = _quick(tokenizer)
+    found = [quick.encode(text) if quick else None for text in texts]
+    left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+    rest = iter(
+        tokenizer(left, add_special_tokens=False, return_attention_mask=False)["input_ids"] if left else []
+    )
+    return [next(rest) if ids is None else ids for ids in found]
+
+
+def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens spelt out and no space changed."""
+    quick = _quick(tokenizer)
+    text = quick.decode(ids) if quick else None
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if text is None else text
+
+
+class _Quick:
+    """What such a tokenizer does with text in its own language, many times as fast (`python -m benchmarks
+    tokenizer`): Python's regular expressions find the pieces. Other text is left to the tokenizer (None)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.vocabulary = tokenizer.get_vocab()
+        whole = sum(piece.isdecimal() for piece in self.vocabulary)
+        spelt = [piece for piece in self.vocabulary if not re.match("[0-9]|<0x", piece)]
+        phrases = "|".join(map(re.escape, sorted(spelt, key=len, reverse=True)))
+        joined = [sign for sign in JOINED if f"0{sign}" in self.vocabulary]
+        signs = "|".join(rf"{re.escape(sign)}(?=[0-9])" for sign in joined)
+        number = rf"(?<![0-9])(?:{_below(whole)})(?:{signs}|(?![0-9]))"
+        self.pieces = re.compile(rf"{phrases}|{number}|[0-9]")
+        self.texts = {row: piece for piece, row in self.vocabulary.items() if not piece.startswith("<0x")}
+
+    def encode(self, text: str) -> list[int] | None:
+        pieces = self.pieces.findall(text)
+        if sum(map(len, pieces)) != len(text):
+            return None
+        try:
+            return list(map(self.vocabulary.__getitem__, pieces))
+        except KeyError:  # a digit that is no token by itself
+            return None
+
+    def decode(self, ids: Sequence[int]) -> str | None:
+        try:
+            return "".join(map(self.texts.__getitem__, ids))
+        except KeyError:  # bytes, which are text only together
+            return None
+
+
+def _below(limit: int) -> str:
+    """A regular expression of the numbers 0 .. limit-1 without leading zeros, longer ones first."""
+    last = str(limit - 1)
+    found = [last]
+    for place, digit in enumerate(last):  # as long as the largest, equal to it up to `place`, smaller there
+        lowest = "1" if place == 0 and len(last) > 1 else "0"
+        if digit > lowest:
+            smaller = f"[{lowest}-{chr(ord(digit) - 1)}]"
+            found.append(last[:place] + smaller + f"[0-9]{{{len(last) - place - 1}}}")
+    if len(last) > 1:
+        found.append(f"[1-9][0-9]{{0,{len(last) - 2}}}|0")
+    return "|".join(found)
+
+
+def _quick(tokenizer: PreTrainedTokenizerFast) -> _Quick | None:
+    """The quick way for this tokenizer, kept with it; None unless it splits text into whole pieces by one
+    pattern, as Countdown's does."""
+    if not hasattr(tokenizer, "get_vocab"):
+        return None
+    if "_quick" not in vars(tokenizer):
+        made = json.loads(tokenizer.backend_tokenizer.to_str())
+        ours = (made["pre_tokenizer"] or {}).get("type") == "Split" and not made["model"].get("merges")
+        vars(tokenizer)["_quick"] = _Quick(tokenizer) if ours else None
+    return vars(tokenizer)["_quick"]

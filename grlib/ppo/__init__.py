@@ -1,0 +1,1 @@
+"""Operation-level PPO: losses, rollouts, the loop."""

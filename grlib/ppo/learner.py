@@ -1,0 +1,339 @@
+"""Policy, critic and their optimisers: one update on a batch of rollouts."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from grlib.errors import GrlibError
+from grlib.ppo.losses import (
+    action_log_ratio,
+    clipped_share,
+    group_advantages,
+    operation_advantages,
+    operation_policy_loss,
+    value_loss,
+)
+from grlib.ppo.rollouts import Batch
+from grlib.ppo.settings import PPOSettings
+from grlib.training.checkpoint import read_checkpoint, write_checkpoint
+from grlib.training.loss import nll_of, states_before
+from grlib.training.parallel import (
+    Team,
+    free_cache,
+)
+from grlib.training.rows import Row, micro_batches
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+PLACES = 64  # tokens in which a response's places count as one
+WAVES = 8  # cosines and sines of the place in a response, for the critic "placed"
+
+
+class Critic(nn.Module):
+    """The value of the state before a token: a head on a copy of the policy's body, or ("shared", "placed") a
+    larger head on what the policy's own body says, without teaching it, which spares a second body's passes.
+
+    Attention knows distances, not places: "placed" adds how many tokens of the response are spent, as a share
+    of the model's positions (which a model from scratch has for little more than the budget).
+    """
+
+    def __init__(self, policy: LlamaForCausalLM, kind: str, seed: int = 0) -> None:
+        super().__init__()
+        width, self.most = policy.config.hidden_size, policy.config.max_position_embeddings
+        self.waves = 2 * WAVES if kind == "placed" else 0
+        self.body = copy.deepcopy(policy.model) if kind == "own" else None
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.head = (
+                last
+                if kind == "own"
+                else nn.Sequential(nn.Linear(width + self.waves, width), nn.SiLU(), last)
+            )
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Values before every masked token: (masked tokens,). `states`: the policy's there."""
+        states = states.detach() if self.body is None else states_before(self.body, ids, mask)
+        return self.values(states, (mask.cumsum(1) - 1)[mask])
+
+    def values(self, states: torch.Tensor, spent: torch.Tensor) -> torch.Tensor:
+        """Of states (n, width) before which (n,) tokens of the response are `spent`: (n,)."""
+        if self.waves:
+            turns = math.pi * spent[:, None] / self.most * torch.arange(1, WAVES + 1, device=spent.device)
+            states = torch.cat([states, turns.cos().to(states.dtype), turns.sin().to(states.dtype)], 1)
+        found: torch.Tensor = self.head(states)[:, 0]
+        return found
+
+
+class ActorCritic(nn.Module):
+    """Policy and critic as one network: what processes wrap when they train them together."""
+
+    def __init__(self, policy: LlamaForCausalLM, critic: Critic | None) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The policy's states before every masked token: (masked tokens, width)."""
+        return states_before(self.policy.model, ids, mask)
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, only_values: bool = False
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Log probability of every masked token, and value before it: two (masked tokens,)."""
+        needed = not only_values or (self.critic is not None and self.critic.body is None)
+        states = self.states(ids, mask) if needed else ids
+        logprobs = None if only_values else -nll_of(self.policy, states, ids, mask)
+        return logprobs, None if self.critic is None else self.critic(ids, mask, states)
+
+
+class Learner:
+    """Policy, critic and their optimisers, as one process or one of several trains them."""
+
+    def __init__(self, policy: LlamaForCausalLM, settings: PPOSettings, seed: int = 0) -> None:
+        self.policy, self.settings = policy, settings  # the policy that was given; `net` may hold a copy
+        self.team = Team(settings.strategy, settings.precision)
+        if settings.recompute:
+            policy.gradient_checkpointing_enable()
+        critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
+        self.net = self.team.wrap(self.network(policy, critic))
+        inner = self.team.inside(self.net)
+        self.critic: Critic | None = inner.critic
+        self.networks: list[nn.Module] = [inner.policy]
+        weights = inner.policy.parameters()
+        if settings.optimizer == "normed_sgd":
+            first: torch.optim.Optimizer = torch.optim.SGD(weights, lr=settings.actor_lr)
+        else:
+            first = torch.optim.AdamW(weights, settings.actor_lr, weight_decay=settings.weight_decay)
+        self.optimizers = [first]
+        if self.critic is not None:
+            self.networks.append(self.critic)
+            self.optimizers.append(
+                torch.optim.AdamW(
+                    self.critic.parameters(), settings.critic_lr, weight_decay=settings.weight_decay
+                )
+            )
+
+    def network(self, policy: LlamaForCausalLM, critic: Critic | None) -> ActorCritic:
+        """What is trained."""
+        return ActorCritic(policy, critic)
+
+    def give_back(self) -> None:
+        """Leave the policy as it was, but for its weights."""
+
+    def hand_over(self) -> None:
+        """Make the policy that was given hold what has been learnt so far, before it samples."""
+        self.team.refresh(self.net, self.policy, "policy")
+        free_cache()
+
+    def set_rate(self, step: int) -> None:
+        """The policy's rate in step 0, 1, ..."""
+        if self.settings.schedule == "linear":
+            for group in self.optimizers[0].param_groups:
+                group["lr"] = self.settings.actor_lr * (1 - step / self.settings.steps)
+
+    def update(self, batch: Batch, rng: Random) -> dict[str, float]:
+        """One pass over a batch of rollouts, and what to watch."""
+        settings = self.settings
+        self.net.train()
+        began = time.monotonic()
+        old_value = torch.zeros_like(batch.reward)
+        if self.critic is None:
+            advantage = group_advantages(batch.reward, batch.action_start, settings.group)
+            returns = old_value
+        else:
+            old_value = self._old_values(batch)
+            advantage, returns = operation_advantages(
+                batch.reward, old_value, batch.action_start, settings.gamma, settings.lam
+            )
+        scoring = time.monotonic() - began
+        order = list(range(len(batch.rows)))
+        rng.shuffle(order)
+        parts = [order[i : i + settings.minibatch] for i in range(0, len(order), settings.minibatch)]
+        seen: list[dict[str, float]] = []
+        for part in parts:
+            found = self._gradients(batch, part, advantage, old_value, returns)
+            seen.append(found | {"gradient": self._take_step()})
+        row = {name: float(np.mean([one[name] for one in seen])) for name in seen[0]}
+        row["rescore_gap"] = seen[0]["rescore_gap"]  # later parts are scored by a changed policy
+        row["scoring_s"] = scoring
+        return row | self._of_the_critic(old_value, returns, batch.action_start)
+
+    def _of_the_critic(
+        self, value: torch.Tensor, returns: torch.Tensor, action_start: torch.Tensor
+    ) -> dict[str, float]:
+        """How well the critic predicts the returns, beside what the place in the response alone says."""
+        if self.critic is None:
+            return dict.fromkeys(("value_error", "explained", "explained_by_place"), math.nan)
+        at = action_start > 0
+        error, goals, spread = (value - returns)[at], returns[at], float(returns[at].var())
+        place = (torch.arange(returns.shape[1]).expand_as(returns)[at] // PLACES).long()
+        counts = torch.bincount(place)
+        means = torch.bincount(place, weights=goals) / counts.clamp(min=1)
+        left = float((goals - means[place]).square().mean())
+        return {
+            "value_error": float(error.square().mean().sqrt()),
+            "explained": 1 - float(error.var()) / spread if spread else math.nan,
+            "explained_by_place": 1 - left / spread if spread else math.nan,
+        }
+
+    def _gradients(
+        self,
+        batch: Batch,
+        part: list[int],
+        advantage: torch.Tensor,
+        old_value: torch.Tensor,
+        returns: torch.Tensor,
+    ) -> dict[str, float]:
+        """The gradients of both losses on the rollouts numbered in `part`, and what to watch."""
+        settings, device = self.settings, self.team.device
+        total = float(batch.action_start[part].sum())
+        seen = [Seen(0.0, 0.0, 0.0, 0.0, torch.ones(0))]
+        groups = list(self.batches([batch.rows[i] for i in part]))
+        for numbers, ids, mask, weight in self.team.share(self.net, groups):
+            chosen = [part[number] for number in numbers]
+            width = int(mask.sum(1).max())
+            old, gain, start, value, goal = (
+                tensor[chosen, :width].to(device)
+                for tensor in (batch.old_logprob, advantage, batch.action_start, old_value, returns)
+            )
+            share = float(start.sum()) / total
+            logprobs, values = self.net(ids, mask)
+            new = by_place(logprobs, mask, width)
+            loss = operation_policy_loss(old, new, gain, start, settings.clip, settings.dual_clip) * share
+            (loss * weight).backward()
+            error = torch.zeros(())
+            if values is not None:
+                guess = by_place(values, mask, width)
+                error = value_loss(guess, value, goal, start, settings.value_clip) * share
+                (error * weight).backward()
+            if weight:
+                seen.append(_seen(loss, error, old, new, gain, start, settings.clip, share))
+        return self._watched([one for several in self.team.gathered(seen) for one in several])
+
+    def _watched(self, seen: Sequence[Seen]) -> dict[str, float]:
+        """What all micro-batches of all processes say of an optimiser step; GrlibError unless losses are
+        finite."""
+        losses, errors, gaps, clipped, ratios = zip(*seen, strict=True)
+        policy, value = sum(losses), sum(errors)
+        if not np.isfinite([policy, value]).all():
+            raise GrlibError(
+                f"policy loss {policy}, value loss {value}: must be finite; lower actor_lr "
+                f"{self.settings.actor_lr} or critic_lr {self.settings.critic_lr}"
+            )
+        quantiles = torch.cat(ratios).quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
+        row = {"policy_loss": policy, "value_loss": value, "clipped": sum(clipped), "rescore_gap": max(gaps)}
+        return row | dict(zip(("ratio_01", "ratio_50", "ratio_99"), quantiles, strict=True))
+
+    def _take_step(self) -> float:
+        """Change the weights; returns how long the policy's gradient was."""
+        lengths = []
+        for network, optimizer in zip(self.networks, self.optimizers, strict=True):
+            weights = list(network.parameters())
+            if network is self.networks[0] and self.settings.optimizer == "normed_sgd":
+                lengths.append(to_length_one([weight.grad for weight in weights if weight.grad is not None]))
+            else:
+                norm = nn.utils.clip_grad_norm_(weights, self.settings.max_norm)
+                lengths.append(float(getattr(norm, "full_tensor", lambda norm=norm: norm)()))
+            optimizer.step()
+            optimizer.zero_grad()
+        return lengths[0]
+
+    def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Rows for one forward pass each, as `training.micro_batches` gives them."""
+        return micro_batches(rows, self.settings.micro_tokens)
+
+    @torch.no_grad()
+    def _old_values(self, batch: Batch) -> torch.Tensor:
+        """The critic's values before the update: (rollouts, tokens)."""
+        found = torch.zeros_like(batch.reward)
+        for numbers, ids, mask, weight in self.team.share(self.net, list(self.batches(batch.rows))):
+            width = int(mask.sum(1).max())
+            _, values = self.net(ids, mask, only_values=True)
+            if weight:
+                found[numbers, :width] = by_place(values.float(), mask, width).cpu()
+        return self.team.summed(found)
+
+    def checkpoint(self, folder: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
+        """All state of a run; every random choice follows from the seed and the step."""
+        if self.team.size > 1:
+            self.team.save(folder, key, self.net, self.optimizers, [step, curve])
+            return
+        state = {
+            "step": step,
+            "curve": curve,
+            "networks": [network.state_dict() for network in self.networks],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        write_checkpoint(folder / "checkpoint.pt", key, state)
+
+    def restore(self, folder: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
+        """(step, curve) of the newest checkpoint that belongs to this run, or a fresh start."""
+        state = read_checkpoint(folder / "checkpoint.pt", key) if self.team.size == 1 else None
+        several = self.team.load(folder, key, self.net, self.optimizers)
+        if several and several[0] > (state["step"] if state else 0):
+            empty = {None: math.nan}  # JSON has no NaN
+            return several[0], [{k: empty.get(v, v) for k, v in row.items()} for row in several[1]]
+        if state is None:
+            return 0, []
+        for things, states in ((self.networks, state["networks"]), (self.optimizers, state["optimizers"])):
+            for thing, saved in zip(things, states, strict=True):
+                thing.load_state_dict(saved)
+        return state["step"], state["curve"]
+
+
+class Seen(NamedTuple):
+    """What one micro-batch says: its part of both losses and of the clipped share, the largest distance of a
+    log probability from the sampler's, and the ratios of its actions."""
+
+    policy_loss: float
+    value_loss: float
+    gap: float
+    clipped: float
+    ratios: torch.Tensor
+
+
+@torch.no_grad()
+def _seen(
+    loss: torch.Tensor,
+    error: torch.Tensor,
+    old: torch.Tensor,
+    new: torch.Tensor,
+    gain: torch.Tensor,
+    start: torch.Tensor,
+    clip: float,
+    share: float,
+) -> Seen:
+    counts = start.sum(1, keepdim=True)
+    real = torch.arange(int(counts.max()), device=start.device) < counts
+    ratios = action_log_ratio(old, new, start)[real].exp()
+    clipped = float(clipped_share(old, new, gain, start, clip)) * share
+    return Seen(float(loss), float(error), float((new - old).abs().max()), clipped, ratios.cpu())
+
+
+def to_length_one(gradients: Sequence[torch.Tensor]) -> float:
+    """Scale gradients in place so that together they have norm 1, and return that of before; gradients of
+    zero stay so."""
+    norm = nn.utils.get_total_norm(gradients)
+    size = float(getattr(norm, "full_tensor", lambda: norm)())  # sharded: over all processes
+    for gradient in gradients:
+        gradient.div_(max(size, 1e-12))
+    return size
+
+
+def by_place(flat: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
+    """Numbers of the masked tokens, row by row, as (rows, width) counted from each response's first token."""
+    places = torch.arange(width, device=mask.device) < mask.sum(1, keepdim=True)
+    return flat.new_zeros(len(mask), width).masked_scatter(places, flat)

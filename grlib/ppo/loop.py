@@ -1,0 +1,191 @@
+"""Operation-level PPO: one line of the trace is one action (the paper's reinforcement learning section).
+
+Advantages and losses are pure functions (`grlib.ppo.losses`); this is the loop around
+them. It knows no task: responses come from `Task.rollouts`, with their actions and rewards. Several processes
+may update together (`grlib.training.parallel`); the first of them samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+import torch
+from torch import nn
+
+from grlib.ppo.learner import Learner
+from grlib.ppo.losses import (
+    operation_advantages,
+)
+from grlib.ppo.rollouts import Rollout, batch_of
+from grlib.ppo.settings import PPOSettings
+from grlib.ppo.watch import Concerns, progress_line, watched
+from grlib.runs import chunks
+from grlib.runs.files import digest, read_table, write_table
+from grlib.sampling.pool import release_gpus
+from grlib.selftrain import Policy, sampled_policy
+from grlib.training.loop import checkpoint_due
+from grlib.training.optim import PACE
+from grlib.training.parallel import (
+    Team,
+    launch,
+    launched,
+)
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+class Task(Protocol):
+    """What a problem domain must offer to be reinforced. `Item` is the task's own type."""
+
+    def rollouts(
+        self, policy: Policy, items: Sequence[Any], tokenizer: PreTrainedTokenizerFast, settings: PPOSettings
+    ) -> list[Rollout]:
+        """One response an item, graded, with its actions and rewards."""
+
+
+def train_ppo(
+    task: Task,
+    items: Sequence[Any],
+    base: Path,
+    settings: PPOSettings,
+    *,
+    seed: int,
+    out: Path,
+    work: Path,
+    progress: Callable[[str], None],
+) -> pd.DataFrame:
+    """Reinforce the model in `base`, save it in `out`, and return the curve: one row a step.
+
+    `work` holds the last checkpoint, the curve so far and the newest rollouts, so a killed call goes on when
+    it is made again, to the same end. Raises GrlibError where a loss is not finite.
+    """
+    from grlib.models.llama import load_both, save_model
+
+    release_gpus()
+    if settings.processes > 1 and not launched():
+        job = {"task": task, "items": list(items), "settings": settings, "seed": seed}
+        job |= {"base": base, "out": out, "work": work}
+        launch(train_ppo, job, settings.processes, work / "job", "PPO", progress)
+        return read_table(out / "curve.csv")
+    policy, tokenizer = load_both(base)
+    learner = _learner(policy, settings, seed)
+    team = learner.team
+    posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
+    chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
+    key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
+    step, curve = learner.restore(work, key)
+    saved, concerns = time.monotonic(), Concerns(settings.precision)
+    while step < settings.steps:
+        began = time.monotonic()
+        learner.hand_over()
+        rollouts: list[Rollout] = []
+        if team.rank == 0:
+            save_model(policy, tokenizer, work / "policy")
+            rollouts = _sampled(task, items, tokenizer, settings, seed, step, work)
+        rollouts = team.told(rollouts)
+        sampled = time.monotonic()
+        learner.set_rate(step)
+        row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | watched(rollouts)
+        step += 1
+        spent = {"sampling_s": sampled - began, "updating_s": time.monotonic() - sampled - row["scoring_s"]}
+        row |= {"step": step} | spent
+        curve.append(row)
+        if team.rank == 0:
+            write_table(work / "curve.csv", pd.DataFrame(curve))
+            progress(progress_line(row, settings))
+            for concern in concerns.new(curve):
+                progress(f"PPO: warning, step {step}: {concern}")
+        if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
+            learner.checkpoint(work, key, step, curve)
+            saved = time.monotonic()
+    frame = pd.DataFrame(curve)
+    team.hand_back(learner.net, policy, "policy")
+    learner.give_back()
+    if team.rank == 0:
+        save_model(policy, tokenizer, out, frame)
+    return frame
+
+
+def _learner(policy: LlamaForCausalLM, settings: PPOSettings, seed: int) -> Learner:
+    """Without padding where that can be done (`packed_ppo`)."""
+    from grlib.ppo.packed import packed_learner
+    from grlib.training.packed import packs
+
+    own = settings.baseline == "value" and settings.critic == "own"
+    if packs(policy, Team(settings.strategy, settings.precision), settings.recompute or own):
+        return packed_learner(policy, settings, seed)
+    return Learner(policy, settings, seed)
+
+
+def _sampled(
+    task: Task,
+    items: Sequence[Any],
+    tokenizer: PreTrainedTokenizerFast,
+    settings: PPOSettings,
+    seed: int,
+    step: int,
+    work: Path,
+) -> list[Rollout]:
+    """The responses of one step, from the policy saved in `work`."""
+    sampler = sampled_policy(
+        work / "policy",
+        replace(settings.sampling, logprobs=True),
+        f"{seed}/{step}",
+        work / "rollouts",
+        f"step {step}",
+        lambda line: None,
+    )
+    chosen = [item for item in problems_of_step(items, settings, seed, step) for _ in range(settings.group)]
+    with chunks.as_a_whole():  # a step is too short to be handed around
+        rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
+    if settings.sampling.engine == "vllm":  # takes nearly all of a GPU's memory
+        release_gpus()
+    return rollouts
+
+
+def gradient_cosine(
+    task: Task, items: Sequence[Any], base: Path, settings: PPOSettings, *, seed: int, work: Path
+) -> float:
+    """Cosine of two gradients of the policy on the responses of one step: lines as actions, and tokens.
+
+    The critic knows nothing yet. With gamma = lambda = 1 a line's advantage is then that of each of its
+    tokens, and at the first step all ratios are 1: where this is 1, the methods differ in the clip alone.
+    """
+    from grlib.models.llama import load_both, save_model
+
+    policy, tokenizer = load_both(base)
+    save_model(policy, tokenizer, work / "policy")
+    drawn = _sampled(task, items, tokenizer, replace(settings, action="operation"), seed, 0, work)
+    found = []
+    for rollouts in (drawn, [one._replace(starts=tuple(range(len(one.response)))) for one in drawn]):
+        learner, batch = Learner(policy, settings, seed), batch_of(rollouts)
+        value = learner._old_values(batch)
+        advantage, returns = operation_advantages(
+            batch.reward, value, batch.action_start, settings.gamma, settings.lam
+        )
+        learner._gradients(batch, list(range(len(rollouts))), advantage, value, returns)
+        found.append(
+            torch.cat([w.grad.flatten().double() for w in policy.parameters() if w.grad is not None])
+        )
+        policy.zero_grad()
+    return float(nn.functional.cosine_similarity(found[0], found[1], dim=0))
+
+
+def problems_of_step(items: Sequence[Any], settings: PPOSettings, seed: int, step: int) -> list[Any]:
+    """The problems of a step: the items in a new order each epoch, none twice before all were seen."""
+    found: list[Any] = []
+    place = step * settings.problems
+    while len(found) < settings.problems:
+        epoch, first = divmod(place + len(found), len(items))
+        order = list(range(len(items)))
+        Random(f"{seed}/epoch/{epoch}").shuffle(order)
+        found += [items[i] for i in order[first : first + settings.problems - len(found)]]
+    return found

@@ -1,0 +1,1 @@
+"""From stored rows to pages: metrics, tables, claims, figures, the report."""

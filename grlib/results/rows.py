@@ -1,0 +1,218 @@
+"""Stored results: reading and checking per-example rows, published numbers and the authors' result files.
+
+A row is one sampled trace; `grlib.results.tables` makes the tables and `grlib.results.claims` judges the
+paper's claims.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from grlib.errors import GrlibError
+from grlib.runs.files import read_json, write_bytes
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "paper_results" / "published"
+IMITATED = ("base", "bc", "sos", "rest", "rest_matched", "guided_rest")  # trained on traces
+STARTS = {  # by reinforcement learning, and what each starts from
+    "sos_ppo": "sos",
+    "rest_ppo": "rest",
+    "guided_rest_ppo": "guided_rest",
+    "guided_rest_ppo_token": "guided_rest",
+    "sos_ppo_dense": "sos",
+    "guided_rest_grpo": "guided_rest",
+}
+METHODS = (*IMITATED, *STARTS)
+SPLITS = ("seen", "unseen", "valid", "train", "near", "far")  # the last two: of code self-repair
+
+# Later files replace earlier ones for the methods they hold: notebook 06 may test the SoS model again.
+FILES = {
+    "eval": ("03_eval", "06_eval", "07_eval"),
+    "greedy": ("03_greedy", "06_greedy", "07_greedy"),
+    "hints": ("04_hints",),
+    "likelihood": ("05_likelihood",),
+    "rounds": ("05_solved",),
+    "selection": ("05_selection",),
+    "yield": ("06_yield",),
+    "repair": ("08_eval",),
+    "repair_yield": ("08_yield",),
+    "curve": ("03_curve",),
+    "ppo_curve": ("07_curve",),
+    "gradient": ("07_gradient",),
+}
+OPTIONAL = (
+    "05_solved",
+    "07_eval",
+    "07_greedy",
+    "07_curve",
+    "07_gradient",
+    "08_eval",
+    "08_yield",
+)  # files that a run may lack
+_ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
+_YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
+_ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
+_LIKELIHOOD = "index:int nll:number nll_tokens:number"
+_WATCHED = (
+    *("accuracy", "reward", "tokens", "truncated", "actions", "entropy", "clipped", "value_error"),
+    *("ratio_01", "ratio_50", "ratio_99", "rescore_gap", "explained", "explained_by_place"),
+)
+_COLUMNS = {
+    "eval": _ROW,
+    "greedy": _ROW,
+    "hints": f"{_ROW} steps:int nll:number nll_tokens:number",
+    "likelihood": f"kind:str {_LIKELIHOOD}",
+    "rounds": "choose:str index:int round:int",
+    "gradient": "method:str cosine:number",
+    "selection": f"choose:str correct:bool round:int tokens:int {_LIKELIHOOD}",
+    "yield": _YIELD,
+    "repair": f"{_ROW} {_ANSWERS}",
+    "repair_yield": f"{_YIELD} sample:int {_ANSWERS}",
+    "curve": "method:str step:int tokens_seen:int loss:number",
+    "ppo_curve": "method:str step:int " + " ".join(f"{name}:number" for name in _WATCHED),
+}
+SCHEMAS = {kind: dict(column.split(":") for column in columns.split()) for kind, columns in _COLUMNS.items()}
+_IS = {
+    "str": pd.api.types.is_string_dtype,
+    "int": pd.api.types.is_integer_dtype,
+    "bool": pd.api.types.is_bool_dtype,
+    "number": pd.api.types.is_numeric_dtype,
+}
+# Together these name one row, as far as a kind has them; a problem may give several likelihood rows.
+_IDENTITY = ("method", "choose", "steps", "iteration", "split", "seed", "index", "sample")
+_REPEATED = ("likelihood", "curve", "ppo_curve")
+
+
+def check_rows(frame: pd.DataFrame, kind: str, name: str = "") -> pd.DataFrame:
+    """The frame itself when its columns, types, keys and sample counts are right; else GrlibError."""
+    for fault in _faults(frame, kind):
+        raise GrlibError(f"{name or f'{kind} results'}: {fault}")
+    return frame
+
+
+def _faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
+    for column, wanted in SCHEMAS[kind].items():
+        if column not in frame:
+            yield f"column {column!r} is missing; write it with the notebook that makes it"
+        if len(frame) and not _IS[wanted](frame[column].dtype):
+            yield f"column {column!r} is {frame[column].dtype}: must be {wanted}; make the file again"
+        if wanted != "number" and frame[column].isna().any():
+            yield f"column {column!r} has missing values: none allowed; make the file again"
+    for column, allowed in (("method", METHODS), ("split", SPLITS)):
+        for unknown in sorted(set(frame.get(column, ())) - set(allowed)):
+            yield f"{column} {unknown!r} is unknown: must be one of {', '.join(allowed)}"
+    for column in {"profile", "model"} & set(frame):
+        if frame[column].nunique() > 1:
+            yield f"rows of {column}s {sorted(set(frame[column]))} are mixed; keep one {column}"
+    for column in {"index", "sample", "tokens", "nll_tokens"} & set(frame):
+        if (frame[column] < 0).any():
+            yield f"column {column!r} holds {frame[column].min()}: must not be negative"
+    keys = [key for key in _IDENTITY if key in frame]
+    if kind not in _REPEATED and frame.duplicated(keys).any():
+        twice = frame.loc[frame.duplicated(keys), keys].iloc[0].to_dict()
+        yield f"two rows for {twice}: one row a sample; remove the doubled results"
+    if "sample" in keys and len(frame):
+        spread = frame.groupby(keys[:-1])["sample"].agg(["size", "max"])
+        sizes = spread["size"].groupby(level=keys[:-2]).nunique()
+        if (sizes > 1).any() or (spread["size"] != spread["max"] + 1).any():
+            yield "problems have different numbers of samples: must be 0..n-1 for all; resample"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of one profile, all seeds together (column `seed`), by kind (`FILES`)."""
+
+    profile: str
+    seeds: tuple[int, ...] = ()
+    frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    def rows(self, kind: str) -> pd.DataFrame:
+        """Rows of one kind; an empty frame with the right columns when nothing was stored."""
+        empty = pd.DataFrame(columns=list(dict.fromkeys([*SCHEMAS[kind], "iteration", "seed"])))
+        return self.frames.get(kind, empty)
+
+
+def without_rows(kind: str) -> pd.DataFrame:
+    """A table of a kind with its columns and types, and nothing in it."""
+    types = {"str": "str", "int": "int64", "bool": "bool", "number": "float64"}
+    columns = {name: pd.Series(dtype=types[wanted]) for name, wanted in SCHEMAS[kind].items()}
+    return pd.DataFrame(columns)
+
+
+def load(folders: Mapping[int, Path], profile: str) -> Results:
+    """Read and check the files of each seed's folder (`results/*.parquet`); absent ones are skipped."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for seed, folder in folders.items():
+        _check_profile(Path(folder), profile)
+        for kind, stems in FILES.items():
+            frames: list[pd.DataFrame] = []
+            paths = [Path(folder) / "results" / f"{stem}.parquet" for stem in stems]
+            for path in filter(Path.is_file, paths):
+                newest = check_rows(_read(path), kind, str(path)).assign(seed=seed)
+                frames = [old[~old["method"].isin(newest["method"])] for old in frames] + [newest]
+            parts.setdefault(kind, []).extend(frames)
+    joined = {kind: _joined(frames, kind, profile) for kind, frames in parts.items() if frames}
+    return Results(profile, tuple(sorted(folders)), joined)
+
+
+def _joined(frames: list[pd.DataFrame], kind: str, profile: str) -> pd.DataFrame:
+    rows = pd.concat(frames, ignore_index=True)
+    if kind in ("eval", "greedy", "hints", "repair"):
+        rows["iteration"] = rows["iteration"].fillna(0).astype(int) if "iteration" in rows else 0
+    found = set(rows.get("profile", ()))
+    if found - {profile}:
+        raise GrlibError(f"{kind} results of {sorted(found)}: must all be of profile {profile!r}")
+    return check_rows(rows, kind)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise GrlibError(f"{path}: cannot be read ({type(error).__name__}); make it again") from error
+
+
+def _check_profile(folder: Path, profile: str) -> None:
+    for path in sorted(folder.glob("manifests/*.json")):
+        manifest = read_json(path)
+        found = manifest.get("profile") or manifest.get("parameters", {}).get("profile")
+        if isinstance(found, str) and found != profile:
+            raise GrlibError(f"{path}: profile {found!r} among results of {profile!r}: must be one profile")
+
+
+def published(name: str) -> pd.DataFrame:
+    """One hand-copied table of paper_results/published: `value` as a number, `digits` as printed."""
+    path = PUBLISHED / f"{name}.csv"
+    if not path.is_file():
+        raise GrlibError(f"{path}: published numbers are missing; use a full checkout of the repository")
+    frame = pd.read_csv(path, keep_default_na=False, dtype={"value": str})
+    return frame.assign(digits=frame["value"], value=pd.to_numeric(frame["value"], errors="coerce"))
+
+
+def write_authors_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write `budget, pass_at_{k}_mean, pass_at_{k}_std` (percent, two decimals), as the authors do.
+
+    `table` has the columns budget, k, mean and std (`tables.pass_at_budgets`). The std is our bootstrap
+    standard error over problems; theirs is that of a Beta posterior.
+    """
+    wide = table.pivot(index="budget", columns="k", values=["mean", "std"])
+    ordered = [(part, k) for k in sorted(table["k"].unique()) for part in ("mean", "std")]
+    wide = wide[ordered].set_axis([f"pass_at_{k}_{part}" for part, k in ordered], axis=1)
+    write_bytes(Path(path), wide.to_csv(float_format="%.2f", lineterminator="\n").encode())
+
+
+def read_authors_csv(path: Path) -> pd.DataFrame:
+    """Read the authors' result file into the columns budget, k, mean, std (percent)."""
+    wide = _read(Path(path))
+    ks = [int(match[1]) for name in wide if (match := re.fullmatch(r"pass_at_(\d+)_mean", str(name)))]
+    columns = {k: ["budget", f"pass_at_{k}_mean", f"pass_at_{k}_std"] for k in ks}
+    wanted = {name for names in columns.values() for name in names}
+    if not wanted or not wanted <= set(wide.select_dtypes("number")):
+        names = list(wide)
+        raise GrlibError(f"{path}: columns {names}: must be budget, pass_at_K_mean, pass_at_K_std in numbers")
+    parts = [wide[columns[k]].set_axis(["budget", "mean", "std"], axis=1).assign(k=k) for k in ks]
+    return pd.concat(parts)[["budget", "k", "mean", "std"]].sort_values(["budget", "k"], ignore_index=True)

@@ -1,0 +1,444 @@
+"""The tables: per-example rows summarised with intervals, published numbers beside them.
+
+Accuracies are in percent. `low` and `high` are the 95 % bootstrap interval over problems and seeds, both
+drawn anew; `seed_sd` is the standard deviation of the seeds' means, `truncated` the percentage of the traces
+that the token budget cut off. The test problems are the same for every seed, the training problems are not. A
+table whose results are missing keeps its published rows, unmeasured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from grlib.results import metrics
+from grlib.results.rows import IMITATED, METHODS, SPLITS, STARTS, Results, published
+
+TEST_SPLITS = ("seen", "unseen")
+KS = (1, 2, 4, 8, 16, 32)
+PROBLEM = ["method", "iteration", "split", "seed", "index"]
+REPAIR_SPLITS = ("near", "far")  # new instances of families trained on, and other families
+GAINS = ("gain", "gain_low", "gain_high")
+SHARPENED = ("sos", "sos_ppo", "rest", "rest_ppo", "guided_rest", "guided_rest_ppo")  # before and after
+BENCHMARKS = ("codecontests", "codeforces")  # of the paper's Table 3
+ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first", "random", "last")}
+
+
+# Which rows
+
+
+def training_rows(results: Results, kind: str) -> pd.DataFrame:
+    """Rows made from training problems, numbered anew: problem 3 of another seed is another problem.
+
+    Not so in code self-repair: there a number stands for a statement, whatever the seed.
+    """
+    rows = results.rows(kind)
+    if kind == "repair_yield":
+        return rows
+    return rows.assign(index=rows.groupby(["seed", "index"]).ngroup()) if len(rows) else rows
+
+
+def test_rows(
+    results: Results, kind: str = "eval", last: bool = True, methods: Sequence[str] = IMITATED
+) -> pd.DataFrame:
+    """Rows of test problems by some methods; with `last` those of each method's last iteration only.
+
+    Where reinforced methods are among them, those of the problems and seeds that they were tested on.
+    """
+    rows = results.rows(kind)
+    rows = _comparable(rows[rows["split"].isin(TEST_SPLITS) & rows["method"].isin(list(methods))])
+    return last_iteration(rows) if last else rows
+
+
+def _comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows with reinforced methods those of the problems and seeds that all of these were tested on:
+    others would shift the methods that they start from, and not them."""
+    reinforced = rows[rows["method"].isin(list(STARTS))]
+    if reinforced.empty:
+        return rows
+    key = ["split", "seed", "index"]
+    tested = reinforced[["method", *key]].drop_duplicates().groupby(key, observed=True).size()
+    shared = tested.index[tested == reinforced["method"].nunique()]
+    return rows[pd.MultiIndex.from_frame(rows[key]).isin(shared)]
+
+
+def last_iteration(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each method's last iteration."""
+    return rows[rows["iteration"] == rows.groupby("method")["iteration"].transform("max")]
+
+
+def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
+    """The ks that every problem has enough samples for."""
+    samples = int(rows.groupby(PROBLEM, observed=True).size().min()) if len(rows) else max(ks)
+    return [k for k in ks if k <= samples]
+
+
+# A score for every problem and seed
+
+
+def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column a k."""
+    counts = rows.astype({"correct": bool}).groupby(PROBLEM, observed=True)["correct"].agg(["size", "sum"])
+    pairs = list(zip(counts["size"], counts["sum"], strict=True))
+    for k in ks:
+        known = {(n, c): metrics.pass_at_k(n, c, k) for n, c in set(pairs)}
+        counts[k] = np.asarray([known[pair] for pair in pairs], dtype=float)
+    return counts.drop(columns=["size", "sum"]).reset_index()
+
+
+def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
+    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column a budget."""
+    found = metrics.within_budgets(rows["correct"], rows["tokens"], budgets)
+    within = pd.DataFrame(found, columns=list(budgets), index=rows.index)
+    return within.groupby([rows[key] for key in PROBLEM], observed=True).mean().reset_index()
+
+
+def correct_shares(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Share of correct samples of each problem, by the column `by`: `by`, seed, index, correct."""
+    return rows.astype({"correct": float}).groupby([by, "seed", "index"])["correct"].mean().reset_index()
+
+
+def shares_by_then(
+    rows: pd.DataFrame, column: str, first: int, numbers: Sequence[int], by: Sequence[str]
+) -> pd.DataFrame:
+    """Share of each problem's rows whose `column` lies between `first` and each number: `by`, seed, index,
+    then one column a number."""
+    reached = pd.DataFrame({number: rows[column].astype(int).between(first, number) for number in numbers})
+    keys = [rows[key] for key in (*by, "seed", "index")]
+    return reached.groupby(keys, observed=True).mean().reset_index()
+
+
+# Groups of rows summarised
+
+
+def cells(scores: pd.DataFrame, names: Sequence[object]) -> np.ndarray:
+    """Columns of scores as (problems, seeds, names), nan where a seed did not have a problem."""
+    wide = scores.pivot(index="index", columns="seed", values=list(names)).astype(float)
+    return wide.to_numpy().reshape(len(wide), len(names), -1).swapaxes(1, 2)
+
+
+def summarise(
+    scores: pd.DataFrame, by: Sequence[str], names: Sequence[object], label: str, scale: float = 100.0
+) -> pd.DataFrame:
+    """Means with intervals, long: columns `by`, `label` (the score's name), measured, low, high, ..."""
+    rows = []
+    for key, group in scores.groupby(list(by), sort=False, observed=True):
+        table = cells(group, names)
+        by_seed = group.groupby("seed")[list(names)].mean()
+        numbers = [*metrics.bootstrap_interval(table), by_seed.std(ddof=1)]
+        for name, *values in zip(names, *(scale * np.asarray(column) for column in numbers), strict=True):
+            rows.append([*key, name, *values, len(table), len(by_seed)])
+    columns = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Nats per token of each group: pooled (all tokens weigh the same) with its interval, and the mean and
+    the median over traces, which a few long or very unlikely traces cannot decide."""
+    out = []
+    scored = rows[rows["nll"].notna() & (rows["nll_tokens"] > 0)]
+    for key, group in scored.groupby(by, sort=False, observed=True):
+        sums = group.groupby(["seed", "index"], as_index=False)[["nll", "nll_tokens"]].sum()
+        interval = metrics.bootstrap_ratio(cells(sums, ["nll", "nll_tokens"]))
+        by_seed = sums.groupby("seed")[["nll", "nll_tokens"]].sum()
+        spread = (by_seed["nll"] / by_seed["nll_tokens"]).std(ddof=1)
+        each = group["nll"] / group["nll_tokens"]
+        sizes = [len(group), sums["index"].nunique(), group["nll_tokens"].mean(), len(by_seed)]
+        out.append([key, *interval, spread, each.mean(), each.median(), *sizes])
+    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "trace_mean", "trace_median", "traces"]
+    return pd.DataFrame(out, columns=[*columns, "problems", "mean_tokens", "seeds"])
+
+
+def truncation(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Samples a problem, percent cut off by the token budget and mean tokens of each group."""
+    numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
+    numbers = numbers.astype({"truncated": float, "tokens": float})
+    problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
+    counts = {
+        "samples": ("tokens", "size"),
+        "truncated": ("truncated", "mean"),
+        "mean_tokens": ("tokens", "mean"),
+    }
+    table = problems.agg(**counts).groupby(list(by), sort=False, observed=True).mean().reset_index()
+    return table.assign(truncated=100 * table["truncated"])
+
+
+def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The table with the columns of `truncation` added."""
+    return table.merge(truncation(rows, by), on=list(by), how="left")
+
+
+def in_order(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Rows sorted by `by`; methods, splits and node choices in their usual order."""
+
+    def place(column: pd.Series) -> pd.Series:
+        return column.map(ORDERS[column.name].index) if column.name in ORDERS else column
+
+    return table.sort_values(list(by), key=place, kind="stable").reset_index(drop=True)
+
+
+# The tables
+
+
+def success_by(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Share of correct samples, cross-entropy of the successful traces and truncation, by one column."""
+    table = summarise(correct_shares(rows, by), [by], ["correct"], "what").drop(columns="what")
+    likelihood = cross_entropy(rows[rows["correct"].astype(bool)], by)
+    likelihood = likelihood.drop(columns=["problems", "mean_tokens", "seeds"])
+    return with_truncation(table.merge(likelihood, on=by, how="left"), rows, [by])
+
+
+def table1(results: Results) -> pd.DataFrame:
+    """Accuracy and cross-entropy of the successful traces by number of optimal steps given (Table 1)."""
+    paper = published("table1_hints").pivot(index="steps", columns="quantity", values="value")
+    paper = paper.add_prefix("published_").rename_axis(columns=None).reset_index()
+    measured = success_by(training_rows(results, "hints"), "steps").rename(columns={"measured": "accuracy"})
+    return in_order(paper.merge(measured.astype({"steps": "int64"}), on="steps", how="outer"), ["steps"])
+
+
+def table2(results: Results, ks: Sequence[int] = KS, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
+    """pass@k by method, split and k, last iteration of each method, with truncation shares (Table 2).
+
+    Each method up to the k that its samples allow.
+    """
+    table = _pass_table(test_rows(results, methods=methods), "table2_countdown", ks)
+    return table[table["method"].isin(list(methods))].reset_index(drop=True)
+
+
+def table3(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
+    """pass@k of code self-repair by method, split and k (Table 3).
+
+    The paper's splits are two benchmarks, ours near and far problems: no row has both numbers.
+    """
+    return _pass_table(repair_rows(results), "table3_code_repair", ks)
+
+
+def repair_rows(results: Results) -> pd.DataFrame:
+    """Test rows of code self-repair, each method's last iteration."""
+    return last_iteration(results.rows("repair"))
+
+
+def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFrame:
+    """pass@k of rows beside the published table called `paper`."""
+    parts = [(part, largest_ks(part, ks)) for _, part in rows.groupby("method", sort=False, observed=True)]
+    each = [summarise(pass_scores(part, own), ["method", "split"], own, "k") for part, own in parts]
+    measured = pd.concat(each) if each else summarise(pass_scores(rows, ks), ["method", "split"], ks, "k")
+    measured = with_truncation(measured, rows, ["method", "split"]).astype({"k": "int64"})
+    known = published(paper)[["method", "split", "k", "value"]].rename(columns={"value": "published"})
+    table = known.merge(measured, on=["method", "split", "k"], how="outer")
+    return in_order(table, ["split", "method", "k"])
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 2 as the paper prints it: one row a method, one column a split and k, 'published / measured'."""
+    texts = table[["published", "measured"]].map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
+    cells = table.assign(cell=texts["published"] + " / " + texts["measured"])
+    wide = cells.pivot(index="method", columns=["split", "k"], values="cell").fillna("-")
+    return wide.reindex([method for method in METHODS if method in wide.index])
+
+
+def default_budgets(rows: pd.DataFrame, points: int = 8) -> list[int]:
+    """0 and `points` equal steps up to the longest response, as the paper's 0, 512, ..., 4096."""
+    longest = int(rows["tokens"].max()) if len(rows) else 4096
+    step = max(1, -(-longest // points))
+    return [step * i for i in range(points + 1)]
+
+
+def budget_table(
+    results: Results, budgets: Sequence[int] = (), kind: str = "eval", methods: Sequence[str] = IMITATED
+) -> pd.DataFrame:
+    """Accuracy against token budget by method and split (Figures 3 to 6); no published points exist.
+
+    Rows of `kind` "eval" are sampled at temperature 1, so a point is the expected accuracy of one sample; the
+    paper decodes greedily (kind "greedy").
+    """
+    rows, by = test_rows(results, kind, methods=methods), ["method", "split"]
+    budgets = list(budgets) or default_budgets(rows)
+    table = with_truncation(summarise(budget_shares(rows, budgets), by, budgets, "budget"), rows, by)
+    return in_order(table, ["split", "method", "budget"])
+
+
+def pass_at_budgets(rows: pd.DataFrame, budgets: Sequence[int], ks: Sequence[int]) -> pd.DataFrame:
+    """pass@k of one method and split at each budget: columns budget, k, mean, std (percent, bootstrap)."""
+    parts = []
+    for budget in budgets:
+        within = rows.assign(correct=rows["correct"].astype(bool) & (rows["tokens"] <= budget))
+        table = cells(pass_scores(within, ks), ks)
+        spread, mean = metrics.resampled_means(table).std(axis=0), np.nanmean(table, axis=(0, 1))
+        columns = {"budget": budget, "k": list(ks), "mean": 100 * mean, "std": 100 * spread}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def iteration_table(results: Results, ks: Sequence[int] = (1, 4, 8, 32)) -> pd.DataFrame:
+    """pass@k of every stored iteration; each method starts from the SoS model, its iteration 0."""
+    rows = test_rows(results, last=False)
+    trained, start = rows[rows["iteration"] > 0], rows[rows["method"] == "sos"]
+    methods = trained["method"].unique()
+    rows = pd.concat([trained, *(start.assign(method=method, iteration=0) for method in methods)])
+    ks, by = largest_ks(rows, ks), ["method", "iteration", "split"]
+    table = with_truncation(summarise(pass_scores(rows, ks), by, ks, "k"), rows, by)
+    return in_order(table, ["split", "k", "method", "iteration"])
+
+
+def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15)) -> pd.DataFrame:
+    """pass@1 and pass@k of the self-trained methods by how often SoS solves a problem; both splits together.
+
+    `group` 0 holds the problems that no sample of SoS solves, group i those it solves in more than
+    edges[i - 1] and at most edges[i] of its samples. SoS itself is left out: its samples made the groups.
+    """
+    rows = test_rows(results)
+    key, by = ["split", "seed", "index"], ["method", "group"]
+    groups = correct_shares(rows[rows["method"] == "sos"], "split")
+    groups["group"] = np.searchsorted(np.asarray(edges), groups.pop("correct"), side="left")
+    rows = rows[rows["method"].isin(["rest", "rest_matched", "guided_rest"])].merge(groups, on=key)
+    # the same problem number means another problem in the other split
+    rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())
+    ks = sorted({1, *largest_ks(rows)[-1:]})
+    scores = pass_scores(rows, ks).merge(
+        rows[["seed", "index", "group"]].drop_duplicates(), on=["seed", "index"]
+    )
+    names = ["none", *(f"up to {100 * edge:g} %" for edge in edges[1:]), f"over {100 * edges[-1]:g} %"]
+    table = with_truncation(summarise(scores, by, ks, "k"), rows, by)
+    return in_order(table.assign(solved_by_sos=table["group"].map(dict(enumerate(names)))), ["k", *by])
+
+
+def greedy_table(results: Results) -> pd.DataFrame:
+    """Greedy accuracy in percent at the full budget, by split and method; `gain` of each reinforced method
+    over the model that it starts from, in points, paired by problem."""
+    rows, by = test_rows(results, "greedy", methods=METHODS), ["method", "split"]
+    scores = pass_scores(rows, [1])
+    table = with_truncation(summarise(scores, by, [1], "k").drop(columns="k"), rows, by)
+    gains = []
+    for method, start in STARTS.items():
+        key = ["split", "seed", "index"]
+        pair = (scores[scores["method"] == name].set_index(key)[[1]] for name in (method, start))
+        gain = next(pair).sub(next(pair)).dropna().reset_index().assign(method=method)
+        gains.append(summarise(gain, by, [1], "k")[[*by, "measured", "low", "high"]])
+    gained = pd.concat(gains).set_axis([*by, *GAINS], axis=1).astype(dict.fromkeys(GAINS, float))
+    return in_order(table.merge(gained, on=by, how="left"), ["split", "method"])
+
+
+NO_GOAL = "no goal line"  # the verdict of `traces.grade` on a search that claims no goal
+ENDINGS = ("right", "false_goal", "gave_up", "cut_off")
+
+
+def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
+    """How samples end, in percent, by method, split and ending: right, with a false goal (a goal line over a
+    wrong sum, or with a number that is not there), given up, cut off by the budget; together 100."""
+    rows, by = test_rows(results, methods=methods), ["method", "split"]
+    ends = pd.DataFrame(index=rows.index)
+    right = rows["correct"].astype(bool)
+    ends["right"] = right
+    ends["false_goal"] = ~right & rows["reason"].ne(NO_GOAL)
+    ends["cut_off"] = ~right & ~ends["false_goal"] & rows["truncated"].astype(bool)
+    ends["gave_up"] = ~(ends["right"] | ends["false_goal"] | ends["cut_off"])
+    shares = ends.astype(float).groupby([rows[key] for key in (*by, "seed", "index")], observed=True).mean()
+    table = summarise(shares.reset_index(), by, ENDINGS, "ending")
+    return in_order(table, ["split", "method", "ending"])
+
+
+def answer_table(results: Results, answers: int = 4) -> pd.DataFrame:
+    """Percent of the episodes of code self-repair that are right after at most 1, 2, ... answers."""
+    rows, by, numbers = repair_rows(results), ["method", "split"], list(range(1, answers + 1))
+    shares = shares_by_then(rows, "right_answer", 1, numbers, by)
+    table = with_truncation(summarise(shares, by, numbers, "answer"), rows, by)
+    return in_order(table, ["split", "method", "answer"])
+
+
+def copy_table(results: Results) -> pd.DataFrame:
+    """Of the training episodes that each method keeps: do they copy the reference, or repair?
+
+    By method and by whether the model was shown the reference (guided). `copied` is the percentage whose
+    last program is the reference, word for word; likeness is the mean share of equal lines (0..1), to the
+    reference and to the answer before.
+    """
+    rows = training_rows(results, "repair_yield")
+    kept = rows[rows["round_solved"] >= 0].assign(guided=rows["round_solved"] > 0)
+    out = []
+    for (method, guided), part in kept.groupby(["method", "guided"]):
+        sums = part.astype({"copied": float}).groupby(["seed", "index"])["copied"].agg(["sum", "size"])
+        copied = 100 * np.asarray(metrics.bootstrap_ratio(cells(sums.reset_index(), ["sum", "size"])))
+        likeness = [part[name].mean() for name in ("like_reference", "like_before")]
+        out.append([method, guided, *copied, *likeness, len(part), part["index"].nunique()])
+    columns = ["method", "guided", "copied", "low", "high", "like_reference", "like_before", "episodes"]
+    return in_order(pd.DataFrame(out, columns=[*columns, "problems"]), ["method", "guided"])
+
+
+def yield_table(results: Results, kind: str = "yield") -> pd.DataFrame:
+    """Share of training problems solved by each method and iteration after guided round 0 (none), 1, 2, ...
+
+    `measured` is cumulative: what is solved in that round or before, so what becomes training data. Of code
+    self-repair (`kind` "repair_yield") it is the share of episodes.
+    """
+    rows, by = training_rows(results, kind), ["method", "iteration"]
+    last = rows.groupby("method")["round_solved"].max().clip(lower=0)
+    rounds = list(range(max(last, default=0) + 1))
+    shares = shares_by_then(rows, "round_solved", 0, rounds, by)
+    table = summarise(shares, by, rounds, "round")
+    table = table[table["round"] <= table["method"].map(last)]  # ReST has no guided rounds
+    return in_order(with_truncation(table, rows, by), [*by, "round"])
+
+
+def likelihood_table(results: Results) -> pd.DataFrame:
+    """Cross-entropy under the SoS model of successful self-generated, hinted and guided traces."""
+    return cross_entropy(training_rows(results, "likelihood"), "kind")
+
+
+def selection_table(results: Results) -> pd.DataFrame:
+    """Node selection first / random / last: success after the guided rounds, likelihood of the traces."""
+    rows = training_rows(results, "selection")
+    means = rows[rows["correct"].astype(bool)].groupby("choose")[["round", "tokens"]].mean().reset_index()
+    means = means.rename(columns={"round": "mean_rounds", "tokens": "mean_tokens"})
+    table = success_by(rows, "choose").drop(columns="mean_tokens").rename(columns={"measured": "success"})
+    return in_order(table.merge(means, on="choose", how="left"), ["choose"])
+
+
+def token_table(
+    results: Results,
+    method: str = "guided_rest",
+    reference: str = "rest",
+    shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+    points: int = 64,
+    kind: str = "eval",
+) -> pd.DataFrame:
+    """Tokens each of two methods needs for equal accuracy, and their ratio (the paper's 2x claim, Figure 3).
+
+    Levels are `shares` of the lower of the two final accuracies, taken anew in each resample; the row with
+    share nan is the geometric mean of the others. `ratio` is reference / method tokens, 2 for half the
+    tokens; its interval is paired by problem and seed.
+    """
+    rows = test_rows(results, kind, methods=(method, reference))
+    budgets, out = default_budgets(rows, points), []
+    for split in TEST_SPLITS:
+        parts = [rows[(rows["method"] == name) & (rows["split"] == split)] for name in (method, reference)]
+        scores = [budget_shares(part, budgets).set_index(["seed", "index"])[budgets] for part in parts]
+        shared = scores[0].index.intersection(scores[1].index)
+        if shared.empty:
+            continue
+        tables = [cells(score.loc[shared].reset_index(), budgets) for score in scores]
+        curves = [np.nanmean(table, axis=(0, 1)) for table in tables]
+        drawn = _ratios(budgets, [metrics.resampled_means(table) for table in tables], shares)
+        each = _ratios(budgets, [np.nanmean(table, axis=0) for table in tables], shares)
+        found = _ratios(budgets, [curve[None] for curve in curves], shares)[0]
+        cut = [100 * part["truncated"].astype(float).mean() for part in parts]
+        levels = [share * min(curve[-1] for curve in curves) for share in shares]
+        for i, share in enumerate([*shares, np.nan]):
+            level = levels[i] if i < len(levels) else np.nan
+            needed = [float(metrics.tokens_at_accuracy(budgets, curve, level)) for curve in curves]
+            needed = needed if level > 0 else [np.nan, np.nan]
+            head = [split, method, reference, share, 100 * level, *needed, *cut]
+            interval = metrics.interval_of(found[i], drawn[:, i])
+            spread = pd.Series(each[:, i]).std(ddof=1)
+            out.append([*head, *interval, spread, tables[0].shape[0], tables[0].shape[1]])
+    columns = ["split", "method", "reference", "share", "accuracy", "tokens", "reference_tokens", "truncated"]
+    columns += ["reference_truncated", "ratio", "low", "high", "seed_sd", "problems", "seeds"]
+    return pd.DataFrame(out, columns=columns)
+
+
+def _ratios(budgets: Sequence[int], pair: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
+    """Token ratios of a pair of curves (draws, budgets) at each share, and last their geometric mean."""
+    found = np.column_stack([metrics.token_ratio(budgets, pair[0], pair[1], share) for share in shares])
+    return np.column_stack([found, np.exp(np.log(found).mean(axis=1))])

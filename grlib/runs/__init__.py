@@ -1,0 +1,1 @@
+"""Notebooks as a build: files that are whole, chunks, digests, freshness, the runner, recording."""

@@ -1,0 +1,171 @@
+"""One notebook run by papermill in a fresh kernel; explains a failure in a few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import papermill
+import psutil
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+from grlib.errors import GrlibError, one_line
+from grlib.runs import freshness, notebooks
+from grlib.runs import run as runs
+from grlib.runs.notebooks import Notebook
+
+EXIT = {
+    "missing artefact": 3,
+    "error": 4,
+    "memory": 5,
+    "dead kernel": 5,
+    "time-out": 6,
+    "disk full": 7,
+    "other shards": 8,
+}
+CAUSES = {  # by the exception's name and text
+    r"^OtherShards": "other shards",
+    r"^MissingArtefact": "missing artefact",
+    r"^DiskFull|No space left on device|Disk quota exceeded": "disk full",
+    r"^(MemoryError|OutOfMemoryError|BrokenProcessPool)|can't allocate memory|out of memory": "memory",
+    r"^DeadKernelError|Kernel died": "dead kernel",
+}
+
+
+class Failure(GrlibError):
+    """A notebook that did not finish, or finished without its artefacts."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.exit_code = EXIT[cause]
+
+
+def execute(
+    notebook: Notebook, parameters: Mapping[str, Any], folder: Path, resume: str, timeout: float | None
+) -> dict[str, Any]:
+    """Run one notebook in a fresh kernel of this interpreter and keep the executed file; returns its cost.
+
+    Raises Failure with the section, the cell, the class of the cause and the command that resumes.
+    """
+    final = freshness.executed_path(notebook, folder)
+    partial, failed = final.with_suffix(".partial.ipynb"), final.with_suffix(".failed.ipynb")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    kernel, began = _Kernel(), time.monotonic()
+    alarm = threading.Timer(timeout or threading.TIMEOUT_MAX, kernel.out_of_time)
+    alarm.daemon = True
+    alarm.start()
+    papermill_engines.register("grlib", _Engine)
+    try:
+        papermill.execute_notebook(
+            notebook.path, partial, parameters=dict(parameters), cwd=folder, progress_bar=False,
+            engine_name="grlib", kernel=kernel, kernel_name="python3", language="python",
+            stdout_file=_Indented(sys.stdout), stderr_file=_Indented(sys.stderr),
+        )  # fmt: skip
+        partial.replace(final)
+    except Exception as error:
+        cause, why = _cause(error, kernel, timeout)
+        happened = "waits for" if cause == "other shards" else "failed"
+        lines = [f"{notebook.name} {happened} ({cause})", *_where(notebook, error, kernel), f"cause:   {why}"]
+        if partial.exists():
+            partial.replace(failed)
+            lines.append(f"so far:  {runs.shown(failed)}")
+        raise Failure("\n  ".join([*lines, f"resume:  {resume}"]), cause) from error
+    finally:
+        alarm.cancel()
+        kernel.end()
+    failed.unlink(missing_ok=True)
+    return {
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mb": kernel.megabytes(),
+        "sections": notebooks.read(final).seconds_by_section(),
+    }
+
+
+class _Kernel:
+    """What the runner knows of the kernel: the cell it is in, its processes and their memory."""
+
+    cell, timed_out = 0, False
+    memory: runs.PeakMemory | None = None
+
+    def entered(self, cell: int, pid: int) -> None:
+        self.cell, self.memory = cell, self.memory or runs.PeakMemory(pid)
+        if self.timed_out:
+            self.end()
+
+    def out_of_time(self) -> None:
+        self.timed_out = True
+        self.end()
+
+    def end(self) -> None:
+        """Kill the kernel and the workers that it started."""
+        for process in self.memory.processes() if self.memory else []:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def megabytes(self) -> int:
+        return self.memory.megabytes() if self.memory else 0
+
+
+class _Engine(NBClientEngine):
+    """A papermill engine whose kernels are of this interpreter, know this grlib, and report to a _Kernel."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+        kernel, files = options["kernel"], {name: options[name] for name in ("stdout_file", "stderr_file")}
+        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, coalesce_streams=True, **files)
+        client.extra_arguments = ["--log-level=50"]
+        client.on_cell_start = lambda cell, cell_index: kernel.entered(cell_index, client.km.provisioner.pid)
+        # without folders to look in, no kernel that the user installed under this name wins
+        client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []
+        paths = [str(notebooks.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        grlib_first = {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        return client.execute(env={**os.environ, **grlib_first})
+
+
+class _Indented:
+    """A stream that marks each line of a notebook's output, as it comes."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.at_start, self.flush = stream, True, stream.flush
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines(keepends=True):
+            self.stream.write(f"      | {line}" if self.at_start else line)
+            self.at_start = line.endswith("\n")
+
+
+def _where(notebook: Notebook, error: Exception, kernel: _Kernel) -> list[str]:
+    """Section and cell, numbered as in the notebook's file (papermill adds one cell after the parameters)."""
+    failed = error.cell_index if isinstance(error, PapermillExecutionError) else kernel.cell
+    cells = notebook.cells
+    tagged = [number for number, cell in enumerate(cells) if notebooks.is_tagged(cell, "parameters")]
+    after_injected = bool(tagged) and failed > tagged[0]
+    own = min(failed - after_injected, len(cells) - 1)
+    code_number = sum(cell.cell_type == "code" for cell in cells[: own + 1])
+    cell = f"cell:    {own + 1} of {len(cells)} (code cell {code_number})"
+    return [f"section: {notebook.sections()[own]}", cell]
+
+
+def _cause(error: Exception, kernel: _Kernel, timeout: float | None) -> tuple[str, str]:
+    """The class of the cause (a key of EXIT) and one line about it."""
+    if kernel.timed_out:
+        return "time-out", f"not finished after {timeout:g} s; allow more with --timeout, or leave it out"
+    name, line = type(error).__name__, one_line(error)
+    if isinstance(error, PapermillExecutionError):
+        name, line = error.ename.rpartition(".")[2], f"{error.ename}: {error.evalue}".strip().splitlines()[0]
+    text = f"{name}: {error}"
+    cause = next((cause for pattern, cause in CAUSES.items() if re.search(pattern, text)), "error")
+    if cause == "dead kernel":
+        memory = f"peak {kernel.megabytes()} MB of {psutil.virtual_memory().total / 1e6:.0f} MB"
+        line = f"the kernel died, usually for want of memory ({memory}); close other programs"
+        line += " or use a smaller profile"
+    return cause, line

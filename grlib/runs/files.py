@@ -1,0 +1,277 @@
+"""Files that are either whole or not there: atomic writes, stable bytes, digests."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlib.errors import GrlibError
+
+if TYPE_CHECKING:
+    import pandas
+
+ENDS = {".csv": (b"\n",), ".svg": (b"</svg>", b"</svg>\n"), ".png": (b"IEND\xaeB`\x82",)}
+
+
+class MissingArtefact(GrlibError):
+    """A file that an earlier step should have made is missing or cut short."""
+
+    exit_code = 3
+
+
+class DiskFull(GrlibError):
+    """There is no room left for a file."""
+
+    exit_code = 7
+
+
+# Atomic writes
+
+
+@contextlib.contextmanager
+def atomic(path: Path, size: int = 0) -> Iterator[Path]:
+    """Give a temporary path beside `path`; the file or folder made there takes its place at the end.
+
+    Killed or failing on the way leaves what was there before. A full disk raises DiskFull, which says how
+    many bytes were needed if `size` is known.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f"{os.getpid()}-{threading.get_ident()}"
+    new, old = (path.with_name(f".{path.name}.{mark}-{kind}.tmp") for kind in ("new", "old"))
+    try:
+        yield new
+        for written in (new, *new.rglob("*")):
+            _sync(written)
+        if path.is_dir():
+            path.rename(old)
+        new.rename(path)
+        _sync(path.parent)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        needs = f"needs {size / 1e6:.3g} MB" if size else "does not fit"
+        raise DiskFull(
+            f"disk full: {path} {needs}, {shutil.disk_usage(path.parent).free / 1e6:.3g} MB are free; "
+            "free some space (python -m grlib clean, or another --run-dir) and run the same command again"
+        ) from error
+    finally:
+        _remove(new)
+        _remove(old)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic`, for a folder (a saved model): gives an empty one, which takes the place of `path`."""
+    with atomic(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file at once or not at all; missing parent folders are made."""
+    with atomic(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that the disk or the quota is full, also when a library wrapped it."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files under `folder` whose writers are gone (killed, or the machine went down)."""
+    import psutil
+
+    for path in sorted(folder.rglob(".*.tmp")):
+        writer = path.name.split(".")[-2].split("-")[0]
+        if writer.isdigit() and not psutil.pid_exists(int(writer)):
+            _remove(path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder; GrlibError while another process does. A killed process's lock does not count."""
+    import fcntl
+
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = f"process {file.read().strip() or '?'} is running notebooks here"
+            raise GrlibError(f"{folder}: {holder}; wait for it, end it, or name another --run-dir") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+# Tables and JSON
+
+
+def write_table(path: Path, frame: pandas.DataFrame) -> Path:
+    """Write a table as .parquet or .csv, without its index; the same frame always gives the same bytes."""
+    if path.suffix == ".csv":
+        return write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
+    if path.suffix != ".parquet":
+        raise GrlibError(f"table {path.name!r}: its name must end in .parquet or .csv")
+    import pyarrow
+    import pyarrow.parquet
+
+    # pandas would store its own version in the schema, and the bytes would change with it
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return write_bytes(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> pandas.DataFrame:
+    """Read a .parquet or .csv table; a missing or damaged file raises MissingArtefact."""
+    import pandas
+    import pyarrow.parquet
+
+    _refuse_if_damaged(path)
+    options = {"page_checksum_verification": True, "partitioning": None}
+    try:
+        if path.suffix == ".csv":
+            return pandas.read_csv(path)
+        return pyarrow.parquet.read_table(path, **options).to_pandas()
+    except (OSError, ValueError) as error:
+        raise MissingArtefact(f"{path}: damaged; delete it and run the step that makes it again") from error
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON with sorted keys; numpy numbers become plain ones, NaN and infinities become null."""
+    text = json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False)
+    return write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or damaged file raises MissingArtefact."""
+    _refuse_if_damaged(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """The same value out of dicts, lists, strings, numbers and None only, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy numbers and arrays
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+# Is a file whole?
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file or folder exists, is not empty and, as far as its format tells, is complete."""
+    return problem_with(path) is None
+
+
+def problem_with(path: Path) -> str | None:
+    """What is wrong with a file or folder ("missing", "empty", "cut short ..."), None when it is whole."""
+    if not path.exists():
+        return "missing"
+    if path.is_dir():
+        faults = [f"{file.name} is {fault}" for file in _files(path) if (fault := problem_with(file))]
+        return next(iter(faults), None) if _files(path) else "empty"
+    if path.stat().st_size == 0:
+        return "empty"
+    try:
+        return None if _opens(path) else "cut short or damaged"
+    except Exception:  # whatever a library says of a damaged file
+        return "cut short or damaged"
+
+
+def _opens(path: Path) -> bool:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        pyarrow.parquet.read_metadata(path)
+    elif path.suffix in (".json", ".ipynb"):
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "numpy"):
+            pass
+    return path.suffix not in ENDS or path.read_bytes().endswith(ENDS[path.suffix])
+
+
+def _refuse_if_damaged(path: Path) -> None:
+    if fault := problem_with(path):
+        raise MissingArtefact(f"{path}: {fault}; delete it and run the step that makes it again")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".tmp"]
+
+
+def without_rows(path: Path) -> bool:
+    """Whether a file is a table without a single row."""
+    return path.suffix in (".parquet", ".csv") and read_table(path).empty
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file, or of a folder's relative names and contents; temporary files do not count."""
+    if path.is_dir():
+        listing = "".join(f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in _files(path))
+        return hashlib.sha256(listing.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def in_words(seconds: float) -> str:
+    """A duration as a person says it: "8 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def seed_folders(measured: Path, profile: str) -> dict[int, Path]:
+    """Folders `seed<number>` under measured/profile, by seed."""
+    folders = (Path(measured) / profile).glob("seed*")
+    found = {folder.name[4:]: folder for folder in folders if folder.is_dir()}
+    return dict(sorted((int(seed), folder) for seed, folder in found.items() if seed.isdecimal()))
+
+
+def manifests_of(folder: Path, stage: str) -> list[Path]:
+    """The manifests of a stage's windows, in their order: <stage>, <stage>_2, ..."""
+    found = [path for path in folder.glob(f"{stage}*.json") if path.stem.partition("_")[0] == stage]
+    return sorted(found, key=lambda path: int(path.stem.partition("_")[2] or 1))

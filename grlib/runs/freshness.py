@@ -1,0 +1,93 @@
+"""Is a notebook's work up to date? Digests of code, parameters, inputs and outputs decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grlib import profiles
+from grlib.errors import GrlibError
+from grlib.runs import files as artefacts
+from grlib.runs.notebooks import IN_REPOSITORY, REPOSITORY, Notebook
+
+
+def located(name: str, folder: Path) -> Path:
+    """The path of a declared artefact: in the run folder, or in the repository if it starts with "repo:"."""
+    root = REPOSITORY if name.startswith(IN_REPOSITORY) else folder
+    path = root / name.removeprefix(IN_REPOSITORY)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise GrlibError(f"artefact {name!r}: must lie inside the run folder, as 'results/03_eval.parquet'")
+    return path
+
+
+def state_path(notebook: Notebook, folder: Path) -> Path:
+    """Where the record of a notebook's last finished run is kept."""
+    return folder / "state" / f"{notebook.name}.json"
+
+
+def executed_path(notebook: Notebook, folder: Path) -> Path:
+    """Where the executed notebook is kept."""
+    return folder / "executed" / notebook.path.name
+
+
+def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run of this notebook depends on: values and digests by the words that name them to a reader."""
+    resolved = {**notebook.parameters(), **parameters}
+    resolved.pop("run_dir", None)  # a moved run folder is still up to date
+    return {
+        "the notebook's code": notebook.code_digest(),
+        **_settings(resolved.get("profile")),
+        **{f"parameter {name}": artefacts.plain(value) for name, value in resolved.items()},
+        **notebook.modules(),
+        **_digests("input", notebook.inputs(str(resolved.get("profile"))), folder),
+    }
+
+
+def _settings(profile: object) -> dict[str, Any]:
+    """The values of a profile: those of another one change nothing here."""
+    if not isinstance(profile, str):
+        return {}
+    return {
+        f"setting {name}": value for name, value in artefacts.plain(asdict(profiles.get(profile))).items()
+    }
+
+
+def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: Mapping[str, Any]) -> None:
+    """Store that a run with this snapshot finished, with the digests of what it wrote and what it cost."""
+    written = _digests("output", notebook.writes(str(before.get("parameter profile"))), folder)
+    artefacts.write_json(state_path(notebook, folder), {"depends_on": before, "written": written, **cost})
+
+
+def recall(notebook: Notebook, folder: Path) -> dict[str, Any] | None:
+    """The stored record of the last finished run, None when there is none."""
+    path = state_path(notebook, folder)
+    return artefacts.read_json(path) if artefacts.is_whole(path) else None
+
+
+def recorded_parameters(notebook: Notebook, folder: Path) -> dict[str, Any]:
+    """The parameters of the last finished run, except its folder."""
+    known = (recall(notebook, folder) or {}).get("depends_on", {})
+    return {kind.partition(" ")[2]: known[kind] for kind in known if kind.startswith("parameter ")}
+
+
+def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -> str | None:
+    """Why a notebook must run again, in a few words; None when its work is up to date."""
+    record = recall(notebook, folder)
+    if record is None:
+        return "not finished here yet"
+    now, before = snapshot(notebook, parameters, folder), record.get("depends_on", {})
+    changed = [name for name in now | before if now.get(name) != before.get(name)]
+    if changed:
+        return f"{changed[0]} changed" + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
+    written = _digests("output", notebook.writes(str(now.get("parameter profile"))), folder)
+    for name in written | record["written"]:
+        if written.get(name) is None or written[name] != record["written"].get(name):
+            return f"{name} is missing or was changed"
+    return None if executed_path(notebook, folder).exists() else "the executed notebook is missing"
+
+
+def _digests(kind: str, names: list[str], folder: Path) -> dict[str, str | None]:
+    paths = {f"{kind} {name}": located(name, folder) for name in names}
+    return {name: artefacts.digest(path) if path.exists() else None for name, path in paths.items()}

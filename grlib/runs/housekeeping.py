@@ -1,0 +1,74 @@
+"""The environment: is it the pinned one, is the machine big enough, and removing what can be made again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from grlib.runs import files as artefacts
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CACHES = (".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "build", "dist", "*.egg-info")
+MEMORY_GB, DISK_GB = 4, 2
+
+
+def check() -> int:
+    """Print one line per check of the environment; returns 0 when all passed, else 2."""
+    checks = list(_checks())
+    for passed, text in checks:
+        print("ok  " if passed else "FAIL", text)
+    good = all(passed for passed, _ in checks)
+    print("all checks passed" if good else "some checks failed: `make reproduce` makes the right environment")
+    return 0 if good else 2
+
+
+def _checks() -> Iterator[tuple[bool, str]]:
+    yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer)"
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for pin in project["dependencies"]:
+        name, _, wanted = pin.partition("==")
+        found = installed(name)
+        yield found.partition("+")[0] == wanted, f"{name} {found} (pinned: {wanted})"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    yield memory >= MEMORY_GB, f"memory {memory:.1f} GB ({MEMORY_GB} GB or more), {os.cpu_count()} cores"
+    free = shutil.disk_usage(REPOSITORY).free / 1e9
+    yield free >= DISK_GB, f"free disk {free:.1f} GB ({DISK_GB} GB or more)"
+
+
+def installed(package: str) -> str:
+    """The version of a package, without importing it, or "not installed"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def clean(venv: str, keep_runs: bool = False) -> None:
+    """Remove run folders, caches and the virtual environment; whatever holds a file that git tracks stays."""
+    places = [path for pattern in CACHES for path in REPOSITORY.glob(pattern)]
+    places += [path for path in REPOSITORY.rglob("__pycache__") if ".venv" not in path.parts]
+    places += [] if keep_runs else [REPOSITORY / "runs"]
+    environment = (REPOSITORY / venv).resolve()
+    places += [environment] if (environment / "pyvenv.cfg").is_file() else []
+    for path in places:
+        if path.is_dir() and not _tracked(path):
+            for lock in path.glob("*/*/lock"):
+                with artefacts.locked(lock.parent):
+                    pass  # nobody runs notebooks there
+            shutil.rmtree(path)
+            print(f"removed {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
+
+
+def _tracked(path: Path) -> bool:
+    command = ["git", "-C", str(REPOSITORY), "ls-files", "--", str(path)]
+    try:
+        return bool(subprocess.run(command, capture_output=True, check=False).stdout)
+    except OSError:
+        return False

@@ -1,0 +1,250 @@
+"""The notebooks as data: order, parameters, declared artefacts, code, and outputs cleaned for storing."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grlib.errors import GrlibError
+from grlib.runs.sources import imported_modules, reached, tree_digest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FOLDER = REPOSITORY / "notebooks"
+IN_REPOSITORY = "repo:"  # prefix of a declared input that comes with the repository, not from the run folder
+
+
+class Node(dict):
+    """A part of a notebook's JSON, whose keys are attributes too (nbformat takes a second to import)."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook file, read once."""
+
+    path: Path
+    content: Node
+
+    @property
+    def name(self) -> str:
+        """File name without its ending, as in "03_imitate_search"."""
+        return self.path.stem
+
+    @property
+    def cells(self) -> list[Any]:
+        """All cells in order."""
+        cells: list[Any] = self.content.cells
+        return cells
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """The notebook's declaration: lists `reads`, `may_read`, `writes` and `may_write`."""
+        declared: Mapping[str, Any] = self.content.metadata.get("grlib", {})
+        return declared
+
+    def reads(self, profile: str) -> list[str]:
+        """Declared inputs, "{profile}" filled in; names with "repo:" in front are in the repository."""
+        return [name.replace("{profile}", profile) for name in self.declared.get("reads", [])]
+
+    def may_read(self, profile: str) -> list[str]:
+        """Declared inputs that are used where they are there: those of notebooks that not every run has."""
+        return [name.replace("{profile}", profile) for name in self.declared.get("may_read", [])]
+
+    def inputs(self, profile: str) -> list[str]:
+        """All that it may use: `reads` and `may_read`."""
+        return [*self.reads(profile), *self.may_read(profile)]
+
+    def writes(self, profile: str) -> list[str]:
+        """Declared outputs relative to the run folder, "{profile}" filled in."""
+        return [name.replace("{profile}", profile) for name in self.declared.get("writes", [])]
+
+    def may_write(self) -> list[str]:
+        """Declared outputs that not every profile has."""
+        return list(self.declared.get("may_write", []))
+
+    def parameters(self) -> dict[str, Any]:
+        """Names and defaults of the cell tagged `parameters`; each must be a plain literal."""
+        cells = [cell for cell in self.cells if is_tagged(cell, "parameters")]
+        lines = [
+            line for cell in cells for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)
+        ]
+        return {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
+
+    def code(self) -> list[Any]:
+        """The code cells, without the one that papermill added."""
+        cells = [cell for cell in self.cells if cell.cell_type == "code"]
+        return [cell for cell in cells if not is_tagged(cell, "injected-parameters")]
+
+    def code_digest(self) -> str:
+        """Digest of the code cells; comments, markdown and outputs do not count."""
+        return hashlib.sha256("".join(tree_digest(_tree(cell)) for cell in self.code()).encode()).hexdigest()
+
+    def modules(self) -> dict[str, str]:
+        """Every grlib module that the code reaches, with its digest."""
+        return reached(name for cell in self.code() for name in imported_modules(_tree(cell)))
+
+    def sections(self) -> list[str]:
+        """For every cell the first- or second-level heading that it stands under."""
+        found, heading = [], "(before the first heading)"
+        for cell in self.cells:
+            if cell.cell_type == "markdown":
+                heading = [heading, *re.findall(r"^##? +(.+)$", cell.source, re.MULTILINE)][-1]
+            found.append(heading)
+        return found
+
+    def seconds_by_section(self) -> list[tuple[str, float]]:
+        """How long the cells of each section took, in order; papermill noted it in an executed notebook."""
+        seconds = dict.fromkeys(self.sections(), 0.0)
+        for section, cell in zip(self.sections(), self.cells, strict=True):
+            seconds[section] += cell.metadata.get("papermill", {}).get("duration") or 0.0
+        return [(section, round(spent, 1)) for section, spent in seconds.items()]
+
+
+def is_tagged(cell: Mapping[str, Any], tag: str) -> bool:
+    """Whether a cell has a tag."""
+    return tag in cell["metadata"].get("tags", [])
+
+
+def _tree(cell: Mapping[str, Any]) -> ast.Module:
+    code = cell["source"]
+    try:
+        return ast.parse(code)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        code = TransformerManager().transform_cell(code)  # magics become calls
+    try:
+        return ast.parse(code)
+    except SyntaxError:  # the run will say so
+        return ast.parse(f"damaged = {code!r}")
+
+
+# Finding notebooks
+
+
+def read(path: Path) -> Notebook:
+    """Read a notebook file; a damaged one raises GrlibError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=Node)
+        for cell in content.cells:
+            for holder in (
+                cell,
+                *cell.get("outputs", []),
+                *(o.get("data", {}) for o in cell.get("outputs", [])),
+            ):
+                for name in holder.keys() - {"outputs", "traceback"}:
+                    if isinstance(holder[name], list):  # lines
+                        holder[name] = "".join(holder[name])
+        return Notebook(path, Node(content, metadata=content.metadata))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise GrlibError(f"{path}: not a notebook; restore it with `git checkout {path}`") from error
+
+
+def every() -> list[Notebook]:
+    """All notebooks NN_name.ipynb in running order."""
+    return [read(path) for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def select(only: Iterable[str] = (), start: str | None = None) -> list[Notebook]:
+    """The notebooks named in `only` (all when empty) from `start` on, by number ("06") or full name."""
+    available = every()
+    if not available:
+        raise GrlibError(
+            f"{FOLDER}: no notebooks here; run from a clone of the repository (pip install -e .)"
+        )
+    wanted = {find(available, name).name for name in only} or {notebook.name for notebook in available}
+    first = find(available, start).name if start else ""
+    chosen = [notebook for notebook in available if notebook.name in wanted and notebook.name >= first]
+    if not chosen:
+        raise GrlibError(
+            f"--from {start}: comes after every notebook named with --only; leave one of them out"
+        )
+    return chosen
+
+
+def find(available: list[Notebook], name: str) -> Notebook:
+    """The notebook with this number or name; an unknown one raises GrlibError with the nearest names."""
+    stem = name.removesuffix(".ipynb").rpartition("/")[2]
+    for notebook in available:
+        if stem == notebook.name or stem.isdigit() and notebook.name.startswith(f"{stem.zfill(2)}_"):
+            return notebook
+    raise GrlibError(f"notebook {name!r}: {suggest(stem, [notebook.name for notebook in available])}")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (
+        f"unknown; did you mean {near[0]!r}?" if near else f"unknown; there are {', '.join(known) or 'none'}"
+    )
+
+
+def maker(name: str, profile: str) -> str | None:
+    """The notebook that declares to write an artefact (or a folder around it), None when none does."""
+    for notebook in every():
+        if any(f"{name}/".startswith(f"{written}/") for written in notebook.writes(profile)):
+            return notebook.name
+    return None
+
+
+def bind(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given values that this notebook has as parameters, checked against the types of the defaults."""
+    defaults = notebook.parameters()
+    return {name: _typed(name, value, defaults[name]) for name, value in given.items() if name in defaults}
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    wanted = type(default)
+    if isinstance(value, str) and wanted is not str:
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise GrlibError(f"parameter {name}={value!r}: must be of type {wanted.__name__}, as {default!r} is")
+    return value
+
+
+# Outputs for storing
+
+
+def with_outputs(original: Notebook, executed: Notebook, hide: Mapping[str, str]) -> Node:
+    """The notebook with an executed one's outputs, without times and this machine's paths and addresses.
+
+    `hide` maps texts (absolute paths) to what stands for them. GrlibError when the code is not the same.
+    """
+    if original.code_digest() != executed.code_digest():
+        raise GrlibError(f"{original.name}: its code changed since it ran; first `python -m grlib reproduce`")
+    recorded = copy.deepcopy(original)
+    for count, (cell, done) in enumerate(zip(recorded.code(), executed.code(), strict=True), start=1):
+        cell.execution_count, cell.outputs = count, copy.deepcopy(done.outputs)
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+            for holder in (output, output.get("data", {})):
+                for kind in [kind for kind in holder if kind.startswith("text")]:
+                    holder[kind] = _hidden(holder[kind], hide)
+    return recorded.content
+
+
+def _hidden(text: str, hide: Mapping[str, str]) -> str:
+    for secret in sorted(hide, key=len, reverse=True):
+        text = text.replace(secret, hide[secret])
+    return re.sub(r"\b0x[0-9a-f]{9,}\b", "0x...", text)

@@ -1,0 +1,246 @@
+"""Stored results: copy a finished run into the repository; redraw figures and tables from what is stored."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from grlib.errors import GrlibError
+from grlib.profiles import NO_EVIDENCE
+from grlib.runs import costs, freshness, notebooks, runner
+from grlib.runs import files as artefacts
+from grlib.runs import run as runs
+from grlib.runs.notebooks import REPOSITORY, Notebook
+
+FIGURES = REPOSITORY / "figures"
+FIGURE_NOTEBOOK = "09"
+STORED = ("results", "tables", "manifests")
+
+
+def measured_folder(profile: str, seed: int) -> Path:
+    """Where the recorded results of a profile and seed are kept."""
+    return REPOSITORY / "paper_results" / "measured" / profile / f"seed{seed}"
+
+
+def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -> list[str]:
+    """Store a finished run: results, tables, manifests, figures, the notebooks' outputs; returns notes.
+
+    Every seed keeps its results; the notebooks' outputs, the example figures and the costs are those of the
+    lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
+    again, and the README written, from all seeds.
+    Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
+    With `request.only` or `start` those notebooks' files join a record that is there already, or begin one if
+    none is left out that the figures need. With `dest` all of it goes there and the repository's own record
+    stays as it is.
+    """
+    if request.profile in NO_EVIDENCE and not dest:
+        raise GrlibError(f"profile {request.profile!r}: its numbers mean nothing, so give --dest for a trial")
+    chosen = request.notebooks()
+    request = _as_it_ran(request, chosen)
+    stale = _stale(chosen, request, allow_stale)
+    target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
+    _refuse_other_owner(target, request)
+    joins = bool(request.only or request.start)
+    if joins and not dest and not (target / "record.json").exists():
+        _refuse_gaps(chosen, request.profile, target)
+    lowest = bool(dest) or request.seed <= min(
+        artefacts.seed_folders(target.parents[1], request.profile), default=request.seed
+    )
+    figures = target / "figures" if dest else FIGURES / request.profile
+    if joins:
+        _refuse_other_inputs(chosen, request.folder, target)
+    recorded = False
+    with artefacts.locked(request.folder):
+        files = _files(chosen, request)
+        for kind in STORED:
+            _replace(target / kind, kind, request.folder, files, joins)
+        if lowest:
+            _replace(figures, "figures", request.folder, files, joins)
+            recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
+    commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
+    owner = {"profile": request.profile, "seed": request.seed}
+    there = joins and (target / "record.json").exists()
+    before = artefacts.read_json(target / "record.json")["stale"] if there else {}
+    if there and list(target.glob(f"manifests/{FIGURE_NOTEBOOK}_*.json")):
+        drawn = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK).name
+        before[drawn] = "made before other notebooks joined the record; `figures` draws all of it"
+    others = {name: reason for name, reason in before.items() if name not in {book.name for book in chosen}}
+    artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": others | stale})
+    if not dest:
+        if lowest:
+            own_sizes = {} if request.parameters else {request.profile: request.folder}
+            costs.record({"smoke": runs.run_folder("smoke", 0)} | own_sizes, chosen)
+        redraw(request.profile, outputs=True)
+    notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
+    if not recorded:
+        notes.append("notebooks: left as they are, since they hold another profile or a lower seed")
+    if len(commits) > 1:
+        notes.append(f"note: the notebooks ran at {len(commits)} different commits")
+    return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
+
+
+def _refuse_gaps(chosen: list[Notebook], profile: str, target: Path) -> None:
+    """GrlibError where single notebooks cannot begin a record: all that the figures need must be in it.
+
+    Not every seed has to be reinforced, or used for self-repair.
+    """
+    drawing = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK)
+    needed = {notebooks.maker(name, profile) for name in drawing.reads(profile)} | {drawing.name}
+    if lacking := needed - {book.name for book in chosen}:
+        raise GrlibError(
+            f"{runs.shown(target)}: no record there for single notebooks to join; record a whole run first, "
+            f"or these too: {', '.join(sorted(map(str, lacking)))}"
+        )
+
+
+def _refuse_other_inputs(chosen: list[Notebook], folder: Path, target: Path) -> None:
+    """GrlibError where a notebook that joins a record was made from other files than those of the record."""
+    names = [book.name for book in chosen]
+    recorded = [
+        artefacts.read_json(path) for path in target.glob("manifests/*.json") if path.stem not in names
+    ]
+    outputs = {name: digest for one in recorded for name, digest in one.get("outputs", {}).items()}
+    for name in names:
+        for used, digest in (
+            artefacts.read_json(folder / "manifests" / f"{name}.json").get("inputs", {}).items()
+        ):
+            if outputs.get(used, digest) != digest:
+                raise GrlibError(
+                    f"{name}: it was made from another {used} than that of the record in "
+                    f"{runs.shown(target)}; run it in that record's run folder, or record the whole run"
+                )
+
+
+def _as_it_ran(request: runner.Request, chosen: list[Notebook]) -> runner.Request:
+    """The request with the parameters that its notebooks were given; the first decides where they differ."""
+    given: dict[str, Any] = {}
+    for notebook in chosen:
+        defaults = notebook.parameters() | {"profile": request.profile, "seed": request.seed}
+        for name, value in freshness.recorded_parameters(notebook, request.folder).items():
+            if value != defaults.get(name):
+                given.setdefault(name, value)
+    return replace(request, parameters=given)
+
+
+def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> dict[str, str]:
+    """Notebooks out of date and why; GrlibError when one never finished, or none is allowed."""
+    found = {}
+    for notebook in chosen:
+        reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
+        if reason and (not allowed or freshness.recall(notebook, request.folder) is None):
+            first = request.resume_command()
+            raise GrlibError(f"{notebook.name}: {reason}, so this run is not complete; first: {first}")
+        if reason:
+            found[notebook.name] = reason
+    return found
+
+
+def _refuse_other_owner(target: Path, request: runner.Request) -> None:
+    if (target / "record.json").exists():
+        owner = artefacts.read_json(target / "record.json")
+        if (owner["profile"], owner["seed"]) != (request.profile, request.seed):
+            raise GrlibError(
+                f"{target}: holds the record of profile {owner['profile']}, seed {owner['seed']}; "
+                f"it is not overwritten with {request.profile}, {request.seed}: name another --dest"
+            )
+
+
+def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
+    """The files of the run that the notebooks declare, figures in all formats, and the manifests."""
+    folder, found = request.folder, set[Path]()
+    for notebook in chosen:
+        for name in (*notebook.writes(request.profile), f"manifests/{notebook.name}.json"):
+            path = folder / name
+            found.update(path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.stem}.*"))
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
+
+
+def _replace(target: Path, kind: str, folder: Path, files: list[str], joins: bool = False) -> None:
+    """Make `target` hold exactly these files of one kind (the first part of their names); if they join what
+    is there, these and the others."""
+    names = [name.removeprefix(f"{kind}/") for name in files if name.startswith(f"{kind}/")]
+    if names:
+        with artefacts.atomic_folder(target) as fresh:
+            if joins and target.is_dir():
+                shutil.copytree(target, fresh, dirs_exist_ok=True)
+            for name in names:
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / kind / name, fresh / name)
+
+
+def _record_notebooks(
+    chosen: list[Notebook], request: runner.Request, dest: Path | None, seeds: tuple[int, ...] = ()
+) -> bool:
+    """Write the cleaned outputs, each with the digest of its manifest; returns whether there were any.
+
+    Into the repository only those whose default is this profile. `seeds`: those that the outputs are about.
+    """
+    import nbformat
+
+    chosen = [book for book in chosen if dest or book.parameters().get("profile") == request.profile]
+    hide = {str(request.folder): f"runs/{request.profile}/seed{request.seed}", f"{REPOSITORY}/": ""}
+    hide |= {str(REPOSITORY): ".", sys.prefix: "<environment>", sys.base_prefix: "<python>"}
+    hide[str(Path.home())] = "~"
+    for notebook in chosen:
+        executed = notebooks.read(freshness.executed_path(notebook, request.folder))
+        content = notebooks.with_outputs(notebook, executed, hide)
+        manifest = artefacts.digest(request.folder / "manifests" / f"{notebook.name}.json")
+        recorded = {"profile": request.profile, "seed": request.seed, "manifest": manifest}
+        recorded |= {"seeds": list(seeds)} if seeds else {}
+        content.metadata["grlib"] = {**notebook.declared, "recorded": recorded}
+        path = dest / notebook.path.name if dest else notebook.path
+        artefacts.write_bytes(path, f"{nbformat.writes(nbformat.from_dict(content))}\n".encode())
+    return bool(chosen)
+
+
+# Redrawing
+
+
+def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False) -> None:
+    """Draw every figure and table again from all recorded seeds, and refresh the README; says what it wrote.
+
+    Results come from the record of the profile, or from `source`: a folder with seed<number>/results in it,
+    or one run folder. Figures go to figures/<profile>, tables beside the results, or both to `dest`.
+    `outputs`: with several seeds, notebook 09 keeps the outputs of this, with its manifest in the record.
+    """
+    runs.resolve(profile, 0, {})
+    stored = Path(source).expanduser().resolve() if source else measured_folder(profile, 0).parent
+    folders = _stored_seeds(stored, profile)
+    work = REPOSITORY / "runs" / "figures" / profile
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "measured" / profile).mkdir(parents=True, exist_ok=True)
+    for seed, folder in folders.items():
+        (work / "measured" / profile / f"seed{seed}").symlink_to(folder, target_is_directory=True)
+    first = min(folders)
+    shutil.copytree(folders[first] / "results", work / "results")
+    notebook = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK)
+    parameters = {"results_dir": str(work / "measured")} if "results_dir" in notebook.parameters() else {}
+    request = runner.Request(profile, first, str(work), only=(notebook.name,), parameters=parameters)
+    runner.reproduce(request)
+    places = {"figures": FIGURES / profile, "tables": stored / "tables"}
+    if outputs and len(folders) > 1 and _record_notebooks([notebook], request, None, tuple(folders)):
+        places["manifests"] = stored / "manifests"
+    for name in _files([notebook], request):
+        kind, _, rest = name.partition("/")
+        if kind in places:
+            place = (Path(dest).resolve() / kind if dest else places[kind]) / rest
+            artefacts.write_bytes(place, (work / name).read_bytes())
+            print("wrote", runs.shown(place))
+
+
+def _stored_seeds(stored: Path, profile: str) -> dict[int, Path]:
+    """The folders with results under `stored`, by seed; MissingArtefact when there are none."""
+    if (stored / "results").is_dir():
+        owners = [stored / name for name in ("record.json", "run.json") if (stored / name).is_file()]
+        return {int(artefacts.read_json(owners[0])["seed"]) if owners else 0: stored}
+    found = artefacts.seed_folders(stored.parent, stored.name)
+    folders = {seed: folder for seed, folder in found.items() if (folder / "results").is_dir()}
+    if not folders:
+        raise artefacts.MissingArtefact(
+            f"{runs.shown(stored)}: no seed<number>/results in it, so no {profile} run is recorded there; "
+            f"first `python -m grlib reproduce --profile {profile}`, then `record`; or give another --source"
+        )
+    return folders

@@ -1,0 +1,268 @@
+"""One notebook's run: its profile, seed and folder, and every file that it reads and writes there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import random
+import re
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from grlib import profiles
+from grlib.errors import GrlibError
+from grlib.runs import chunks, freshness, notebooks, provenance
+from grlib.runs import files as artefacts
+from grlib.runs.sources import code_digest
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+BASES = ("shipped", "scratch")
+
+
+def start(
+    notebook: str,
+    profile: str = "laptop",
+    seed: int = 0,
+    run_dir: str = "",
+    base: str = "shipped",
+    **sizes: Any,
+) -> Run:
+    """Begin a notebook: check its parameters, make the run folder, seed the random generators.
+
+    `base` says where the base model comes from ("shipped" or "scratch"); it is only recorded here.
+    `sizes` are profile fields that the notebook offers as parameters; 0 and "" keep the profile's value.
+    Wrong types, unknown names and a folder that belongs to another profile or seed raise GrlibError.
+    """
+    if not isinstance(run_dir, str | Path):
+        raise GrlibError(f"run_dir={run_dir!r}: must be a path as text, or '' for runs/<profile>/seed<seed>")
+    if base not in BASES:
+        raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
+    settings = resolve(profile, seed, sizes)
+    folder = run_folder(profile, seed, run_dir)
+    claim(folder, profile, seed)
+    random.seed(seed)  # a draw that matters takes its own generator
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+    warnings.filterwarnings("ignore", message="IProgress not found")  # progress is plain lines
+    return Run(notebook, settings, folder, {"profile": profile, "seed": seed, "base": base, **sizes})
+
+
+def run_folder(profile: str, seed: int, run_dir: str | Path = "") -> Path:
+    """The run folder, absolute: the named one, or <repository>/runs/<profile>/seed<seed>."""
+    folder = Path(run_dir).expanduser().resolve() if str(run_dir) else None
+    return folder or notebooks.REPOSITORY / "runs" / profile / f"seed{seed}"
+
+
+def resolve(profile: str, seed: int, sizes: Mapping[str, Any]) -> profiles.Profile:
+    """The named profile with the given fields replaced; GrlibError for a bad name, value or seed."""
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
+    settings = profiles.get(profile)
+    fields = sorted(field.name for field in dataclasses.fields(settings))
+    for name, value in sizes.items():
+        if name not in fields:
+            raise GrlibError(f"size {name!r}: {notebooks.suggest(name, fields)}")
+        default = getattr(settings, name)
+        kinds = (int, float) if type(default) is float else (type(default),)
+        if type(value) not in kinds or (not isinstance(value, str) and value < 0):
+            wanted = f"must be a {type(default).__name__} >= 0, as the profile's {default!r}"
+            raise GrlibError(f"{name}={value!r}: {wanted}")
+    return dataclasses.replace(settings, **{name: value for name, value in sizes.items() if value})
+
+
+def claim(folder: Path, profile: str, seed: int) -> None:
+    """Make a run folder for this profile and seed; GrlibError when it already holds another run."""
+    owner = {"profile": profile, "seed": seed}
+    path = folder / "run.json"
+    if not artefacts.is_whole(path):
+        artefacts.write_json(path, owner)
+    elif (found := artefacts.read_json(path)) != owner:
+        held = f"profile {found.get('profile')}, seed {found.get('seed')}, not {profile}, {seed}"
+        raise GrlibError(f"{folder}: holds a run of {held}; name another run_dir")
+
+
+class Run:
+    """What a notebook holds on to: settings, and paths of artefacts relative to the run folder."""
+
+    def __init__(
+        self, notebook: str, profile: profiles.Profile, folder: Path, parameters: dict[str, Any]
+    ) -> None:
+        self.notebook, self.profile, self.folder = notebook, profile, folder
+        self.parameters, self.seed = parameters, parameters["seed"]
+        self._inputs: dict[str, str] = {}
+        self._outputs: set[str] = set()
+        self._began = time.monotonic()
+        self._memory = PeakMemory()
+
+    def show(self) -> pandas.DataFrame:
+        """A small table: resolved settings, seed, run folder, device and versions."""
+        import pandas
+
+        values = {"profile": self.profile.name, "seed": self.seed, "run folder": shown(self.folder)}
+        settings = {name: value for name, value in vars(self.profile).items() if name != "name"}
+        found = {"device": provenance.device()} | provenance.versions()
+        column = pandas.Series(values | settings | found).map(str)
+        return column.to_frame("value").rename_axis("setting")
+
+    # paths
+
+    def path(self, name: str) -> Path:
+        """The path of an artefact to write, its folders made."""
+        path = freshness.located(name, self.folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not name.startswith("steps/"):
+            self._outputs.add(name)
+        return path
+
+    def require(self, name: str) -> Path:
+        """The path of an artefact to read; if it is not whole, MissingArtefact names the notebook behind it.
+
+        A name that starts with "repo:" is a file of the repository.
+        """
+        refuse_missing([name], self.profile.name, self.folder)
+        path = freshness.located(name, self.folder)
+        self._inputs.setdefault(name, artefacts.digest(path))
+        return path
+
+    def shipped(self, model: str) -> Path:
+        """The base of this name that comes with the repository for this profile."""
+        return self.require(f"repo:paper_results/{self.profile.base_folder}/{model}")
+
+    # tables and figures
+
+    def save_table(self, frame: pandas.DataFrame, name: str) -> Path:
+        """Write a table (.parquet or .csv) into the run folder."""
+        return artefacts.write_table(self.path(name), frame)
+
+    def load_table(self, name: str) -> pandas.DataFrame:
+        """Read a table that this or an earlier notebook wrote."""
+        return artefacts.read_table(self.require(name))
+
+    def save_figure(self, figure: Figure, name: str, data: pandas.DataFrame) -> Path:
+        """Write figures/<name>.png, .svg and .csv (`data`: what is drawn), without dates or versions."""
+        import matplotlib
+
+        if not re.fullmatch(r"\w+", name):
+            raise GrlibError(f"figure {name!r}: letters, digits and _ only, as 'fig03_budget'")
+        png, svg = io.BytesIO(), io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": "grlib", "svg.fonttype": "path"}):
+            figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        artefacts.write_bytes(self.path(f"figures/{name}.svg"), svg.getvalue())
+        artefacts.write_table(self.path(f"figures/{name}.csv"), data)
+        return artefacts.write_bytes(self.path(f"figures/{name}.png"), png.getvalue())
+
+    # long work
+
+    def chunked(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        count: int,
+        compute: Callable[[int], pandas.DataFrame],
+        *,
+        modules: Iterable[str],
+        inputs: Iterable[str] = (),
+    ) -> pandas.DataFrame:
+        """`chunks.chunked` under steps/<notebook>/<name>; `reproduce --force` throws its chunks away.
+
+        The seed, the code of `modules` and the digests of `inputs` (artefact names) join the key.
+        """
+        digests = {artefact: artefacts.digest(self.require(artefact)) for artefact in inputs}
+        full_key = {**key, "seed": self.seed, "code": code_digest(*modules), "inputs": digests}
+        return chunks.chunked(self.steps(name), full_key, count, compute, label=name)
+
+    def steps(self, name: str) -> Path:
+        """The folder for checkpoints of long work: steps/<notebook>/<name>."""
+        folder = self.folder / "steps" / self.notebook / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def finish(self) -> dict[str, Any]:
+        """Write manifests/<notebook>.json: where these results come from and what they cost."""
+        paths = {name: self.folder / name for name in sorted(self._outputs)}
+        manifest = {
+            "schema": provenance.MANIFEST_SCHEMA,
+            "notebook": self.notebook,
+            "profile": self.profile.name,
+            "seeds": [self.seed],
+            "parameters": self.parameters,
+            "settings": dataclasses.asdict(self.profile),
+            **provenance.git_state(),
+            "versions": provenance.versions(),
+            "device": provenance.device(),
+            "inputs": self._inputs,
+            "outputs": {name: artefacts.digest(path) for name, path in paths.items() if path.exists()},
+            "wall_seconds": round(time.monotonic() - self._began, 1),
+            "peak_memory_mb": self._memory.megabytes(),
+        }
+        artefacts.write_json(self.folder / "manifests" / f"{self.notebook}.json", manifest)
+        return artefacts.plain(manifest)
+
+
+def refuse_missing(names: Iterable[str], profile: str, folder: Path) -> None:
+    """MissingArtefact for the first that is not whole: what is wrong, who makes it, the command for that."""
+    for name in names:
+        fault = artefacts.problem_with(freshness.located(name, folder))
+        if fault is None:
+            continue
+        place = shown(folder)
+        if name.startswith(notebooks.IN_REPOSITORY):
+            name, place = name.removeprefix(notebooks.IN_REPOSITORY), "the repository"
+            remedy = f"restore it with `git checkout {name}`"
+        elif made_by := notebooks.maker(name, profile):
+            command = f"python -m grlib reproduce --profile {profile} --only {made_by.partition('_')[0]}"
+            remedy = f"notebook {made_by} makes it: {command}"
+        else:
+            remedy = "no notebook declares to write it; check the name"
+        raise artefacts.MissingArtefact(f"{name}: {fault} in {place}; {remedy}")
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: relative to the repository where it lies inside."""
+    root = notebooks.REPOSITORY
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+class PeakMemory:
+    """Watches the resident memory of a process and its children, twice a second, from a background thread.
+
+    Memory that processes share is counted in each of them, so the peak is an upper bound.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._process, self._peak = psutil.Process(pid), 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def processes(self) -> list[psutil.Process]:
+        """The children, however deep, and the process itself; none when it has ended."""
+        with contextlib.suppress(psutil.Error):
+            return [*self._process.children(recursive=True), self._process]
+        return []
+
+    def megabytes(self) -> int:
+        """The highest sum seen so far, in MB (1e6 bytes)."""
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        self._peak = max(self._peak, total)
+        return round(self._peak / 1e6)
+
+    def _watch(self) -> None:
+        while self._process.is_running():
+            self.megabytes()
+            time.sleep(0.5)

@@ -1,0 +1,158 @@
+"""Runs notebooks in order, each in a fresh kernel; checks their artefacts and explains failures."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grlib.errors import GrlibError
+from grlib.profiles import REHEARSAL
+from grlib.runs import chunks, freshness, notebooks
+from grlib.runs import files as artefacts
+from grlib.runs import run as runs
+from grlib.runs.files import in_words
+from grlib.runs.notebooks import Notebook
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run: the options of `python -m grlib reproduce`."""
+
+    profile: str = "laptop"
+    seed: int = 0
+    run_dir: str = ""
+    only: tuple[str, ...] = ()
+    start: str | None = None
+    force: bool = False
+    timeout: float | None = None
+    shard: str = ""  # "i/n": only every n-th chunk of the long steps (grlib.runs.chunks)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, absolute."""
+        return runs.run_folder(self.profile, self.seed, self.run_dir)
+
+    def injected(self, notebook: Notebook) -> dict[str, Any]:
+        """The papermill parameters for one notebook: those that it declares."""
+        common = {"profile": self.profile, "seed": self.seed, "run_dir": str(self.folder)}
+        return notebooks.bind(notebook, {**common, **self.parameters})
+
+    def notebooks(self) -> list[Notebook]:
+        """The notebooks to run, in order; every name and value of the request is checked first."""
+        runs.resolve(self.profile, self.seed, {})
+        if self.timeout is not None and self.timeout <= 0:
+            raise GrlibError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
+        if self.shard:
+            chunks.parse(self.shard)
+        chosen = notebooks.select(self.only, self.start)
+        known = sorted({name for book in chosen for name in self.injected(book) | book.parameters()})
+        for name in self.parameters:
+            if name not in known:
+                raise GrlibError(f"parameter {name!r}: {notebooks.suggest(name, known)}")
+        return chosen
+
+    def resume_command(self) -> str:
+        """The command that goes on after a failure; what was forced and finished is not run again."""
+        words = ["python", "-m", "grlib", "reproduce", "--profile", self.profile, "--seed", str(self.seed)]
+        words += ["--run-dir", str(self.folder)] if self.run_dir else []
+        words += ["--only", *self.only] if self.only else []
+        words += ["--from", self.start] if self.start else []
+        words += ["--timeout", f"{self.timeout:g}"] if self.timeout else []
+        words += ["--shard", self.shard] if self.shard else []
+        for name, value in self.parameters.items():
+            words += ["-p", name, str(value)]
+        return shlex.join(words)
+
+
+def status(request: Request) -> Iterator[tuple[str, str]]:
+    """Each selected notebook's name with "up to date" or why it would run."""
+    waiting: set[str] = set()
+    for notebook in request.notebooks():
+        reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
+        late = sorted(waiting.intersection(notebook.inputs(request.profile)))
+        if reason is None and late:
+            reason = f"may run: its input {late[0]} is made again"
+        if reason is not None:
+            waiting.update(notebook.writes(request.profile))
+        yield notebook.name, reason or "up to date"
+
+
+def reproduce(request: Request) -> None:
+    """Bring the selected notebooks up to date, in order; Failure at the first that does not get there."""
+    chosen, folder, began = request.notebooks(), request.folder, time.monotonic()
+    runs.claim(folder, request.profile, request.seed)
+    os.environ[chunks.VARIABLE] = request.shard  # the kernels and their workers look there
+    with artefacts.locked(folder):
+        artefacts.remove_leftovers(folder)
+        if request.force:
+            for notebook in chosen:
+                freshness.state_path(notebook, folder).unlink(missing_ok=True)
+                shutil.rmtree(folder / "steps" / notebook.name, ignore_errors=True)
+        expected = [_known_seconds(notebook, request) for notebook in chosen]
+        for number, notebook in enumerate(chosen, start=1):
+            title = f"[{number}/{len(chosen)}] {notebook.name}"
+            reason = freshness.why_stale(notebook, request.injected(notebook), folder)
+            if reason is None:
+                say(f"{title}: up to date")
+                continue
+            cost, ahead = expected[number - 1], expected[number:]
+            say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
+            paid = _bring_up_to_date(notebook, request)
+            spent = f"{in_words(paid['seconds'])}, peak memory {paid['peak_memory_mb']} MB"
+            left = f", about {in_words(sum(ahead))} left" if all(ahead) and ahead else ""
+            say(f"{title}: done in {spent}; {in_words(time.monotonic() - began)} in all{left}")
+    say(f"all up to date in {runs.shown(folder)}")
+
+
+def say(line: str) -> None:
+    """Print one line at once."""
+    print(line, flush=True)
+
+
+def _known_seconds(notebook: Notebook, request: Request) -> float:
+    """What a notebook cost here before, or in a recorded run of the same sizes; 0 when nothing is known."""
+    if known := freshness.recall(notebook, request.folder):
+        return float(known["seconds"])
+    if request.parameters:
+        return 0.0
+    from grlib.runs import costs  # pandas: not for commands that need no table
+
+    return costs.whole(request.profile, notebook.name)
+
+
+def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
+    """Run a notebook between the checks of what it reads and writes; returns what it cost."""
+    from grlib.runs.execute import Failure, execute  # papermill: a second, not for `status`
+
+    folder, parameters = request.folder, request.injected(notebook)
+    try:
+        runs.refuse_missing(notebook.reads(request.profile), request.profile, folder)
+    except artefacts.MissingArtefact as error:
+        raise Failure(f"{notebook.name} cannot start: {error}", "missing artefact") from error
+    before = freshness.snapshot(notebook, parameters, folder)
+    freshness.state_path(notebook, folder).unlink(missing_ok=True)
+    cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
+    # a figure of what was not run has no rows; the model of a rehearsal may solve nothing at all
+    used = [freshness.located(name, folder) for name in notebook.may_read(request.profile)]
+    may_be_empty = request.profile == REHEARSAL.name or not all(path.exists() for path in used)
+    for name in notebook.writes(request.profile):
+        fault = artefacts.problem_with(folder / name)
+        if fault or (not may_be_empty and artefacts.without_rows(folder / name)):
+            message = f"{notebook.name} ran to its end, but its declared artefact {name} is "
+            message += f"{fault or 'without rows'}; correct the notebook, then: {request.resume_command()}"
+            raise Failure(message, "missing artefact")
+    freshness.remember(notebook, before, folder, cost)
+    return cost
+
+
+# One notebook
+
+
+# Explaining a failure

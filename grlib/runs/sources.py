@@ -1,0 +1,72 @@
+"""Digests of source code that ignore comments, docstrings and layout."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from importlib.util import resolve_name
+from pathlib import Path
+
+from grlib.errors import GrlibError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def code_digest(*modules: str) -> str:
+    """One digest (hex) for the named modules (as "grlib.errors") and all grlib modules
+    that they reach."""
+    lines = [f"{name} {digest}\n" for name, digest in sorted(reached(modules).items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def reached(modules: Iterable[str]) -> dict[str, str]:
+    """The digest of each named grlib module and of all grlib modules imported from there, however deep.
+
+    Imports inside functions count too, so a module that is loaded late still makes its users stale.
+    An unknown name raises GrlibError.
+    """
+    found: dict[str, str] = {}
+    todo = [PACKAGE.name, *modules]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        path = module_file(name)
+        if path is None:
+            raise GrlibError(f"module {name!r}: must be one of {PACKAGE.name}/*.py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        todo += imported_modules(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
+        found[name] = tree_digest(tree)
+        if (data := path.with_suffix(".txt")).is_file():  # a module's own data
+            found[name] += hashlib.sha256(data.read_bytes()).hexdigest()
+    return found
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a grlib module, None when there is no such module."""
+    base = PACKAGE.parent.joinpath(*name.split("."))
+    candidates = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+    found = next((path for path in candidates if path.is_file()), None)
+    return found if name.split(".")[0] == PACKAGE.name else None
+
+
+def imported_modules(tree: ast.AST, package: str = "") -> list[str]:
+    """Names of the grlib modules that a syntax tree imports; `package` resolves relative imports."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [name for name in names if module_file(name) is not None]
+
+
+def tree_digest(tree: ast.AST) -> str:
+    """Digest of a syntax tree without positions and docstrings (the tree is changed in place)."""
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

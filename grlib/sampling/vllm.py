@@ -1,0 +1,238 @@
+"""Engine "vllm": a live vLLM engine in a worker process; new weights are loaded into it where that works.
+
+vLLM samples token ids and nothing else here: prompts are encoded and responses decoded as for the other
+engines, so that a prefix is continued exactly and the budget counts the same tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from grlib.errors import GrlibError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
+    from vllm import LLM
+
+    from grlib.sampling.pool import SamplingSettings
+
+LENGTH_STEP = 512  # an engine is started for sequences of a multiple of so many tokens
+CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own variable: memory for keys and values on a CPU
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"  # as Llama and its kin name them
+# Of a configuration, what may differ between two models that one engine can serve.
+NOT_THE_SHAPE = {"_name_or_path", "vocabulary_digest", "transformers_version", "dtype", "torch_dtype"}
+
+
+def refuse_missing() -> None:
+    """GrlibError, before any work, where vLLM is not there."""
+    if importlib.util.find_spec("vllm") is None:
+        raise GrlibError(
+            "engine 'vllm': vLLM is not installed; run `make vllm`, or choose another engine "
+            "(field `engine` of the profile in grlib/profiles/)"
+        )
+
+
+def refuse_few_gpus(settings: SamplingSettings) -> None:
+    """GrlibError, before any work, where there are fewer GPUs than the settings ask for (none: the CPU)."""
+    import torch
+
+    gpus, asked = torch.cuda.device_count(), settings.tensor_parallel * settings.data_parallel
+    if gpus and asked > gpus:
+        raise GrlibError(
+            f"tensor_parallel={settings.tensor_parallel} x data_parallel={settings.data_parallel} is {asked} "
+            f"GPUs, and {gpus} are there; lower one of them"
+        )
+
+
+def take_devices(started: Any, per_engine: int) -> None:
+    """In a new worker: of the GPUs keep `per_engine` that no other worker has (`started` counts them)."""
+    import torch
+
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    if names:
+        own = names.split(",")[number * per_engine : (number + 1) * per_engine]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model folder as this process's engine serves it; `content` is the folder's digest."""
+
+    folder: str
+    content: str
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The model's configuration."""
+        return _config(self.folder, self.content)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        budgets: Sequence[int],
+        end: int,
+        settings: SamplingSettings,
+        seed: int,
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """New tokens of each prompt, at most its budget, up to the token `end`, and the log probabilities
+        that they were drawn with (empty lists unless the settings ask for them)."""
+        from vllm import SamplingParams
+
+        asked = [number for number, budget in enumerate(budgets) if budget > 0]
+        longest = max((len(prompts[number]) + budgets[number] for number in asked), default=0)
+        llm = _engine.serving(self, longest, settings) if asked else None
+        parameters = [
+            SamplingParams(
+                temperature=settings.temperature,
+                max_tokens=budgets[number],
+                seed=crc32(f"{seed}/{number}".encode()),  # whatever stands beside it in the batch
+                ignore_eos=True,  # of the model's folder, which may name other tokens too
+                stop_token_ids=[end],
+                detokenize=False,
+                logprobs=0 if settings.logprobs else None,
+            )
+            for number in asked
+        ]
+        texts = [{"prompt_token_ids": list(prompts[number])} for number in asked]
+        answers = llm.generate(texts, parameters, use_tqdm=False) if llm else []
+        tokens: list[list[int]] = [[] for _ in prompts]
+        logprobs: list[list[float]] = [[] for _ in prompts]
+        for number, answer in zip(asked, answers, strict=True):
+            found = answer.outputs[0]
+            tokens[number] = list(found.token_ids)
+            if settings.logprobs:
+                drawn = zip(found.token_ids, found.logprobs, strict=True)
+                logprobs[number] = [float(known[token].logprob) for token, known in drawn]
+        return tokens, logprobs
+
+
+@lru_cache(maxsize=4)
+def _config(folder: str, content: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+class _Engine:
+    """The one engine of this process, and whose weights it holds."""
+
+    def __init__(self) -> None:
+        self.llm: LLM | None = None
+        self.content = ""
+        self.key: dict[str, Any] = {}
+        self.length = self.started = 0
+
+    def serving(self, model: ServedModel, longest: int, settings: SamplingSettings) -> LLM:
+        """The engine with the weights of `model`, for sequences of `longest` tokens: the live one with new
+        weights where its shape and length allow it, else a new one."""
+        apart = _holds_apart(model.config)
+        shape = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_SHAPE}
+        key = {"shape": shape, "slots": settings.slots, "tensor_parallel": settings.tensor_parallel}
+        if self.llm is None or key != self.key or longest > self.length:
+            self.llm = None  # free its memory first
+            most = model.config.max_position_embeddings
+            self.length = min(most, -(-longest // LENGTH_STEP) * LENGTH_STEP)
+            self.llm = _started(model.folder, self.length, settings, apart)
+            self.started += 1
+            self.key, self.content = key, "" if apart else model.content
+        if model.content != self.content:
+            self.content = ""  # until all of it is there
+            source = {"weights_iterator": Untied(model.folder)} if apart else {"weights_path": model.folder}
+            self.llm.collective_rpc("reload_weights", kwargs=source)
+            self.llm.reset_prefix_cache()
+            self.content = model.content
+        return self.llm
+
+
+def _holds_apart(config: PretrainedConfig) -> bool:
+    """Whether the engine is told that the output matrix is not the embedding table (tied), though it is. On a
+    CPU, vLLM packs that matrix apart when it starts, and a reload of a tied one would leave the old one."""
+    import torch
+
+    return bool(config.tie_word_embeddings) and not torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Untied:
+    """The weights of a model folder, by name; the embedding table comes again as the output matrix.
+    GrlibError where it has another name."""
+
+    folder: str
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        from safetensors.torch import load_file
+
+        found = False
+        for path in sorted(Path(self.folder).glob("*.safetensors")):
+            for name, weights in load_file(path).items():
+                yield name, weights
+                if name == EMBEDDING:
+                    yield OUTPUT, weights
+                    found = True
+        if not found:
+            raise GrlibError(
+                f"{self.folder}: no weights {EMBEDDING!r}, which the output matrix is said to be; on a CPU, "
+                "choose engine='transformers' for such a model"
+            )
+
+
+_engine = _Engine()
+
+
+def _memory_share(gpus: int) -> float:
+    """The share of the memory of its GPUs that an engine may take: nine tenths of what is free, since a
+    trainer may hold the rest. vLLM refuses to start for more than is free."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.9  # not used: on a CPU the memory is what CACHE_GIB says
+    free = [torch.cuda.mem_get_info(number) for number in range(gpus)]
+    return min(0.9 * left / whole for left, whole in free)
+
+
+def _started(folder: str, length: int, settings: SamplingSettings, apart: bool) -> LLM:
+    """A new engine, which says nothing below errors; where it holds the output matrix `apart`, its weights
+    are still to be loaded."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this is a worker process already
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    import torch
+    from vllm import LLM
+
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        os.environ.setdefault(CACHE_GIB, "2")
+    try:
+        return LLM(
+            model=folder,
+            skip_tokenizer_init=True,
+            dtype="bfloat16" if gpu else "float32",
+            max_model_len=length,
+            max_num_seqs=settings.slots,
+            tensor_parallel_size=settings.tensor_parallel,
+            enforce_eager=not gpu,  # compiling costs more than it saves on a CPU
+            # with a seed, a CPU cannot take back what is drawn where a step ends inside a prompt (vLLM 0.32)
+            enable_chunked_prefill=None if gpu else False,
+            generation_config="vllm",  # not what the model's own folder suggests
+            load_format="dummy" if apart else "auto",
+            hf_overrides={"tie_word_embeddings": False} if apart else {},
+            gpu_memory_utilization=_memory_share(settings.tensor_parallel),
+            seed=0,
+        )
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise GrlibError(
+            f"vLLM did not start for {folder} with sequences of {length} tokens, {settings.slots} at once "
+            f"({one_line(error)}); lower slots or the budget, raise tensor_parallel, train with "
+            f"strategy='fsdp', or set {CACHE_GIB} (GiB, on a CPU)"
+        ) from error

@@ -1,0 +1,206 @@
+"""Training the models that later steps start from: SoS on search traces, BC on solutions (as the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from grlib.errors import GrlibError
+from grlib.models import pretrained
+from grlib.models.llama import bake, build_model, load_model, save_model
+from grlib.models.tokenizer import load_tokenizer, refuse_lossy
+from grlib.profiles import Profile
+from grlib.runs.files import problem_with, write_bytes
+from grlib.selftrain import fine_tune_rows
+from grlib.tasks.countdown.data import Imitated, imitation_examples
+from grlib.tasks.countdown.searchers import straight_path
+from grlib.tasks.countdown.sources import check_sources, examples_of
+from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
+from grlib.training.base import base_settings, copy_or_make, notes, training_facts
+from grlib.training.loop import train
+from grlib.training.optim import TrainSettings, plan_batches
+from grlib.training.rows import Row, make_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+EXAMPLES = 10_000  # made at a time
+CHECKED = 100  # examples that a pretrained tokenizer must give back unchanged
+VALID_START, VALID_EXAMPLES = 10_000_000, 200  # the part of the imitation list kept for validation
+
+
+def response(method: str, example: Imitated) -> str:
+    """What a model of this method imitates: the searcher's trace (sos) or the straight solution (bc)."""
+    if method == "sos":
+        return example.trace
+    if method == "bc":
+        return straight_path(example.problem, example.solution)
+    raise GrlibError(f"method {method!r} is not trained by imitation; choose sos or bc")
+
+
+def imitation_rows(
+    method: str,
+    examples: Sequence[Imitated],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    chat: bool = False,
+) -> list[Row]:
+    """Training rows of examples, longer ones cut on the right; `chat`: by the tokenizer's own template."""
+    prompts = [prompt_text(example.problem, tokenizer if chat else None) for example in examples]
+    return make_rows(tokenizer, prompts, [response(method, example) for example in examples], max_length)
+
+
+def train_base(
+    method: str,
+    profile: Profile,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    stop_after: int = 0,
+    valid_every: int = 500,
+    progress: Callable[[str], None] = lambda line: None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, pd.DataFrame]:
+    """Train `method` (sos or bc) from scratch through the profile's curriculum: (model, tokenizer, curve).
+
+    Stages follow each other under one learning-rate schedule. `stop_after` steps end it early (the live part
+    of notebook 03); `folder` keeps checkpoints, so a killed run goes on; one that does not fit is an error.
+    """
+    settings = base_settings(profile)
+    tokenizer = build_tokenizer(profile.whole_numbers)
+    rows: list[Row] = []
+    batches: list[list[int]] = []
+    for number, stage in enumerate(profile.stages):
+        batch_rows = stage.batch_rows * (profile.bc_batch_factor if method == "bc" else 1)
+        if stop_after and len(batches) >= stop_after:
+            # the schedule needs the length of stages that stay unread
+            batches += [[]] * (-(-stage.examples // batch_rows) * profile.base_epochs)
+            continue
+        progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
+        first = len(rows)
+        begun = sum(s.examples for s in profile.stages[:number] if s.num_count == stage.num_count)
+        for start in range(0, stage.examples, EXAMPLES):  # texts take more memory than the training
+            count = min(EXAMPLES, stage.examples - start)
+            examples = imitation_examples(profile.task, count, start=begun + start, num_count=stage.num_count)
+            rows += imitation_rows(method, examples, tokenizer, profile.row_length)
+        stage_settings = TrainSettings(lr=1.0, batch_rows=batch_rows, epochs=profile.base_epochs)
+        for batch in plan_batches(stage.examples, stage_settings, seed + number):
+            batches.append([first + i for i in batch])
+    model = build_model(
+        tokenizer,
+        profile.hidden,
+        profile.layers,
+        profile.heads,
+        profile.intermediate,
+        profile.row_length,
+        seed,
+        profile.kv_heads,
+    )
+    curve = train(
+        model,
+        rows,
+        settings,
+        seed=seed,
+        folder=folder,
+        batches=batches,
+        valid=validation_rows(method, profile, tokenizer),
+        valid_every=valid_every,
+        stop_after=stop_after,
+        strict=not stop_after,
+        progress=progress,
+        label=method,
+    )
+    return bake(model), tokenizer, curve
+
+
+def fine_tune_base(
+    method: str, profile: Profile, out: Path, work: Path, progress: Callable[[str], None]
+) -> tuple[PreTrainedModel, pd.DataFrame]:
+    """Fine-tune the profile's pretrained model to imitate, into `out`, in `work`: (model, curve)."""
+    start, [stage] = work / "start", profile.stages
+    if problem_with(start):
+        save_model(*pretrained.load(profile.pretrained), start)
+    progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
+    examples, words = examples_of(profile, stage.examples), load_tokenizer(start)
+    for example in examples[:CHECKED]:
+        refuse_lossy(words, response(method, example))
+    rows = imitation_rows(method, examples, words, profile.row_length, chat=True)
+    factor = profile.bc_batch_factor if method == "bc" else 1
+    settings = replace(base_settings(profile), batch_rows=stage.batch_rows * factor)
+    curve = fine_tune_rows(rows, settings, start, out, work, seed=0, label=method, progress=progress)
+    return load_model(out), curve
+
+
+def obtain_base(
+    method: str,
+    profile: Profile,
+    source: str,
+    out: Path,
+    *,
+    shipped: Path | None = None,
+    work: Path | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Put a base model into `out`: a copy of the `shipped` one, or a new one (`source` "scratch")."""
+
+    check_sources(profile)
+
+    def make() -> None:
+        if profile.pretrained:
+            model, curve = fine_tune_base(method, profile, out, work or out.parent, progress)
+            for name, content in describe_base(method, profile, model, curve).items():
+                write_bytes(out / name, content.encode())
+            return
+        model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
+        save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
+
+    copy_or_make(source if profile.shipped_base else "scratch", out, shipped, make)
+
+
+def describe_base(
+    method: str, profile: Profile, model: PreTrainedModel, curve: pd.DataFrame
+) -> dict[str, str]:
+    """The manifest and the model card that travel with a base model, computed from the run that made it."""
+    facts = training_facts(model, curve) | {
+        "method": method,
+        "profile": profile.name,
+        "task": asdict(profile.task),
+        "stages": [asdict(stage) for stage in profile.stages],
+        "training": asdict(base_settings(profile)),
+    }
+    examples = " then ".join(f"{stage.examples:,} of {stage.num_count} numbers" for stage in profile.stages)
+    imitates = {"sos": "traces of symbolic searchers (SoS)", "bc": "optimal solutions, no search (BC)"}[
+        method
+    ]
+    loss = facts["validation_loss_nats_per_token"]
+    measured = f"""- **Validation loss** at the end, on examples it was not trained on:
+  {loss} nats a token.
+"""
+    card = f"""---
+license: {"other" if profile.pretrained else "apache-2.0"}
+library_name: transformers
+---
+# Countdown base model `{method}`
+
+A Llama of {facts["parameters"]:,} parameters ({profile.pretrained or "from scratch"}) that imitates
+{imitates} on Countdown problems: combine numbers of 1..{profile.task.max_number} to reach a target of \
+{profile.task.target_low}..{profile.task.target_high}.
+
+- **Made by** notebook 03 (`base = "scratch"`, profile {profile.name}): {examples};
+  {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings are in `manifest.json`, the learning
+  curve in `curve.csv`.
+{"" if loss is None else measured}- **Meant for** reproducing and teaching self-training (ReST, \
+Guided-ReST, PPO) at small scale. It is
+  imperfect on purpose: what it can and cannot solve is measured in notebook 03.
+- **Held out**: the test problems of the repository, and every problem with an unseen target.
+"""
+    return notes(facts, card)
+
+
+def validation_rows(method: str, profile: Profile, tokenizer: PreTrainedTokenizerFast) -> list[Row]:
+    """Rows of the full task that no base has seen, for the validation loss."""
+    examples = imitation_examples(profile.task, VALID_EXAMPLES, start=VALID_START)
+    return imitation_rows(method, examples, tokenizer, profile.row_length)

@@ -1,0 +1,220 @@
+"""Countdown as a task of self-training, of PPO and of evaluation: what is specific to it stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from grlib import selftrain
+from grlib.errors import GrlibError
+from grlib.models.tokenizer import encode, load_tokenizer
+from grlib.ppo.rollouts import Rollout, line_last, line_starts
+from grlib.profiles import Profile
+from grlib.sampling.pool import Request, Sampled
+from grlib.selftrain import Attempt, LoopSettings, Policy, as_they_come, evaluate, sampling_settings
+from grlib.tasks.countdown.data import Solved
+from grlib.tasks.countdown.guidance import CHOICES, progress, rewrite
+from grlib.tasks.countdown.searchers import straight_path
+from grlib.tasks.countdown.traces import grade
+from grlib.tasks.countdown.vocabulary import prompt_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from grlib.ppo.settings import PPOSettings
+
+__all__ = ["evaluate", "sampling_settings"]  # of every task, and at hand here
+
+SUBGOAL_REWARD = 0.25  # of the dense reward (the paper's ablation)
+
+
+@dataclass(frozen=True)
+class CountdownTask:
+    """Items are (problem, optimal solution); a start is the trace prefix from which the model goes on."""
+
+    budget: int  # tokens of a whole response, end token included
+    rounds: int = 3
+    choose: str = "random"  # which explored child a rewrite replaces (node selection)
+    guided: bool = True  # False: a failed problem is attempted again from the start (the control of guidance)
+    tokenizer: PreTrainedTokenizerFast | None = field(default=None, repr=False, compare=False)  # of prompts
+
+    def __post_init__(self) -> None:
+        if self.budget < 1 or self.rounds < 0:
+            raise GrlibError(
+                f"budget {self.budget}, rounds {self.rounds}: budget must be 1 or more, rounds 0 or more"
+            )
+        if self.choose not in CHOICES:
+            raise GrlibError(f"choose is {self.choose!r}; choose one of {', '.join(CHOICES)}")
+
+    def attempt(
+        self, policy: Policy, items: Sequence[Solved], starts: Sequence[str | None]
+    ) -> list[Attempt | None]:
+        """One trace an item, graded; None where the start fills the budget by itself."""
+        requests = [
+            Request(prompt_text(problem, self.tokenizer), start or "", self.budget)
+            for (problem, _), start in zip(items, starts, strict=True)
+        ]
+        found: list[Attempt | None] = [None] * len(items)
+        for i, answer in as_they_come(policy, requests):
+            if answer.new:
+                found[i] = self.judge(items[i], requests[i], answer)
+        return found
+
+    @staticmethod
+    def judge(item: Solved, request: Request, answer: Sampled) -> Attempt:
+        """Grade one sampled trace."""
+        verdict = grade(answer.text, item[0])
+        return Attempt(
+            request.prompt, answer.text, answer.tokens, answer.ended, verdict.correct, verdict.reason
+        )
+
+    def rollouts(
+        self,
+        policy: Policy,
+        items: Sequence[Solved],
+        tokenizer: PreTrainedTokenizerFast,
+        settings: PPOSettings,
+    ) -> list[Rollout]:
+        """One trace an item for PPO: an action is a line (or a token), a solved problem earns 1 at the end.
+
+        With dense reward, each subgoal short of the goal also earns `SUBGOAL_REWARD`, at the end of the state
+        line of the first visit.
+        """
+        requests = [Request(prompt_text(problem, self.tokenizer), "", self.budget) for problem, _ in items]
+        prompts = encode(tokenizer, [request.prompt for request in requests])
+        found: dict[int, Rollout] = {}
+        for i, answer in as_they_come(policy, requests):
+            lines = line_starts(answer.ids, line_ends(tokenizer))
+            correct = grade(answer.text, items[i][0]).correct
+            rewards = [(len(answer.ids) - 1, float(correct))]
+            if settings.reward == "dense":
+                rewards += [
+                    (line_last(lines, len(answer.ids), line), SUBGOAL_REWARD)
+                    for line in subgoal_lines(answer.text, items[i])
+                ]
+            starts = lines if settings.action == "operation" else tuple(range(len(answer.ids)))
+            found[i] = Rollout(
+                tuple(prompts[i]), answer.ids, answer.logprobs, starts, tuple(rewards), correct, answer.ended
+            )
+        return [found[i] for i in range(len(items))]
+
+    def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
+        """The failed trace rewritten to visit the next node of the optimal solution (Algorithm 1)."""
+        if not self.guided:
+            return ""
+        problem, solution = item
+        return whole_lines(rewrite(attempt.response, problem, solution, choose=self.choose, rng=rng))
+
+
+def subgoal_lines(trace: str, item: Solved) -> list[int]:
+    """Numbers of the state lines that first visit a node of the optimal solution short of the goal."""
+    problem, solution = item
+    found: list[int] = []
+    end = 0
+    for number, line in enumerate(trace.split("\n")[:-1]):  # not splitlines: only a newline ends a line
+        end += len(line) + 1
+        if line.startswith("Current State") and len(found) < len(solution) - 1:
+            reached = min(progress(trace[:end], problem, solution), len(solution) - 1)
+            found += [number] * (reached - len(found))
+    return found
+
+
+@lru_cache(maxsize=8)
+def line_ends(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The tokens whose text holds a newline: the last ones of a line."""
+    return frozenset(i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i]))
+
+
+def whole_lines(prefix: str) -> str:
+    """A prefix that ends with a line: the release ends an inserted goal line without its newline, and a
+    tokenizer whose stock phrases include the newline would leave the model in a place that it never saw."""
+    return prefix if prefix.endswith("\n") else prefix + "\n"
+
+
+def evaluate_splits(
+    method: str, model: Path, profile: Profile, splits: Mapping[str, Sequence[Solved]], **how: Any
+) -> pd.DataFrame:
+    """`selftrain.evaluate_splits` for traces of this profile's budget."""
+    return selftrain.evaluate_splits(task_for(profile, model), method, model, profile, splits, **how)
+
+
+def task_for(profile: Profile, model: Path | str, **changes: Any) -> CountdownTask:
+    """The task as it is put to the model in a folder: to a pretrained one by its own chat template."""
+    words = load_tokenizer(model) if profile.pretrained else None
+    return CountdownTask(profile.budget, tokenizer=words, **changes)
+
+
+def loop_settings(profile: Profile, method: str) -> LoopSettings:
+    """The self-training loop of `rest` or `guided_rest` at this scale."""
+    if method not in ("rest", "guided_rest"):
+        raise GrlibError(f"method {method!r} is not self-trained; choose rest or guided_rest")
+    from grlib.training.optim import TrainSettings, means_of
+
+    guided = method == "guided_rest"
+    return LoopSettings(
+        rounds=profile.guided_rounds if guided else 0,
+        iterations=profile.iterations,
+        training=TrainSettings(
+            lr=profile.lr,
+            batch_rows=profile.batch_rows,
+            epochs=profile.guided_epochs if guided else profile.rest_epochs,
+            lora_rank=profile.lora_rank,
+            **means_of(profile),
+        ),
+        sampling=sampling_settings(profile),
+        row_length=profile.row_length,
+    )
+
+
+# How the run of each reinforced method differs (the paper's Figures 3 to 6; GRPO: its poster).
+PPO_RUNS: dict[str, dict[str, Any]] = {
+    "sos_ppo": {},
+    "rest_ppo": {},
+    "guided_rest_ppo": {},
+    "guided_rest_ppo_token": {"action": "token"},
+    "sos_ppo_dense": {"reward": "dense"},
+    "guided_rest_grpo": {"baseline": "group"},
+}
+
+
+def solved_unaided(items: Sequence[Solved], yields: pd.DataFrame) -> list[Solved]:
+    """The training problems that a self-trained model solved by itself at least once (rows of notebook 06),
+    from which a reward can be expected; all of them where none was."""
+    solved = yields.loc[yields["round_solved"] == 0, "index"]
+    return [items[i] for i in sorted(set(solved)) if i < len(items)] or list(items)
+
+
+def ppo_settings(profile: Profile, method: str) -> PPOSettings:
+    """One run of reinforcement learning at this scale; all runs of a profile sample as many responses."""
+    from grlib.ppo.settings import PPOSettings
+    from grlib.training.optim import means_of
+
+    if method not in PPO_RUNS:
+        raise GrlibError(f"method {method!r} is not trained by PPO; choose one of {', '.join(PPO_RUNS)}")
+    changes = PPO_RUNS[method]
+    group = profile.ppo_group if changes.get("baseline") == "group" else 1
+    return PPOSettings(
+        steps=profile.ppo_steps,
+        problems=max(1, profile.ppo_problems // group),
+        group=group,
+        minibatch=profile.ppo_minibatch,
+        actor_lr=profile.ppo_actor_lr,
+        optimizer=profile.ppo_optimizer,
+        schedule=profile.ppo_schedule,
+        critic=profile.ppo_critic,
+        critic_lr=profile.ppo_critic_lr,
+        sampling=sampling_settings(profile, profile.ppo_problems),
+        **means_of(profile),
+        **changes,
+    )
+
+
+def hint(item: Solved, steps: int) -> str | None:
+    """The first `steps` operations of the optimal solution as a trace to go on from; none for 0 steps."""
+    return straight_path(*item, steps=steps) if steps else None

@@ -1,0 +1,117 @@
+"""How Countdown is put to a model: the question, and a tokenizer whose tokens are the trace language's own.
+
+Stock phrases, and numbers with the sign after them, are single tokens; the rest is bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from grlib.models.tokenizer import BOS, EOS, JOINED, PAD, TEMPLATE_DATE, as_fast
+from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.searchers import NO_SOLUTION
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+WHOLE_NUMBERS = (
+    256  # 0..255 are one token each; larger numbers, 1 % of those in a trace, are spelt digit by digit
+)
+PHRASES = (
+    "Target: ",
+    ", Numbers: [",
+    "Current State: ",
+    ":[",
+    "], Operations: []\n",
+    "], Operations: ['",
+    "', '",
+    "']\n",
+    "Exploring Operation: ",
+    ", Resulting Numbers: [",
+    "]\n",
+    "Generated Node #",
+    ": ",
+    "] Operation: ",
+    "\n",
+    "Moving to Node #",
+    " unequal: No Solution\n",
+    " equal: Goal Reached\n",
+    " equal: Goal Reached",  # a rewritten trace ends without the newline, as in the authors' release
+    NO_SOLUTION,
+    ", ",
+    ",",
+    "+",
+    "-",
+    "*",
+    "/",
+    "=",
+)
+# One user turn and one assistant turn; without the latter the text ends where the model must begin.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}" + BOS + "{{ message['content'] }}\n"
+    "{% else %}{{ message['content'] }}"
+    "{% if not (loop.last and continue_final_message | default(false)) %}" + EOS + "{% endif %}"
+    "{% endif %}{% endfor %}"
+)
+
+
+def question(problem: Problem) -> str:
+    """The user turn that poses a problem."""
+    return f"Target: {problem.target}, Numbers: {list(problem.nums)}"
+
+
+def asked(prompt: str) -> Problem | None:
+    """The problem that `question` posed, None for any other text."""
+    found = _QUESTION.fullmatch(prompt.strip())
+    return Problem(tuple(map(int, found[2].split(", "))), int(found[1])) if found else None
+
+
+_QUESTION = re.compile(r"Target: ([0-9]{1,9}), Numbers: \[([1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){0,9})\]")
+
+
+def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast | None = None) -> str:
+    """The whole prompt: what the chat template of the model's tokenizer makes of one user turn, up to where
+    the model must begin. Without a tokenizer that of the models from scratch."""
+    if tokenizer is None:
+        return f"{BOS}{question(problem)}\n"
+    turns = [{"role": "user", "content": question(problem)}]
+    return tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+    )
+
+
+def build_tokenizer(
+    whole_numbers: int = WHOLE_NUMBERS, joined: Sequence[str] = JOINED
+) -> PreTrainedTokenizerFast:
+    """A new tokenizer; its vocabulary is fixed by this module and the arguments: two builds are equal."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = [
+        PAD,
+        BOS,
+        EOS,
+        *(f"{number}{sign}" for sign in ("", *joined) for number in range(whole_numbers)),
+        *PHRASES,
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+    ]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={piece: index for index, piece in enumerate(pieces)},
+            merges=[],
+            ignore_merges=True,
+            byte_fallback=True,
+            fuse_unk=False,
+        )
+    )
+    longest_first = "|".join(re.escape(phrase) for phrase in sorted(PHRASES, key=len, reverse=True))
+    numbers = "|".join(map(str, reversed(range(whole_numbers))))
+    signs = "|".join(rf"{re.escape(sign)}(?=[0-9])" for sign in joined)
+    pattern = rf"{longest_first}|(?<![0-9])(?:{numbers})(?:{signs}|(?![0-9]))|[0-9]"
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (PAD, BOS, EOS)]
+    )
+    return as_fast(tokenizer, PAD, BOS, EOS, CHAT_TEMPLATE)

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: rows, optimisers, one loop, several processes."""

@@ -1,0 +1,228 @@
+"""Supervised fine-tuning: masked next-token loss over rows of similar length in padded micro-batches.
+
+Every step is fixed by the rows, the settings and the seed alone, and a checkpoint holds all state, so a run
+that is killed goes on from its last checkpoint to the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from grlib.errors import GrlibError
+from grlib.training.checkpoint import read_checkpoint, write_checkpoint
+from grlib.training.loss import Scored, _mean
+from grlib.training.optim import PACE, TrainSettings, learning_rate, make_optimizers, plan_batches
+from grlib.training.parallel import Team
+from grlib.training.rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+PLACE = ("step", "tokens", "curve")  # of a run, in its checkpoints
+CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    settings: TrainSettings,
+    *,
+    seed: int | str,
+    start: str = "",
+    folder: Path | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
+    valid: Sequence[Row] = (),
+    valid_every: int = 0,
+    stop_after: int = 0,
+    strict: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+    label: str = "training",
+) -> pd.DataFrame:
+    """Train in place and return the curve: step, tokens seen, loss, validation loss (where measured).
+
+    `folder` keeps checkpoints: a second call with the same arguments goes on from the last one; where one is
+    there that does not fit, training starts anew, or, if `strict`, it is an error. `start` names the weights
+    that `model` begins with (a digest), where `seed` does not fix them. `batches` overrides the plan (a
+    curriculum); `stop_after` ends early with the schedule of the full run. Several processes may call it
+    together (`grlib.training.parallel`); where they share the weights, the first one's model has them. Where
+    training goes without padding (`packed_training.packs`), the validation loss has the products' precision
+    too.
+    """
+    plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
+    key: dict[str, Any] = {"settings": {k: v for k, v in asdict(settings).items() if k not in PACE}}
+    key |= {"seed": seed, "steps": len(plan), "rows": _digest(rows, plan)}
+    key |= {"start": start} if start else {}
+    team = Team(settings.strategy, settings.precision)
+    if settings.recompute:
+        model.gradient_checkpointing_enable()
+    scored = _scored(model, rows, valid, plan, settings, team)
+    net = team.wrap(scored)
+    optimizers = make_optimizers(net, settings)
+    step, tokens, curve = _restore(team, folder, key, net, optimizers)
+    if strict and folder and not step and (folder / "checkpoint.pt").exists():
+        raise GrlibError(
+            f"{label}: {folder / 'checkpoint.pt'} is damaged, or of other rows or settings; go back to those "
+            "that it was made with, or move it away to start anew"
+        )
+    net.train()
+    clock = _Clock(tokens)
+    last_saved = time.monotonic()
+    end = min(len(plan), stop_after or len(plan))
+    while step < end:
+        batch = [rows[i] for i in plan[step]]
+        rate = learning_rate(step, len(plan), settings)
+        loss = train_step(net, batch, optimizers, rate, settings, team)
+        step, tokens = step + 1, tokens + sum(len(row.ids) for row in batch)
+        if not math.isfinite(loss):
+            raise GrlibError(
+                f"{label}: loss is {loss} at step {step}; lower lr {settings.lr} or clip {settings.clip}"
+            )
+        measured = math.nan
+        if valid and valid_every and (step % valid_every == 0 or step == len(plan)):
+            measured = _mean(net, valid, settings.micro_tokens)
+        curve.append((step, tokens, loss, measured))
+        if clock.due() or step == end:
+            progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
+        if folder and (step == end or checkpoint_due(team, last_saved, settings.checkpoint_seconds)):
+            _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
+            last_saved = time.monotonic()
+    team.hand_back(net, model, "model")
+    scored.give_back()
+    model.eval()
+    return pd.DataFrame(curve, columns=CURVE)
+
+
+def _scored(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    valid: Sequence[Row],
+    plan: Sequence[Sequence[int]],
+    settings: TrainSettings,
+    team: Team,
+) -> Scored:
+    """The model as it is trained: without padding where that can be done, in lines no longer than a step."""
+    from grlib.training.packed import LEAST_LINE, PackedScored, packs, rounded_up
+
+    if not packs(model, team, settings.recompute or settings.lora_rank > 0):
+        return Scored(model)
+    lengths = [len(row.ids) for row in rows]
+    step = max((sum(lengths[i] for i in batch) for batch in plan), default=0)
+    tokens = min(settings.micro_tokens, rounded_up(step, LEAST_LINE))
+    longest = max([*lengths, *(len(row.ids) for row in valid)], default=0)
+    return PackedScored(model, tokens, longest, settings.precision)
+
+
+def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:
+    """Whether it is time for a checkpoint; all processes save together, when one of them finds so."""
+    return team.total(float(time.monotonic() - last_saved > every)) > 0
+
+
+def train_step(
+    net: nn.Module,
+    batch: Sequence[Row],
+    optimizers: Sequence[torch.optim.Optimizer],
+    rate: float,
+    settings: TrainSettings,
+    team: Team,
+) -> float:
+    """One optimiser step of a team's network (`Team.wrap` of `Scored`) on the mean loss over the response
+    tokens of `batch`; returns that loss."""
+    count = sum(len(row.ids) - row.start for row in batch)
+    total = 0.0
+    groups = list(Team.inside(net).batches(batch, settings.micro_tokens))
+    for _, ids, mask, weight in team.share(net, groups):
+        loss = net(ids, mask).sum() * (weight / count)
+        loss.backward()
+        total += float(loss.detach())
+    torch.nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return team.total(total) / team.size
+
+
+def _digest(rows: Sequence[Row], plan: Sequence[Sequence[int]]) -> str:
+    """A short name for exactly these rows in exactly this order of steps."""
+    digest = hashlib.sha256(repr([list(batch) for batch in plan]).encode())
+    for row in rows:
+        digest.update(row.ids.tobytes() + row.start.to_bytes(4, "little"))
+    return digest.hexdigest()[:16]
+
+
+def _checkpoint(
+    team: Team,
+    folder: Path,
+    key: Mapping[str, Any],
+    net: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    place: tuple[int, int, list[tuple]],
+) -> None:
+    """`place` is the step, the tokens seen and the curve."""
+    if team.size > 1:
+        team.save(folder, key, net, optimizers, place)
+        return
+    state: dict[str, Any] = dict(zip(PLACE, place, strict=True)) | {"model": _trained(net)}
+    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    write_checkpoint(folder / "checkpoint.pt", key, state)
+
+
+def _restore(
+    team: Team,
+    folder: Path | None,
+    key: Mapping[str, Any],
+    net: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> tuple[int, int, list[tuple]]:
+    """(step, tokens, curve) of the checkpoint in `folder` that belongs to this run, or a fresh start."""
+    state = read_checkpoint(folder / "checkpoint.pt", key) if folder and team.size == 1 else None
+    several = team.load(folder, key, net, optimizers) if folder else None  # of several processes
+    if several and several[0] >= (state["step"] if state else 0):
+        return several[0], several[1], [tuple(row) for row in several[2]]
+    if state is None or _shapes(state["model"]) != _shapes(_trained(net)):
+        return 0, 0, []
+    net.load_state_dict(state["model"], strict=False)  # frozen weights are not in it
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"], state["tokens"], state["curve"]
+
+
+def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that training changes, by name."""
+    return {name: weights.detach() for name, weights in model.named_parameters() if weights.requires_grad}
+
+
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+class _Clock:
+    """Says when a progress line is due, and how fast and how much longer."""
+
+    def __init__(self, tokens: int, every: float = 10.0) -> None:
+        self.start = self.last = time.monotonic()
+        self.first_tokens, self.first_step, self.every = tokens, None, every
+
+    def due(self) -> bool:
+        if time.monotonic() - self.last < self.every:
+            return False
+        self.last = time.monotonic()
+        return True
+
+    def rate(self, tokens: int, step: int, steps: int) -> str:
+        """Tokens a second since the start, and the minutes left at that rate."""
+        speed = (tokens - self.first_tokens) / max(1e-9, time.monotonic() - self.start)
+        left = (steps - step) * (tokens / step) / max(speed, 1e-9)
+        return f"{speed:,.0f} tokens/s, {left / 60:.1f} min left"

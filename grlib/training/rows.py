@@ -1,0 +1,80 @@
+"""Training examples as token ids: rows, and rows of similar length in padded micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from grlib.errors import GrlibError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the next micro-batch
+
+
+class Row(NamedTuple):
+    """One training example: token ids of prompt and response, and where the response (the loss) starts."""
+
+    ids: np.ndarray  # int32, (tokens,)
+    start: int
+
+
+def make_rows(
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    max_length: int,
+    ended: Sequence[bool] | None = None,
+) -> list[Row]:
+    """Rows of prompt + response + end token, longer ones cut on the right; `max_length` in tokens.
+
+    A response that did not end by itself (`ended` False: it ran into the budget) gets no end token.
+    """
+    from grlib.models.tokenizer import encode
+
+    rows = []
+    for i, (prompt, response) in enumerate(
+        zip(encode(tokenizer, prompts), encode(tokenizer, responses), strict=True)
+    ):
+        if len(prompt) >= max_length:
+            raise GrlibError(
+                f"row {i}: its prompt of {len(prompt)} tokens leaves no room for a response in {max_length}; "
+                "raise max_length or leave the row out"
+            )
+        end = [tokenizer.eos_token_id] if ended is None or ended[i] else []
+        ids = [*prompt, *response, *end][:max_length]
+        rows.append(Row(np.asarray(ids, dtype=np.int32), len(prompt)))
+    return rows
+
+
+def micro_batches(
+    rows: Sequence[Row], micro_tokens: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Rows of similar length: (row numbers, ids, loss mask), the last two (rows, tokens), right-padded, the
+    mask on responses.
+
+    Attention is causal, so what stands right of a row cannot reach it: padding needs no attention mask.
+    """
+    ordered = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    while ordered:
+        longest = len(rows[ordered[-1]].ids)
+        numbers = ordered[-max(1, micro_tokens // longest) :]
+        numbers = [number for number in numbers if len(rows[number].ids) >= PADDING_LIMIT * longest]
+        del ordered[-len(numbers) :]
+        yield numbers, *padded([rows[number] for number in numbers])
+
+
+def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and the mask of the responses: (rows, tokens of the longest), padded on the right."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
+        mask[i, row.start : len(row.ids)] = True
+    return ids, mask
