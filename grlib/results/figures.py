@@ -30,7 +30,7 @@ LINES = ("-", "--", ":", "-.")
 SHADES = (style.BLUE, style.SKY, style.ORANGE, style.VERMILLION, style.PURPLE, style.GREEN, style.GREY)
 ROUNDS = ("#666666", "#FBD9C0", "#F0A56B", "#D55E00")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--")
-NATS = "cross-entropy, nats a token"
+NATS = "cross-entropy, nats per token"
 
 
 def _lines(
@@ -150,7 +150,7 @@ def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
     for axis, split, part in _splits(sheet, table):
         _lines(sheet, axis, split, part, "spent", apart=0)
         percent_axis(axis, "problems solved by at least one sample, %", table["high"])
-        axis.set(xlabel="tokens sampled a problem", xscale="log")
+        axis.set(xlabel="tokens sampled per problem", xscale="log")
     sheet.legend(map(handle, style.measured_methods(table)))
     return sheet.finish(profile, table)
 
@@ -184,7 +184,7 @@ def _gap(part: pd.DataFrame, kind: str) -> str:
     gap = wide.diff(-1, axis=1)["guided_rest"].dropna()
     ends = dict.fromkeys([*gap.index[:1], *gap.index[-1:]])
     points = ", ".join(f"{style.steady(gap[k]):+.1f} at k = {k}" for k in ends).replace("-", "\u2212")
-    return f"Guided-ReST less ReST: {points}" if points else ""
+    return f"Guided-ReST minus ReST: {points}" if points else ""
 
 
 def hints(table: pd.DataFrame, profile: str) -> Drawing:
@@ -263,7 +263,7 @@ def accuracy_by_iteration(table: pd.DataFrame, profile: str, k: int | None = Non
     return sheet.finish(profile, table)
 
 
-PUBLISHED_REPAIR = "published: Qwen2.5-7B on CodeContests and CodeForces, 128 samples a problem"
+PUBLISHED_REPAIR = "published: Qwen2.5-7B on CodeContests and CodeForces, 128 samples per problem"
 
 
 def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
@@ -320,7 +320,7 @@ PPO_PANELS = {
     "tokens": "tokens a response",
     "truncated": "cut off by the budget, %",
     "clipped": "actions clipped, %",
-    "entropy": "entropy, nats a token",
+    "entropy": "entropy, nats per token",
     "value_error": "error of the critic",
     "explained": "returns explained, %",
     "ratio_01": "1 % quantile of the ratio",

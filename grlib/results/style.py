@@ -68,7 +68,7 @@ TAGS = {
     "gpu": "GPU PROFILE",
 }
 FOOTNOTE_WIDTH = 140  # characters that fit under a figure
-INTERVAL = "95 % bootstrap interval over problems"
+INTERVAL = "95 % bootstrap interval over problems and seeds"
 SPREAD = ["low", "high", "seed_sd"]
 COLUMNS = ["panel", "series", "kind", "x", "y", *SPREAD]
 FONTS = {"font.size": 10.5, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
@@ -261,7 +261,7 @@ def k_axis(axis: Axes, ks: Sequence[int], room: float = 1.25) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set(xlim=(min(ks) / 1.25, max(ks) * room), xlabel="k, samples a problem")
+    axis.set(xlim=(min(ks) / 1.25, max(ks) * room), xlabel="k, samples per problem")
 
 
 def label_ends(axis: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 8) -> None:
