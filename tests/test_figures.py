@@ -167,7 +167,7 @@ def test_headline_shows_both_splits_published_and_measured(full):
     assert len({axis.get_ylim() for axis in fig.axes}) == 1
     words = [text.get_text() for axis in fig.axes for text in axis.texts]
     assert words.count("Guided-ReST") == words.count("SoS") == 4
-    assert "Guided-ReST less ReST: +0.4 at k = 1, +20.2 at k = 32" in words
+    assert "Guided-ReST minus ReST: +0.4 at k = 1, +20.2 at k = 32" in words
 
 
 def test_small_zero_and_missing_results_still_draw(tmp_path):

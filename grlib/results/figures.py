@@ -371,7 +371,8 @@ def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
     notes = rows["cross_entropy"].map("{:.3f}\n".format) + rows["traces"].map("{:.0f} traces".format)
     sheet.bars(sheet.axes[0], "likelihood", rows, "cross_entropy", notes)
     sheet.axes[0].set_ylabel(f"{NATS}\n(lower is likelier)")
-    return sheet.finish(profile, rows)
+    differ = "each kind comes from the problems that it solves; the claim compares problems that have both"
+    return sheet.finish(profile, rows, differ)
 
 
 def node_selection(table: pd.DataFrame, profile: str) -> Drawing:

@@ -84,7 +84,8 @@ def reinforced(stored: results.Results) -> list[str]:
         "**Reinforcement learning: greedy accuracy at the full token budget, in percent** (Figures 3 to 6; "
         "the paper states 87 for Guided-ReST + PPO and 83 with tokens as actions). After ± the standard "
         "deviation of the seeds; in brackets, what PPO adds to the model that it starts from, in points, "
-        "with the 95 % interval over problems and seeds; last, the share of traces cut off by the token budget."
+        "with the 95 % interval over problems and seeds; last, the share of traces cut off by the token "
+        "budget."
     )
     rows = []
     for method, part in tables.in_order(table, ["method"]).groupby("method", sort=False):
