@@ -234,7 +234,7 @@ def test_claims_agree_in_one_line_or_are_told_apart():
     assert claims_table(split).splitlines()[-1].endswith("| **reproduced** |")
     split["status"] = [claims.REPRODUCED, claims.UNDECIDED]
     split["needed"] = [np.nan, 1234.0]
-    assert "seen: **reproduced**<br>unseen: undecided (about 1,000 problems)" in claims_table(split)
+    assert "seen: **reproduced**<br>unseen: undecided (about 2,000 problems)" in claims_table(split)
     split["mark"] = [claims.OWED_TO_START, ""]
     assert "seen: **reproduced** (owed to the start)" in claims_table(split)
 

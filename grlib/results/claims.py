@@ -47,7 +47,7 @@ class Side(NamedTuple):
         the root of their number. Infinite where the value is the limit itself."""
         distance = abs(interval.mean - self.limit)
         reach = interval.mean - interval.low if interval.mean > self.limit else interval.high - interval.mean
-        return problems * (reach / distance) ** 2 if distance else math.inf
+        return max(problems + 1, problems * (reach / distance) ** 2) if distance else math.inf
 
 
 ABOVE, BELOW = Side(1, 0.0), Side(-1, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,11 +54,15 @@ def _claim_cells(check: Mapping[str, Any]) -> tuple[str, str, str]:
 def _besides(check: Mapping[str, Any]) -> str:
     """A claim's mark, and about how many problems would decide an undecided one."""
     needed = check["needed"]
-    many = (
-        "" if pd.isna(needed) else "none" if needed > 1e6 else f"about {float(f'{needed:.1g}'):,.0f} problems"
-    )
+    many = "" if pd.isna(needed) else "millions of problems" if needed > 1e6 else _about(needed)
     told = [part for part in (check["mark"], many) if part]
     return f" ({', '.join(told)})" if told else ""
+
+
+def _about(problems: float) -> str:
+    """A number of problems, rounded up to one digit."""
+    unit = 10 ** math.floor(math.log10(problems))
+    return f"about {math.ceil(problems / unit) * unit:,} problems"
 
 
 def _seeds_apart(row: Mapping[str, Any], digits: int) -> str:
