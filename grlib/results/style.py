@@ -68,7 +68,7 @@ TAGS = {
     "gpu": "GPU PROFILE",
 }
 FOOTNOTE_WIDTH = 140  # characters that fit under a figure
-INTERVAL = "95 % bootstrap interval over problems and seeds"
+INTERVAL = "95 % interval over problems and seeds"
 SPREAD = ["low", "high", "seed_sd"]
 COLUMNS = ["panel", "series", "kind", "x", "y", *SPREAD]
 FONTS = {"font.size": 10.5, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
