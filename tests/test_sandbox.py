@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,6 +31,21 @@ ADD = "a, b = map(int, input().split())\nprint(a + b)"
 pytestmark = pytest.mark.skipif(
     bool(sandbox.isolation().open), reason=f"only {sandbox.isolation().name} works on this machine"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_temporary_folder():
+    """Sandboxes of other programs on this machine come and go; these tests look at their own alone."""
+    place = tempfile.mkdtemp(prefix="sbx_")
+    before = {"TMPDIR": os.environ.get("TMPDIR")}, tempfile.tempdir
+    sandbox.close()
+    os.environ["TMPDIR"] = tempfile.tempdir = place
+    yield
+    sandbox.close()
+    os.environ.pop("TMPDIR")
+    os.environ.update({name: value for name, value in before[0].items() if value is not None})
+    tempfile.tempdir = before[1]
+    shutil.rmtree(place)
 
 
 @pytest.fixture
@@ -62,7 +78,8 @@ def bait(tmp_path, monkeypatch):
             one.accept()
         one.close()
     time.sleep(0.05)
-    new = [p for p in psutil.process_iter() if p.pid not in before and "python" in p.name()]
+    now = psutil.process_iter(["name"])  # any of them may end meanwhile
+    new = [p for p in now if p.pid not in before and "python" in (p.info["name"] or "")]
     servers = {child.pid for child in psutil.Process().children()}
     assert [p for p in new if p.pid not in servers and sandbox_made(p)] == []
     assert left_over() == folders, "folders of programs are removed"
