@@ -25,7 +25,7 @@ from choices import add, known
 
 from grlib import profiles
 from grlib.models import tokenizer
-from grlib.models.llama import bake, build_model
+from grlib.models.llama import bake
 from grlib.results import metrics
 from grlib.sampling import pool as sampling
 from grlib.tasks.countdown import base as imitation
@@ -86,10 +86,7 @@ def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int
     usual = build_tokenizer()
     longer = sum(map(len, tokenizer.encode(words, texts))) / sum(map(len, tokenizer.encode(usual, texts)))
     profile = replace(profile, budget=round(profile.budget * longer))
-    net = build_model(
-        words, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length,
-        seed=0, kv_heads=profile.kv_heads,
-    )  # fmt: skip
+    net = imitation.new_model(profile, words)
     if not variant.structured:
         bake(net)
     row = {"variant": name} | train(net, words, variant, profile, seconds, tokens_per_step * longer)

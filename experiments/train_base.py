@@ -29,7 +29,7 @@ from choices import add, say
 from choose_base import measure
 
 from grlib import profiles
-from grlib.models.llama import bake, build_model, save_model
+from grlib.models.llama import bake, save_model
 from grlib.profiles import Profile
 from grlib.runs import files as artefacts
 from grlib.tasks.countdown import base as imitation
@@ -55,10 +55,7 @@ def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, An
     """Measure a copy of the newest checkpoint after `steps` steps of falling rate."""
     state = torch.load(work / "checkpoint.pt", weights_only=True)
     words, settings = build_tokenizer(profile.whole_numbers), base_settings(profile)
-    net = build_model(
-        words, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length,
-        seed=0, kv_heads=profile.kv_heads,
-    )  # fmt: skip
+    net = imitation.new_model(profile, words)
     team = Team()
     scored = team.wrap(Scored(net))
     optimizers = make_optimizers(scored, settings)

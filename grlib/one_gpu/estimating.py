@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from grlib.errors import GrlibError
-from grlib.one_gpu.window import GPU, WIDER, Window, new_model
+from grlib.one_gpu.window import GPU, WIDER, Window
 from grlib.ppo.watch import TIMES
 from grlib.profiles import Profile
 from grlib.results import rows as results
 from grlib.runs import files as artefacts
 from grlib.runs.files import manifests_of
 from grlib.sampling.static import rows_that_fit
+from grlib.tasks.countdown.base import new_model
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training.packed import line_that_fits
 

@@ -18,13 +18,13 @@ import torch
 
 from grlib import selftrain
 from grlib.models.llama import bake, load_both, save_model
-from grlib.one_gpu.window import DEVICE, GPU, Sampler, Window, new_model
+from grlib.one_gpu.window import DEVICE, GPU, Sampler, Window
 from grlib.profiles import Profile
 from grlib.runs import provenance
 from grlib.runs.chunks import worker_pool
 from grlib.sampling import pool as sampling
 from grlib.tasks.countdown import task as countdown_task
-from grlib.tasks.countdown.base import imitation_rows, validation_rows
+from grlib.tasks.countdown.base import imitation_rows, new_model, validation_rows
 from grlib.tasks.countdown.data import imitation_examples, make_splits
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training.base import base_settings, notes, training_facts

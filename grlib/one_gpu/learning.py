@@ -15,7 +15,7 @@ import pandas as pd
 from grlib.errors import GrlibError
 from grlib.models.llama import bake, load_both
 from grlib.one_gpu import utilisation
-from grlib.one_gpu.window import DEVICE, GPU, Sampler, new_model
+from grlib.one_gpu.window import DEVICE, GPU, Sampler
 from grlib.ppo import loop as ppo
 from grlib.ppo import watch as ppo_watch
 from grlib.ppo.packed import PackedLearner
@@ -23,6 +23,7 @@ from grlib.ppo.rollouts import batch_of
 from grlib.ppo.settings import PPOSettings
 from grlib.profiles import Profile
 from grlib.selftrain import Attempt
+from grlib.tasks.countdown.base import new_model
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.task import CountdownTask
 from grlib.training.optim import TrainSettings

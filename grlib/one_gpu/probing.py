@@ -15,13 +15,13 @@ import torch
 from grlib.errors import GrlibError
 from grlib.models.llama import bake
 from grlib.models.tokenizer import encode
-from grlib.one_gpu.window import DEVICE, GPU, WIDER, Window, new_model
+from grlib.one_gpu.window import DEVICE, GPU, WIDER, Window
 from grlib.profiles import Profile
 from grlib.runs import files as artefacts
 from grlib.runs import provenance
 from grlib.sampling import pool as sampling
 from grlib.tasks.countdown import task as countdown_task
-from grlib.tasks.countdown.base import imitation_rows
+from grlib.tasks.countdown.base import imitation_rows, new_model
 from grlib.tasks.countdown.data import draw, imitation_examples
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training.loss import Scored, response_nll, score_rows

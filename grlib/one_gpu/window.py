@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from grlib.models.llama import build_model
 from grlib.profiles import Profile
 from grlib.runs import files as artefacts
 from grlib.runs import provenance
@@ -122,11 +121,3 @@ class Sampler:
         if len(requests) >= MANY * settings.slots:
             settings = replace(settings, slots=WIDER * settings.slots)
         return sampling.answers(self.model, self.words, requests, settings, seed)
-
-
-def new_model(profile: Profile, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A model of the profile's shape, its weights fixed by it."""
-    return build_model(
-        words, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length, 0,
-        profile.kv_heads,
-    )  # fmt: skip

@@ -1,8 +1,8 @@
 """Operation-level PPO: one line of the trace is one action (the paper's reinforcement learning section).
 
-Advantages and losses are pure functions (`grlib.ppo.losses`); this is the loop around
-them. It knows no task: responses come from `Task.rollouts`, with their actions and rewards. Several processes
-may update together (`grlib.training.parallel`); the first of them samples.
+Advantages and losses are pure functions (`grlib.ppo.losses`), an update is `grlib.ppo.learner`; this is the
+loop around them. It knows no task: responses come from `Task.rollouts`, with their actions and rewards.
+Several processes may update together (`grlib.training.parallel`); the first of them samples.
 """
 
 from __future__ import annotations

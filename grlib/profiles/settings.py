@@ -142,9 +142,9 @@ class Profile:
     ppo_problems: int = 64  # problems of a step
     ppo_minibatch: int = 16  # responses of one optimiser step
     ppo_group: int = 8  # samples of a problem where they take the critic's place (GRPO)
-    ppo_optimizer: str = "adamw"  # of the policy; or "normed_sgd" (grlib.ppo.loop)
+    ppo_optimizer: str = "adamw"  # of the policy; or "normed_sgd" (grlib.ppo.settings)
     ppo_schedule: str = "constant"  # of the policy's rate; or "linear": falls to zero
-    ppo_critic: str = "shared"  # reads the policy's states; "placed", "own": see grlib.ppo.loop
+    ppo_critic: str = "shared"  # reads the policy's states; "placed", "own": see grlib.ppo.learner
     ppo_actor_lr: float = 1e-4
     ppo_critic_lr: float = 1e-3
     ppo_samples: int = 4  # samples a problem for pass@k after reinforcement

@@ -237,9 +237,9 @@ def _tokens(method: str, reference: str, at_least: float) -> Rule:
 # Rules: training problems
 
 
-def _published_hints(quantity: str, digits: int, steps: int) -> Found:
+def _published_hints(quantity: str, digits: int) -> Found:
     paper = published("table1_hints").query("quantity == @quantity").set_index("steps")["value"]
-    return {"published": round(paper[steps] - paper[0], digits)}
+    return {"published": round(paper[2] - paper[0], digits)}
 
 
 def _hints_accuracy(results: Results, split: str) -> Found:
@@ -250,7 +250,7 @@ def _hints_accuracy(results: Results, split: str) -> Found:
         "95 % interval of the gain of each further step above 0 (the third is 100 % by construction and not "
     )
     rule += "counted); the value is 2 steps minus 0"
-    found = {"rule": rule} | _published_hints("accuracy", 2, 2)
+    found = {"rule": rule} | _published_hints("accuracy", 2)
     if len(by_steps) < 2:
         return found
     columns = list(by_steps.values())
@@ -289,7 +289,7 @@ def _hints_surprise(results: Results, split: str) -> Found:
     rule += "0, each above 0; the value is 2 steps minus 0"
     rows = tables.training_rows(results, "hints")
     given = [steps for steps in (2, 1, 3) if steps in set(rows["steps"])]
-    found = {"rule": rule} | _published_hints("cross_entropy", 4, 2)
+    found = {"rule": rule} | _published_hints("cross_entropy", 4)
     return found | (_all_of([_surprise(rows, "steps", steps, 0) for steps in given]) if given else {})
 
 

@@ -26,7 +26,7 @@ from grlib.training.optim import TrainSettings, plan_batches
 from grlib.training.rows import Row, make_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 EXAMPLES = 10_000  # made at a time
 CHECKED = 100  # examples that a pretrained tokenizer must give back unchanged
@@ -52,6 +52,14 @@ def imitation_rows(
     """Training rows of examples, longer ones cut on the right; `chat`: by the tokenizer's own template."""
     prompts = [prompt_text(example.problem, tokenizer if chat else None) for example in examples]
     return make_rows(tokenizer, prompts, [response(method, example) for example in examples], max_length)
+
+
+def new_model(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
+    """An untrained model of the profile's shape, its weights fixed by the seed."""
+    return build_model(
+        tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length,
+        seed, profile.kv_heads,
+    )  # fmt: skip
 
 
 def train_base(
@@ -89,16 +97,7 @@ def train_base(
         stage_settings = TrainSettings(lr=1.0, batch_rows=batch_rows, epochs=profile.base_epochs)
         for batch in plan_batches(stage.examples, stage_settings, seed + number):
             batches.append([first + i for i in batch])
-    model = build_model(
-        tokenizer,
-        profile.hidden,
-        profile.layers,
-        profile.heads,
-        profile.intermediate,
-        profile.row_length,
-        seed,
-        profile.kv_heads,
-    )
+    model = new_model(profile, tokenizer, seed)
     curve = train(
         model,
         rows,
