@@ -12,8 +12,8 @@ from benchmarks.models import timed
 from benchmarks.speed import Row
 from grlib.errors import GrlibError
 from grlib.models.tokenizer import load_tokenizer
-from grlib.profiles import LAPTOP
-from grlib.sampling.pool import Request, SamplingSettings, sample
+from grlib.profiles import Sampling, get
+from grlib.sampling.pool import Request, sample
 from grlib.tasks.countdown.data import draw
 from grlib.tasks.countdown.vocabulary import prompt_text
 
@@ -36,7 +36,7 @@ def bench_engines(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as place:
         for name, model in _models(folder, Path(place), quick):
             words = load_tokenizer(model)
-            items = draw(LAPTOP.task, "bench", max(batches))
+            items = draw(get("laptop").task, "bench", max(batches))
             prompts = [prompt_text(problem, words) for problem, _ in items]
             for batch in batches:
                 asked = [Request(prompt, "", budget) for prompt in prompts[:batch]]
@@ -70,7 +70,7 @@ def _rate(model: Path, asked: Sequence[Request], engine: str, threads: int) -> f
     from grlib.sampling.pool import answer
 
     workers = threads if engine == "batched" and len(asked) > 1 else 1
-    settings = SamplingSettings(engine, slots=len(asked), chunk=-(-len(asked) // workers), workers=workers)
+    settings = Sampling(engine, slots=len(asked), chunk=-(-len(asked) // workers), workers=workers)
     if engine == "transformers":  # in this process, with all threads
         from grlib.models.llama import load_both
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.speed import SEED, Row
 from grlib.errors import one_line
-from grlib.profiles import LAPTOP
-from grlib.sampling.pool import Request, SamplingSettings, answer, sample
+from grlib.profiles import Sampling, Training, get
+from grlib.sampling.pool import Request, answer, sample
 from grlib.tasks.countdown.data import draw, imitation_examples
 
 PAGE = 256  # tokens of a cache page in continuous batching, its own default
@@ -46,10 +46,12 @@ def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     model, tokenizer = _load(folder)
     count, budget = 16, 96
     if not quick:
-        count, budget = 128, min(LAPTOP.budget, model.config.max_position_embeddings - 32)
-    requests = [Request(prompt_text(problem), "", budget) for problem, _ in draw(LAPTOP.task, "bench", count)]
-    settings = SamplingSettings(slots=min(LAPTOP.slots, -(-count // threads)), workers=threads)
-    theirs = SamplingSettings(engine="transformers", slots=settings.slots)
+        count, budget = 128, min(get("laptop").budget, model.config.max_position_embeddings - 32)
+    requests = [
+        Request(prompt_text(problem), "", budget) for problem, _ in draw(get("laptop").task, "bench", count)
+    ]
+    settings = Sampling(slots=min(get("laptop").sampling.slots, -(-count // threads)), workers=threads)
+    theirs = Sampling(engine="transformers", slots=settings.slots)
 
     def ours(part: Sequence[Request], chunk: int) -> list[Any]:
         if threads == 1:
@@ -59,7 +61,7 @@ def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
 
     few = requests[: 4 if quick else 16]
     greedy = [
-        answer(model, tokenizer, few, SamplingSettings(engine=engine, temperature=0), 0)
+        answer(model, tokenizer, few, Sampling(engine=engine, temperature=0), 0)
         for engine in ("batched", "transformers")
     ]
     same = sum(a == b for a, b in zip(*greedy, strict=True))  # rounding can tip a near tie
@@ -113,13 +115,14 @@ def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     from grlib.tasks.countdown.base import imitation_rows
     from grlib.training.loop import train
     from grlib.training.loss import mean_nll
-    from grlib.training.optim import TrainSettings
 
     torch.set_num_threads(threads)
     (model, tokenizer), (reference, _) = _load(folder), _load(folder)
-    examples = imitation_examples(LAPTOP.task, 32 if quick else 256, start=20_000_000)
-    rows = imitation_rows("sos", examples, tokenizer, LAPTOP.row_length)
-    settings = TrainSettings(lr=1e-4, batch_rows=LAPTOP.batch_rows, checkpoint_seconds=1e9)
+    examples = imitation_examples(get("laptop").task, 32 if quick else 256, start=20_000_000)
+    rows = imitation_rows("sos", examples, tokenizer, get("laptop").self_training.row_length)
+    settings = Training(
+        lr=1e-4, batch_rows=get("laptop").self_training.training.batch_rows, checkpoint_seconds=1e9
+    )
     tokens = sum(len(row.ids) for row in rows)
     fast, _ = timed(lambda: train(model, rows, settings, seed=SEED))
     note = f"{len(rows)} rows of {tokens / len(rows):.0f} tokens, {threads} threads"

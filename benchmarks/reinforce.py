@@ -17,8 +17,8 @@ from grlib.models.llama import load_both, save_model
 from grlib.models.tokenizer import encode
 from grlib.ppo.learner import Learner, by_place
 from grlib.ppo.rollouts import Batch, batch_of
-from grlib.profiles import LAPTOP
-from grlib.sampling.pool import Request, Sampled, SamplingSettings, answer, sample
+from grlib.profiles import Sampling, get
+from grlib.sampling.pool import Request, Sampled, answer, sample
 from grlib.tasks.countdown.data import draw
 from grlib.tasks.countdown.task import CountdownTask, ppo_settings
 from grlib.training.loss import response_nll
@@ -49,9 +49,9 @@ class PaddedLearner(Learner):
 def bench_ppo(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     """Seconds of one step: sampling, grading, scoring, updating; and of the plain loop."""
     torch.set_num_threads(threads)
-    count, budget = (8, 96) if quick else (LAPTOP.ppo_problems, LAPTOP.budget)
-    items = draw(LAPTOP.task, "bench", count)
-    task, settings = CountdownTask(budget), ppo_settings(LAPTOP, "guided_rest_ppo")
+    count, budget = (8, 96) if quick else (get("laptop").ppo.responses, get("laptop").budget)
+    items = draw(get("laptop").task, "bench", count)
+    task, settings = CountdownTask(budget), ppo_settings(get("laptop"), "guided_rest_ppo")
     fast = _fast(task, items, folder, settings, threads)
     slow = _slow(task, items, folder, settings)
     slow_padding, fast_padding = slow.pop("padding"), fast.pop("padding")
@@ -100,7 +100,7 @@ def _fast(
 def _slow(task: CountdownTask, items: Sequence[Any], folder: Path, settings: Any) -> dict[str, float]:
     policy, tokenizer = load_both(folder)
     learner = PaddedLearner(policy, settings)
-    theirs = SamplingSettings(engine="transformers", slots=len(items))
+    theirs = Sampling(engine="transformers", slots=len(items))
 
     def draw_with(requests: Sequence[Request]) -> list[Sampled]:
         found = []

@@ -65,8 +65,8 @@ def responses(
     """
     settings = ppo_settings(profile, "guided_rest_ppo")
     how = replace(settings.sampling, logprobs=True)
-    if profile.engine != LAPTOP.engine:  # that of a GPU
-        how = replace(how, engine=LAPTOP.engine, slots=64, chunk=chunk)
+    if profile.sampling.engine != LAPTOP.sampling.engine:  # that of a GPU
+        how = replace(how, engine=LAPTOP.sampling.engine, slots=64, chunk=chunk)
     policy = selftrain.sampled_policy(model, how, name, work, name, say)
     return CountdownTask(profile.budget).rollouts(policy, items, load_tokenizer(model), settings)
 

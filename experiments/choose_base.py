@@ -69,8 +69,8 @@ VARIANTS = {
     "192 wide, 4 layers": Variant(changes={"hidden": 192, "layers": 4, "heads": 6, "intermediate": 512}),
     "5 x 192": Variant(changes={"hidden": 192, "layers": 5, "heads": 6, "intermediate": 512}),
     "6 x 160": Variant(changes={"hidden": 160, "layers": 6, "heads": 5, "intermediate": 432}),
-    "half the rate": Variant(changes={"base_lr": profiles.LAPTOP.base_lr / 2}),
-    "twice the rate": Variant(changes={"base_lr": profiles.LAPTOP.base_lr * 2}),
+    "half the rate": Variant(changes={"base_lr": profiles.LAPTOP.base.training.lr / 2}),
+    "twice the rate": Variant(changes={"base_lr": profiles.LAPTOP.base.training.lr * 2}),
 }
 
 
@@ -120,7 +120,9 @@ def train(
                     profile.task, 2000, start=made[count], num_count=count
                 )
                 made[count] += 2000
-                stock[count] = imitation.imitation_rows("sos", examples, words, profile.row_length)
+                stock[count] = imitation.imitation_rows(
+                    "sos", examples, words, profile.self_training.row_length
+                )
             batch.append(stock[count].pop())
         rate = settings.lr * min(1.0, share / settings.warmup + 1e-3, (1 - share) / 0.2)
         begun = time.process_time()
@@ -133,7 +135,11 @@ def train(
 def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[str]) -> float:
     """Validation loss in nats a character: comparable between tokenizers."""
     rows = imitation.validation_rows("sos", profile, words)
-    kept = [(row, text) for row, text in zip(rows, texts, strict=True) if len(row.ids) < profile.row_length]
+    kept = [
+        (row, text)
+        for row, text in zip(rows, texts, strict=True)
+        if len(row.ids) < profile.self_training.row_length
+    ]
     total = score_rows(net, [row for row, _ in kept])[:, 0].sum()
     return float(total / sum(len(text) for _, text in kept))
 

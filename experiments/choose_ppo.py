@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def run(name: str, method: str, source: Path, problems: int, work: Path) -> dict[str, Any]:
     """Train one variant and judge it: a row of the table."""
     folder, start = work / f"{method} {name}".replace(" ", "_"), STARTS[method]
-    last = "" if start == "sos" else f"iteration_{LAPTOP.iterations}"
+    last = "" if start == "sos" else f"iteration_{LAPTOP.self_training.iterations}"
     model = source / "models" / start / last
     if name == BEFORE:
         return scores(model, problems, folder)

@@ -67,7 +67,7 @@ def main() -> None:
 def fine_tune(
     kept: list[selftrain.Attempt],
     base: Path,
-    settings: selftrain.LoopSettings,
+    settings: selftrain.SelfTraining,
     out: Path,
     changes: dict[str, Any],
 ) -> pd.DataFrame:

@@ -62,9 +62,9 @@ def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, An
     scored.load_state_dict(state["model"], strict=False)
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    size = profile.stages[-1].batch_rows
+    size = profile.base.stages[-1].batch_rows
     examples = countdown_data.imitation_examples(profile.task, size * steps, start=UNUSED)
-    rows = imitation.imitation_rows(method, examples, words, profile.row_length)
+    rows = imitation.imitation_rows(method, examples, words, profile.self_training.row_length)
     net.train()
     for step in range(steps):
         batch = rows[step * size : (step + 1) * size]

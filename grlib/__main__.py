@@ -98,11 +98,9 @@ def _on_gpu_base(given: dict[str, Any]) -> dict[str, Any]:
     if "gpu" not in (given.get("base"), parameters.get("base")):
         return given
     parameters.pop("base", None)
-    from grlib.profiles import GPU_BASE, LAPTOP
-
-    if given["profile"] not in (LAPTOP.name, GPU_BASE.name):
-        raise GrlibError(f"--base gpu: goes with --profile {LAPTOP.name}, not {given['profile']}")
-    return given | {"profile": GPU_BASE.name, "base": None, "parameters": [*parameters.items()]}
+    if given["profile"] not in ("laptop", "gpu_base"):
+        raise GrlibError(f"--base gpu: goes with --profile laptop, not {given['profile']}")
+    return given | {"profile": "gpu_base", "base": None, "parameters": [*parameters.items()]}
 
 
 def request_of(options: argparse.Namespace) -> Any:
@@ -125,9 +123,8 @@ def _refuse_missing_engine(request: Any) -> None:
     if any(file.startswith("models/") for file in files):
         from grlib import profiles
         from grlib.sampling.pool import check_engine
-        from grlib.selftrain import sampling_settings
 
-        check_engine(sampling_settings(profiles.get(name)))
+        check_engine(profiles.get(name).sampling)
 
 
 def _refresh_readme(elsewhere: str) -> None:

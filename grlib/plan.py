@@ -90,11 +90,15 @@ def shape_of(profile: Profile, pretrained: str, vocabulary: int = 0) -> Shape:
         if pretrained not in PRETRAINED:
             raise GrlibError(f"model {pretrained!r}: its size is not known; choose {', '.join(PRETRAINED)}")
         return PRETRAINED[pretrained]
-    width, kv = profile.hidden, profile.hidden // profile.heads * profile.kv_heads
+    width, kv = profile.model.hidden, profile.model.hidden // profile.model.heads * profile.model.kv_heads
     vocabulary = vocabulary or 8 * profile.whole_numbers + 286
-    block = 2 * width * (width + kv) + 3 * width * profile.intermediate + 2 * width
+    block = 2 * width * (width + kv) + 3 * width * profile.model.intermediate + 2 * width
     return Shape(
-        vocabulary * width + profile.layers * block + width, profile.layers, width, 2 * kv, vocabulary
+        vocabulary * width + profile.model.layers * block + width,
+        profile.model.layers,
+        width,
+        2 * kv,
+        vocabulary,
     )
 
 
@@ -112,10 +116,10 @@ def models(profile: Profile, known: Measured) -> dict[str, Model]:
     """The models of a profile, by task."""
     scale = profile.repair
     return {
-        workload.COUNTDOWN: Model(shape_of(profile, profile.pretrained), profile.budget),
+        workload.COUNTDOWN: Model(shape_of(profile, profile.model.pretrained), profile.budget),
         workload.REPAIR: Model(
             shape_of(profile, scale.pretrained, VOCABULARY),
-            known.row_length * scale.row_length,
+            known.row_length * scale.self_training.row_length,
             known.answer_length / known.row_length if scale.learn_from == "last" else 1.0,
         ),
     }
@@ -172,7 +176,7 @@ def slots_that_fit(profile: Profile, model: Model, device: Device) -> int:
             f"{device.memory / 1e9:.0f} GB do not hold the model and a sequence of {model.length:.0f} "
             "tokens; name a larger --device, or lower the profile's budget"
         )
-    return min(profile.slots, fit)
+    return min(profile.sampling.slots, fit)
 
 
 def sampling_rate(profile: Profile, model: Model, device: Device) -> float:

@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import pandas as pd
 
 from grlib.errors import GrlibError
-from grlib.profiles import Profile
+from grlib.profiles import Profile, Sampling, SelfTraining, Training
+from grlib.profiles.settings import refuse_uneven
 from grlib.runs.files import digest
-from grlib.sampling.pool import Request, Sampled, SamplingSettings, each_once, sample
+from grlib.sampling.pool import Request, Sampled, each_once, sample
 
 if TYPE_CHECKING:
-    from grlib.training.optim import TrainSettings
     from grlib.training.rows import Row
-
-
-LEAST_CHUNK = 32  # requests that are worth a worker process
 
 
 class Example(NamedTuple):
@@ -148,20 +145,9 @@ def gather(
     return Gathered(attempts, solved_in)
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """One method's loop: `rounds` = 0 is ReST."""
-
-    rounds: int
-    iterations: int
-    training: TrainSettings
-    sampling: SamplingSettings
-    row_length: int
-
-
 def sampled_policy(
     model: Path,
-    settings: SamplingSettings,
+    settings: Sampling,
     seed: int | str,
     folder: Path,
     label: str,
@@ -186,7 +172,7 @@ def self_train(
     task: Task,
     items: Sequence[Any],
     base: Path,
-    settings: LoopSettings,
+    settings: SelfTraining,
     *,
     method: str,
     seed: int,
@@ -232,7 +218,7 @@ def gather_iteration(
     task: Task,
     items: Sequence[Any],
     model: Path,
-    settings: LoopSettings,
+    settings: SelfTraining,
     *,
     method: str,
     iteration: int,
@@ -249,13 +235,13 @@ def gather_iteration(
         folder = (work.parent / "shared" if shared else work) / f"sampled_{iteration}_{number}"
         return sampled_policy(model, settings.sampling, f"{name}/{number}", folder, label, progress)
 
-    return gather(task, items, policy_of_round, settings.rounds, f"{seed}/{method}/{iteration}")
+    return gather(task, items, policy_of_round, settings.guided_rounds, f"{seed}/{method}/{iteration}")
 
 
 def fine_tune(
     kept: Sequence[Attempt],
     base: Path,
-    settings: LoopSettings,
+    settings: SelfTraining,
     *,
     seed: int | str,
     out: Path,
@@ -281,7 +267,7 @@ def fine_tune(
 
 def fine_tune_rows(
     rows: Sequence[Row],
-    training: TrainSettings,
+    training: Training,
     base: Path,
     out: Path,
     work: Path,
@@ -297,7 +283,7 @@ def fine_tune_rows(
     from grlib.runs.files import read_table
     from grlib.sampling.pool import release_gpus
     from grlib.training.loop import train
-    from grlib.training.parallel import first_process, launch, launched, refuse_uneven
+    from grlib.training.parallel import first_process, launch, launched
 
     release_gpus()
     if training.processes > 1 and not launched():
@@ -382,23 +368,10 @@ def evaluate_splits(
     count = 1 if temperature == 0 else samples or profile.samples
     frames = []
     for split, items in splits.items():
-        settings = sampling_settings(profile, count * len(items))
+        settings = profile.sampling.in_halves(count * len(items))
         if temperature is not None:
             settings = replace(settings, temperature=temperature)
         name = f"{method}_{split}" + ("_greedy" if temperature == 0 else "")
         policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
         frames.append(evaluate(task, policy, items, count).assign(method=method, split=split))
     return pd.concat(frames, ignore_index=True)
-
-
-def sampling_settings(profile: Profile, requests: int = 0) -> SamplingSettings:
-    """How a profile samples; of a known, small number of requests two workers get half each."""
-    chunk = min(profile.chunk, max(LEAST_CHUNK, -(-requests // 2))) if requests else profile.chunk
-    return SamplingSettings(
-        profile.engine,
-        profile.temperature,
-        profile.slots,
-        chunk,
-        tensor_parallel=profile.tensor_parallel,
-        data_parallel=profile.data_parallel,
-    )

@@ -101,8 +101,8 @@ def measured(stored: results.Results) -> Measured:
         hinted_length=float(stored.rows("hints")["tokens"].mean() / profile.budget),
         kept=kept(yields),
         answers=episodes.groupby("method")["answers"].mean().to_dict(),
-        answer_length=answer / profile.repair.row_length,
-        row_length=imitated_tokens() / profile.repair.row_length,
+        answer_length=answer / profile.repair.self_training.row_length,
+        row_length=imitated_tokens() / profile.repair.self_training.row_length,
         repaired=kept(own_model(stored.rows("repair_yield"))),
     )
 
@@ -148,17 +148,17 @@ def imitation(profile: Profile, known: Measured) -> Iterator[Stage]:
     def trace(numbers: int) -> float:
         return length["sos"] if numbers == profile.task.num_count else THREE_NUMBERS * profile.budget
 
-    if not profile.shipped_base:
-        parts = [(one.examples * profile.base_epochs, one.num_count) for one in profile.stages]
+    if not profile.base.shipped:
+        parts = [(one.examples * profile.base.training.epochs, one.num_count) for one in profile.base.stages]
         traces = tuple((rows, trace(numbers)) for rows, numbers in parts)
         solutions = tuple((rows, length["bc"]) for rows, _ in parts)
         yield Stage("03", "training SoS and BC", trained=(*traces, *solutions), models=2)
-    if profile.live_steps:
-        first = profile.stages[0]
-        rows = profile.live_steps * first.batch_rows
+    if profile.base.live_steps:
+        first = profile.base.stages[0]
+        rows = profile.base.live_steps * first.batch_rows
         yield Stage("03", "first steps, live", trained=((rows, trace(first.num_count)),), models=1)
     each = 2 * profile.test_problems * (profile.samples + 1)  # and a greedy trace
-    drawn = tuple((each, length[method]) for method in profile.imitated)
+    drawn = tuple((each, length[method]) for method in profile.base.imitated)
     yield Stage("03", "accuracy of SoS and BC", drawn)
     hinted, steps = profile.hint_problems * profile.hint_samples, profile.task.num_count - 1
     whole = known.hinted_length * profile.budget  # after the whole solution nothing is left to sample
@@ -174,8 +174,8 @@ def self_training(profile: Profile, known: Measured) -> Iterator[Stage]:
     """Notebook 06."""
     length, tests = lengths(profile, known), 2 * profile.test_problems
     row = {method: share * profile.budget for method, share in known.kept_length.items()}
-    problems, times = profile.train_problems, profile.iterations
-    epochs = {"rest": profile.rest_epochs, "guided_rest": profile.guided_epochs}
+    problems, times = profile.self_training.train_problems, profile.self_training.iterations
+    epochs = {"rest": profile.self_training.rest_epochs, "guided_rest": profile.self_training.guided_epochs}
     learnt = {method: problems * known.kept.share[method] * epochs[method] for method in epochs}
     yield Stage(
         "06", "ReST", ((problems, length["sos"]), ((times - 1) * problems, length["rest"])),
@@ -209,7 +209,7 @@ def starts_of_ppo(*, grouped: bool) -> Counter[str]:
 def reinforcement(profile: Profile, known: Measured) -> Iterator[Stage]:
     """Notebook 07. A critic reads all responses once more before an update."""
     length, tests = lengths(profile, known), 2 * profile.test_problems
-    rollouts, networks = profile.ppo_steps * profile.ppo_problems, 2 if profile.ppo_critic == "own" else 1
+    rollouts, networks = profile.ppo.steps * profile.ppo.responses, 2 if profile.ppo.critic == "own" else 1
     critics, groups = starts_of_ppo(grouped=False), starts_of_ppo(grouped=True)
     runs, alone = (
         tuple((rollouts * times, length[start]) for start, times in starts.items())
@@ -224,23 +224,31 @@ def reinforcement(profile: Profile, known: Measured) -> Iterator[Stage]:
 
 def repair(profile: Profile, known: Measured) -> Iterator[Stage]:
     """Notebook 08. An answer is sampled after half a conversation on average, which is read anew."""
-    scale, row = profile.repair, known.row_length * profile.repair.row_length
+    scale, row = profile.repair, known.row_length * profile.repair.self_training.row_length
 
     def stage(name: str, episodes: Sequence[tuple[float, str]], learnt: float = 0, models: int = 0) -> Stage:
         answers = sum(count * known.answers[method] for count, method in episodes)
-        sampled = ((answers, known.answer_length * scale.row_length),)
+        sampled = ((answers, known.answer_length * scale.self_training.row_length),)
         return Stage(
             "08", name, sampled if answers else (), ((learnt, row),) if learnt else (),
             ((answers, row / 2),) if answers else (), tested=answers, models=models, task=REPAIR,
         )  # fmt: skip
 
-    if scale.base_epochs and (scale.pretrained or not profile.shipped_base):
-        yield stage("repair: base", (), scale.base_problems * scale.base_episodes * scale.base_epochs, 1)
-    items, times, share = scale.train_problems * scale.episodes, scale.iterations, known.repaired.share
+    if scale.base_training.epochs and (scale.pretrained or not profile.base.shipped):
+        yield stage(
+            "repair: base", (), scale.base_problems * scale.base_episodes * scale.base_training.epochs, 1
+        )
+    items, times, share = (
+        scale.self_training.train_problems * scale.episodes,
+        scale.self_training.iterations,
+        known.repaired.share,
+    )
     unaided = [(items, "base"), ((times - 1) * items, "rest")]
-    yield stage("repair: ReST", unaided, times * items * share["rest"] * scale.rest_epochs, times)
+    yield stage(
+        "repair: ReST", unaided, times * items * share["rest"] * scale.self_training.rest_epochs, times
+    )
     guided = [(_of_guided_rest(items, times, known.repaired), "guided_rest")]
-    learnt = times * items * share["guided_rest"] * scale.guided_epochs
+    learnt = times * items * share["guided_rest"] * scale.self_training.guided_epochs
     yield stage("repair: Guided-ReST", guided, learnt, times)
     each = (scale.near_problems + scale.far_problems) * scale.samples
     yield stage("repair: evaluation", [(each, method) for method in ("base", "rest", "guided_rest")])

@@ -17,8 +17,8 @@ from grlib.tasks.countdown.sources import SPLITS, examples_of, splits_of
 from grlib.tasks.countdown.vocabulary import asked, question
 from grlib.tasks.external import load_rows
 
-SMALL = replace(
-    profiles.get("rehearsal"), train_problems=6, valid_problems=3, test_problems=4, name="rehearsal"
+SMALL = profiles.changed(
+    profiles.get("rehearsal"), valid_problems=3, test_problems=4, self_training={"train_problems": 6}
 )
 DRAWN = countdown_data.make_splits(SMALL.task, 6, 3, 4)
 

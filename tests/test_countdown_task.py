@@ -11,7 +11,7 @@ from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
 from grlib.sampling.pool import Request, Sampled
-from grlib.selftrain import Attempt, gather
+from grlib.selftrain import Attempt, evaluate, gather
 from grlib.tasks.countdown.data import CountdownSettings, make_splits
 from grlib.tasks.countdown.guidance import progress
 from grlib.tasks.countdown.puzzle import Problem, solve
@@ -19,12 +19,9 @@ from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight
 from grlib.tasks.countdown.task import (
     PPO_RUNS,
     CountdownTask,
-    evaluate,
     evaluate_splits,
     hint,
-    loop_settings,
     ppo_settings,
-    sampling_settings,
     solved_unaided,
 )
 from grlib.tasks.countdown.traces import grade
@@ -249,9 +246,7 @@ def test_a_start_without_room_is_refused_in_an_evaluation():
 
 
 def test_splits_are_evaluated_from_a_model_folder(tiny_folder, tmp_path, monkeypatch, chunks_done):
-    from dataclasses import replace
-
-    profile = replace(profiles.get("smoke"), budget=40, samples=3, chunk=100)
+    profile = profiles.changed(profiles.get("smoke"), budget=40, samples=3, sampling={"chunk": 100})
     task = CountdownSettings(num_count=3, max_number=20, target_high=30, reserved_test=20, reserved_valid=10)
     splits = make_splits(task, 5, 3, 4)
     arguments = {"seed": 0, "work": tmp_path, "progress": str}
@@ -271,19 +266,22 @@ def test_splits_are_evaluated_from_a_model_folder(tiny_folder, tmp_path, monkeyp
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
 def test_rest_is_guided_rest_without_rounds(name):
     profile = profiles.get(name)
-    rest, guided = (loop_settings(profile, method) for method in ("rest", "guided_rest"))
-    assert rest.rounds == 0 and guided.rounds == profile.guided_rounds == 3
-    assert (rest.training.epochs, guided.training.epochs) == (profile.rest_epochs, profile.guided_epochs)
-    assert rest.sampling == guided.sampling == sampling_settings(profile)
-    assert rest.training.lr == guided.training.lr == profile.lr
+    rest, guided = (profile.self_training.of(method) for method in ("rest", "guided_rest"))
+    assert rest.guided_rounds == 0 and guided.guided_rounds == profile.self_training.guided_rounds == 3
+    assert (rest.training.epochs, guided.training.epochs) == (
+        profile.self_training.rest_epochs,
+        profile.self_training.guided_epochs,
+    )
+    assert rest.sampling == guided.sampling == profile.sampling
+    assert rest.training.lr == guided.training.lr == profile.self_training.training.lr
     with pytest.raises(GrlibError, match="'bc' is not self-trained"):
-        loop_settings(profile, "bc")
+        profile.self_training.of("bc")
 
 
 def test_every_ppo_run_samples_as_many_responses_a_step():
     profile = profiles.get("laptop")
     made = {method: ppo_settings(profile, method) for method in PPO_RUNS}
-    assert {one.problems * one.group for one in made.values()} == {profile.ppo_problems}
+    assert {one.problems * one.samples_each for one in made.values()} == {profile.ppo.responses}
     assert made["guided_rest_ppo_token"].action == "token"
     assert made["sos_ppo_dense"].reward == "dense"
     assert made["guided_rest_grpo"].baseline == "group"

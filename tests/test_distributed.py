@@ -16,15 +16,15 @@ from two_arms import TwoArms, run, toy, toy_settings
 from grlib.errors import GrlibError
 from grlib.models.llama import load_model
 from grlib.ppo import watch as ppo_watch
+from grlib.profiles import Training
 from grlib.selftrain import fine_tune_rows
 from grlib.training import loop as training
 from grlib.training import parallel as distributed
-from grlib.training.optim import TrainSettings
 from grlib.training.rows import Row
 
 pytestmark = pytest.mark.integration
 
-SETTINGS = TrainSettings(lr=3e-3, batch_rows=6, epochs=2, micro_tokens=64, checkpoint_seconds=0)
+SETTINGS = Training(lr=3e-3, batch_rows=6, epochs=2, micro_tokens=64, checkpoint_seconds=0)
 
 
 def rows(count=26, longest=30):

@@ -71,14 +71,16 @@ def test_a_window_leaves_results_in_the_layout_of_a_record(small, tmp_path):
     assert set(evaluated["method"]) == {*trained, "guided_rest_ppo", "sos_ppo"}
     counts = evaluated.groupby(["method", "split", "iteration"])["index"].nunique()
     assert (counts == profile.test_problems).all()
-    final = evaluated[(evaluated["method"] == "rest") & (evaluated["iteration"] == profile.iterations)]
+    final = evaluated[
+        (evaluated["method"] == "rest") & (evaluated["iteration"] == profile.self_training.iterations)
+    ]
     assert len(final) == 2 * profile.test_problems * profile.samples
     assert set(stored.rows("greedy")["method"]) == set(evaluated["method"])
     hints = stored.rows("hints")
     assert hints.groupby("steps")["index"].apply(list).tolist() == [[0, 1, 2]] * 4
     assert hints.loc[hints["steps"] == 3, "correct"].all()
     solved = stored.rows("yield").groupby(["method", "iteration"])["index"].nunique()
-    assert (solved == profile.train_problems).all() and len(solved) == 4
+    assert (solved == profile.self_training.train_problems).all() and len(solved) == 4
     first = (
         stored.rows("yield")
         .query("iteration == 1 and round_solved == 0")
@@ -219,7 +221,9 @@ def test_ppo_alone_from_models_that_are_there(small, tmp_path):
     assert counts.to_dict() == dict.fromkeys(
         ("sos", "guided_rest", *methods), 2 * profile.test_problems * profile.ppo_samples
     )
-    assert set(stored.rows("greedy").query("method == 'guided_rest'")["iteration"]) == {profile.iterations}
+    assert set(stored.rows("greedy").query("method == 'guided_rest'")["iteration"]) == {
+        profile.self_training.iterations
+    }
     curve = stored.rows("ppo_curve")
     assert (
         curve["step"].tolist() == [1, 2] * 2
@@ -234,7 +238,7 @@ def test_ppo_alone_from_models_that_are_there(small, tmp_path):
     assert {path: path.read_bytes() for path in files} == files
     folder = exporting.export(out, profile, tokens, tmp_path / "from", "guided_rest_grpo")
     facts, card = json.loads((folder / "manifest.json").read_text()), (folder / "README.md").read_text()
-    assert facts["rollouts_of_a_step"] == profile.ppo_problems == 4 and facts["device"] != "unknown"
+    assert facts["rollouts_of_a_step"] == profile.ppo.responses == 4 and facts["device"] != "unknown"
     assert "`python -m grlib gpu reinforce`" in card and "of 2 test problems a split" in card
     shutil.copytree(BASE / "bc", tmp_path / "other" / "sos")
     for start, model in (("sos", "sos"), ("guided_rest", "sos")):  # another Guided-ReST beside the same SoS
@@ -369,7 +373,7 @@ def test_ppo_that_does_not_fit_the_seconds_is_not_begun(monkeypatch):
         reinforcing.reinforce(work, PPO[:3], 9)
         assert tried == expected  # two steps of 3.3 s, 12 s of compiling, 12 s of measuring
     assert said == ["no time for sos_ppo: it takes 19 s and 12 s of measuring"]
-    assert work.window.profile.ppo_steps == 2
+    assert work.window.profile.ppo.steps == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
@@ -402,7 +406,7 @@ def test_bases_are_trained_by_the_clock_and_described(tmp_path, monkeypatch):
         assert f"{facts['steps']:,} steps" in card and "400 examples of 3 numbers" in card
     made = json.loads((tmp_path / "manifests" / "base.json").read_text())
     assert made["parameters"] == {"seconds": "4.0", "tokens": str(tokens)}
-    assert "test_problems" not in made["settings"] and made["settings"]["hidden"] == profile.hidden
+    assert "test_problems" not in made["settings"] and made["settings"]["hidden"] == profile.model.hidden
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
@@ -457,7 +461,7 @@ def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
     made = list(itertools.islice(imitating.stream(Here(), 1, "sos", profile, first=6), 10))
     words = build_tokenizer(profile.whole_numbers)
     examples = imitation_examples(profile.task, 6, num_count=3) + imitation_examples(profile.task, 4)
-    expected = imitation_rows("sos", examples, words, profile.row_length)
+    expected = imitation_rows("sos", examples, words, profile.self_training.row_length)
     assert [row.ids.tolist() for row in made] == [row.ids.tolist() for row in expected]
     assert [row.start for row in made] == [row.start for row in expected]
 
@@ -561,7 +565,7 @@ def test_the_shipped_models_search():
     from grlib.tasks.countdown import traces
     from grlib.tasks.countdown.puzzle import Problem
 
-    greedy = sampling.SamplingSettings(temperature=0, slots=2)
+    greedy = sampling.Sampling(temperature=0, slots=2)
     problem = Problem((3, 5, 7, 11), 26)
     for name in ("sos", "guided_rest", "guided_rest_ppo"):
         model, words = load_both(REPOSITORY / "paper_results" / "base_gpu" / name)

@@ -23,13 +23,11 @@ from grlib.ppo import packed as packed_ppo
 from grlib.ppo.learner import Learner
 from grlib.ppo.packed import PackedLearner
 from grlib.ppo.rollouts import Rollout, batch_of
-from grlib.ppo.settings import PPOSettings
 from grlib.ppo.watch import TIMES
-from grlib.sampling.pool import SamplingSettings
+from grlib.profiles import PPO, Sampling, Training
 from grlib.training import loop as training
 from grlib.training import packed as packed_training
 from grlib.training.loss import response_nll, states_before
-from grlib.training.optim import TrainSettings
 from grlib.training.packed import FILLING, IGNORED, PackedScorer, lines, train_lines
 from grlib.training.rows import Row, micro_batches, padded
 
@@ -144,7 +142,7 @@ def test_training_on_lines_lowers_the_loss_and_ends_when_it_is_done():
     model, _ = tiny_model(spread=False)
     net = PackedScorer(model, POSITIONS, compiled=False)
     source = list(lines(some_rows(6), 700)) * 60
-    settings_ = TrainSettings(lr=3e-3, batch_rows=1, schedule="trapezoid")
+    settings_ = Training(lr=3e-3, batch_rows=1, schedule="trapezoid")
     curve = train_lines(
         net,
         iter(source),
@@ -167,7 +165,7 @@ def test_a_step_on_several_lines_is_that_on_one():
         net = PackedScorer(model, POSITIONS, compiled=False)
         source = list(lines(rows, tokens))
         assert len(source) == together or together > 1
-        settings_ = TrainSettings(lr=1e-2, batch_rows=1, warmup=0.0)
+        settings_ = Training(lr=1e-2, batch_rows=1, warmup=0.0)
         curve = train_lines(
             net,
             source,
@@ -199,7 +197,7 @@ def test_a_loss_that_is_not_finite_is_refused():
     net = PackedScorer(model, POSITIONS, compiled=False)
     with pytest.raises(GrlibError, match=r"sos: loss is nan at step 1; lower lr 0.001"):
         train_lines(
-            net, lines(some_rows(2), 400), TrainSettings(lr=1e-3, batch_rows=1), lambda step: 0.0,
+            net, lines(some_rows(2), 400), Training(lr=1e-3, batch_rows=1), lambda step: 0.0,
             progress=lambda line: None, label="sos",
         )  # fmt: skip
 
@@ -228,8 +226,8 @@ def a_batch(model, count: int = 8):
 def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer, critic):
     model, _ = tiny_model(2)
     batch, other = a_batch(model), copy.deepcopy(model)
-    settings_ = PPOSettings(
-        steps=1, problems=8, actor_lr=1e-3, critic_lr=1e-2, sampling=SamplingSettings(), minibatch=4,
+    settings_ = PPO(
+        steps=1, responses=8, actor_lr=1e-3, critic_lr=1e-2, sampling=Sampling(), minibatch=4,
         optimizer=optimizer, critic=critic,
     )  # fmt: skip
     expected = Learner(model, settings_, 0).update(batch, random.Random(0))
@@ -251,7 +249,7 @@ def packing(monkeypatch, tokens: int) -> None:
 
 
 def test_fine_tuning_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_path):
-    rows, how = some_rows(24), TrainSettings(lr=1e-3, batch_rows=8, epochs=2, micro_tokens=300)
+    rows, how = some_rows(24), Training(lr=1e-3, batch_rows=8, epochs=2, micro_tokens=300)
     model, tokenizer = tiny_model(2)
     other, valid = copy.deepcopy(model), some_rows(5, seed=7)
     expected = training.train(model, rows, how, seed=0, valid=valid, valid_every=3)
@@ -287,7 +285,7 @@ def test_the_next_model_of_a_notebook_is_not_compiled_again(monkeypatch):
     made = []
     for longest in (60, 250, 90, 240):
         model, _ = tiny_model(2)
-        how = TrainSettings(lr=1e-3, batch_rows=4)
+        how = Training(lr=1e-3, batch_rows=4)
         training.train(model, some_rows(8, longest=longest), how, seed=0, valid=some_rows(2), valid_every=1)
         made.append(counters["stats"]["unique_graphs"])
     assert 0 < made[0] < made[1] == made[2] == made[3]  # rows of up to 128 tokens, and longer ones
@@ -335,9 +333,7 @@ def test_old_log_probabilities_are_those_of_the_trainer():
     exact, others = a_batch(model), [copy.deepcopy(model) for _ in range(2)]
     noise = 0.3 * torch.rand(exact.old_logprob.shape) * (exact.old_logprob != 0)
     rough = replace(exact, old_logprob=exact.old_logprob - noise)
-    settings_ = PPOSettings(
-        steps=1, problems=8, actor_lr=1e-3, critic_lr=1e-2, sampling=SamplingSettings(), critic="shared"
-    )
+    settings_ = PPO(steps=1, responses=8, actor_lr=1e-3, critic_lr=1e-2, minibatch=256)
     rows = []
     for policy, batch in zip(others, (exact, rough), strict=True):
         learner = PackedLearner(policy, settings_, 0, PackedScorer(policy, POSITIONS, compiled=False), 200)

@@ -39,7 +39,7 @@ def test_tokens_grow_with_the_sizes_and_nothing_is_negative(known):
         ]
 
     def longer(factor):
-        repair = replace(PAPER.repair, row_length=factor * PAPER.repair.row_length)
+        repair = replace(PAPER.repair, row_length=factor * PAPER.repair.self_training.row_length)
         return replace(PAPER, budget=factor * PAPER.budget, repair=repair)
 
     assert sums(longer(2)) == pytest.approx([2 * amount for amount in sums(PAPER)])
@@ -85,7 +85,7 @@ def test_an_episode_of_repair_by_hand(known):
     )  # fmt: skip
     rest, guided, tested = workload.repair(profile, said)
     assert rest.sampled == ((30, 10.0),) and rest.read == ((30, 50.0),) and rest.tested == 30
-    assert rest.trained == ((10 * 0.5 * scale.rest_epochs, 100.0),)
+    assert rest.trained == ((10 * 0.5 * scale.self_training.rest_epochs, 100.0),)
     # rounds 1 and 2 of a problem in ten are half a response each: 10 x 0.5 x (0.4 + 0.3)
     assert guided.tested == pytest.approx(3.5)
     assert tested.tested == 3 * 4 * (3 + 2 + 1) and not tested.trained

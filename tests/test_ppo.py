@@ -32,8 +32,9 @@ from grlib.ppo.losses import (
     value_loss,
 )
 from grlib.ppo.rollouts import Rollout, batch_of, line_last, line_starts
+from grlib.profiles import Sampling
 from grlib.runs.notebooks import REPOSITORY
-from grlib.sampling.pool import SamplingSettings, answer
+from grlib.sampling.pool import answer
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown import searchers as search
 from grlib.tasks.countdown.puzzle import Problem, solve
@@ -227,7 +228,7 @@ def test_a_group_needs_company(group):
         {},
         {"critic": "shared"},
         {"critic": "placed"},
-        {"baseline": "group", "problems": 8, "group": 8},
+        {"baseline": "group", "group": 8},
         {"optimizer": "normed_sgd", "actor_lr": 0.3},
     ],
 )
@@ -391,7 +392,7 @@ def test_little_of_an_update_is_padding():
 
 
 def test_problems_of_a_step_come_once_an_epoch():
-    settings = toy_settings(problems=3)
+    settings = toy_settings(responses=3)
     seen = [ppo.problems_of_step(list(range(7)), settings, 0, step) for step in range(7)]
     flat = [item for step in seen for item in step]
     assert sorted(flat[:7]) == sorted(flat[7:14]) == sorted(flat[14:]) == list(range(7))
@@ -403,9 +404,9 @@ def test_countdown_from_the_shipped_base(tmp_path, changes):
     profile = profiles.get("smoke")
     tests, _ = countdown_data.reserved_keys(profile.task)
     items = countdown_data.draw(profile.task, "valid", 4, exclude=tests)
-    sampling = SamplingSettings(workers=1, slots=4, chunk=4)
+    sampling = Sampling(workers=1, slots=4, chunk=4)
     settings = toy_settings(
-        steps=1, problems=4, minibatch=2, actor_lr=1e-5, critic_lr=1e-4, sampling=sampling, **changes
+        steps=1, responses=4, minibatch=2, actor_lr=1e-5, critic_lr=1e-4, sampling=sampling, **changes
     )
     base = Path(__file__).parents[1] / "paper_results/base/sos"
     row = run(CountdownTask(200), base, tmp_path, settings, items).iloc[0]
@@ -417,8 +418,8 @@ def test_countdown_from_the_shipped_base(tmp_path, changes):
 def test_lines_and_tokens_pull_the_same_way_while_the_critic_knows_nothing(tmp_path):
     profile = profiles.get("smoke")
     items = countdown_data.draw(profile.task, "train/0", 24)  # of which some are solved
-    sampling = SamplingSettings(workers=1, slots=24, chunk=24)
-    settings = toy_settings(steps=1, problems=24, minibatch=2, critic="shared", sampling=sampling)
+    sampling = Sampling(workers=1, slots=24, chunk=24)
+    settings = toy_settings(steps=1, responses=24, minibatch=2, critic="shared", sampling=sampling)
     base = Path(__file__).parents[1] / "paper_results/base/sos"
     how = {"seed": 1, "work": tmp_path}
     cosine = ppo.gradient_cosine(CountdownTask(500), items, base, settings, **how)

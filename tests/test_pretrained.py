@@ -14,12 +14,10 @@ from grlib.models import pretrained
 from grlib.models.llama import bake, build_model, load_both, save_model
 from grlib.models.lora import low_rank
 from grlib.models.tokenizer import encode
-from grlib.tasks.countdown import task as countdown_task
+from grlib.profiles import Training
 from grlib.tasks.repair import settings, warmup
 from grlib.tasks.repair.episodes import CHATML
-from grlib.training.base import base_settings
 from grlib.training.loop import train
-from grlib.training.optim import TrainSettings
 from grlib.training.rows import make_rows
 
 TEXTS = ["a b c d", "b c d e", "c d e f", "d e f g"]
@@ -45,7 +43,7 @@ def folder(words, tmp_path_factory):
 def trained(words, rank, seed=0, folder=None, stop_after=0):
     model = small(words)
     rows = make_rows(words, TEXTS, TEXTS, 64)
-    how = TrainSettings(lr=1e-2, batch_rows=2, epochs=3, lora_rank=rank, checkpoint_seconds=0)
+    how = Training(lr=1e-2, batch_rows=2, epochs=3, lora_rank=rank, checkpoint_seconds=0)
     with low_rank(model, rank, seed):
         curve = train(model, rows, how, seed=0, folder=folder, stop_after=stop_after)
     return model, curve
@@ -53,11 +51,9 @@ def trained(words, rank, seed=0, folder=None, stop_after=0):
 
 def test_countdown_is_fine_tuned_with_adapters_too(folder, words, tmp_path):
     """A saved model, ReST's settings, two traces: what comes out is a plain model again, and another one."""
-    profile = replace(profiles.get("laptop"), lora_rank=4, budget=96)
-    how = countdown_task.loop_settings(profile, "rest")
+    loop = {"training": {"lora_rank": 4}, "row_length": 128}
+    how = profiles.changed(profiles.get("laptop"), budget=96, self_training=loop).self_training.of("rest")
     assert how.training.lora_rank == 4
-    assert base_settings(profile).lora_rank == 0
-    assert base_settings(replace(profile, pretrained="a folder")).lora_rank == 4
     kept = [selftrain.Attempt(text, text, 9, True, True, "correct") for text in TEXTS]
     curve = selftrain.fine_tune(
         kept, folder, how, seed=0, out=tmp_path / "tuned", work=tmp_path / "work", label="rest",
@@ -135,10 +131,9 @@ def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(tmp_path, mon
     assert settings.repair_task(profile).format == CHATML and profile.repair.pretrained == str(folder)
     assert settings.with_model(profiles.get("laptop")) == profiles.get("laptop")
     assert settings.with_model(profile, "compact") == profiles.get("laptop")
-    scale = replace(
-        profile.repair, base_problems=6, valid_problems=2, row_length=512, lora_rank=2, pretrained=str(folder)
-    )
-    profile = replace(profile, repair=scale)
+    sizes = {"base_problems": 6, "valid_problems": 2, "pretrained": str(folder)}
+    sizes |= {"base_training": {"lora_rank": 2}, "self_training": {"row_length": 512}}
+    profile = profiles.changed(profile, repair=sizes)
     shown = []
     rows_of = make_rows
     monkeypatch.setattr(
@@ -152,7 +147,7 @@ def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(tmp_path, mon
     assert any(not torch.equal(weights, start[name]) for name, weights in model.state_dict().items())
     assert str(folder) in (tmp_path / "base" / "README.md").read_text()
 
-    untrained = replace(profile, repair=replace(scale, base_epochs=0))
+    untrained = profiles.changed(profile, repair={"base_problems": 0})
     warmup.obtain_base(untrained, "shipped", tmp_path / "as_it_is")
     for name, weights in load_both(tmp_path / "as_it_is")[0].state_dict().items():
         assert torch.equal(weights, start[name]), name

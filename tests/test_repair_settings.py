@@ -23,8 +23,8 @@ def test_self_training_uses_what_no_base_has_seen():
     for name in ("smoke", "laptop", "gpu"):
         scale = profiles.get(name).repair
         items = settings.training_items(profiles.get(name), seed=0)
-        assert len(items) == scale.train_problems * scale.episodes
-        assert len({problem.number for problem in items}) == scale.train_problems
+        assert len(items) == scale.self_training.train_problems * scale.episodes
+        assert len({problem.number for problem in items}) == scale.self_training.train_problems
         assert not {problem.statement for problem in items} & tests
         assert {problem.statement for problem in items} <= {p.statement for p in problems("train", 800)}
         assert len(problems("base", scale.base_problems)) == scale.base_problems, "there are enough"
@@ -35,17 +35,20 @@ def test_self_training_uses_what_no_base_has_seen():
 
 
 def test_the_methods_differ_in_rounds_and_epochs_alone():
-    loops = {method: settings.loop_settings(LAPTOP, method) for method in settings.METHODS}
-    assert (loops["rest"].rounds, loops["guided_rest"].rounds) == (0, 3)
-    assert replace(loops["rest"], rounds=3, training=loops["guided_rest"].training) == loops["guided_rest"]
-    with pytest.raises(GrlibError, match="'bc' is not self-trained; choose one of rest, guided_rest"):
-        settings.loop_settings(LAPTOP, "bc")
+    loops = {method: LAPTOP.repair.self_training.of(method) for method in settings.METHODS}
+    assert (loops["rest"].guided_rounds, loops["guided_rest"].guided_rounds) == (0, 3)
+    assert (
+        replace(loops["rest"], guided_rounds=3, training=loops["guided_rest"].training)
+        == loops["guided_rest"]
+    )
+    with pytest.raises(GrlibError, match="'bc' is not self-trained; choose rest or guided_rest"):
+        LAPTOP.repair.self_training.of("bc")
 
 
 def test_a_conversation_may_fill_the_model_and_no_more():
     words = warmup.build_tokenizer(["abc " * 30])
     task = settings.repair_task(LAPTOP, words)
-    most = LAPTOP.repair.row_length - LAPTOP.repair.budget
+    most = LAPTOP.repair.self_training.row_length - LAPTOP.repair.budget
     text = "7" * most  # digits stay apart: a token each
     assert len(encode(words, [text])[0]) == most
     assert task.fits(text) and not task.fits(text + "7")
@@ -75,7 +78,7 @@ def test_the_paper_takes_the_authors_model_as_it_is_and_their_data_sets(monkeypa
         ("symoon11/code-repair-rl-cf", "test"),
         ("symoon11/code-repair-rl-pi", "train"),
     ]
-    few = replace(paper, repair=replace(paper.repair, train_problems=5))
+    few = profiles.changed(paper, repair={"self_training": {"train_problems": 5}})
     assert len({problem.statement for problem in settings.training_items(few, 0)}) == 5
 
 
@@ -104,10 +107,11 @@ def test_a_conversation_shows_every_test_and_what_the_model_is_told():
 def test_models_are_chosen_at_a_scale_that_fits():
     smoke, gpu = profiles.get("smoke"), profiles.get("gpu")
     assert settings.with_model(smoke, "compact") == smoke
-    assert settings.with_model(gpu, "compact").repair == profiles.RepairScale()
-    assert settings.with_model(smoke, "some/model").repair == replace(
-        profiles.PRETRAINED_REPAIR, pretrained="some/model"
-    )
+    assert settings.with_model(gpu, "compact").repair.base_problems == profiles.RepairScale().base_problems
+    expected = replace(profiles.load_file("_pretrained").repair, pretrained="some/model")
+    found = settings.with_model(smoke, "some/model").repair
+    assert replace(found, self_training=expected.self_training) == expected
+    assert found.self_training == replace(expected.self_training, sampling=smoke.sampling)
     assert settings.with_model(gpu, "some/model").repair == replace(gpu.repair, pretrained="some/model")
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from grlib import sandbox, selftrain
 from grlib.errors import GrlibError
-from grlib.sampling.pool import Sampled, SamplingSettings
+from grlib.profiles import Sampling
+from grlib.sampling.pool import Sampled
 from grlib.selftrain import evaluate
 from grlib.tasks.repair import episodes
 from grlib.tasks.repair.episodes import CHATML, PLACEHOLDER, PLAIN, as_answer, code_of
@@ -158,13 +159,13 @@ def test_the_loop_repairs_failed_episodes_with_guidance():
 
 def test_each_turn_samples_in_a_place_of_its_own(tiny_folder, tmp_path):
     policy = selftrain.sampled_policy(
-        tiny_folder, SamplingSettings(workers=1), 0, tmp_path / "work", "a", lambda line: None
+        tiny_folder, Sampling(workers=1), 0, tmp_path / "work", "a", lambda line: None
     )
     first = policy([selftrain.Request("26:[84, 2, 14, 15]\n", "", 5)])
     again = policy([selftrain.Request("26:[84, 2, 14, 15]\n", "", 5)])
     assert (tmp_path / "work" / "turn_1").is_dir()
     fresh = selftrain.sampled_policy(
-        tiny_folder, SamplingSettings(workers=1), 0, tmp_path / "work", "a", lambda line: None
+        tiny_folder, Sampling(workers=1), 0, tmp_path / "work", "a", lambda line: None
     )
     assert [fresh([selftrain.Request("26:[84, 2, 14, 15]\n", "", 5)]) for _ in range(2)] == [first, again]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from grlib import profiles, selftrain
 from grlib.models.llama import save_model
 from grlib.models.tokenizer import encode
-from grlib.sampling.pool import SamplingSettings
+from grlib.profiles import Sampling
 from grlib.selftrain import evaluate
 from grlib.tasks.repair import episodes, warmup
 from grlib.tasks.repair.problems import problems
@@ -107,7 +107,7 @@ def test_a_base_is_trained_and_samples_episodes(tmp_path):
     save_model(model, tokenizer, tmp_path / "base", curve)
     task = repair_task(replace(profile, repair=replace(profile.repair, budget=12)), tokenizer)
     policy = selftrain.sampled_policy(
-        tmp_path / "base", SamplingSettings(workers=1), 0, tmp_path / "work", "a", lambda line: None
+        tmp_path / "base", Sampling(workers=1), 0, tmp_path / "work", "a", lambda line: None
     )
     frame = evaluate(task, policy, PROBLEMS[:2], 2)
     assert len(frame) == 4 and not frame["correct"].any()

@@ -16,16 +16,23 @@ from hypothesis import strategies as st
 from grlib.errors import GrlibError
 from grlib.models.llama import build_model, load_both, save_model
 from grlib.models.tokenizer import encode
+from grlib.profiles import Sampling
 from grlib.runs.files import MissingArtefact
 from grlib.sampling import pool as sampling
 from grlib.sampling import static as static_decoding
 from grlib.sampling.batched import Decoder
-from grlib.sampling.pool import ENGINES, Request, Sampled, SamplingSettings, answer, sample
+from grlib.sampling.pool import (
+    ENGINES,
+    Request,
+    Sampled,
+    answer,
+    sample,
+)
 from grlib.sampling.static import StaticDecoder
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 
-GREEDY = SamplingSettings(temperature=0.0, workers=1)
-ONE = SamplingSettings(workers=1, slots=8, chunk=7)
+GREEDY = Sampling(temperature=0.0, workers=1)
+ONE = Sampling(workers=1, slots=8, chunk=7)
 
 
 def requests_of(count: int, budget: int = 40) -> list[Request]:
@@ -206,7 +213,7 @@ def test_draws_follow_the_softmax(temperature, engine):
         hidden = model.model(torch.tensor([prompt])).last_hidden_state[0, -1]
         expected = torch.softmax(hidden @ model.get_input_embeddings().weight.T / temperature, -1).double()
     draws = 20_000
-    how = SamplingSettings(engine, temperature, slots=4000)
+    how = Sampling(engine, temperature, slots=4000)
     found = ENGINES[engine](model, tokenizer, [prompt] * draws, [1] * draws, how, 5)
     rows = [tokens for _, tokens, _ in found]
     counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(tokenizer)).double()
@@ -238,7 +245,7 @@ def test_log_probabilities_are_those_of_a_second_look(tiny_folder, tmp_path, eng
 
 def test_log_probabilities_of_another_temperature_are_refused():
     with pytest.raises(GrlibError, match="temperature 0.5"):
-        SamplingSettings(temperature=0.5, logprobs=True)
+        Sampling(temperature=0.5, logprobs=True)
 
 
 def test_equal_arguments_give_equal_samples(pair):
@@ -378,14 +385,14 @@ def test_nothing_asked_nothing_done(pair, tmp_path):
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"slots": 0}, {"chunk": 0}, {"workers": -1}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(GrlibError, match="0 or more"):
-        SamplingSettings(**wrong)
+        Sampling(**wrong)
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are():
     with pytest.raises(
         GrlibError, match="engine 'vlm' is not available; choose one of batched, static, transformers"
     ):
-        SamplingSettings(engine="vlm")
+        Sampling(engine="vlm")
 
 
 # chunks

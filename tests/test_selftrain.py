@@ -1,6 +1,7 @@
 """The loop on a task that is no search at all, then end to end on a tiny model."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -10,10 +11,10 @@ import pytest
 from grlib import selftrain
 from grlib.errors import GrlibError
 from grlib.models.llama import load_both
+from grlib.profiles import Sampling, SelfTraining, Training
 from grlib.runs.files import digest
-from grlib.sampling.pool import Request, Sampled, SamplingSettings
-from grlib.selftrain import Attempt, LoopSettings, fine_tune, gather, self_train
-from grlib.training.optim import TrainSettings
+from grlib.sampling.pool import Request, Sampled
+from grlib.selftrain import Attempt, fine_tune, gather, self_train
 
 
 class GuessDigit:
@@ -147,17 +148,17 @@ class EvenLength:
         return attempt.response[: len(attempt.response) // 2]
 
 
-SETTINGS = LoopSettings(
-    rounds=2,
+SETTINGS = SelfTraining(
+    guided_rounds=2,
     iterations=2,
-    training=TrainSettings(lr=0.01, batch_rows=4, epochs=1, checkpoint_seconds=0),
-    sampling=SamplingSettings(slots=8, chunk=10, workers=1),
+    training=Training(lr=0.01, batch_rows=4, epochs=1, checkpoint_seconds=0),
+    sampling=Sampling(slots=8, chunk=10, workers=1),
     row_length=64,
 )
 
 
 def run(base: Path, folder: Path, method: str = "guided", rounds: int = 2) -> pd.DataFrame:
-    settings = LoopSettings(rounds, 2, SETTINGS.training, SETTINGS.sampling, SETTINGS.row_length)
+    settings = replace(SETTINGS, guided_rounds=rounds)
     return self_train(
         EvenLength(),
         range(20),

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from grlib.errors import GrlibError
 from grlib.models.llama import bake, build_model, output_matrix, save_model
 from grlib.models.tokenizer import EOS, encode
-from grlib.profiles import Profile, Stage
+from grlib.profiles import Profile, SelfTraining, Stage, Training, changed
+from grlib.profiles.settings import Base, Model
 from grlib.runs import notebooks
 from grlib.runs import run as runs
 from grlib.runs.files import read_json
@@ -30,11 +31,11 @@ from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
 from grlib.training.loop import train
 from grlib.training.loss import mean_nll, response_nll, score_rows, text_likelihood
-from grlib.training.optim import TrainSettings, learning_rate, make_optimizers, plan_batches
+from grlib.training.optim import learning_rate, make_optimizers, plan_batches
 from grlib.training.rows import Row, make_rows, micro_batches
 
 TOKENIZER = build_tokenizer(NUMBERS)
-SETTINGS = TrainSettings(lr=0.01, batch_rows=4, epochs=2)
+SETTINGS = Training(lr=0.01, batch_rows=4, epochs=2)
 
 
 def toy_rows(count: int = 12) -> list[Row]:
@@ -172,7 +173,7 @@ def test_likelihood_of_texts_under_a_saved_model(tmp_path):
 
 def test_the_cosine_schedule_by_hand():
     """20 steps, a tenth of warm-up: 2 steps up to the rate, then half a cosine over 18."""
-    settings = TrainSettings(lr=2.0, batch_rows=1, schedule="cosine", warmup=0.1)
+    settings = Training(lr=2.0, batch_rows=1, schedule="cosine", warmup=0.1)
     rates = [learning_rate(step, 20, settings) for step in range(20)]
     assert rates[:3] == pytest.approx([1.0, 2.0, 2.0])
     assert rates[11] == pytest.approx(1.0)
@@ -182,20 +183,20 @@ def test_the_cosine_schedule_by_hand():
 
 def test_the_trapezoid_schedule_by_hand():
     """20 steps: 2 up, constant, and down over the last 4."""
-    settings = TrainSettings(lr=2.0, batch_rows=1, schedule="trapezoid", warmup=0.1)
+    settings = Training(lr=2.0, batch_rows=1, schedule="trapezoid", warmup=0.1)
     rates = [learning_rate(step, 20, settings) for step in range(20)]
     assert rates == pytest.approx([1.0, *[2.0] * 16, 1.5, 1.0, 0.5])
 
 
 @given(st.integers(1, 400), st.sampled_from(["cosine", "trapezoid"]), st.floats(0, 0.5))
 def test_rates_are_positive_and_bounded(steps, schedule, warmup):
-    settings = TrainSettings(lr=0.5, batch_rows=1, schedule=schedule, warmup=warmup)
+    settings = Training(lr=0.5, batch_rows=1, schedule=schedule, warmup=warmup)
     assert all(0 < learning_rate(step, steps, settings) <= 0.5 for step in range(steps))
 
 
 @given(st.integers(1, 50), st.integers(1, 12), st.integers(1, 4), st.integers(0, 9))
 def test_the_plan_visits_every_row_once_an_epoch(count, size, epochs, seed):
-    settings = TrainSettings(lr=1.0, batch_rows=size, epochs=epochs)
+    settings = Training(lr=1.0, batch_rows=size, epochs=epochs)
     plan = plan_batches(count, settings, seed)
     per_epoch = -(-count // size)
     assert len(plan) == epochs * per_epoch
@@ -208,7 +209,7 @@ def test_the_plan_visits_every_row_once_an_epoch(count, size, epochs, seed):
 
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 40))
 def test_a_number_of_steps_goes_before_epochs(count, size, steps):
-    settings = TrainSettings(lr=1.0, batch_rows=size, steps=steps)
+    settings = Training(lr=1.0, batch_rows=size, steps=steps)
     plan = plan_batches(count, settings, 0)
     assert len(plan) == steps
     epochs = plan_batches(count, replace(settings, steps=0, epochs=steps), 0)
@@ -226,7 +227,7 @@ def test_epochs_and_seeds_shuffle_differently():
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(GrlibError, match=str(next(iter(wrong.values())))):
-        TrainSettings(**({"lr": 1.0, "batch_rows": 1} | wrong))
+        Training(**({"lr": 1.0, "batch_rows": 1} | wrong))
 
 
 def test_no_rows_are_refused():
@@ -240,7 +241,7 @@ def test_no_rows_are_refused():
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_both_optimizers_learn(optimizer):
     model, rows = new_model(), toy_rows()
-    settings = TrainSettings(lr=0.02, batch_rows=4, steps=80, optimizer=optimizer)
+    settings = Training(lr=0.02, batch_rows=4, steps=80, optimizer=optimizer)
     curve = train(model, rows, settings, seed=0, valid=rows, valid_every=40)
     assert curve["valid_loss"].dropna().index.tolist() == [39, 79]
     assert curve["loss"][0] > 4 and curve["valid_loss"][79] < 0.5
@@ -268,7 +269,7 @@ def test_one_step_by_hand():
     (sum(row_losses) / count).backward()
     gradient = model.model.layers[0].mlp.up_proj.weight.grad
     model.zero_grad()
-    settings = TrainSettings(lr=0.01, batch_rows=4, steps=1, warmup=1.0, weight_decay=0.1)
+    settings = Training(lr=0.01, batch_rows=4, steps=1, warmup=1.0, weight_decay=0.1)
     curve = train(model, rows, settings, seed=0)
     assert curve["loss"][0] == pytest.approx(float(sum(row_losses).detach()) / count, rel=1e-5)
     old, new = (state["model.layers.0.mlp.up_proj.weight"] for state in (before, weights(model)))
@@ -298,7 +299,7 @@ def test_progress_ends_with_a_line_that_says_how_far(monkeypatch):
 
 def run(folder: Path | None, optimizer: str = "adamw", **more) -> tuple[dict, object]:
     model = new_model()
-    settings = TrainSettings(lr=0.01, batch_rows=4, epochs=3, optimizer=optimizer, checkpoint_seconds=0)
+    settings = Training(lr=0.01, batch_rows=4, epochs=3, optimizer=optimizer, checkpoint_seconds=0)
     curve = train(model, toy_rows(), settings, seed=0, folder=folder, **more)
     return weights(model), curve
 
@@ -353,7 +354,7 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path, change):
 def test_the_pace_of_checkpoints_and_memory_is_no_part_of_a_run(tmp_path, monkeypatch):
     run(tmp_path)
     monkeypatch.setattr(training, "train_step", None)
-    settings = TrainSettings(lr=0.01, batch_rows=4, epochs=3, checkpoint_seconds=9, micro_tokens=1)
+    settings = Training(lr=0.01, batch_rows=4, epochs=3, checkpoint_seconds=9, micro_tokens=1)
     assert len(train(new_model(), toy_rows(), settings, seed=0, folder=tmp_path)) == 9
 
 
@@ -393,14 +394,11 @@ PROFILE = Profile(
     task=CountdownSettings(
         max_number=9, target_high=18, dfs_widths=(1,), bfs_beams=(1,), reserved_test=20, reserved_valid=10
     ),
-    hidden=16,
-    layers=1,
-    heads=2,
-    intermediate=32,
+    model=Model(hidden=16, layers=1, heads=2, intermediate=32),
     whole_numbers=NUMBERS,
-    stages=(Stage(2, 12, 4), Stage(3, 9, 3)),
     budget=200,
-    bc_batch_factor=1,
+    base=Base(stages=(Stage(2, 12, 4), Stage(3, 9, 3)), bc_batch_factor=1),
+    self_training=SelfTraining(row_length=232),
 )
 
 
@@ -422,7 +420,7 @@ def test_a_base_runs_through_its_stages_and_stops_early_on_the_same_way(quick, m
 
 def test_a_base_never_begins_anew_in_silence(quick, tmp_path):
     imitation.train_base("sos", PROFILE, folder=tmp_path)
-    other = replace(PROFILE, base_lr=PROFILE.base_lr / 2)
+    other = changed(PROFILE, base={"training": {"lr": PROFILE.base.training.lr / 2}})
     with pytest.raises(GrlibError, match="checkpoint.pt is damaged, or of other rows or settings"):
         imitation.train_base("sos", other, folder=tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"half")
@@ -440,7 +438,7 @@ def test_stages_of_one_size_take_different_examples(quick, monkeypatch):
     monkeypatch.setattr(imitation, "imitation_examples", noted)
     monkeypatch.setattr(imitation, "EXAMPLES", 6)
     stages = (Stage(3, 8, 4), Stage(2, 3, 3), Stage(3, 5, 5))
-    imitation.train_base("sos", replace(PROFILE, stages=stages))
+    imitation.train_base("sos", replace(PROFILE, base=replace(PROFILE.base, stages=stages)))
     assert asked[:-1] == [(3, 0, 6), (3, 6, 2), (2, 0, 3), (3, 8, 5)]
 
 
@@ -474,7 +472,7 @@ def test_the_base_of_the_gpu_has_the_shape_and_the_task_of_its_profile(tmp_path)
     assert folder == notebooks.REPOSITORY / "paper_results" / "base_gpu" / "sos"
     config, made = read_json(folder / "config.json"), read_json(folder / "manifest.json")
     assert [config[name] for name in ("hidden_size", "num_hidden_layers", "max_position_embeddings")] == [
-        profile.hidden, profile.layers, profile.row_length,
+        profile.model.hidden, profile.model.layers, profile.self_training.row_length,
     ]  # fmt: skip
     assert config["vocab_size"] == len(build_tokenizer(profile.whole_numbers))
     assert made["task"] == json.loads(json.dumps(asdict(profile.task)))

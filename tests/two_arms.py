@@ -6,8 +6,8 @@ from grlib.models.llama import build_model, save_model
 from grlib.models.tokenizer import encode
 from grlib.ppo import loop as ppo
 from grlib.ppo.rollouts import Rollout
-from grlib.ppo.settings import PPOSettings
-from grlib.sampling.pool import Request, SamplingSettings
+from grlib.profiles import PPO, Sampling
+from grlib.sampling.pool import Request
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 
@@ -37,9 +37,16 @@ def toy(folder, whole_numbers=10):
 
 
 def toy_settings(**changes):
-    sampling = SamplingSettings(workers=1, slots=64, chunk=64)
-    plain = {"steps": 12, "problems": 64, "actor_lr": 0.02, "critic_lr": 0.02, "minibatch": 32}
-    return PPOSettings(**(plain | {"sampling": sampling} | changes))
+    sampling = Sampling(workers=1, slots=64, chunk=64)
+    plain = {
+        "steps": 12,
+        "responses": 64,
+        "actor_lr": 0.02,
+        "critic_lr": 0.02,
+        "minibatch": 32,
+        "critic": "own",
+    }
+    return PPO(**(plain | {"sampling": sampling} | changes))
 
 
 def run(task, base, folder, settings, items=range(8), progress=lambda line: None):

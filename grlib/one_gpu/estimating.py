@@ -74,10 +74,14 @@ def of_self_training(profile: Profile, rates: Rates) -> dict[str, float]:
     for method in ("rest", "guided_rest"):
         for kind in ("sampling", "training"):
             each = rates.of_a_problem(kind, method)
-            found[f"{kind} {method}"] = each * profile.train_problems * profile.iterations
-    found["training rest_matched"] = rates.of_a_problem("training", "guided_rest") * profile.train_problems
+            found[f"{kind} {method}"] = (
+                each * profile.self_training.train_problems * profile.self_training.iterations
+            )
+    found["training rest_matched"] = (
+        rates.of_a_problem("training", "guided_rest") * profile.self_training.train_problems
+    )
     a_split = profile.samples + 1  # of the last iteration, and greedy
-    between = profile.iteration_samples * (profile.iterations - 1)
+    between = profile.iteration_samples * (profile.self_training.iterations - 1)
     for method in ("sos", "rest", "rest_matched", "guided_rest"):
         traces = a_split + (between if method in ("rest", "guided_rest") else 0)
         found[f"measuring {method}"] = rates.measuring(method, 2 * profile.test_problems * traces)
@@ -156,8 +160,8 @@ def fits(profile: Profile) -> list[tuple[int, int, int]]:
     found = []
     for size in CARDS:
         rows = rows_that_fit(
-            WIDER * profile.slots, size * 1e9, config.num_hidden_layers, config.num_key_value_heads,
-            config.head_dim, profile.row_length, 2,
+            WIDER * profile.sampling.slots, size * 1e9, config.num_hidden_layers, config.num_key_value_heads,
+            config.head_dim, profile.self_training.row_length, 2,
         )  # fmt: skip
         found.append((size, rows, line_that_fits(model, profile.micro_tokens, size * 1e9)))
     return found

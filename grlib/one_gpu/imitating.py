@@ -51,7 +51,7 @@ def part_of_rows(method: str, profile: Profile, num_count: int, start: int, coun
     array, and of each row its length and where its loss starts."""
     torch.set_num_threads(1)
     examples = imitation_examples(profile.task, count, start=start, num_count=num_count)
-    rows = imitation_rows(method, examples, _words(profile.whole_numbers), profile.row_length)
+    rows = imitation_rows(method, examples, _words(profile.whole_numbers), profile.self_training.row_length)
     ids = np.concatenate([row.ids for row in rows]).astype(np.uint16)
     return ids, [len(row.ids) for row in rows], [row.start for row in rows]
 
@@ -115,7 +115,7 @@ def _train(window: Window, method: str, rows: Iterator[Row], first: int, tokens:
     profile, words = window.profile, build_tokenizer(window.profile.whole_numbers)
     model = new_model(profile, words)
     settings = replace(base_settings(profile), precision="bfloat16")
-    net = PackedScorer(model.to(DEVICE), profile.row_length, compiled=True)
+    net = PackedScorer(model.to(DEVICE), profile.self_training.row_length, compiled=True)
     line = line_that_fits(model, tokens)  # a smaller card takes a step in several lines
     window.say(f"{method}: {seconds:.0f} s of steps of {tokens // line} x {line:,} tokens")
     done = by_the_clock(seconds, tokens, window.say)
@@ -178,7 +178,7 @@ def quick_look(window: Window, folder: Path, method: str, problems: int = 400) -
     model, words = load_both(folder)
     items: Sequence = make_splits(window.profile.task, 0, problems if GPU else 6, 0).valid
     began = time.monotonic()
-    policy = Sampler(model, words, window.profile.slots, f"look/{method}")
+    policy = Sampler(model, words, window.profile.sampling.slots, f"look/{method}")
     found = selftrain.evaluate(countdown_task.CountdownTask(window.profile.budget), policy, items, 4)
     took = time.monotonic() - began
     window.say(

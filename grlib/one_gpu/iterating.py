@@ -93,7 +93,9 @@ class Iterating(Work):
 
     def __init__(self, window: Window, base: Path, tokens: int) -> None:
         super().__init__(window, base, tokens)
-        self.items = training_problems(self.profile.task, self.profile.train_problems, self.seed)
+        self.items = training_problems(
+            self.profile.task, self.profile.self_training.train_problems, self.seed
+        )
         self.newest |= dict.fromkeys(METHODS, self.sos)
         self.first: list[Attempt] = []
         self.kept: list[Attempt] = []  # by the last iteration of ReST, for `MATCHED`
@@ -105,14 +107,14 @@ class Iterating(Work):
                 self.rows.add("03_curve", curve.assign(method=method))
         if "05_selection" not in self.rows.tables:  # stage select makes it
             self.rows.add("05_selection", results.without_rows("selection"))
-        matched = self._change(MATCHED, self.profile.iterations)
+        matched = self._change(MATCHED, self.profile.self_training.iterations)
         if matched.is_file():
             self.newest[MATCHED] = read_difference(matched, load_both(self.base)[0])
         window.part("loading")
 
     def _go_on(self, method: str) -> int:
         """How many iterations of a method are done: the file of the last one is its newest model."""
-        numbers = range(self.profile.iterations, 0, -1)
+        numbers = range(self.profile.self_training.iterations, 0, -1)
         done = next((number for number in numbers if self._change(method, number).is_file()), 0)
         measured = self.rows.of("06_eval", method=method).get("iteration", pd.Series([0])).max()
         if measured > done:
@@ -135,13 +137,13 @@ class Iterating(Work):
     def self_train(self, kept_back: float) -> None:
         """Iterations of both methods, as many as the profile has or the seconds allow, but for those that are
         kept back."""
-        for iteration in range(1, self.profile.iterations + 1):
+        for iteration in range(1, self.profile.self_training.iterations + 1):
             began = time.monotonic()
             for method in METHODS:
                 if self.done[method] < iteration:
                     self._iterate(method, iteration)
             spent = time.monotonic() - began
-            if iteration == self.profile.iterations:
+            if iteration == self.profile.self_training.iterations:
                 return
             if GPU and min(self.done.values()) == iteration and self.window.left() < 1.1 * spent + kept_back:
                 self.say(f"no time for another iteration, which may take {spent:.0f} s")
@@ -177,7 +179,7 @@ class Iterating(Work):
         self.done[method] = iteration
         if method == "rest":
             self.kept = gathered.kept()
-        elif iteration == self.done["rest"] == self.profile.iterations and len(curve):
+        elif iteration == self.done["rest"] == self.profile.self_training.iterations and len(curve):
             self._match(int(curve["steps"].iloc[-1]))
         for reinforced in (key for key, start in results.STARTS.items() if start == method):
             self.forget(reinforced)  # it went on from the model before
@@ -188,7 +190,7 @@ class Iterating(Work):
         if not self.kept:
             self.say(f"{MATCHED}: not made, ReST's last training set is not of this window, or empty")
             return
-        iteration = self.profile.iterations
+        iteration = self.profile.self_training.iterations
         tuning = countdown_task.loop_settings(self.profile, "rest").training
         tuning = replace(tuning, steps=steps, precision="bfloat16")
         self.newest[MATCHED], curve = self.trainer.fine_tune(
@@ -219,7 +221,7 @@ class Iterating(Work):
             texts = [(a.prompt, a.response, a.ended) for a in (gathered.attempts[i] for i in chosen)]
             if texts:
                 prompts, responses, ended = zip(*texts, strict=True)
-                length = self.profile.row_length
+                length = self.profile.self_training.row_length
                 nats = likelihood(self.sos, self.words, prompts, responses, ended, length)
                 self._keep_likelihood(kind, chosen, nats)
         self.window.part("likelihoods")
@@ -237,7 +239,7 @@ class Iterating(Work):
         models = [(method, self.newest[method], self.done[method]) for method in reversed(METHODS)]
         models.append(("sos", self.sos, 0))
         if MATCHED in self.newest:
-            models.append((MATCHED, self.newest[MATCHED], self.profile.iterations))
+            models.append((MATCHED, self.newest[MATCHED], self.profile.self_training.iterations))
         for model in models:
             self.measure(*model, self.profile.samples)
         for model in models:
@@ -261,7 +263,7 @@ class Iterating(Work):
         asked = items * len(steps)
         found = selftrain.evaluate(self.task, self.sampler(self.sos, "hints"), asked, 1, starts)
         prompts = [countdown_task.prompt_text(problem) for problem, _ in asked]
-        ended, length = ~found["truncated"], self.profile.row_length
+        ended, length = ~found["truncated"], self.profile.self_training.row_length
         nats = likelihood(self.sos, self.words, prompts, found["response"], ended, length)
         scored = found.drop(columns="response").assign(nll=nats[:, 0], nll_tokens=nats[:, 1].astype(int))
         scored["steps"], scored["index"] = scored["index"] // len(items), scored["index"] % len(items)

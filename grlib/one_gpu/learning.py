@@ -20,13 +20,11 @@ from grlib.ppo import loop as ppo
 from grlib.ppo import watch as ppo_watch
 from grlib.ppo.packed import PackedLearner
 from grlib.ppo.rollouts import batch_of
-from grlib.ppo.settings import PPOSettings
-from grlib.profiles import Profile
+from grlib.profiles import PPO, Profile, Training
 from grlib.selftrain import Attempt
 from grlib.tasks.countdown.base import new_model
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.task import CountdownTask
-from grlib.training.optim import TrainSettings
 from grlib.training.packed import Line, PackedScorer, line_that_fits, lines, train_lines
 from grlib.training.rows import Row, make_rows
 
@@ -51,21 +49,23 @@ class Trainer:
         """`tokens` of an optimiser step of fine-tuning; a line of as many, or a part of them that fits the
         card, is one forward pass."""
         self.profile, self.seed, self.say = profile, seed, say
-        if profile.lora_rank:
-            raise GrlibError(f"lora_rank {profile.lora_rank}: the GPU stages train all weights; make it 0")
+        if profile.self_training.training.lora_rank:
+            raise GrlibError(
+                f"lora_rank {profile.self_training.training.lora_rank}: the GPU stages train all weights; make it 0"
+            )
         self.model, self.words = load_both(base)
         refuse_other_shape(self.model, profile, base)
         self.start = {name: weights.clone() for name, weights in self.model.state_dict().items()}
         self.model.to(DEVICE)
         self.tokens = line_that_fits(self.model, tokens)
         self.together = tokens // self.tokens
-        self.net = PackedScorer(self.model, profile.row_length, compiled=True)
+        self.net = PackedScorer(self.model, profile.self_training.row_length, compiled=True)
 
     def rows(self, attempts: Sequence[Attempt]) -> list[Row]:
         """What kept attempts teach."""
         examples = [one for attempt in attempts for one in attempt.examples()]
         prompts, responses, ended = zip(*examples, strict=True) if examples else ((), (), ())
-        return make_rows(self.words, prompts, responses, self.profile.row_length, ended)
+        return make_rows(self.words, prompts, responses, self.profile.self_training.row_length, ended)
 
     def weights(self) -> dict[str, Any]:
         """The weights as they are now, on the CPU."""
@@ -78,7 +78,7 @@ class Trainer:
         return copied.eval()
 
     def fine_tune(
-        self, rows: Sequence[Row], settings: TrainSettings, seed: str, label: str
+        self, rows: Sequence[Row], settings: Training, seed: str, label: str
     ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
         """A model and its curve. Without rows the model stays the base. As many epochs as the settings say,
         or as `steps` need where they name some."""
@@ -104,7 +104,7 @@ class Trainer:
         start: LlamaForCausalLM,
         task: CountdownTask,
         items: Sequence[Solved],
-        settings: PPOSettings,
+        settings: PPO,
         label: str,
         seconds: float,
         steps: int = 0,
@@ -162,7 +162,7 @@ class Trainer:
         shadow.load_state_dict(self.weights())
         problems = ppo.problems_of_step(items, learner.settings, self.seed, step)
         chosen = [problem for problem in problems for _ in range(learner.settings.group)]
-        policy = Sampler(shadow, self.words, self.profile.slots, f"{self.seed}/{label}/{step}")
+        policy = Sampler(shadow, self.words, self.profile.sampling.slots, f"{self.seed}/{label}/{step}")
         rollouts = task.rollouts(policy, chosen, self.words, learner.settings)
         sampled = time.monotonic()
         if step >= TRIED:
@@ -177,7 +177,7 @@ def refuse_other_shape(model: LlamaForCausalLM, profile: Profile, base: Path) ->
     """GrlibError where a base is not what the profile describes: its copies would not fit it."""
     config = model.config
     found = (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings)
-    wanted = (profile.hidden, profile.layers, profile.row_length)
+    wanted = (profile.model.hidden, profile.model.layers, profile.self_training.row_length)
     if found[:2] != wanted[:2] or found[2] < wanted[2]:
         raise GrlibError(
             f"{base}: hidden size, layers, positions are {found}, profile {profile.name} needs {wanted}: "

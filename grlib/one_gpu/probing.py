@@ -16,7 +16,7 @@ from grlib.errors import GrlibError
 from grlib.models.llama import bake
 from grlib.models.tokenizer import encode
 from grlib.one_gpu.window import DEVICE, GPU, WIDER, Window
-from grlib.profiles import Profile
+from grlib.profiles import Profile, Training
 from grlib.runs import files as artefacts
 from grlib.runs import provenance
 from grlib.sampling import pool as sampling
@@ -25,7 +25,6 @@ from grlib.tasks.countdown.base import imitation_rows, new_model
 from grlib.tasks.countdown.data import draw, imitation_examples
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training.loss import Scored, response_nll, score_rows
-from grlib.training.optim import TrainSettings
 from grlib.training.packed import Line, PackedScorer, line_that_fits, lines, on, train_lines
 from grlib.training.rows import Row, micro_batches, padded
 
@@ -88,7 +87,9 @@ def packing(profile: Profile, tokens: int) -> dict[str, float]:
     """Relative error of loss and gradient: rows packed on the device in bfloat16, plain and compiled, against
     padded rows in float32 on the CPU."""
     words = build_tokenizer(profile.whole_numbers)
-    rows = imitation_rows("sos", imitation_examples(profile.task, 6, num_count=3), words, profile.row_length)
+    rows = imitation_rows(
+        "sos", imitation_examples(profile.task, 6, num_count=3), words, profile.self_training.row_length
+    )
     model = new_model(profile, words)
     total = torch.stack([response_nll(model, *micro).sum() for _, *micro in micro_batches(rows, 4096)]).sum()
     total.backward()
@@ -97,7 +98,7 @@ def packing(profile: Profile, tokens: int) -> dict[str, float]:
     model.to(DEVICE)
     found = {}
     for compiled in (False, True):
-        net, nats = PackedScorer(model, profile.row_length, compiled), 0.0
+        net, nats = PackedScorer(model, profile.self_training.row_length, compiled), 0.0
         for line in lines(rows, 4096):
             with torch.autocast(DEVICE.type, torch.bfloat16):
                 loss = net(on(DEVICE, line))
@@ -119,7 +120,7 @@ def sampled(profile: Profile, tokens: int) -> dict[str, float]:
     model = bake(new_model(profile, words)).eval()
     problems = draw(profile.task, "probe", 64 if GPU else 4)
     ask = [sampling.Request(countdown_task.prompt_text(p), "", 64) for p, _ in problems]
-    greedy = sampling.SamplingSettings("static", temperature=0, slots=32)
+    greedy = sampling.Sampling("static", temperature=0, slots=32)
     ours = sampling.answer(model, words, ask, greedy, 0)
     theirs = sampling.answer(model, words, ask, replace(greedy, engine="transformers"), 0)
     answers = sampling.answer(model, words, ask, replace(greedy, temperature=1, logprobs=True), 0)
@@ -140,11 +141,11 @@ def training_pace(profile: Profile, tokens: int) -> dict[str, float]:
     padded to the longest of their step; both AdamW in bfloat16."""
     words = build_tokenizer(profile.whole_numbers)
     rows = imitation_rows(
-        "sos", imitation_examples(profile.task, 2000 if GPU else 40), words, profile.row_length
+        "sos", imitation_examples(profile.task, 2000 if GPU else 40), words, profile.self_training.row_length
     )
     model = new_model(profile, words).to(DEVICE)
-    settings = TrainSettings(lr=1e-4, batch_rows=PADDED_ROWS, precision="bfloat16")
-    net = PackedScorer(model, profile.row_length, compiled=True)
+    settings = Training(lr=1e-4, batch_rows=PADDED_ROWS, precision="bfloat16")
+    net = PackedScorer(model, profile.self_training.row_length, compiled=True)
     source = list(lines(rows, line_that_fits(model, tokens)))[:12]
 
     def take(some: list[Line]) -> float:
@@ -183,13 +184,15 @@ def sampling_pace(profile: Profile, tokens: int) -> dict[str, float]:
     words = build_tokenizer(profile.whole_numbers)
     model = bake(new_model(profile, words)).eval()
     prompt = countdown_task.prompt_text(draw(profile.task, "probe", 1)[0][0])
-    settings = sampling.SamplingSettings("static", slots=profile.slots, logprobs=True)
-    ask = [sampling.Request(prompt, "", profile.budget // 2)] * profile.slots
+    settings = sampling.Sampling("static", slots=profile.sampling.slots, logprobs=True)
+    ask = [sampling.Request(prompt, "", profile.budget // 2)] * profile.sampling.slots
     sampling.answer(model, words, ask[:8], settings, 0)  # makes the cache and captures
     began = _waited()
     made = sum(answer.new for answer in sampling.answer(model, words, ask, settings, 1))
     found = {"static": made / (_waited() - began)}
-    of_a_token = 2 * profile.layers * profile.kv_heads * (profile.hidden // profile.heads) * 2  # bytes
+    of_a_token = (
+        2 * profile.model.layers * profile.model.kv_heads * (profile.model.hidden // profile.model.heads) * 2
+    )  # bytes
     found["read_tb_s"] = found["static"] * of_a_token * profile.budget / 4 / 1e12  # a row is half full
     rows, new = GENERATED if GPU else (2, 4)
     ids = torch.tensor(encode(words, [prompt]) * rows, device=DEVICE)
@@ -212,12 +215,17 @@ def attention(profile: Profile, tokens: int) -> dict[str, float | str]:
         return {"device": provenance.device()}
     from grlib.sampling.kernel import attend
 
-    slots, heads, size = WIDER * profile.slots, profile.kv_heads, profile.hidden // profile.heads
+    slots, heads, size = (
+        WIDER * profile.sampling.slots,
+        profile.model.kv_heads,
+        profile.model.hidden // profile.model.heads,
+    )
     kind = {"device": DEVICE, "dtype": torch.bfloat16}
     caches = [
-        [torch.randn(slots, heads, profile.row_length, size, **kind) for _ in range(2)] for _ in range(3)
+        [torch.randn(slots, heads, profile.self_training.row_length, size, **kind) for _ in range(2)]
+        for _ in range(3)
     ]
-    queries = torch.randn(slots, heads, profile.heads // heads, size, **kind)
+    queries = torch.randn(slots, heads, profile.model.heads // heads, size, **kind)
     own = torch.randn(slots, heads, size, **kind)
     length = torch.randint(1, profile.budget, (slots,), device=DEVICE)
     running = torch.ones(slots, dtype=torch.int32, device=DEVICE)

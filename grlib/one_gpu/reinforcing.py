@@ -49,7 +49,9 @@ def reinforce_models(
             "make it (`gpu iterate`, then `gpu export`)"
         )
     notes = {start: _notes(base / start) for start in starts}
-    had = max([profile.train_problems, *(int(note.get("problems", 0)) for note in notes.values())])
+    had = max(
+        [profile.self_training.train_problems, *(int(note.get("problems", 0)) for note in notes.values())]
+    )
     profile = replace(profile, train_problems=had)  # PPO takes those behind the ones that a start has had
     window = opened(
         "reinforce", out, profile, seed, seconds=seconds, base=base, tokens=tokens, methods=methods,
@@ -63,7 +65,7 @@ def reinforce_models(
         refuse_other_shape((model := load_both(base / start)[0]), profile, base / start)
         refuse_other(out, {f"start {start}": artefacts.digest(base / start)})
         work.newest[start] = model
-        work.done[start] = int(note.get("iteration", profile.iterations))
+        work.done[start] = int(note.get("iteration", profile.self_training.iterations))
     window.part("loading")
     for start in starts:
         work.measure(start, work.newest[start], work.iteration_of(start), 1, GREEDY)
@@ -82,7 +84,7 @@ def refuse_other_steps(work: Work, methods: Sequence[str], steps: int) -> None:
     those whose start is to be trained further."""
     curve = work.rows.of("07_curve")
     if len(curve):
-        last = work.profile.iterations
+        last = work.profile.self_training.iterations
         stand = curve["method"].map(lambda method: work.done.get(results.STARTS[method], last) >= last)
         curve = curve[stand]
     there = _steps_so_far(curve)
@@ -98,8 +100,8 @@ def reinforce(work: Work, methods: Sequence[str], steps: int) -> None:
     not had: as many steps as those that are there had, else `steps`, and where that is 0 as many as the
     seconds allow all of them."""
     steps = _steps_so_far(work.rows.of("07_curve")) or steps
-    had = work.profile.train_problems
-    count = max(had, -(-steps * work.profile.ppo_problems // OFTEN))
+    had = work.profile.self_training.train_problems
+    count = max(had, -(-steps * work.profile.ppo.responses // OFTEN))
     # not those solved unaided, as in notebook 07: they are the easier ones, and taught nothing about others
     problems = training_problems(work.profile.task, count, work.seed, start=had)
     waiting = [method for method in methods if not work.is_measured(method, 0)]

@@ -31,9 +31,9 @@ def select(out: Path, profile: Profile, base: Path, problems: int, seed: int) ->
     model, words = load_both(base / "sos")
 
     def policy_of_round(number: int) -> Sampler:
-        return Sampler(model, words, profile.slots, f"{seed}/select/{number}")
+        return Sampler(model, words, profile.sampling.slots, f"{seed}/select/{number}")
 
-    task = CountdownTask(profile.budget, rounds=profile.guided_rounds)
+    task = CountdownTask(profile.budget, rounds=profile.self_training.guided_rounds)
     first = selftrain.gather(task, items, policy_of_round, 0, seed).attempts
     window.part("first attempts")
     found = []
@@ -52,7 +52,7 @@ def _rows(
     """One row a problem: verdict, round, tokens, and how likely the base finds the trace."""
     attempts = gathered.attempts
     prompts, responses, ended = zip(*((a.prompt, a.response, a.ended) for a in attempts), strict=True)
-    nats = likelihood(model, words, prompts, responses, ended, profile.row_length)
+    nats = likelihood(model, words, prompts, responses, ended, profile.self_training.row_length)
     return pd.DataFrame(
         {
             "index": range(len(attempts)),

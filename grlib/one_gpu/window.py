@@ -109,7 +109,7 @@ class Sampler:
     ) -> None:
         self.model, self.words, self.seed, self.times = model, words, seed, itertools.count()
         engine = "static" if GPU else "batched"
-        self.settings = sampling.SamplingSettings(engine, temperature, slots, logprobs=temperature == 1)
+        self.settings = sampling.Sampling(engine, temperature, slots, logprobs=temperature == 1)
 
     def __call__(self, requests: Sequence[sampling.Request]) -> list[sampling.Sampled]:
         return sampling.by_number(self.as_they_come(requests), len(requests))

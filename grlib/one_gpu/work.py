@@ -32,19 +32,21 @@ class Work:
         self.window, self.profile, self.seed, self.say = window, window.profile, window.seed, window.say
         drawn = make_splits(self.profile.task, 0, 0, self.profile.test_problems)
         self.tests = {"seen": drawn.seen, "unseen": drawn.unseen}
-        self.task = countdown_task.CountdownTask(self.profile.budget, rounds=self.profile.guided_rounds)
+        self.task = countdown_task.CountdownTask(
+            self.profile.budget, rounds=self.profile.self_training.guided_rounds
+        )
         self.base = base / "sos"
         _refuse_another_run(window, self.base)
         self.sos, self.words = load_both(self.base)
         self.trainer = Trainer(self.base, self.profile, tokens, self.seed, self.say)
         self.newest: dict[str, LlamaForCausalLM] = {"sos": self.sos}
-        self.done = {"sos": self.profile.iterations}  # iterations of each method
+        self.done = {"sos": self.profile.self_training.iterations}  # iterations of each method
         self.rows = Stored(window.out / "results")
         self.say(f"at most {window.seconds:.0f} s, lines of {self.trainer.tokens:,} tokens")
 
     def sampler(self, model: LlamaForCausalLM, name: str, temperature: float = 1.0) -> Sampler:
         """A policy with a seed of this name."""
-        return Sampler(model, self.words, self.profile.slots, f"{self.seed}/{name}", temperature)
+        return Sampler(model, self.words, self.profile.sampling.slots, f"{self.seed}/{name}", temperature)
 
     def iteration_of(self, method: str) -> int:
         """The iteration that rows of a method's newest model bear: 0 of what no iteration made."""
@@ -104,8 +106,8 @@ def _refuse_another_run(window: Window, base: Path) -> None:
         window.out,
         {
             "base": artefacts.digest(base), "seed": window.seed, "profile": profile.name,
-            "train_problems": profile.train_problems, "test_problems": profile.test_problems,
-            "ppo_critic": profile.ppo_critic,
+            "train_problems": profile.self_training.train_problems, "test_problems": profile.test_problems,
+            "ppo_critic": profile.ppo.critic,
         },
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ from grlib.ppo.losses import (
     value_loss,
 )
 from grlib.ppo.rollouts import Batch
-from grlib.ppo.settings import PPOSettings
+from grlib.profiles import PPO
 from grlib.training.checkpoint import read_checkpoint, write_checkpoint
 from grlib.training.loss import nll_of, states_before
 from grlib.training.parallel import (
@@ -102,7 +102,7 @@ class ActorCritic(nn.Module):
 class Learner:
     """Policy, critic and their optimisers, as one process or one of several trains them."""
 
-    def __init__(self, policy: LlamaForCausalLM, settings: PPOSettings, seed: int = 0) -> None:
+    def __init__(self, policy: LlamaForCausalLM, settings: PPO, seed: int = 0) -> None:
         self.policy, self.settings = policy, settings  # the policy that was given; `net` may hold a copy
         self.team = Team(settings.strategy, settings.precision)
         if settings.recompute:
@@ -151,7 +151,7 @@ class Learner:
         began = time.monotonic()
         old_value = torch.zeros_like(batch.reward)
         if self.critic is None:
-            advantage = group_advantages(batch.reward, batch.action_start, settings.group)
+            advantage = group_advantages(batch.reward, batch.action_start, settings.samples_each)
             returns = old_value
         else:
             old_value = self._old_values(batch)

@@ -24,8 +24,8 @@ from grlib.ppo.losses import (
     operation_advantages,
 )
 from grlib.ppo.rollouts import Rollout, batch_of
-from grlib.ppo.settings import PPOSettings
 from grlib.ppo.watch import Concerns, progress_line, watched
+from grlib.profiles import PPO
 from grlib.runs import chunks
 from grlib.runs.files import digest, read_table, write_table
 from grlib.sampling.pool import release_gpus
@@ -46,7 +46,7 @@ class Task(Protocol):
     """What a problem domain must offer to be reinforced. `Item` is the task's own type."""
 
     def rollouts(
-        self, policy: Policy, items: Sequence[Any], tokenizer: PreTrainedTokenizerFast, settings: PPOSettings
+        self, policy: Policy, items: Sequence[Any], tokenizer: PreTrainedTokenizerFast, settings: PPO
     ) -> list[Rollout]:
         """One response an item, graded, with its actions and rewards."""
 
@@ -55,7 +55,7 @@ def train_ppo(
     task: Task,
     items: Sequence[Any],
     base: Path,
-    settings: PPOSettings,
+    settings: PPO,
     *,
     seed: int,
     out: Path,
@@ -114,7 +114,7 @@ def train_ppo(
     return frame
 
 
-def _learner(policy: LlamaForCausalLM, settings: PPOSettings, seed: int) -> Learner:
+def _learner(policy: LlamaForCausalLM, settings: PPO, seed: int) -> Learner:
     """Without padding where that can be done (`packed_ppo`)."""
     from grlib.ppo.packed import packed_learner
     from grlib.training.packed import packs
@@ -129,21 +129,22 @@ def _sampled(
     task: Task,
     items: Sequence[Any],
     tokenizer: PreTrainedTokenizerFast,
-    settings: PPOSettings,
+    settings: PPO,
     seed: int,
     step: int,
     work: Path,
 ) -> list[Rollout]:
     """The responses of one step, from the policy saved in `work`."""
+    problems = problems_of_step(items, settings, seed, step)
+    chosen = [item for item in problems for _ in range(settings.samples_each)]
     sampler = sampled_policy(
         work / "policy",
-        replace(settings.sampling, logprobs=True),
+        replace(settings.sampling.in_halves(len(chosen)), logprobs=True),
         f"{seed}/{step}",
         work / "rollouts",
         f"step {step}",
         lambda line: None,
     )
-    chosen = [item for item in problems_of_step(items, settings, seed, step) for _ in range(settings.group)]
     with chunks.as_a_whole():  # a step is too short to be handed around
         rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
     if settings.sampling.engine == "vllm":  # takes nearly all of a GPU's memory
@@ -152,7 +153,7 @@ def _sampled(
 
 
 def gradient_cosine(
-    task: Task, items: Sequence[Any], base: Path, settings: PPOSettings, *, seed: int, work: Path
+    task: Task, items: Sequence[Any], base: Path, settings: PPO, *, seed: int, work: Path
 ) -> float:
     """Cosine of two gradients of the policy on the responses of one step: lines as actions, and tokens.
 
@@ -179,7 +180,7 @@ def gradient_cosine(
     return float(nn.functional.cosine_similarity(found[0], found[1], dim=0))
 
 
-def problems_of_step(items: Sequence[Any], settings: PPOSettings, seed: int, step: int) -> list[Any]:
+def problems_of_step(items: Sequence[Any], settings: PPO, seed: int, step: int) -> list[Any]:
     """The problems of a step: the items in a new order each epoch, none twice before all were seen."""
     found: list[Any] = []
     place = step * settings.problems

@@ -11,7 +11,7 @@ import torch
 
 from grlib.ppo.learner import ActorCritic, Critic, Learner, by_place
 from grlib.ppo.rollouts import Batch
-from grlib.ppo.settings import PPOSettings
+from grlib.profiles import PPO
 from grlib.training.packed import FILLING, PackedScorer, batches_in_lines, line_that_fits
 from grlib.training.rows import Row
 
@@ -44,7 +44,7 @@ class PackedLearner(Learner):
     """
 
     def __init__(
-        self, policy: LlamaForCausalLM, settings: PPOSettings, seed: int, scorer: PackedScorer, tokens: int
+        self, policy: LlamaForCausalLM, settings: PPO, seed: int, scorer: PackedScorer, tokens: int
     ) -> None:
         self.scorer, self.tokens, self.values = scorer, tokens, torch.zeros(0)
         super().__init__(policy, settings, seed)
@@ -83,7 +83,7 @@ class PackedLearner(Learner):
         self.scorer.give_back()
 
 
-def packed_learner(policy: LlamaForCausalLM, settings: PPOSettings, seed: int) -> PackedLearner:
+def packed_learner(policy: LlamaForCausalLM, settings: PPO, seed: int) -> PackedLearner:
     """A learner with lines of the settings' `micro_tokens`, or as many of them as the GPU holds; a response
     and its prompt must fit one."""
     tokens = max(line_that_fits(policy, settings.micro_tokens), FILLING)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grlib.errors import GrlibError
 from grlib.ppo.rollouts import Rollout
-
-if TYPE_CHECKING:
-    from grlib.ppo.settings import PPOSettings
+from grlib.profiles import PPO
 
 TIMES = ("sampling_s", "scoring_s", "updating_s")  # columns of the curve that differ from run to run
 BEGINNING = 3  # steps that later ones are compared with
@@ -38,7 +35,7 @@ def watched(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
-def progress_line(row: Mapping[str, float], settings: PPOSettings) -> str:
+def progress_line(row: Mapping[str, float], settings: PPO) -> str:
     """A step in one line, with the minutes left."""
     left = (settings.steps - row["step"]) * sum(row[name] for name in TIMES) / 60
     return (

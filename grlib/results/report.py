@@ -275,7 +275,7 @@ def _scale(p: Profile) -> dict[str, str]:
         "iterations": f"{p.iterations}",
         "test problems a split, samples": f"{p.test_problems:,} × {p.samples}",
         "code self-repair: model": p.repair.pretrained.rpartition("/")[2] or scratch,
-        "training problems an iteration, episodes": f"{p.repair.train_problems:,} × {p.repair.episodes}",
+        "training problems an iteration, episodes": f"{p.repair.self_training.train_problems:,} × {p.repair.episodes}",
         "near and far test problems, samples": f"{p.repair.near_problems:,} and {p.repair.far_problems:,} "
         f"× {p.repair.samples}",
     }

@@ -70,17 +70,7 @@ def resolve(profile: str, seed: int, sizes: Mapping[str, Any]) -> profiles.Profi
     """The named profile with the given fields replaced; GrlibError for a bad name, value or seed."""
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
-    settings = profiles.get(profile)
-    fields = sorted(field.name for field in dataclasses.fields(settings))
-    for name, value in sizes.items():
-        if name not in fields:
-            raise GrlibError(f"size {name!r}: {notebooks.suggest(name, fields)}")
-        default = getattr(settings, name)
-        kinds = (int, float) if type(default) is float else (type(default),)
-        if type(value) not in kinds or (not isinstance(value, str) and value < 0):
-            wanted = f"must be a {type(default).__name__} >= 0, as the profile's {default!r}"
-            raise GrlibError(f"{name}={value!r}: {wanted}")
-    return dataclasses.replace(settings, **{name: value for name, value in sizes.items() if value})
+    return profiles.with_sizes(profiles.get(profile), sizes)
 
 
 def claim(folder: Path, profile: str, seed: int) -> None:
@@ -139,7 +129,7 @@ class Run:
 
     def shipped(self, model: str) -> Path:
         """The base of this name that comes with the repository for this profile."""
-        return self.require(f"repo:paper_results/{self.profile.base_folder}/{model}")
+        return self.require(f"repo:paper_results/{self.profile.base.folder}/{model}")
 
     # tables and figures
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
-from grlib.profiles import REHEARSAL
 from grlib.runs import chunks, freshness, notebooks
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
@@ -141,7 +140,7 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
     # a figure of what was not run has no rows; the model of a rehearsal may solve nothing at all
     used = [freshness.located(name, folder) for name in notebook.may_read(request.profile)]
-    may_be_empty = request.profile == REHEARSAL.name or not all(path.exists() for path in used)
+    may_be_empty = request.profile == "rehearsal" or not all(path.exists() for path in used)
     for name in notebook.writes(request.profile):
         fault = artefacts.problem_with(folder / name)
         if fault or (not may_be_empty and artefacts.without_rows(folder / name)):

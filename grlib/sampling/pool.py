@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +21,7 @@ from zlib import crc32
 import pandas as pd
 
 from grlib.errors import GrlibError
+from grlib.profiles import Sampling
 from grlib.runs.chunks import chunked, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
 from grlib.runs.provenance import cores
@@ -62,45 +62,10 @@ ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or mo
 _ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How to sample, whatever is sampled."""
-
-    engine: str = "batched"
-    temperature: float = 1.0
-    slots: int = 128  # rows in flight at once in one worker
-    chunk: int = 256  # requests of one piece of work
-    workers: int = 0  # processes; 0: one a core
-    tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine "vllm")
-    data_parallel: int = 1  # copies of the model, each on its own GPUs (engines "vllm" and "static")
-    logprobs: bool = False  # keep the new tokens and their log probabilities (not engine "transformers")
-
-    def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise GrlibError(f"engine {self.engine!r} is not available; choose one of {', '.join(ENGINES)}")
-        if self.temperature < 0 or self.slots < 1 or self.chunk < 1 or self.workers < 0:
-            raise GrlibError(f"{self}: temperature and workers must be 0 or more, slots and chunk 1 or more")
-        if self.tensor_parallel < 1 or self.data_parallel < 1:
-            raise GrlibError(f"{self}: tensor_parallel and data_parallel must be 1 or more")
-        if self.logprobs and (self.engine == "transformers" or self.temperature != 1):
-            raise GrlibError(
-                f"log probabilities with engine {self.engine!r} at temperature {self.temperature}: only "
-                "engines 'batched', 'static' and 'vllm' at temperature 1 give those of the model itself"
-            )
-
-    def pool(self) -> ProcessPoolExecutor:
-        """The worker processes that answer chunks, started once."""
-        return _pool(self.engine, self.processes(), self.tensor_parallel)
-
-    def processes(self) -> int:
-        """How many of them there are: on GPUs (and with vLLM) one a copy of the model."""
-        return self.data_parallel if self.engine in ON_GPUS else self.workers or cores()
-
-
 def sample(
     model_folder: Path | str,
     requests: Sequence[Request],
-    settings: SamplingSettings,
+    settings: Sampling,
     *,
     seed: int | str,
     folder: Path,
@@ -128,18 +93,18 @@ def sample(
     }
     check_engine(settings)
 
-    def arguments(number: int) -> tuple[str, list[Request], SamplingSettings, int]:
+    def arguments(number: int) -> tuple[str, list[Request], Sampling, int]:
         return str(model_folder), parts[number], settings, crc32(f"{seed}/{number}".encode())
 
     def here(number: int) -> pd.DataFrame:
         return sample_alone(*arguments(number))
 
     def submit(number: int) -> Future[pd.DataFrame]:
-        return settings.pool().submit(sample_chunk, *arguments(number))
+        return _pool(settings).submit(sample_chunk, *arguments(number))
 
     try:
         # starting workers for a single chunk costs more than they save; a GPU is free when its process ends
-        several = len(parts) > 1 and settings.processes() > 1
+        several = len(parts) > 1 and processes_of(settings) > 1
         elsewhere = submit if several or settings.engine in ON_GPUS else None
         frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
@@ -150,7 +115,7 @@ def sample(
     return [Sampled(*row) for row in zip(*(frame[name].tolist() for name in frame), strict=True)]
 
 
-def check_engine(settings: SamplingSettings) -> None:
+def check_engine(settings: Sampling) -> None:
     """GrlibError, before any work, where the engine or a GPU that it is to have is not there."""
     if settings.engine == "vllm":
         refuse_missing()
@@ -158,8 +123,14 @@ def check_engine(settings: SamplingSettings) -> None:
         refuse_few_gpus(settings)
 
 
-def _pool(engine: str, processes: int, gpus: int) -> ProcessPoolExecutor:
+def processes_of(settings: Sampling) -> int:
+    """How many workers there are: on GPUs (and with vLLM) one per copy of the model."""
+    return settings.data_parallel if settings.engine in ON_GPUS else settings.workers or cores()
+
+
+def _pool(settings: Sampling) -> ProcessPoolExecutor:
     """Worker processes, started once: they keep torch, and the last model, loaded."""
+    engine, processes, gpus = settings.engine, processes_of(settings), settings.tensor_parallel
     kind = (engine, processes, gpus)
     if kind not in _POOLS:
         end_workers()
@@ -191,9 +162,7 @@ def _one_thread() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook ends its workers itself
 
 
-def sample_alone(
-    model_folder: str, requests: list[Request], settings: SamplingSettings, seed: int
-) -> pd.DataFrame:
+def sample_alone(model_folder: str, requests: list[Request], settings: Sampling, seed: int) -> pd.DataFrame:
     """`sample_chunk` in this process, on one thread as in a worker: the same rows come out."""
     import torch
 
@@ -205,9 +174,7 @@ def sample_alone(
         torch.set_num_threads(threads)
 
 
-def sample_chunk(
-    model_folder: str, requests: list[Request], settings: SamplingSettings, seed: int
-) -> pd.DataFrame:
+def sample_chunk(model_folder: str, requests: list[Request], settings: Sampling, seed: int) -> pd.DataFrame:
     """Answer one chunk in this process: columns as in `Sampled`, those on request only if asked for."""
     model, tokenizer = _loaded(model_folder, digest(Path(model_folder)), settings.engine)
     found = answer(model, tokenizer, requests, settings, seed)
@@ -230,7 +197,7 @@ def answer(
     model: PreTrainedModel | ServedModel,
     tokenizer: PreTrainedTokenizerFast,
     requests: Sequence[Request],
-    settings: SamplingSettings,
+    settings: Sampling,
     seed: int,
 ) -> list[Sampled]:
     """Answer requests with a model at hand, in this process.
@@ -261,7 +228,7 @@ def answers(
     model: PreTrainedModel | ServedModel,
     tokenizer: PreTrainedTokenizerFast,
     requests: Sequence[Request],
-    settings: SamplingSettings,
+    settings: Sampling,
     seed: int,
 ) -> Iterator[tuple[int, Sampled]]:
     """`answer`, each with the number of its request, in the order in which they are finished: with engine
@@ -299,7 +266,7 @@ def _batched(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[Sequence[int]],
     budgets: Sequence[int],
-    settings: SamplingSettings,
+    settings: Sampling,
     seed: int,
 ) -> Iterator[Finished]:
     from grlib.sampling.batched import Decoder
@@ -315,7 +282,7 @@ def _static(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[Sequence[int]],
     budgets: Sequence[int],
-    settings: SamplingSettings,
+    settings: Sampling,
     seed: int,
 ) -> Iterator[Finished]:
     from grlib.sampling.static import generate
@@ -336,7 +303,7 @@ def _transformers(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[list[int]],
     budgets: Sequence[int],
-    settings: SamplingSettings,
+    settings: Sampling,
     seed: int,
 ) -> Iterator[Finished]:
     """`generate` of transformers, `slots` rows at a time: slower, any architecture, the tests' reference."""
@@ -378,7 +345,7 @@ def _vllm(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[list[int]],
     budgets: Sequence[int],
-    settings: SamplingSettings,
+    settings: Sampling,
     seed: int,
 ) -> Iterator[Finished]:
     new, logprobs = model.generate(prompts, budgets, tokenizer.eos_token_id, settings, seed)

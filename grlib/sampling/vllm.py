@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from grlib.errors import GrlibError, one_line
+from grlib.profiles import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
     from vllm import LLM
 
-    from grlib.sampling.pool import SamplingSettings
 
 LENGTH_STEP = 512  # an engine is started for sequences of a multiple of so many tokens
 CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own variable: memory for keys and values on a CPU
@@ -40,7 +40,7 @@ def refuse_missing() -> None:
         )
 
 
-def refuse_few_gpus(settings: SamplingSettings) -> None:
+def refuse_few_gpus(settings: Sampling) -> None:
     """GrlibError, before any work, where there are fewer GPUs than the settings ask for (none: the CPU)."""
     import torch
 
@@ -82,7 +82,7 @@ class ServedModel:
         prompts: Sequence[Sequence[int]],
         budgets: Sequence[int],
         end: int,
-        settings: SamplingSettings,
+        settings: Sampling,
         seed: int,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """New tokens of each prompt, at most its budget, up to the token `end`, and the log probabilities
@@ -133,7 +133,7 @@ class _Engine:
         self.key: dict[str, Any] = {}
         self.length = self.started = 0
 
-    def serving(self, model: ServedModel, longest: int, settings: SamplingSettings) -> LLM:
+    def serving(self, model: ServedModel, longest: int, settings: Sampling) -> LLM:
         """The engine with the weights of `model`, for sequences of `longest` tokens: the live one with new
         weights where its shape and length allow it, else a new one."""
         apart = _holds_apart(model.config)
@@ -201,7 +201,7 @@ def _memory_share(gpus: int) -> float:
     return min(0.9 * left / whole for left, whole in free)
 
 
-def _started(folder: str, length: int, settings: SamplingSettings, apart: bool) -> LLM:
+def _started(folder: str, length: int, settings: Sampling, apart: bool) -> LLM:
     """A new engine, which says nothing below errors; where it holds the output matrix `apart`, its weights
     are still to be loaded."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

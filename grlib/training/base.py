@@ -1,4 +1,4 @@
-"""What the bases of all tasks share: their settings, where they come from, and what their manifests say."""
+"""Base models of every task: shipped or trained from scratch, each with a manifest and a model card."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from grlib.errors import GrlibError
-from grlib.profiles import Profile
 from grlib.runs.files import MissingArtefact, atomic_folder, plain, problem_with
-from grlib.training.optim import TrainSettings, means_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+CARD = """---
+license: {license}
+library_name: transformers
+---
+# {title}
 
-def base_settings(profile: Profile) -> TrainSettings:
-    """How a base is trained; the batch size is each stage's own."""
-    return TrainSettings(
-        lr=profile.base_lr,
-        batch_rows=1,
-        optimizer=profile.base_optimizer,
-        schedule=profile.base_schedule,
-        warmup=profile.base_warmup,
-        epochs=profile.base_epochs,
-        lora_rank=profile.lora_rank if profile.pretrained else 0,  # a base from scratch has all to learn
-        **means_of(profile),
-    )
+A Llama of {parameters:,} parameters ({origin}) that imitates {imitates}.
+
+- **Made by** {made_by}; {steps:,} steps, {tokens_seen:,} tokens. All settings are in `manifest.json`, the
+  learning curve in `curve.csv`.
+{validation}- **Meant for** reproducing and teaching self-training at small scale. It is imperfect on purpose.
+- **Held out**: {held_out}.
+"""
+VALIDATION = """- **Validation loss** at the end, on examples it was not trained on: {loss} nats per token.
+"""
 
 
 def copy_or_make(source: str, out: Path, shipped: Path | None, make: Callable[[], None]) -> None:
@@ -50,21 +50,25 @@ def copy_or_make(source: str, out: Path, shipped: Path | None, make: Callable[[]
         shutil.copytree(shipped, partial, dirs_exist_ok=True)
 
 
-def training_facts(model: PreTrainedModel, curve: pd.DataFrame) -> dict[str, Any]:
-    """What the manifest of any base says of its training."""
+def notes(
+    model: PreTrainedModel, curve: pd.DataFrame, facts: Mapping[str, Any], card: Mapping[str, str]
+) -> dict[str, str]:
+    """The files that travel with a base, computed from the run that made it: manifest and model card.
+
+    `facts` is what the manifest says besides; `card` has the texts of `CARD` that are the task's own.
+    """
     import torch
     import transformers
 
     valid = curve["valid_loss"].dropna()
-    return {
+    loss = round(float(valid.iloc[-1]), 5) if len(valid) else None
+    found = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": int(curve["step"].iloc[-1]),
         "tokens_seen": int(curve["tokens_seen"].iloc[-1]),
-        "validation_loss_nats_per_token": round(float(valid.iloc[-1]), 5) if len(valid) else None,
+        "validation_loss_nats_per_token": loss,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-
-
-def notes(facts: Mapping[str, Any], card: str) -> dict[str, str]:
-    """The files that travel with a base: its manifest and its card."""
-    return {"manifest.json": json.dumps(plain(facts), indent=1, sort_keys=True) + "\n", "README.md": card}
+    validation = "" if loss is None else VALIDATION.format(loss=loss)
+    manifest = json.dumps(plain(found | dict(facts)), indent=1, sort_keys=True) + "\n"
+    return {"manifest.json": manifest, "README.md": CARD.format(**found, **card, validation=validation)}

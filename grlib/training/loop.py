@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from grlib.errors import GrlibError
+from grlib.profiles import Training
 from grlib.training.checkpoint import read_checkpoint, write_checkpoint
 from grlib.training.loss import Scored, _mean
-from grlib.training.optim import PACE, TrainSettings, learning_rate, make_optimizers, plan_batches
+from grlib.training.optim import PACE, learning_rate, make_optimizers, plan_batches
 from grlib.training.parallel import Team
 from grlib.training.rows import Row
 
@@ -36,7 +37,7 @@ CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
 def train(
     model: PreTrainedModel,
     rows: Sequence[Row],
-    settings: TrainSettings,
+    settings: Training,
     *,
     seed: int | str,
     start: str = "",
@@ -108,7 +109,7 @@ def _scored(
     rows: Sequence[Row],
     valid: Sequence[Row],
     plan: Sequence[Sequence[int]],
-    settings: TrainSettings,
+    settings: Training,
     team: Team,
 ) -> Scored:
     """The model as it is trained: without padding where that can be done, in lines no longer than a step."""
@@ -133,7 +134,7 @@ def train_step(
     batch: Sequence[Row],
     optimizers: Sequence[torch.optim.Optimizer],
     rate: float,
-    settings: TrainSettings,
+    settings: Training,
     team: Team,
 ) -> float:
     """One optimiser step of a team's network (`Team.wrap` of `Scored`) on the mean loss over the response

@@ -21,8 +21,9 @@ from torch.nn.utils import parametrize
 
 from grlib.errors import GrlibError
 from grlib.models.llama import ALIGNED, output_matrix
+from grlib.profiles import Training
 from grlib.training.loss import Scored
-from grlib.training.optim import TrainSettings, learning_rate, make_optimizers
+from grlib.training.optim import learning_rate, make_optimizers
 from grlib.training.rows import Row, padded
 
 if TYPE_CHECKING:
@@ -374,7 +375,7 @@ def on(device: torch.device, line: Line) -> Line:
 def train_lines(
     net: PackedScorer,
     source: Iterable[Line],
-    settings: TrainSettings,
+    settings: Training,
     done: Callable[[int], float],
     *,
     progress: Callable[[str], None],

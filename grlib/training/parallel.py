@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     pass
 
 T = TypeVar("T")
-STRATEGIES = ("ddp", "fsdp")
-PRECISIONS = ("float32", "bfloat16")
 SAID = "grlib: "  # begins the lines of a job that are progress
 CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact)\b)")
 PATIENCE = timedelta(days=1)  # of a process for the others: one of them may be sampling
@@ -233,15 +231,6 @@ class Team:
 
 
 # A job: fine-tuning or reinforcement by processes of its own
-
-
-def refuse_uneven(processes: int, name: str, rows: int) -> None:
-    """GrlibError where a number of processes does not divide the rows of a step, the setting `name`."""
-    if rows % processes:
-        raise GrlibError(
-            f"processes={processes} and {name}={rows}: the processes must divide the rows of a step; change "
-            "one of them"
-        )
 
 
 def launch(

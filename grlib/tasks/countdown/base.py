@@ -13,16 +13,16 @@ from grlib.errors import GrlibError
 from grlib.models import pretrained
 from grlib.models.llama import bake, build_model, load_model, save_model
 from grlib.models.tokenizer import load_tokenizer, refuse_lossy
-from grlib.profiles import Profile
+from grlib.profiles import Profile, Training
 from grlib.runs.files import problem_with, write_bytes
 from grlib.selftrain import fine_tune_rows
 from grlib.tasks.countdown.data import Imitated, imitation_examples
 from grlib.tasks.countdown.searchers import straight_path
 from grlib.tasks.countdown.sources import check_sources, examples_of
 from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
-from grlib.training.base import base_settings, copy_or_make, notes, training_facts
+from grlib.training.base import copy_or_make, notes
 from grlib.training.loop import train
-from grlib.training.optim import TrainSettings, plan_batches
+from grlib.training.optim import plan_batches
 from grlib.training.rows import Row, make_rows
 
 if TYPE_CHECKING:
@@ -56,10 +56,17 @@ def imitation_rows(
 
 def new_model(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     """An untrained model of the profile's shape, its weights fixed by the seed."""
+    shape, positions = profile.model, profile.self_training.row_length
     return build_model(
-        tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate, profile.row_length,
-        seed, profile.kv_heads,
-    )  # fmt: skip
+        tokenizer,
+        shape.hidden,
+        shape.layers,
+        shape.heads,
+        shape.intermediate,
+        positions,
+        seed,
+        shape.kv_heads,
+    )
 
 
 def train_base(
@@ -77,31 +84,30 @@ def train_base(
     Stages follow each other under one learning-rate schedule. `stop_after` steps end it early (the live part
     of notebook 03); `folder` keeps checkpoints, so a killed run goes on; one that does not fit is an error.
     """
-    settings = base_settings(profile)
     tokenizer = build_tokenizer(profile.whole_numbers)
     rows: list[Row] = []
     batches: list[list[int]] = []
-    for number, stage in enumerate(profile.stages):
-        batch_rows = stage.batch_rows * (profile.bc_batch_factor if method == "bc" else 1)
+    for number, stage in enumerate(profile.base.stages):
+        batch_rows = stage.batch_rows * (profile.base.bc_batch_factor if method == "bc" else 1)
         if stop_after and len(batches) >= stop_after:
             # the schedule needs the length of stages that stay unread
-            batches += [[]] * (-(-stage.examples // batch_rows) * profile.base_epochs)
+            batches += [[]] * (-(-stage.examples // batch_rows) * profile.base.training.epochs)
             continue
         progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
         first = len(rows)
-        begun = sum(s.examples for s in profile.stages[:number] if s.num_count == stage.num_count)
+        begun = sum(s.examples for s in profile.base.stages[:number] if s.num_count == stage.num_count)
         for start in range(0, stage.examples, EXAMPLES):  # texts take more memory than the training
             count = min(EXAMPLES, stage.examples - start)
             examples = imitation_examples(profile.task, count, start=begun + start, num_count=stage.num_count)
-            rows += imitation_rows(method, examples, tokenizer, profile.row_length)
-        stage_settings = TrainSettings(lr=1.0, batch_rows=batch_rows, epochs=profile.base_epochs)
+            rows += imitation_rows(method, examples, tokenizer, profile.self_training.row_length)
+        stage_settings = Training(lr=1.0, batch_rows=batch_rows, epochs=profile.base.training.epochs)
         for batch in plan_batches(stage.examples, stage_settings, seed + number):
             batches.append([first + i for i in batch])
     model = new_model(profile, tokenizer, seed)
     curve = train(
         model,
         rows,
-        settings,
+        profile.base.training,
         seed=seed,
         folder=folder,
         batches=batches,
@@ -119,16 +125,16 @@ def fine_tune_base(
     method: str, profile: Profile, out: Path, work: Path, progress: Callable[[str], None]
 ) -> tuple[PreTrainedModel, pd.DataFrame]:
     """Fine-tune the profile's pretrained model to imitate, into `out`, in `work`: (model, curve)."""
-    start, [stage] = work / "start", profile.stages
+    start, [stage] = work / "start", profile.base.stages
     if problem_with(start):
-        save_model(*pretrained.load(profile.pretrained), start)
+        save_model(*pretrained.load(profile.model.pretrained), start)
     progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
     examples, words = examples_of(profile, stage.examples), load_tokenizer(start)
     for example in examples[:CHECKED]:
         refuse_lossy(words, response(method, example))
-    rows = imitation_rows(method, examples, words, profile.row_length, chat=True)
-    factor = profile.bc_batch_factor if method == "bc" else 1
-    settings = replace(base_settings(profile), batch_rows=stage.batch_rows * factor)
+    rows = imitation_rows(method, examples, words, profile.self_training.row_length, chat=True)
+    factor = profile.base.bc_batch_factor if method == "bc" else 1
+    settings = replace(profile.base.training, batch_rows=stage.batch_rows * factor)
     curve = fine_tune_rows(rows, settings, start, out, work, seed=0, label=method, progress=progress)
     return load_model(out), curve
 
@@ -148,7 +154,7 @@ def obtain_base(
     check_sources(profile)
 
     def make() -> None:
-        if profile.pretrained:
+        if profile.model.pretrained:
             model, curve = fine_tune_base(method, profile, out, work or out.parent, progress)
             for name, content in describe_base(method, profile, model, curve).items():
                 write_bytes(out / name, content.encode())
@@ -156,50 +162,36 @@ def obtain_base(
         model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
         save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
 
-    copy_or_make(source if profile.shipped_base else "scratch", out, shipped, make)
+    copy_or_make(source if profile.base.shipped else "scratch", out, shipped, make)
 
 
 def describe_base(
     method: str, profile: Profile, model: PreTrainedModel, curve: pd.DataFrame
 ) -> dict[str, str]:
-    """The manifest and the model card that travel with a base model, computed from the run that made it."""
-    facts = training_facts(model, curve) | {
+    """The manifest and the model card that travel with a base model."""
+    task, stages = profile.task, profile.base.stages
+    facts = {
         "method": method,
         "profile": profile.name,
-        "task": asdict(profile.task),
-        "stages": [asdict(stage) for stage in profile.stages],
-        "training": asdict(base_settings(profile)),
+        "task": asdict(task),
+        "stages": [asdict(stage) for stage in stages],
+        "training": asdict(profile.base.training),
     }
-    examples = " then ".join(f"{stage.examples:,} of {stage.num_count} numbers" for stage in profile.stages)
-    imitates = {"sos": "traces of symbolic searchers (SoS)", "bc": "optimal solutions, no search (BC)"}[
-        method
-    ]
-    loss = facts["validation_loss_nats_per_token"]
-    measured = f"""- **Validation loss** at the end, on examples it was not trained on:
-  {loss} nats a token.
-"""
-    card = f"""---
-license: {"other" if profile.pretrained else "apache-2.0"}
-library_name: transformers
----
-# Countdown base model `{method}`
-
-A Llama of {facts["parameters"]:,} parameters ({profile.pretrained or "from scratch"}) that imitates
-{imitates} on Countdown problems: combine numbers of 1..{profile.task.max_number} to reach a target of \
-{profile.task.target_low}..{profile.task.target_high}.
-
-- **Made by** notebook 03 (`base = "scratch"`, profile {profile.name}): {examples};
-  {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings are in `manifest.json`, the learning
-  curve in `curve.csv`.
-{"" if loss is None else measured}- **Meant for** reproducing and teaching self-training (ReST, \
-Guided-ReST, PPO) at small scale. It is
-  imperfect on purpose: what it can and cannot solve is measured in notebook 03.
-- **Held out**: the test problems of the repository, and every problem with an unseen target.
-"""
-    return notes(facts, card)
+    examples = " then ".join(f"{stage.examples:,} of {stage.num_count} numbers" for stage in stages)
+    imitated = {"sos": "traces of symbolic searchers (SoS)", "bc": "optimal solutions, no search (BC)"}
+    card = {
+        "license": "other" if profile.model.pretrained else "apache-2.0",
+        "title": f"Countdown base model `{method}`",
+        "origin": profile.model.pretrained or "from scratch",
+        "imitates": f"{imitated[method]} on Countdown problems: combine numbers of 1..{task.max_number} to "
+        f"reach a target of {task.target_low}..{task.target_high}",
+        "made_by": f'notebook 03 (`base = "scratch"`, profile {profile.name}): {examples}',
+        "held_out": "the test problems of the repository, and every problem with an unseen target",
+    }
+    return notes(model, curve, facts, card)
 
 
 def validation_rows(method: str, profile: Profile, tokenizer: PreTrainedTokenizerFast) -> list[Row]:
     """Rows of the full task that no base has seen, for the validation loss."""
     examples = imitation_examples(profile.task, VALID_EXAMPLES, start=VALID_START)
-    return imitation_rows(method, examples, tokenizer, profile.row_length)
+    return imitation_rows(method, examples, tokenizer, profile.self_training.row_length)

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     model, words = load_both(folder)
     prompt = countdown_task.prompt_text(problem)
     room = model.config.max_position_embeddings - len(words(prompt, add_special_tokens=False)["input_ids"])
-    settings = sampling.SamplingSettings(temperature=chosen.temperature, slots=1)
+    settings = sampling.Sampling(temperature=chosen.temperature, slots=1)
     for number in range(chosen.tries):
         request = sampling.Request(prompt, "", room)
         [found] = sampling.answer(model, words, [request], settings, chosen.seed + number)

@@ -23,7 +23,11 @@ def splits_of(profile: Profile, seed: int) -> Splits:
     Problems from a data set are the same for every seed. GrlibError if they are too few, or if one of a test
     split, or one with a target that is held out, is among those to train on.
     """
-    sizes = {"train": profile.train_problems, "valid": profile.valid_problems, "test": profile.test_problems}
+    sizes = {
+        "train": profile.self_training.train_problems,
+        "valid": profile.valid_problems,
+        "test": profile.test_problems,
+    }
     check_sources(profile)
     if not profile.problems_source:
         return make_splits(profile.task, **sizes, seed=seed)
@@ -42,7 +46,7 @@ def check_sources(profile: Profile) -> None:
             f"problems_source {profile.problems_source!r}, imitation_source {profile.imitation_source!r}: "
             "give both or none, else the base may have learnt from test problems"
         )
-    if profile.imitation_source and not profile.pretrained:
+    if profile.imitation_source and not profile.model.pretrained:
         raise GrlibError(
             f"imitation_source {profile.imitation_source!r}: the base of profile {profile.name} learns from "
             "examples that are drawn here, three numbers first; take a profile with a pretrained model"

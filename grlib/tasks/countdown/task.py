@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -15,9 +15,13 @@ from grlib import selftrain
 from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode, load_tokenizer
 from grlib.ppo.rollouts import Rollout, line_last, line_starts
-from grlib.profiles import Profile
+from grlib.profiles import PPO, Profile
 from grlib.sampling.pool import Request, Sampled
-from grlib.selftrain import Attempt, LoopSettings, Policy, as_they_come, evaluate, sampling_settings
+from grlib.selftrain import (
+    Attempt,
+    Policy,
+    as_they_come,
+)
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.guidance import CHOICES, progress, rewrite
 from grlib.tasks.countdown.searchers import straight_path
@@ -27,9 +31,6 @@ from grlib.tasks.countdown.vocabulary import prompt_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from grlib.ppo.settings import PPOSettings
-
-__all__ = ["evaluate", "sampling_settings"]  # of every task, and at hand here
 
 SUBGOAL_REWARD = 0.25  # of the dense reward (the paper's ablation)
 
@@ -79,7 +80,7 @@ class CountdownTask:
         policy: Policy,
         items: Sequence[Solved],
         tokenizer: PreTrainedTokenizerFast,
-        settings: PPOSettings,
+        settings: PPO,
     ) -> list[Rollout]:
         """One trace an item for PPO: an action is a line (or a token), a solved problem earns 1 at the end.
 
@@ -146,30 +147,8 @@ def evaluate_splits(
 
 def task_for(profile: Profile, model: Path | str, **changes: Any) -> CountdownTask:
     """The task as it is put to the model in a folder: to a pretrained one by its own chat template."""
-    words = load_tokenizer(model) if profile.pretrained else None
+    words = load_tokenizer(model) if profile.model.pretrained else None
     return CountdownTask(profile.budget, tokenizer=words, **changes)
-
-
-def loop_settings(profile: Profile, method: str) -> LoopSettings:
-    """The self-training loop of `rest` or `guided_rest` at this scale."""
-    if method not in ("rest", "guided_rest"):
-        raise GrlibError(f"method {method!r} is not self-trained; choose rest or guided_rest")
-    from grlib.training.optim import TrainSettings, means_of
-
-    guided = method == "guided_rest"
-    return LoopSettings(
-        rounds=profile.guided_rounds if guided else 0,
-        iterations=profile.iterations,
-        training=TrainSettings(
-            lr=profile.lr,
-            batch_rows=profile.batch_rows,
-            epochs=profile.guided_epochs if guided else profile.rest_epochs,
-            lora_rank=profile.lora_rank,
-            **means_of(profile),
-        ),
-        sampling=sampling_settings(profile),
-        row_length=profile.row_length,
-    )
 
 
 # How the run of each reinforced method differs (the paper's Figures 3 to 6; GRPO: its poster).
@@ -190,29 +169,11 @@ def solved_unaided(items: Sequence[Solved], yields: pd.DataFrame) -> list[Solved
     return [items[i] for i in sorted(set(solved)) if i < len(items)] or list(items)
 
 
-def ppo_settings(profile: Profile, method: str) -> PPOSettings:
+def ppo_settings(profile: Profile, method: str) -> PPO:
     """One run of reinforcement learning at this scale; all runs of a profile sample as many responses."""
-    from grlib.ppo.settings import PPOSettings
-    from grlib.training.optim import means_of
-
     if method not in PPO_RUNS:
         raise GrlibError(f"method {method!r} is not trained by PPO; choose one of {', '.join(PPO_RUNS)}")
-    changes = PPO_RUNS[method]
-    group = profile.ppo_group if changes.get("baseline") == "group" else 1
-    return PPOSettings(
-        steps=profile.ppo_steps,
-        problems=max(1, profile.ppo_problems // group),
-        group=group,
-        minibatch=profile.ppo_minibatch,
-        actor_lr=profile.ppo_actor_lr,
-        optimizer=profile.ppo_optimizer,
-        schedule=profile.ppo_schedule,
-        critic=profile.ppo_critic,
-        critic_lr=profile.ppo_critic_lr,
-        sampling=sampling_settings(profile, profile.ppo_problems),
-        **means_of(profile),
-        **changes,
-    )
+    return replace(profile.ppo, **PPO_RUNS[method])
 
 
 def hint(item: Solved, steps: int) -> str | None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from grlib import sandbox
 from grlib.errors import GrlibError
-from grlib.profiles import PRETRAINED_REPAIR, Profile, RepairScale
-from grlib.selftrain import LoopSettings, sampling_settings
+from grlib.profiles import Profile, RepairScale, load_file, shared
 from grlib.tasks.repair.episodes import CHATML, COMPACT, Format, as_answer
 from grlib.tasks.repair.problems import CodeProblem, problems
 from grlib.tasks.repair.sources import humaneval, load
@@ -40,11 +39,14 @@ def repair_task(
     def fits(prompt: str) -> bool:
         from grlib.models.tokenizer import encode
 
-        return tokenizer is None or len(encode(tokenizer, [prompt])[0]) + scale.budget <= scale.row_length
+        return (
+            tokenizer is None
+            or len(encode(tokenizer, [prompt])[0]) + scale.budget <= scale.self_training.row_length
+        )
 
     return RepairTask(
         budget=scale.budget,
-        rounds=scale.guided_rounds,
+        rounds=scale.self_training.guided_rounds,
         limits=sandbox.Limits(seconds=scale.seconds),
         learn_from=scale.learn_from,
         format=form,
@@ -82,7 +84,7 @@ def training_items(
     theirs, under whatever words."""
     scale = profile.repair
     if scale.train_source == FAMILIES:  # twice as many, so that a seed has some to choose from
-        fresh = problems("train", 2 * scale.train_problems, PROBLEMS_SEED)
+        fresh = problems("train", 2 * scale.self_training.train_problems, PROBLEMS_SEED)
     else:
         found = elsewhere(scale.train_source, "train")
         fresh = with_working_reference(found, repair_task(profile))
@@ -90,12 +92,12 @@ def training_items(
             f"{scale.train_source}: {len(fresh):,} of {len(found):,} problems have a reference that passes "
             "their tests; the others are left out"
         )
-    if len(fresh) < scale.train_problems:
+    if len(fresh) < scale.self_training.train_problems:
         raise GrlibError(
             f"{scale.train_source}: {len(fresh):,} problems with a reference that passes their tests, but "
-            f"repair.train_problems is {scale.train_problems:,}; lower it"
+            f"repair.self_training.train_problems is {scale.self_training.train_problems:,}; lower it"
         )
-    chosen = Random(f"repair/{seed}").sample(fresh, scale.train_problems)
+    chosen = Random(f"repair/{seed}").sample(fresh, scale.self_training.train_problems)
     return [problem for problem in chosen for _ in range(scale.episodes)]
 
 
@@ -136,28 +138,6 @@ def with_model(profile: Profile, model: str = "") -> Profile:
         return profile
     pretrained = bool(profile.repair.pretrained)
     if model == COMPACT_MODEL:
-        return replace(profile, repair=RepairScale()) if pretrained else profile
-    scale = profile.repair if pretrained else PRETRAINED_REPAIR
-    return replace(profile, repair=replace(scale, pretrained=model))
-
-
-def loop_settings(profile: Profile, method: str) -> LoopSettings:
-    """The self-training loop of `rest` or `guided_rest` at this scale."""
-    if method not in METHODS:
-        raise GrlibError(f"method {method!r} is not self-trained; choose one of {', '.join(METHODS)}")
-    from grlib.training.optim import TrainSettings, means_of
-
-    scale, guided = profile.repair, method == "guided_rest"
-    return LoopSettings(
-        rounds=scale.guided_rounds if guided else 0,
-        iterations=scale.iterations,
-        training=TrainSettings(
-            lr=scale.lr,
-            lora_rank=scale.lora_rank,
-            batch_rows=scale.batch_rows,
-            epochs=scale.guided_epochs if guided else scale.rest_epochs,
-            **means_of(profile),
-        ),
-        sampling=sampling_settings(profile),
-        row_length=scale.row_length,
-    )
+        return shared(replace(profile, repair=RepairScale())) if pretrained else profile
+    scale = profile.repair if pretrained else load_file("_pretrained").repair
+    return shared(replace(profile, repair=replace(scale, pretrained=model)))

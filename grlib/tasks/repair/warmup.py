@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from grlib.training.optim import TrainSettings
 
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # share of episodes with 0, 1, ... of them; 4: never right
 TWO_BUGS = 0.4  # of the wrong answers
@@ -131,7 +130,7 @@ def train_base(
     from grlib.training.rows import make_rows
 
     scale = profile.repair
-    if not scale.base_epochs:
+    if not scale.base_problems:
         return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
     loaded = pretrained.load(scale.pretrained) if scale.pretrained else None
     task = repair_task(profile, loaded[1] if loaded else None, folder / "tests" if folder else None)
@@ -142,12 +141,17 @@ def train_base(
     model, tokenizer = loaded or beginning(profile, made[: scale.base_problems], seed)
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
     rows, valid = (
-        make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], scale.row_length)
+        make_rows(
+            tokenizer,
+            [one.prompt for one in part],
+            [one.rest for one in part],
+            scale.self_training.row_length,
+        )
         for part in (made, imitated(draw("valid", scale.valid_problems, PROBLEMS_SEED), task, seed))
     )
-    with low_rank(model, scale.lora_rank, seed):
+    with low_rank(model, scale.base_training.lora_rank, seed):
         curve = train(
-            model, rows, training_settings(profile), seed=seed, start=start, folder=folder, valid=valid,
+            model, rows, scale.base_training, seed=seed, start=start, folder=folder, valid=valid,
             valid_every=valid_every, stop_after=stop_after, progress=progress, label="repair base",
         )  # fmt: skip
     return bake(model), tokenizer, curve
@@ -160,25 +164,18 @@ def beginning(
     from grlib.models.llama import build_model
 
     tokenizer = build_tokenizer(one.prompt + one.rest for one in made)
-    return build_model(
-        tokenizer, profile.hidden, profile.layers, profile.heads, profile.intermediate,
-        profile.repair.row_length, seed, profile.kv_heads,
-    ), tokenizer  # fmt: skip
-
-
-def training_settings(profile: Profile) -> TrainSettings:
-    """How the base of self-repair is trained."""
-    from grlib.training.base import base_settings
-    from grlib.training.optim import TrainSettings
-
-    scale = profile.repair
-    if scale.pretrained:
-        return TrainSettings(
-            scale.base_lr, scale.base_batch_rows, scale.base_epochs, lora_rank=scale.lora_rank
-        )
-    return replace(
-        base_settings(profile), lr=scale.base_lr, batch_rows=scale.base_batch_rows, epochs=scale.base_epochs
+    shape, positions = profile.model, profile.repair.self_training.row_length
+    model = build_model(
+        tokenizer,
+        shape.hidden,
+        shape.layers,
+        shape.heads,
+        shape.intermediate,
+        positions,
+        seed,
+        shape.kv_heads,
     )
+    return model, tokenizer
 
 
 def obtain_base(
@@ -199,45 +196,35 @@ def obtain_base(
         notes = describe_base(profile, model, curve) if len(curve) else {}
         save_model(model, tokenizer, out, curve, notes=notes)
 
-    ships = profile.shipped_base and not profile.repair.pretrained
+    ships = profile.base.shipped and not profile.repair.pretrained
     copy_or_make(source if ships else "scratch", out, shipped, make)
 
 
 def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame) -> dict[str, str]:
-    """The manifest and the model card that travel with the base, computed from the run that made it."""
-    from grlib.training.base import notes, training_facts
+    """The manifest and the model card that travel with the base."""
+    from grlib.training.base import notes
 
     scale = profile.repair
-    facts = training_facts(model, curve) | {
+    facts = {
         "method": "base",
         "profile": profile.name,
         "problems": scale.base_problems,
         "episodes_of_each": scale.base_episodes,
         "wrong_answers": WRONG_ANSWERS,
-        "training": asdict(training_settings(profile)),
+        "training": asdict(scale.base_training),
     }
-    knows = "was trained to repair those of" if scale.pretrained else "knows no programs but those of"
-    card = f"""---
-license: apache-2.0
-library_name: transformers
----
-# Base model of code self-repair
-
-A Llama of {facts["parameters"]:,} parameters ({scale.pretrained or "from scratch"}) that imitates *repair
-episodes* on small programming problems: programs with injected bugs, what the tests say to them, and the
-right program in the end, or never.
-
-- **Made by** notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} problems, each
-  in {scale.base_episodes} episodes; {facts["steps"]:,} steps, {facts["tokens_seen"]:,} tokens. All settings
-  are in `manifest.json`, the learning curve in `curve.csv`. The loss covers answers and test reports alike.
-- **Validation loss** at the end, on problems it was not trained on:
-  {facts["validation_loss_nats_per_token"]} nats a token.
-- **Meant for** reproducing and teaching self-training (ReST, Guided-ReST) at small scale. It is imperfect on
-  purpose, and {knows} `grlib/tasks/repair/problems.txt`; what it writes runs in `grlib.sandbox`.
-- **Held out**: the programs of the near and far test problems, and of those of self-training, under whatever
-  words.
-"""
-    return notes(facts, card)
+    card = {
+        "license": "apache-2.0",
+        "title": "Base model of code self-repair",
+        "origin": scale.pretrained or "from scratch",
+        "imitates": "*repair episodes* on small programming problems: programs with injected bugs, what the "
+        "tests say to them, and the right program in the end, or never. Its programs run in `grlib.sandbox`",
+        "made_by": f'notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} '
+        f"problems, each in {scale.base_episodes} episodes, the loss on answers and test reports alike",
+        "held_out": "the programs of the near and far test problems, and of those of self-training, under "
+        "whatever words",
+    }
+    return notes(model, curve, facts, card)
 
 
 def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
