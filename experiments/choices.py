@@ -14,16 +14,11 @@ from grlib.ppo.rollouts import Rollout
 from grlib.profiles import Profile
 from grlib.results import metrics
 from grlib.runs import files as artefacts
+from grlib.selftrain import evaluate
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.rows import problems_from_rows
-from grlib.tasks.countdown.task import (
-    CountdownTask,
-    evaluate,
-    ppo_settings,
-    sampling_settings,
-    solved_unaided,
-)
+from grlib.tasks.countdown.task import CountdownTask, ppo_settings, solved_unaided
 
 LAPTOP = profiles.get("laptop")
 
@@ -80,7 +75,7 @@ def judge(
     """
     tests, _ = countdown_data.reserved_keys(LAPTOP.task)
     items = countdown_data.draw(LAPTOP.task, "valid", problems, exclude=tests)
-    settings = sampling_settings(LAPTOP, problems * max(ks))
+    settings = LAPTOP.sampling.in_halves(problems * max(ks))
     if greedy:
         settings = replace(settings, temperature=0)
     policy = selftrain.sampled_policy(model, settings, "choose", work, work.name, say)

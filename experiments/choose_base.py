@@ -15,7 +15,7 @@ import argparse
 import re
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,14 +28,14 @@ from grlib.models import tokenizer
 from grlib.models.llama import bake
 from grlib.results import metrics
 from grlib.sampling import pool as sampling
+from grlib.selftrain import evaluate
 from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.puzzle import problem_key
-from grlib.tasks.countdown.task import CountdownTask, evaluate, sampling_settings
+from grlib.tasks.countdown.task import CountdownTask
 from grlib.tasks.countdown.traces import arithmetic_holds
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
-from grlib.training.base import base_settings
 from grlib.training.loss import Scored, score_rows
 from grlib.training.optim import make_optimizers
 from grlib.training.parallel import Team
@@ -57,27 +57,33 @@ class Variant:
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the profile
 
 
+def shaped(hidden: int, layers: int, heads: int, intermediate: int) -> Variant:
+    """A model of another shape."""
+    shape = {"hidden": hidden, "layers": layers, "heads": heads, "intermediate": intermediate}
+    return Variant(changes={"model": shape})
+
+
 VARIANTS = {
     "reference": Variant(),
     "numbers alone": Variant(joined=False),
     "digits": Variant(joined=False, changes={"whole_numbers": 10}),
     "plain embeddings": Variant(structured=False),
-    "AdamW": Variant(changes={"base_optimizer": "adamw"}),
+    "AdamW": Variant(changes={"base": {"training": {"optimizer": "adamw"}}}),
     "4 numbers only": Variant(order="4 only"),
     "3 and 4 mixed": Variant(order="mixed"),
-    "keys for every head": Variant(changes={"kv_heads": 4}),
-    "192 wide, 4 layers": Variant(changes={"hidden": 192, "layers": 4, "heads": 6, "intermediate": 512}),
-    "5 x 192": Variant(changes={"hidden": 192, "layers": 5, "heads": 6, "intermediate": 512}),
-    "6 x 160": Variant(changes={"hidden": 160, "layers": 6, "heads": 5, "intermediate": 432}),
-    "half the rate": Variant(changes={"base_lr": profiles.LAPTOP.base.training.lr / 2}),
-    "twice the rate": Variant(changes={"base_lr": profiles.LAPTOP.base.training.lr * 2}),
+    "keys for every head": Variant(changes={"model": {"kv_heads": 4}}),
+    "192 wide, 4 layers": shaped(192, 4, 6, 512),
+    "5 x 192": shaped(192, 5, 6, 512),
+    "6 x 160": shaped(160, 6, 5, 432),
+    "half the rate": Variant(changes={"base": {"training": {"lr": 0.0015}}}),
+    "twice the rate": Variant(changes={"base": {"training": {"lr": 0.006}}}),
 }
 
 
 def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int) -> dict[str, Any]:
     """Train one variant of the profile `given` and measure it: a row of the table."""
     variant = VARIANTS[name]
-    profile = replace(given, task=replace(given.task, target_seed=1), **variant.changes)
+    profile = profiles.changed(given, **{"task": {"target_seed": 1}} | variant.changes)
     words = build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
     texts = [
@@ -85,7 +91,8 @@ def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int
     ]
     usual = build_tokenizer()
     longer = sum(map(len, tokenizer.encode(words, texts))) / sum(map(len, tokenizer.encode(usual, texts)))
-    profile = replace(profile, budget=round(profile.budget * longer))
+    budget = round(profile.budget * longer)
+    profile = profiles.changed(profile, budget=budget, self_training={"row_length": budget + 32})
     net = imitation.new_model(profile, words)
     if not variant.structured:
         bake(net)
@@ -100,7 +107,7 @@ def train(
     net: Any, words: Any, variant: Variant, profile: profiles.Profile, seconds: float, tokens_per_step: float
 ) -> dict[str, Any]:
     """Train in place for `seconds` of processor time, the rate falling over the last fifth of them."""
-    settings = base_settings(profile)
+    settings = profile.base.training
     team = Team()
     scored = team.wrap(Scored(net))
     optimizers = make_optimizers(scored, settings)
@@ -146,7 +153,7 @@ def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[s
 
 def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
     """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
-    task, settings = CountdownTask(profile.budget), sampling_settings(profile)
+    task, settings = CountdownTask(profile.budget), profile.sampling
     tests, _ = countdown_data.reserved_keys(profile.task)
     unseen = countdown_data.draw(profile.task, "test-unseen", profile.task.reserved_test, unseen=True)
     unseen_tests = frozenset(problem_key(problem) for problem, _ in unseen)

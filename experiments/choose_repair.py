@@ -20,7 +20,7 @@ from typing import Any
 from choices import LAPTOP, add, known, say
 from choose_self_training import fine_tune
 
-from grlib import selftrain
+from grlib import profiles, selftrain
 from grlib.models.tokenizer import load_tokenizer
 from grlib.results import metrics
 from grlib.tasks.repair import settings
@@ -45,7 +45,7 @@ LOOPS = {"400 problems twice": (400, 2), "200 problems 4 times": (200, 4)}  # of
 def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
     """pass@k in percent, and how many episodes are right with the first answer."""
     policy = selftrain.sampled_policy(
-        model, settings.loop_settings(LAPTOP, "rest").sampling, "choose", work, work.name, say
+        model, LAPTOP.repair.self_training.of("rest").sampling, "choose", work, work.name, say
     )
     rows = selftrain.evaluate(task, policy, problems("valid", PROBLEMS, settings.PROBLEMS_SEED), SAMPLES)
     right = rows.groupby("index")["correct"].sum()
@@ -63,14 +63,15 @@ def add_base(task: RepairTask, base: Path, work: Path) -> None:
 def whole_loop(name: str, base: Path, work: Path) -> None:
     """All iterations of both methods, on so many training problems and episodes of each."""
     count, episodes = LOOPS[name]
-    profile = replace(LAPTOP, repair=replace(LAPTOP.repair, train_problems=count, episodes=episodes))
+    sizes = {"episodes": episodes, "self_training": {"train_problems": count}}
+    profile = profiles.changed(LAPTOP, repair=sizes)
     task = settings.repair_task(profile, load_tokenizer(base), work / "tests", say)
     items = settings.training_items(profile, seed=0)
     for method in settings.METHODS:
         row = {"variant": name, "method": method}
         if known(OUT, **row):
             continue
-        loop, models = settings.loop_settings(profile, method), work / f"models_{method}"
+        loop, models = profile.repair.self_training.of(method), work / f"models_{method}"
         rows = selftrain.self_train(
             task, items, base, loop, method=method, seed=0, models=models, work=work / method, progress=say
         )
@@ -100,7 +101,7 @@ def main() -> None:
         for method in settings.METHODS:
             gathered = selftrain.gather_iteration(
                 replace(task, learn_from=learn_from), items, chosen.base,
-                settings.loop_settings(LAPTOP, method),
+                LAPTOP.repair.self_training.of(method),
                 method=method, iteration=1, seed=1_000, work=chosen.work / method, progress=say,
             )  # fmt: skip
             kept[method, learn_from] = gathered.kept()
@@ -109,7 +110,7 @@ def main() -> None:
             if not known(OUT, variant=name, method=method):
                 out, changes = chosen.work / f"{method} {name}".replace(" ", "_"), dict(VARIANTS[name])
                 own = kept[method, changes.pop(LEARN_FROM, "last")]
-                loop = settings.loop_settings(LAPTOP, method)
+                loop = LAPTOP.repair.self_training.of(method)
                 curve = fine_tune(own, chosen.base, loop, out, changes)
                 row = {"variant": name, "method": method, "episodes": len(own), "steps": len(curve)}
                 add(OUT, row | judge(task, out, chosen.work / f"eval_{out.name}"))

@@ -19,7 +19,7 @@ from choices import LAPTOP, add, judge, known, say
 
 from grlib import selftrain
 from grlib.tasks.countdown import data as countdown_data
-from grlib.tasks.countdown.task import CountdownTask, loop_settings
+from grlib.tasks.countdown.task import CountdownTask
 
 OUT = Path(__file__).with_name("self_training_choice.csv")
 KS = (1, 4, 16)
@@ -48,7 +48,7 @@ def main() -> None:
     kept = {}
     for method in methods:
         kept[method] = selftrain.gather_iteration(
-            task, items, chosen.base, loop_settings(LAPTOP, method), method=method, iteration=1, seed=1_000,
+            task, items, chosen.base, LAPTOP.self_training.of(method), method=method, iteration=1, seed=1_000,
             work=chosen.work / method, progress=say,
         ).kept()  # fmt: skip
     if not known(OUT, variant="SoS"):
@@ -58,7 +58,7 @@ def main() -> None:
         for method in methods:
             if not known(OUT, variant=name, method=method):
                 out = chosen.work / f"{method} {name}".replace(" ", "_")
-                settings = loop_settings(LAPTOP, method)
+                settings = LAPTOP.self_training.of(method)
                 curve = fine_tune(kept[method], chosen.base, settings, out, dict(VARIANTS[name]))
                 row = {"variant": name, "method": method, "traces": len(kept[method]), "steps": len(curve)}
                 add(OUT, row | judge(out, chosen.work / f"eval_{out.name}", KS))

@@ -36,7 +36,6 @@ from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
-from grlib.training.base import base_settings
 from grlib.training.loss import Scored, mean_nll
 from grlib.training.optim import make_optimizers
 from grlib.training.parallel import Team
@@ -54,7 +53,7 @@ def train(method: str, profile: Profile, work: Path, out: Path) -> None:
 def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, Any]:
     """Measure a copy of the newest checkpoint after `steps` steps of falling rate."""
     state = torch.load(work / "checkpoint.pt", weights_only=True)
-    words, settings = build_tokenizer(profile.whole_numbers), base_settings(profile)
+    words, settings = build_tokenizer(profile.whole_numbers), profile.base.training
     net = imitation.new_model(profile, words)
     team = Team()
     scored = team.wrap(Scored(net))
