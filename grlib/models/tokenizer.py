@@ -60,7 +60,7 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
     if not (Path(folder) / "tokenizer.json").is_file():
         raise GrlibError(f"no tokenizer in {folder}: tokenizer.json is missing; make the model folder again")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a damaged folder
         raise GrlibError(
             f"the tokenizer in {folder} cannot be read ({one_line(error)}); make the model folder again"

@@ -308,13 +308,13 @@ def _transformers(
 ) -> Iterator[Finished]:
     """`generate` of transformers, `slots` rows at a time: slower, any architecture, the tests' reference."""
     import torch
+    from transformers import GenerationConfig
 
     torch.manual_seed(seed)
     choice = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
     if settings.temperature == 0:
         choice = {"do_sample": False}
-    # a pretrained model's folder may bring a penalty and more ends of its own: the other engines have neither
-    choice |= {"repetition_penalty": 1.0, "eos_token_id": tokenizer.eos_token_id}
+    choice["eos_token_id"] = tokenizer.eos_token_id
     yield from ((i, [], []) for i, budget in enumerate(budgets) if budget <= 0)
     order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
     for first in range(0, len(order), settings.slots):
@@ -326,13 +326,17 @@ def _transformers(
         )
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
         most = max(budgets[i] for i in rows)
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=most,
-            pad_token_id=tokenizer.pad_token_id,
-            **choice,
-        )
+        own, model.generation_config = model.generation_config, GenerationConfig()  # it steers nothing here
+        try:
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=most,
+                pad_token_id=tokenizer.pad_token_id,
+                **choice,
+            )
+        finally:
+            model.generation_config = own
         for i, tokens in zip(rows, output[:, width:].tolist(), strict=True):
             end = (
                 tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)

@@ -121,7 +121,7 @@ class ServedModel:
 def _config(folder: str, content: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder)
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 class _Engine:
