@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
+from grlib.runs.provenance import cores
 
 COMMANDS = {
     "reproduce": "run every notebook that is not up to date, in order; an interrupted one goes on",
     "status": "show what is up to date, what would run, and why",
     "figures": "draw every figure and table again from stored results",
     "record": "store a finished run's results, figures and outputs in the repository",
-    "plan": "what a run will take: tokens, FLOPs, memory, hours and disk, before anything runs",
+    "plan": "what a run will take: hours, memory and disk, before anything runs",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
     "merge-shards": "bring what several machines did of one run into one run folder",
     "search": "type a problem, watch the best model that is there search",
@@ -54,8 +55,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--timeout": {"type": float, "metavar": "SECONDS", "help": "stop a notebook after it (default: never)"},
     "--shard": {"default": "", "metavar": "I/N", "help": "of long steps do every N-th chunk, from the I-th"},
     "--gpus": {"type": int, "default": 1, "help": "how many GPUs (default: 1)"},
-    "--device": {"default": "h100", "help": "a100, h100, h200, l4 or rtx4090 (default: h100)"},
-    "--cores": {"type": int, "default": 32, "help": "CPU cores, which test programs (default: 32)"},
+    "--device": {"default": "cpu", "help": "a card such as t4, rtx4090 or h100 (default: cpu, this machine)"},
+    "--cores": {"type": int, "default": cores(), "help": "CPU cores (default: those of this machine)"},
     "release": {"metavar": "DIR", "help": "its folder checkpoints/countdown"},
     "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},

