@@ -1,19 +1,32 @@
 """What several test modules share: tiny random models, and a count of the chunks that were sampled."""
 
-import sys
+import contextlib
+import os
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+# before torch is imported, here and in children: results and times must not depend on the machine's cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NUMBERS = 30  # whole numbers of the tiny tokenizer: larger ones are spelt digit by digit
 POSITIONS = 256
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """One torch thread, as in a worker: results must not depend on the machine that runs the tests."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+def wait_for(condition, seconds: float = 300):
+    """Wait until something holds: long enough for a machine that does other things too."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def tiny_model(kv_heads: int = 4, positions: int = POSITIONS, spread: bool = True):

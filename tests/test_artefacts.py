@@ -1,17 +1,15 @@
 """Files are whole or not there, tables have stable bytes, and killed chunked work goes on where it was."""
 
-import contextlib
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas
 import pytest
+from conftest import is_running, wait_for
 
 from grlib.errors import GrlibError
 from grlib.runs import chunks, sources
@@ -250,37 +248,6 @@ def test_a_failing_chunk_keeps_the_finished_ones(tmp_path):
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
-LONG_WORK = """
-import time
-from pathlib import Path
-from test_artefacts import chunk
-from grlib.runs import chunks, files as artefacts
-
-def compute(number):
-    time.sleep(0.15)
-    return chunk(number)
-
-folder = Path({folder!r})
-frame = chunks.chunked(folder / "steps", {{"seed": 0}}, 12, compute)
-artefacts.write_table(folder / "table.parquet", frame)
-"""
-
-
-def test_work_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path):
-    program = LONG_WORK.format(folder=str(tmp_path / "killed"))
-    for kills in (1, 2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.DEVNULL, env=ENVIRONMENT
-        )
-        wait_for(lambda kills=kills: len(list(tmp_path.glob("killed/steps/chunk_*.parquet"))) >= 3 * kills)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed" / "table.parquet").exists()
-    subprocess.run([sys.executable, "-c", program], check=True, env=ENVIRONMENT)
-    frame = chunks.chunked(tmp_path / "straight", {"seed": 0}, 12, chunk, progress=lambda line: None)
-    straight = artefacts.write_table(tmp_path / "straight" / "table.parquet", frame)
-    assert (tmp_path / "killed" / "table.parquet").read_bytes() == straight.read_bytes()
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
@@ -294,27 +261,13 @@ if __name__ == "__main__":
     time.sleep(60)
 """
     (tmp_path / "program.py").write_text(program)
-    process = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], env=ENVIRONMENT)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], env=environment)
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = int((tmp_path / "pid").read_text())
     process.kill()
     process.wait()
     wait_for(lambda: not is_running(worker))
-
-
-def is_running(pid: int) -> bool:
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def wait_for(condition, seconds: float = 30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 # code digests

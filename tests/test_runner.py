@@ -1,28 +1,33 @@
-"""The runner on little notebooks: order, freshness, artefacts checked, failures explained, kills survived."""
+"""The runner on little notebooks: order, freshness, artefacts checked, failures explained, kills survived.
 
+Tests marked `integration` run them in kernels, the others run their cells in this process.
+"""
+
+import contextlib
+import copy
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import pandas
 import pytest
+from conftest import is_running, wait_for
 
 from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
-from grlib.runs import chunks, freshness, notebooks, recording, runner, sources
+from grlib.runs import chunks, execute, freshness, notebooks, recording, runner, sources
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 from grlib.sampling import vllm as vllm_engine
 
-pytestmark = pytest.mark.integration
-
+integration = pytest.mark.integration
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARAMETERS = 'profile = "laptop"  # which\nseed = 0\nrun_dir = ""\nrows = 3\nbase = "shipped"'
 WRITE = """
@@ -57,9 +62,26 @@ def make_notebook(
     return path
 
 
+def in_process(notebook, parameters, folder, resume, timeout):
+    """Stands for `execute`: runs the cells without a kernel and keeps what they print."""
+    names, content = {}, copy.deepcopy(notebook.content)
+    for cell in [cell for cell in content.cells if cell.cell_type == "code"]:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(cell.source, names)
+        if notebooks.is_tagged(cell, "parameters"):
+            names |= parameters
+        stream = {"output_type": "stream", "name": "stdout", "text": printed.getvalue()}
+        cell.outputs = [stream] if printed.getvalue() else []
+    artefacts.write_json(freshness.executed_path(notebook, folder), content)
+    return {"seconds": 1.0, "peak_memory_mb": 1, "sections": []}
+
+
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """A repository with two good notebooks; notebooks import their grlib from it too."""
+def lab(tmp_path, monkeypatch, request):
+    """A repository with two good notebooks; a kernel imports its grlib from there too."""
+    if not request.node.get_closest_marker("integration"):
+        monkeypatch.setattr(execute, "execute", in_process)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "grlib").mkdir()
     (tmp_path / "grlib" / "__init__.py").write_text("")
@@ -71,13 +93,9 @@ def lab(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PACKAGE", tmp_path / "grlib")
     make_notebook(tmp_path / "notebooks", "01_write", WRITE, writes=["data/a.csv"])
     make_notebook(
-        tmp_path / "notebooks",
-        "02_read",
-        "from grlib import fake",
-        READ,
-        reads=["data/a.csv"],
-        writes=["tables/b.csv"],
-    )
+        tmp_path / "notebooks", "02_read", "if False:\n    from grlib import fake", READ,
+        reads=["data/a.csv"], writes=["tables/b.csv"],
+    )  # fmt: skip
     return tmp_path
 
 
@@ -95,19 +113,6 @@ def ran(capsys) -> list[str]:
 
 
 # order and freshness
-
-
-def test_a_shard_that_waits_for_others_ends_with_its_own_code(lab, capsys, monkeypatch):
-    monkeypatch.setenv(chunks.VARIABLE, "")
-    source = (
-        "import os\n\nclass OtherShards(Exception):\n    pass\n\nraise OtherShards(os.environ['GRLIB_SHARD'])"
-    )
-    make_notebook(lab / "notebooks", "01_write", source, writes=["data/a.csv"])
-    assert main(["reproduce", "--profile", "smoke", "--shard", "2/3"]) == 8
-    said = capsys.readouterr().err
-    assert "01_write waits for (other shards)" in said and "OtherShards: 2/3" in said
-    assert "--shard 2/3" in said  # of the command that resumes
-    assert main(["reproduce", "--profile", "smoke", "--shard", "4/3"]) == 2
 
 
 def test_an_input_that_may_be_missing_is_noticed_when_it_comes_and_changes(lab, capsys):
@@ -129,16 +134,14 @@ def test_runs_in_order_skips_and_reruns_only_what_changed(lab, capsys):
     request = runner.Request("smoke", parameters={"rows": "2"})
     runner.reproduce(request)
     output = capsys.readouterr().out
-    assert "      | writing 2 rows\n" in output
     assert output.index("01_write: done") < output.index("02_read: running (not finished here yet)")
     assert (request.folder / "tables" / "b.csv").read_text() == "n\n6\n"
-    assert not list(request.folder.glob("executed/*partial*"))
 
     runner.reproduce(request)
     assert ran(capsys) == []
 
     replace(lab / "notebooks" / "02_read.ipynb", "# Title", "# Another title")
-    replace(lab / "notebooks" / "02_read.ipynb", "from grlib import fake", "from grlib import fake  # why")
+    replace(lab / "notebooks" / "02_read.ipynb", "import fake", "import fake  # why")
     replace(lab / "grlib" / "fake.py", '"""Doc."""', '"""Other doc."""\n# a comment')
     assert [reason for _, reason in runner.status(request)] == ["up to date", "up to date"]
 
@@ -205,7 +208,30 @@ def test_what_shows_a_notebook_that_was_not_run_may_have_no_rows(lab, capsys):
     assert "out.csv is without rows" in capsys.readouterr().err
 
 
-# failures
+# kernels and failures
+
+
+@integration
+def test_a_kernel_is_of_this_interpreter_and_imports_the_grlib_of_the_repository(lab, monkeypatch, capsys):
+    spec = lab / "jupyter" / "kernels" / "python3"  # a kernel of the user's under this name does not win
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(lab / "jupyter"))
+    cells = [
+        "## Fake",
+        "from grlib import fake\nprint('one is', fake.f())",
+        "import sys\nprint(sys.executable)",
+    ]
+    make_notebook(lab / "notebooks", "05_which", *cells)
+    assert main(["reproduce", "--profile", "smoke", "--only", "05", "-p", "rows", "5"]) == 0
+    folder, said = lab / "runs" / "smoke" / "seed0", capsys.readouterr().out
+    assert "      | one is 1\n" in said and f"      | {sys.executable}\n" in said
+    assert [path.name for path in (folder / "executed").iterdir()] == ["05_which.ipynb"]
+    state = artefacts.read_json(folder / "state" / "05_which.json")
+    assert [name for name, _ in state["sections"]] == ["Title", "Fake"] and state["peak_memory_mb"] > 0
+    assert state["depends_on"]["parameter rows"] == 5
 
 
 def fail(lab, capsys, *cells: str, options=()) -> tuple[int, str]:
@@ -215,6 +241,7 @@ def fail(lab, capsys, *cells: str, options=()) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
+@integration
 def test_an_error_names_section_cell_cause_and_command(lab, capsys):
     code, message = fail(lab, capsys, "## First", "x = 1", "## Second part", "text", "x / 0")
     assert code == 4, message
@@ -228,46 +255,62 @@ def test_an_error_names_section_cell_cause_and_command(lab, capsys):
     )
 
 
+@integration
+def test_a_dead_kernel_has_its_exit_code(lab, capsys):
+    code, message = fail(lab, capsys, "## Here", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert code == 5 and "failed (dead kernel)" in message, message
+    assert "section: Here" in message and "resume:" in message
+
+
+@integration
+def test_a_shard_that_waits_for_others_ends_with_its_own_code(lab, capsys, monkeypatch):
+    monkeypatch.setenv(chunks.VARIABLE, "")
+    source = "import os\nclass OtherShards(Exception): pass\nraise OtherShards(os.environ['GRLIB_SHARD'])"
+    code, message = fail(lab, capsys, source, options=["--shard", "2/3"])
+    assert code == 8 and "04_fail waits for (other shards)" in message and "OtherShards: 2/3" in message
+    assert "--shard 2/3" in message.splitlines()[-1]  # of the command that resumes
+
+
 @pytest.mark.parametrize(
-    ("cell", "code", "cause"),
+    ("name", "text", "code"),
     [
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", 5, "dead kernel"),
-        ("raise MemoryError", 5, "memory"),
-        ('raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory")', 5, "memory"),
-        ("raise OSError(28, 'No space left on device')", 7, "disk full"),
-        ("class MissingArtefact(ValueError): pass\nraise MissingArtefact('gone')", 3, "missing artefact"),
+        ("MemoryError", "", 5),
+        ("RuntimeError", "DefaultCPUAllocator: can't allocate memory", 5),
+        ("torch.OutOfMemoryError", "CUDA out of memory", 5),
+        ("OSError", "[Errno 28] No space left on device", 7),
+        ("grlib.runs.files.MissingArtefact", "gone", 3),
+        ("ZeroDivisionError", "division by zero", 4),
     ],
 )
-def test_each_class_of_cause_has_its_exit_code(lab, capsys, cell, code, cause):
-    found, message = fail(lab, capsys, "## Here", cell)
-    assert (found, f"failed ({cause})" in message) == (code, True), message
-    assert "section: Here" in message
-    assert "resume:" in message
+def test_each_class_of_cause_has_its_exit_code(name, text, code):
+    error = execute.PapermillExecutionError(3, 2, "source", name, text, [f"{name}: {text}"])
+    cause, line = execute._cause(error, execute._Kernel(), None)
+    assert execute.EXIT[cause] == code and line == f"{name}: {text}".strip()
 
 
+@integration
 def test_a_time_limit_ends_the_kernel_and_its_children(lab, capsys):
-    began = time.monotonic()
-    code, message = fail(
-        lab, capsys, "import subprocess, time\nsubprocess.Popen(['sleep', '77.25'])\ntime.sleep(60)",
-        options=["--timeout", "3", "-p", "rows", "5"],
-    )  # fmt: skip
-    assert code == 6
-    assert "not finished after 3 s" in message
-    assert "--timeout 3 -p rows 5" in message
-    assert time.monotonic() - began < 20
-    assert subprocess.run(["pgrep", "-f", "sleep 77.25"], check=False).returncode == 1
-
-
-def test_another_kernelspec_named_python3_does_not_win(lab, tmp_path, monkeypatch, capsys):
-    spec = tmp_path / "jupyter" / "kernels" / "python3"
-    spec.mkdir(parents=True)
-    (spec / "kernel.json").write_text(
-        json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"})
+    cell = (
+        "import subprocess, time\nchild = subprocess.Popen(['sleep', '600'])\n"
+        "open(run_dir + '/child', 'w').write(str(child.pid))\ntime.sleep(600)"
     )
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    make_notebook(lab / "notebooks", "05_which", "import sys\nprint('runs', sys.executable)")
-    assert main(["reproduce", "--profile", "smoke", "--only", "05"]) == 0
-    assert f"| runs {sys.executable}\n" in capsys.readouterr().out
+    code, message = fail(lab, capsys, cell, options=["--timeout", "5", "-p", "rows", "5"])
+    assert code == 6
+    assert "not finished after 5 s" in message and "--timeout 5 -p rows 5" in message
+    child = lab / "runs" / "smoke" / "seed0" / "child"
+    if child.exists():  # not on a machine that takes longer to start a kernel
+        wait_for(lambda: not is_running(int(child.read_text())))
+
+
+def test_the_time_of_each_section_is_that_of_its_cells(lab):
+    path = make_notebook(
+        lab / "notebooks", "04_slow", "## Quick", "x = 1", "## Slow", "y = 1", "### more", "z = 1"
+    )
+    book = nbformat.read(path, as_version=4)
+    for cell, seconds in zip(book.cells, (0, 0.1, 0, 0.2, 0, 1, 0, 2), strict=True):
+        cell.metadata["papermill"] = {"duration": seconds}
+    nbformat.write(book, path)
+    assert notebooks.read(path).seconds_by_section() == [("Title", 0.1), ("Quick", 0.2), ("Slow", 3.0)]
 
 
 def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
@@ -293,6 +336,7 @@ def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
         (["-p", "seed", "3"], ["use --seed"]),
         (["--seed", "-1"], ["seed=-1", "from 0"]),
         (["--timeout", "0"], ["--timeout 0"]),
+        (["--shard", "4/3"], ["shard '4/3'"]),
         (["--base", "gpu", "--profile", "smoke"], ["--base gpu", "--profile laptop, not smoke"]),
     ],
 )
@@ -347,49 +391,34 @@ def test_start_resolves_sizes_and_refuses_bad_ones(tmp_path):
 def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
     import matplotlib.figure
 
-    first = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / "run"))
-    table = pandas.DataFrame({"x": [1, 2]})
-    first.save_table(table, "results/01.parquet")
-    run = runs.start("02_x", profile="smoke", run_dir=str(tmp_path / "run"))
+    folder, table = tmp_path / "run", pandas.DataFrame({"x": [1, 2]})
+    runs.start("01_x", "smoke", run_dir=str(folder)).save_table(table, "results/01.parquet")
+    run = runs.start("02_x", "smoke", run_dir=str(folder))
     pandas.testing.assert_frame_equal(run.load_table("results/01.parquet"), table)
     run.save_table(table, "tables/a.csv")
-    figure = matplotlib.figure.Figure(figsize=(2, 2))
-    figure.add_subplot().plot([1, 2], [3, 4], label="x")
-    assert run.save_figure(figure, "fig1_x", table).read_bytes().startswith(b"\x89PNG")
+    figures = []
+    for _ in range(2):
+        figure = matplotlib.figure.Figure(figsize=(2, 2))
+        figure.add_subplot().plot([1, 2], [3, 4], label="x")
+        assert run.save_figure(figure, "fig1_x", table).read_bytes().startswith(b"\x89PNG")
+        figures.append(artefacts.digest(folder / "figures"))
+    assert figures[0] == figures[1], "the same bytes each time"
     rows = run.chunked(
         "part", {}, 2, lambda number: table, modules=["grlib.errors"], inputs=["results/01.parquet"]
     )
     assert len(rows) == 4
     assert "part: 2/2 chunks" in capsys.readouterr().out
     run.finish()
-    manifest = json.loads((tmp_path / "run" / "manifests" / "02_x.json").read_text())
-    assert manifest["inputs"] == {
-        "results/01.parquet": artefacts.digest(tmp_path / "run" / "results" / "01.parquet")
-    }
-    assert set(manifest["outputs"]) == {
-        "tables/a.csv",
-        *(f"figures/fig1_x.{end}" for end in ("png", "svg", "csv")),
-    }
+    manifest = artefacts.read_json(folder / "manifests" / "02_x.json")
+    assert manifest["inputs"] == {"results/01.parquet": artefacts.digest(folder / "results" / "01.parquet")}
+    drawn = {f"figures/fig1_x.{end}" for end in ("png", "svg", "csv")}
+    assert set(manifest["outputs"]) == {"tables/a.csv", *drawn}
     assert {"commit", "dirty", "versions", "device", "seeds", "wall_seconds", "peak_memory_mb"} <= set(
         manifest
     )
     assert str(tmp_path) not in json.dumps(manifest)
     shown = run.show()
-    assert "smoke" in shown.loc["profile", "value"]
-    assert "torch" in shown.index
-
-
-def test_figures_have_the_same_bytes_each_time(tmp_path):
-    import matplotlib.figure
-
-    digests = []
-    for name in ("a", "b"):
-        figure = matplotlib.figure.Figure(figsize=(2, 2))
-        figure.add_subplot().plot([1, 2], [3, 4], marker="o")
-        run = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / name))
-        run.save_figure(figure, "fig1_x", pandas.DataFrame({"x": [1]}))
-        digests.append(artefacts.digest(run.folder / "figures"))
-    assert digests[0] == digests[1]
+    assert "smoke" in shown.loc["profile", "value"] and "torch" in shown.index
 
 
 def test_paths_outside_the_run_folder_are_refused(tmp_path):
@@ -403,68 +432,14 @@ def test_paths_outside_the_run_folder_are_refused(tmp_path):
 
 # record and redraw
 
-FIGURE = """
-from pathlib import Path
-import sys
-print("in", run_dir, sys.executable)
-folder = Path(run_dir)
-(folder / "results").mkdir(exist_ok=True)
-(folder / "figures").mkdir(exist_ok=True)
-(folder / "tables").mkdir(exist_ok=True)
-(folder / "manifests").mkdir(exist_ok=True)
-if not (folder / "results" / "r.csv").exists():
-    (folder / "results" / "r.csv").write_text("x\\n1\\n")
-(folder / "figures" / "f.svg").write_text("<svg></svg>\\n")
-(folder / "figures" / "f.csv").write_text((folder / "results" / "r.csv").read_text())
-(folder / "tables" / "t.csv").write_text("x\\n1\\n")
-(folder / "manifests" / "09_figures.json").write_text('{"commit": "abc", "wall_seconds": 1}')
-"""
-
-
-def test_record_stores_a_whole_run_and_figures_redraws_it(lab, capsys):
-    for path in (lab / "notebooks").glob("*.ipynb"):
-        path.unlink()
-    path = make_notebook(
-        lab / "notebooks",
-        "09_figures",
-        "## Draw",
-        FIGURE,
-        writes=["results/r.csv", "figures/f.svg", "tables/t.csv"],
-    )
-    assert main(["record", "--profile", "laptop"]) == 2
-    assert "not finished here yet" in capsys.readouterr().err
-    assert main(["figures"]) == 3
-    assert main(["reproduce"]) == 0
-    assert main(["record"]) == 0
-    stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
-    assert {path.name for path in stored.iterdir()} == {"results", "tables", "manifests", "record.json"}
-    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.svg", "f.csv"}
-
-    book = nbformat.read(path, as_version=4)
-    nbformat.validate(book)
-    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in book.cells)
-    assert [cell.execution_count for cell in book.cells if cell.cell_type == "code"] == [1, 2]
-    assert book.cells[-1].outputs[0].text == "in runs/laptop/seed0 <environment>/bin/python\n"
-    assert book.metadata.grlib.recorded.manifest == artefacts.digest(stored / "manifests" / "09_figures.json")
-    text = path.read_text()
-    assert str(lab) not in text and "papermill" not in text
-    assert main(["status"]) == 0
-    assert capsys.readouterr().out.endswith("up to date\n"), "recording leaves the run up to date"
-
-    (lab / "figures" / "laptop" / "f.svg").unlink()
-    before = artefacts.digest(stored)
-    assert main(["figures"]) == 0
-    assert (lab / "figures" / "laptop" / "f.svg").exists()
-    assert artefacts.digest(stored) == before, "redrawing gives the recorded tables"
-
-
+COMMON = 'profile = "laptop"\nseed = 0\nrun_dir = ""\n'
 SEEDED = """
-import json
+import json, sys
 from pathlib import Path
 folder = Path(run_dir)
 for name in ("results", "figures", "manifests"):
     (folder / name).mkdir(exist_ok=True)
-print(f"seed {seed}, {test_problems} problems")
+print(f"seed {seed}, {test_problems} problems, {run_dir}, {sys.executable}")
 (folder / "results" / "r.csv").write_text("x\\n" + f"{seed}\\n" * test_problems)
 (folder / "figures" / "f.svg").write_text(f"<svg>{seed}</svg>\\n")
 manifest = {"commit": "abc", "wall_seconds": 1, "parameters": {"test_problems": test_problems}}
@@ -484,18 +459,55 @@ print("seeds", *rows)
 """
 
 
-def test_seeds_recorded_one_after_another_stand_side_by_side(lab, capsys):
+@pytest.fixture
+def study(lab):
+    """A repository with a notebook that makes results, and one that draws those of all seeds."""
     for path in (lab / "notebooks").glob("*.ipynb"):
         path.unlink()
-    common = 'profile = "laptop"\nseed = 0\nrun_dir = ""\n'
     make_notebook(
-        lab / "notebooks", "03_test", "## Test", SEEDED, parameters=common + "test_problems = 2",
+        lab / "notebooks", "03_test", "## Test", SEEDED, parameters=COMMON + "test_problems = 2",
         writes=["results/r.csv", "figures/f.svg"],
     )  # fmt: skip
     make_notebook(
-        lab / "notebooks", "09_figures", "## Draw", ALL_SEEDS, parameters=common + 'results_dir = ""',
+        lab / "notebooks", "09_figures", "## Draw", ALL_SEEDS, parameters=COMMON + 'results_dir = ""',
         reads=["results/r.csv"], writes=["figures/all.csv", "tables/t.csv"],
     )  # fmt: skip
+    return lab
+
+
+@integration
+def test_record_stores_a_whole_run_and_figures_redraws_it(study, capsys):
+    assert main(["record"]) == 2
+    assert "not finished here yet" in capsys.readouterr().err
+    assert main(["figures"]) == 3
+    assert main(["reproduce"]) == 0
+    assert main(["record"]) == 0
+    measured, figures = study / "paper_results" / "measured" / "laptop", study / "figures" / "laptop"
+    assert {path.name for path in (measured / "seed0").iterdir()} == {*recording.STORED, "record.json"}
+    assert {path.name for path in figures.iterdir()} == {"f.svg", "all.csv"}
+
+    path = study / "notebooks" / "03_test.ipynb"
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in book.cells)
+    assert [cell.execution_count for cell in book.cells if cell.cell_type == "code"] == [1, 2]
+    manifest = artefacts.digest(measured / "seed0" / "manifests" / "03_test.json")
+    assert book.metadata.grlib.recorded.manifest == manifest
+    text = path.read_text()
+    assert str(study) not in text and "papermill" not in text
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.count("up to date") == 2, "recording leaves the run up to date"
+
+    (figures / "all.csv").unlink()
+    before = artefacts.digest(measured)
+    assert main(["figures"]) == 0
+    assert (figures / "all.csv").exists()
+    assert artefacts.digest(measured) == before, "redrawing gives the recorded tables"
+
+
+def test_seeds_recorded_one_after_another_stand_side_by_side(study, capsys):
+    lab = study
     measured = lab / "paper_results" / "measured" / "laptop"
     assert main(["reproduce"]) == 0
     assert main(["record"]) == 0
@@ -519,7 +531,8 @@ def test_seeds_recorded_one_after_another_stand_side_by_side(lab, capsys):
     lowest, all_seeds = (
         nbformat.read(lab / "notebooks" / f"{name}.ipynb", as_version=4) for name in ("03_test", "09_figures")
     )
-    assert lowest.cells[-1].outputs[0].text == "seed 0, 4 problems\n"
+    said = lowest.cells[-1].outputs[0].text
+    assert said == "seed 0, 4 problems, runs/laptop/seed0, <environment>/bin/python\n"
     assert all_seeds.cells[-1].outputs[0].text == "seeds 0 1 2\n"
     assert all_seeds.metadata.grlib.recorded.seeds == [0, 1, 2]
     manifest = artefacts.digest(measured / "manifests" / "09_figures.json")
@@ -538,50 +551,37 @@ def test_seeds_recorded_one_after_another_stand_side_by_side(lab, capsys):
     assert "input results/r.csv changed" in capsys.readouterr().err
 
 
-def test_one_notebook_joins_a_record_and_leaves_the_others_alone(lab, capsys):
-    for path in (lab / "notebooks").glob("*.ipynb"):
-        path.unlink()
-    common = 'profile = "laptop"\nseed = 0\nrun_dir = ""\n'
-    make_notebook(
-        lab / "notebooks", "03_test", SEEDED, parameters=common + "test_problems = 2",
-        writes=["results/r.csv", "figures/f.svg"],
-    )  # fmt: skip
-    make_notebook(
-        lab / "notebooks", "09_figures", ALL_SEEDS, parameters=common + 'results_dir = ""',
-        reads=["results/r.csv"], writes=["figures/all.csv", "tables/t.csv"],
-    )  # fmt: skip
-    assert main(["reproduce", "--only", "03"]) == 0
-    assert main(["record", "--only", "03"]) == 2
-    assert "record a whole run first, or these too: 09_figures" in capsys.readouterr().err
+def test_one_notebook_joins_a_record_and_leaves_the_others_alone(study, capsys):
+    lab = study
     assert main(["reproduce"]) == 0
     assert main(["record"]) == 0
     stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
     before = {path: path.read_bytes() for path in stored.rglob("*.*") if path.name != "record.json"}
     later = SEEDED.replace("r.csv", "new.csv").replace("f.svg", "new.svg").replace("03_test", "08_new")
     make_notebook(
-        lab / "notebooks", "08_new", later, parameters=common + "test_problems = 7",
+        lab / "notebooks", "08_new", later, parameters=COMMON + "test_problems = 7",
         writes=["results/new.csv", "figures/new.svg"],
     )  # fmt: skip
-    assert main(["reproduce", "--only", "08", "--run-dir", str(lab / "other")]) == 0
-    assert main(["record", "--only", "08", "--run-dir", str(lab / "other")]) == 0
+    joins = ["--only", "08", "--run-dir", str(lab / "other")]
+    assert main(["reproduce", *joins]) == 0
+    assert main(["record", *joins]) == 0
     assert {path: path.read_bytes() for path in before} == before
     assert (stored / "results" / "new.csv").read_text() == "x\n" + "0\n" * 7
     assert artefacts.read_json(stored / "record.json")["commits"] == ["abc"]
     assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.svg", "new.svg", "all.csv"}
-    # a new seed may leave out what the figures can do without
-    assert main(["reproduce", "--seed", "1", "--only", "03", "09"]) == 0
-    assert main(["record", "--seed", "1", "--only", "03", "09"]) == 0
-    assert (stored.with_name("seed1") / "record.json").exists()
 
     manifest = lab / "other" / "manifests" / "08_new.json"
-    artefacts.write_json(manifest, {"inputs": {"results/r.csv": "1234"}, "commit": "abc"})
-    artefacts.write_json(stored / "manifests" / "03_test.json", {"outputs": {"results/r.csv": "5678"}})
-    assert main(["record", "--only", "08", "--run-dir", str(lab / "other")]) == 2
-    assert "08_new: it was made from another results/r.csv than that of the record" in capsys.readouterr().err
-    assert (
-        main(["record", "--only", "08", "--run-dir", str(lab / "other"), "--dest", str(lab / "apart")]) == 0
-    )
+    artefacts.write_json(manifest, {"inputs": {"results/r.csv": "1234", "repo:x": "1"}, "commit": "abc"})
+    for known in ({"results/r.csv": "5678"}, {}):
+        artefacts.write_json(stored / "manifests" / "03_test.json", {"outputs": known, "commit": "abc"})
+        assert main(["record", *joins]) == 2
+        assert "08_new: it used a results/r.csv that is not in the record" in capsys.readouterr().err
+    assert main(["record", *joins, "--dest", str(lab / "apart")]) == 0
     assert (lab / "apart" / "results" / "new.csv").exists(), "a record of its own may hold a single notebook"
+    artefacts.write_json(
+        stored / "manifests" / "03_test.json", {"outputs": {"results/r.csv": "1234"}, "commit": "a"}
+    )
+    assert main(["record", *joins]) == 0
 
 
 def test_a_record_of_notebooks_with_different_parameters_is_refused(lab, capsys):
@@ -609,18 +609,6 @@ def test_the_expected_time_is_that_of_a_recorded_run_of_the_same_sizes(lab, caps
     assert "01_write: running (not finished here yet), takes about 2 min" in capsys.readouterr().out
     assert main(["reproduce", "--only", "01", "-p", "rows", "3", "--seed", "1"]) == 0
     assert "takes about" not in capsys.readouterr().out, "nothing is known of other sizes"
-
-
-def test_the_time_of_each_section_is_kept(lab):
-    make_notebook(
-        lab / "notebooks", "04_slow", "## Quick", "x = 1", "## Slow | one", "import time\ntime.sleep(0.6)",
-        "### still slow", "time.sleep(0.6)",
-    )  # fmt: skip
-    runner.reproduce(runner.Request("smoke", only=("04",)))
-    state = artefacts.read_json(lab / "runs" / "smoke" / "seed0" / "state" / "04_slow.json")
-    assert [name for name, _ in state["sections"]] == ["Title", "Quick", "Slow | one"], "in order"
-    seconds = dict(state["sections"])
-    assert seconds["Quick"] < 1.2 <= seconds["Slow | one"] <= state["seconds"]
 
 
 def test_smoke_is_recorded_only_on_request_and_never_over_another_profile(lab, capsys):
@@ -681,13 +669,7 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for(condition, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
+@integration
 def test_killed_runner_resumes_inside_the_notebook_to_the_same_bytes(clone):
     folder = clone / "runs" / "smoke" / "seed0"
     chunks = folder / "steps" / "01_long" / "part"
@@ -717,6 +699,7 @@ def test_killed_runner_resumes_inside_the_notebook_to_the_same_bytes(clone):
     assert artefacts.digest(folder / "results") == artefacts.digest(clone / "straight" / "results")
 
 
+@integration
 def test_an_interrupted_runner_ends_its_kernel_and_says_so(clone):
     process = command_line(clone, "--force")
     steps = clone / "runs" / "smoke" / "seed0" / "steps"

@@ -74,14 +74,6 @@ def test_greedy_text_is_that_of_transformers(pair, engine):
         assert sampled == Sampled(text, len(prefix) + len(new), ended, len(new))
 
 
-def test_both_engines_agree(pair):
-    model, tokenizer = pair
-    asked = requests_of(12)
-    for slots in (3, 100):
-        both = [replace(GREEDY, slots=slots, engine=engine) for engine in ("batched", "transformers")]
-        assert answer(model, tokenizer, asked, both[0], 0) == answer(model, tokenizer, asked, both[1], 0)
-
-
 @pytest.mark.parametrize("engine", ["batched", "static", "transformers"])
 def test_a_folder_with_several_ends_and_a_penalty_is_sampled_as_any_other(engine):
     """Pretrained models bring such settings: an answer ends with the tokenizer's end token alone."""
@@ -109,22 +101,6 @@ def test_more_engines_than_gpus_are_refused(monkeypatch, tmp_path):
             tmp_path / "m", requests_of(2), replace(GREEDY, engine="static", data_parallel=2), seed=0,
             folder=tmp_path / "chunks",
         )  # fmt: skip
-
-
-def test_logits_are_those_of_transformers(pair):
-    """First from the prompts at once (padded on the left), then token by token through the cache."""
-    model, tokenizer = pair
-    texts = encode(tokenizer, ["<s>5", "<s>Target: 26, Numbers: [8]\nCurrent State: ", "<s>Moving to Node #"])
-    decoder = Decoder(model)
-    with torch.no_grad():
-        wave, logits = decoder._start([0, 1, 2], texts, [40, 40, 40])
-        for step in range(12):
-            for row, text in enumerate(texts):
-                expected = model(torch.tensor([text])).logits[0, -1]
-                assert (logits[row] - expected).abs().max() < 1e-4, step
-            wave.last = torch.tensor([(37 * step + 5 * row) % len(tokenizer) for row in range(3)])
-            texts = [[*text, token] for text, token in zip(texts, wave.last.tolist(), strict=True)]
-            logits = decoder._advance([wave])
 
 
 def test_a_model_in_training_is_decoded_as_it_will_be_saved(tmp_path):
@@ -208,15 +184,15 @@ def test_log_probabilities_by_vllm_are_not_those_of_a_model_at_hand():
 @pytest.mark.parametrize("engine", ["batched", "static"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_draws_follow_the_softmax(temperature, engine):
-    """Chi-square of 20,000 draws of one token, rare ones pooled; limit at 4 standard deviations."""
+    """Chi-square of thousands of draws of one token, rare ones pooled; limit at 4 standard deviations."""
     model, tokenizer = tiny_model(spread=False)
     with torch.no_grad():
         model.model.norm.weight *= 3 * temperature
         prompt = encode(tokenizer, ["<s>Target: 7"])[0]
         hidden = model.model(torch.tensor([prompt])).last_hidden_state[0, -1]
         expected = torch.softmax(hidden @ model.get_input_embeddings().weight.T / temperature, -1).double()
-    draws = 20_000
-    how = Sampling(engine, temperature, slots=4000)
+    draws, slots = (20_000, 4000) if engine == "batched" else (5000, 500)
+    how = Sampling(engine, temperature, slots=slots)
     found = ENGINES[engine](model, tokenizer, [prompt] * draws, [1] * draws, how, 5)
     rows = [tokens for _, tokens, _ in found]
     counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(tokenizer)).double()
@@ -232,7 +208,7 @@ def test_draws_follow_the_softmax(temperature, engine):
 def test_log_probabilities_are_those_of_a_second_look(tiny_folder, tmp_path, engine):
     """What the sampler says it drew with is what training would compute, through files and without."""
     model, tokenizer = load_both(tiny_folder)
-    asked, kept = requests_of(12), replace(ONE, engine=engine, logprobs=True, chunk=5)
+    asked, kept = requests_of(7), replace(ONE, engine=engine, logprobs=True, chunk=5)
     found = sample(tiny_folder, asked, kept, seed=3, folder=tmp_path)
     plain = sample(tiny_folder, asked, replace(kept, logprobs=False), seed=3, folder=tmp_path)
     assert [one[:4] for one in found] == [one[:4] for one in plain]
@@ -244,11 +220,6 @@ def test_log_probabilities_are_those_of_a_second_look(tiny_folder, tmp_path, eng
         again = torch.log_softmax(logits, -1).gather(1, torch.tensor(one.ids)[:, None])[:, 0]
         assert len(one.logprobs) == one.new == len(one.ids)
         assert list(one.logprobs) == pytest.approx(again.tolist(), abs=1e-4)
-
-
-def test_log_probabilities_of_another_temperature_are_refused():
-    with pytest.raises(GrlibError, match="temperature 0.5"):
-        Sampling(temperature=0.5, logprobs=True)
 
 
 def test_equal_arguments_give_equal_samples(pair):
@@ -337,7 +308,7 @@ def test_a_finished_row_may_wait_beyond_the_last_position(pair):
 shapes = st.lists(st.tuples(st.integers(0, 99), st.integers(0, 30), st.integers(0, 45)), max_size=14)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(shapes=shapes, slots=st.integers(1, 20))
 def test_slots_neither_lose_nor_mix_up_requests(shapes, slots):
     """Any number of requests of any lengths in any number of slots: what each would get alone."""
@@ -385,17 +356,20 @@ def test_nothing_asked_nothing_done(pair, tmp_path):
 # settings
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"slots": 0}, {"chunk": 0}, {"workers": -1}])
-def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(GrlibError, match="0 or more"):
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"temperature": -1.0}, "0 or more"),
+        ({"slots": 0}, "0 or more"),
+        ({"chunk": 0}, "0 or more"),
+        ({"workers": -1}, "0 or more"),
+        ({"engine": "vlm"}, "engine 'vlm' is not available; choose one of batched, static, transformers"),
+        ({"temperature": 0.5, "logprobs": True}, "temperature 0.5"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong, words):
+    with pytest.raises(GrlibError, match=words):
         Sampling(**wrong)
-
-
-def test_an_unknown_engine_is_refused_with_those_there_are():
-    with pytest.raises(
-        GrlibError, match="engine 'vlm' is not available; choose one of batched, static, transformers"
-    ):
-        Sampling(engine="vlm")
 
 
 # chunks
@@ -426,6 +400,7 @@ def test_chunks_are_kept_and_only_open_ones_are_done_again(tiny_folder, steps, c
     assert not chunks_done
 
 
+@pytest.mark.integration
 def test_any_number_of_workers_gives_the_same(tiny_folder, tmp_path):
     asked = requests_of(30)
     found = sample(tiny_folder, asked, replace(ONE, workers=2), seed=0, folder=tmp_path / "two")
@@ -473,36 +448,24 @@ def test_killed_workers_are_replaced_in_the_next_call(tiny_folder, steps, monkey
 
 
 @pytest.mark.parametrize("change", ["model", "requests", "seed", "temperature", "slots", "chunk"])
-def test_a_changed_argument_starts_anew(tiny_folder, steps, chunks_done, tmp_path, change):
-    asked, folder, how, seed = requests_of(8), tiny_folder, ONE, 0
-    sample(folder, asked, how, seed=seed, folder=steps)
+def test_a_changed_argument_starts_anew(steps, chunks_done, tmp_path, change):
+    asked, folder, how, seed = requests_of(8), tmp_path / "m", ONE, 0
+    model, tokenizer = tiny_model()
+    save_model(model, tokenizer, folder)
+    first = sample(folder, asked, how, seed=seed, folder=steps)
     chunks_done.clear()
-    if change == "model":
-        model, tokenizer = load_both(folder)
+    if change == "model":  # saved over the one before
         with torch.no_grad():
-            model.model.norm.weight[0] += 1
-        save_model(model, tokenizer, tmp_path / "other")
-        folder = tmp_path / "other"
+            model.get_input_embeddings().weight *= -1
+        save_model(model, tokenizer, folder)
     elif change == "requests":
         asked = [*asked[:-1], asked[-1]._replace(budget=41)]
     elif change == "seed":
         seed = 1
     else:
         how = replace(how, **{change: 4})
-    sample(folder, asked, how, seed=seed, folder=steps)
-    assert sum(chunks_done) == 8
-
-
-def test_a_model_saved_over_another_is_read_anew(steps, tmp_path, chunks_done):
-    model, tokenizer = tiny_model()
-    save_model(model, tokenizer, tmp_path / "m")
-    first = sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
-    with torch.no_grad():
-        model.get_input_embeddings().weight *= -1
-    save_model(model, tokenizer, tmp_path / "m")
-    second = sample(tmp_path / "m", requests_of(8), ONE, seed=0, folder=steps)
-    assert sum(chunks_done) == 16 and first != second
-    assert second[:7] == answer(model, tokenizer, requests_of(7), ONE, sampling.crc32(b"0/0"))
+    found = sample(folder, asked, how, seed=seed, folder=steps)
+    assert sum(chunks_done) == 8 and (found != first or change != "model")
 
 
 def test_a_changed_tokenizer_is_refused_before_the_first_chunk(steps, tmp_path):

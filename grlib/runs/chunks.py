@@ -1,8 +1,9 @@
 """Long work in chunks, each stored when it is done; alone, on a pool of processes, or split over machines.
 
-`python -m grlib reproduce --shard 2/4` stops (exit code 8) at the first step that lacks chunks of other
-shards; `python -m grlib merge-shards` brings them into one run folder, where the run goes on. Shard 0/n does
-no chunk, only what is between them (training): the part of the machine that leads. docs/at-scale.md shows it.
+`chunked` is the whole of it on one machine. `python -m grlib reproduce --shard 2/4` does every fourth chunk
+and stops (exit code 8) at the first step that lacks chunks of other shards; `python -m grlib merge-shards`
+brings them into one run folder, where the run goes on. Shard 0/n does no chunk, only what lies between
+(training): it is for the machine that leads. docs/at-scale.md shows it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pandas
 
 PROGRESS_SECONDS = 5.0
-SETTINGS = ("key.json", "count.json")  # of a step, beside its chunks: what they are made from, how many
+KEY, COUNT = "key.json", "count.json"  # of a step, beside its chunks: what they are made from, how many
 VARIABLE = "GRLIB_SHARD"  # tells the processes of a run which shard they are
 
 
@@ -43,20 +44,18 @@ def chunked(
     `compute(i)` must depend on `key` and `i` only. `key` (settings, seed, input digests, `code_digest(...)`)
     is stored with the chunks; chunks of another key are thrown away. `submit(i)` instead starts a chunk
     elsewhere (as on `worker_pool`) and returns its Future; all open chunks are submitted at once. A shard
-     does its own chunks, and OtherShards says which ones are still missing then.
+    does its own chunks, and OtherShards names those that are still missing.
     """
     import pandas
 
     if count < 1:
         raise GrlibError(f"{label}: {count} chunks; there must be at least 1")
-    stored, sizes = folder / "key.json", folder / "count.json"
-    if not artefacts.is_whole(stored) or artefacts.read_json(stored) != artefacts.plain(key):
+    if artefacts.known_json(folder / KEY) != artefacts.plain(key):
         for chunk in folder.glob("chunk_*.parquet"):
             chunk.unlink()
-        artefacts.write_json(stored, key)
-    if not artefacts.is_whole(sizes) or artefacts.read_json(sizes) != {"chunks": count}:
-        artefacts.write_json(sizes, {"chunks": count})
-    paths = [folder / f"chunk_{number:06d}.parquet" for number in range(count)]
+        artefacts.write_json(folder / KEY, key)
+    artefacts.write_json(folder / COUNT, {"chunks": count})
+    paths = [_path(folder, number) for number in range(count)]
     frames = {}
     for number, path in enumerate(paths):
         with contextlib.suppress(artefacts.MissingArtefact):
@@ -76,14 +75,22 @@ def chunked(
             if done == len(missing) or now - shown >= PROGRESS_SECONDS:
                 shown, pace = now, (now - began) / done
                 left, spent = (artefacts.in_words(s) for s in (pace * (len(missing) - done), now - began))
-                say(
-                    f"{label}: {len(frames)}/{count} chunks, {pace:.2g} s a chunk, {left} left, {spent} spent"
-                )
+                rate = f"{pace:.2g} s per chunk"
+                say(f"{label}: {len(frames)}/{count} chunks, {rate}, {left} left, {spent} spent")
     finally:
         for future in futures.values():
             future.cancel()
-    hand_over(label, folder, done=len(missing), missing=count - len(frames), count=count)
+    shard, lacking = os.environ.get(VARIABLE), count - len(frames)
+    if shard and (missing or lacking):  # the leading machine brings all together before anyone goes on
+        raise OtherShards(
+            f"{label}: shard {shard} is done with its part, and {lacking} of {count} chunks of "
+            f"{folder.name} are other shards'; `python -m grlib merge-shards`, then go on"
+        )
     return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"chunk_{number:06d}.parquet"
 
 
 def worker_pool(processes: int, initializer: Callable[[], None] | None = None) -> ProcessPoolExecutor:
@@ -127,28 +134,13 @@ def parse(text: str) -> tuple[int, int]:
     return number, count
 
 
-def owner(chunk: int, count: int) -> int:
-    """The shard, 1 to `count`, that does a chunk."""
-    return chunk % count + 1
-
-
 def mine(chunks: Iterable[int]) -> list[int]:
-    """Those of the chunks that this process does: all, unless it is a shard."""
+    """Those of the chunks that this process does: all, or of shard i/n each c with c % n + 1 == i."""
     shard = os.environ.get(VARIABLE)
     if not shard:
         return list(chunks)
     number, count = parse(shard)
-    return [chunk for chunk in chunks if owner(chunk, count) == number]
-
-
-def hand_over(label: str, folder: Path, *, done: int, missing: int, count: int) -> None:
-    """OtherShards where this is a shard that has done chunks of a step, or lacks those of others: the leading
-    machine brings all of them together before anyone goes on."""
-    if os.environ.get(VARIABLE) and (done or missing):
-        raise OtherShards(
-            f"{label}: shard {os.environ[VARIABLE]} is done with its part, and {missing} of {count} "
-            f"chunks of {folder.name} are other shards'; `python -m grlib merge-shards`, then go on"
-        )
+    return [chunk for chunk in chunks if chunk % count + 1 == number]
 
 
 @contextlib.contextmanager
@@ -168,53 +160,38 @@ def merge(into: Path, shards: Sequence[Path]) -> list[str]:
     Nothing is written unless all of it fits: GrlibError for a folder of another profile or seed, a step made
     with other settings, two results for one chunk, or a chunk that no shard has.
     """
-    owners = {folder: artefacts.read_json(folder / "run.json") for folder in (into, *shards)}
-    for folder, run in owners.items():
-        if run != owners[into]:
-            raise GrlibError(
-                f"{folder}: holds a run of {run}, not of {owners[into]}; merge shards of one run"
-            )
-    steps: dict[Path, dict[str, Path]] = {}
+    owner = artefacts.read_json(into / "run.json")
+    found: dict[Path, Path] = {}  # by its name in a run folder, the first file of that name
     for folder in (into, *shards):
-        for key in sorted((folder / "steps").rglob("key.json")):
-            step = key.parent.relative_to(folder)
-            chunks = steps.setdefault(step, {})
-            _join(step, chunks, key.parent, folder)
-    for step, chunks in steps.items():
-        _refuse_incomplete(step, chunks)
-    return [_bring(into / step, step, chunks) for step, chunks in steps.items()]
-
-
-def _join(step: Path, chunks: dict[str, Path], place: Path, folder: Path) -> None:
-    """Add the files of a step in one folder to those known; the same chunk twice must be the same."""
-    for path in (*(place / name for name in SETTINGS), *sorted(place.glob("chunk_*.parquet"))):
-        if not path.is_file():
-            raise artefacts.MissingArtefact(f"{path}: missing; run the shard in {folder} again")
-        known = chunks.setdefault(path.name, path)
-        if known.read_bytes() == path.read_bytes():
-            continue
-        if path.name in SETTINGS:
+        if (run := artefacts.read_json(folder / "run.json")) != owner:
+            raise GrlibError(f"{folder}: holds a run of {run}, not of {owner}; merge shards of one run")
+        for step in (path.parent for path in (folder / "steps").rglob(KEY)):
+            for path in (*step.glob(KEY), *step.glob(COUNT), *step.glob("chunk_*.parquet")):
+                known = found.setdefault(path.relative_to(folder), path)
+                if known.read_bytes() != path.read_bytes():
+                    _refuse(path, known)
+    lines = []
+    for step in sorted(name.parent for name in found if name.name == KEY):
+        count = artefacts.read_json(found.get(step / COUNT, into / step / COUNT))["chunks"]
+        chunks = [_path(step, number) for number in range(count)]
+        if missing := [number for number, name in enumerate(chunks) if name not in found]:
             raise GrlibError(
-                f"{step}: {folder} made it with other settings, inputs or code than {known.parent}; "
-                "run all shards with the same checkout, profile and parameters"
+                f"{step}: {len(missing)} of {count} chunks are in none of the folders, first "
+                f"{missing[0]}; run the shard that does it (chunk c of n shards: c % n + 1), then merge again"
             )
-        raise GrlibError(f"{step}: {path} and {known} hold different results; keep one of them")
+        new = sum(found[name] != into / name for name in chunks)
+        lines.append(f"{step}: {new} of {count} chunks brought")
+    for name, path in found.items():
+        if path != into / name:
+            artefacts.write_bytes(into / name, path.read_bytes())
+    return lines
 
 
-def _refuse_incomplete(step: Path, chunks: dict[str, Path]) -> None:
-    count = int(artefacts.read_json(chunks["count.json"])["chunks"])
-    missing = [number for number in range(count) if f"chunk_{number:06d}.parquet" not in chunks]
-    if missing:
+def _refuse(path: Path, known: Path) -> None:
+    """GrlibError for two files of the same step and name that differ."""
+    if path.name in (KEY, COUNT):
         raise GrlibError(
-            f"{step}: {len(missing)} of {count} chunks are in none of the folders, first {missing[0]}; "
-            "run the shard that it belongs to (chunk c of n shards: shard c % n + 1), then merge again"
+            f"{path}: made with other settings, inputs or code than {known}; "
+            "run all shards with the same checkout, profile and parameters"
         )
-
-
-def _bring(target: Path, step: Path, chunks: dict[str, Path]) -> str:
-    for name in SETTINGS:
-        artefacts.write_bytes(target / name, chunks.pop(name).read_bytes())
-    new = [path for name, path in chunks.items() if not artefacts.is_whole(target / name)]
-    for path in new:
-        artefacts.write_bytes(target / path.name, path.read_bytes())
-    return f"{step}: {len(new)} of {len(chunks)} chunks brought"
+    raise GrlibError(f"{path} and {known} hold different results of one chunk; keep one of them")

@@ -159,11 +159,11 @@ def read_table(path: Path) -> pandas.DataFrame:
     import pyarrow.parquet
 
     _refuse_if_damaged(path)
-    options = {"page_checksum_verification": True, "partitioning": None}
     try:
         if path.suffix == ".csv":
             return pandas.read_csv(path)
-        return pyarrow.parquet.read_table(path, **options).to_pandas()
+        checked = pyarrow.parquet.read_table(path, page_checksum_verification=True, partitioning=None)
+        return checked.to_pandas()
     except (OSError, ValueError) as error:
         raise MissingArtefact(f"{path}: damaged; delete it and run the step that makes it again") from error
 
@@ -178,6 +178,11 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or damaged file raises MissingArtefact."""
     _refuse_if_damaged(path)
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def known_json(path: Path) -> Any | None:
+    """The content of a JSON file, None where it is missing or damaged."""
+    return read_json(path) if is_whole(path) else None
 
 
 def plain(value: Any) -> Any:
@@ -211,12 +216,14 @@ def problem_with(path: Path) -> str | None:
     if path.stat().st_size == 0:
         return "empty"
     try:
-        return None if _opens(path) else "cut short or damaged"
-    except Exception:  # whatever a library says of a damaged file
+        _open(path)
+    except Exception:  # whatever a library raises for a damaged file
         return "cut short or damaged"
+    return None
 
 
-def _opens(path: Path) -> bool:
+def _open(path: Path) -> None:
+    """Read as much of a file as shows that it is complete; raises whatever the format's library raises."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -228,7 +235,8 @@ def _opens(path: Path) -> bool:
 
         with safe_open(path, "numpy"):
             pass
-    return path.suffix not in ENDS or path.read_bytes().endswith(ENDS[path.suffix])
+    elif not path.read_bytes().endswith(ENDS.get(path.suffix, b"")):
+        raise MissingArtefact(f"{path}: its end is missing")
 
 
 def _refuse_if_damaged(path: Path) -> None:

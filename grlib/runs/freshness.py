@@ -36,21 +36,14 @@ def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) ->
     """What a run of this notebook depends on: values and digests by the words that name them to a reader."""
     resolved = {**notebook.parameters(), **parameters}
     resolved.pop("run_dir", None)  # a moved run folder is still up to date
+    profile = resolved.get("profile")  # the values of its own profile alone, not the file of all
+    settings = asdict(profiles.get(profile)) if profile else {}
     return {
         "the notebook's code": notebook.code_digest(),
-        **_settings(resolved.get("profile")),
+        **{f"setting {name}": artefacts.plain(value) for name, value in settings.items()},
         **{f"parameter {name}": artefacts.plain(value) for name, value in resolved.items()},
         **notebook.modules(),
-        **_digests("input", notebook.inputs(str(resolved.get("profile"))), folder),
-    }
-
-
-def _settings(profile: object) -> dict[str, Any]:
-    """The values of a profile: those of another one change nothing here."""
-    if not isinstance(profile, str):
-        return {}
-    return {
-        f"setting {name}": value for name, value in artefacts.plain(asdict(profiles.get(profile))).items()
+        **_digests("input", notebook.inputs(str(profile)), folder),
     }
 
 
@@ -62,14 +55,13 @@ def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: 
 
 def recall(notebook: Notebook, folder: Path) -> dict[str, Any] | None:
     """The stored record of the last finished run, None when there is none."""
-    path = state_path(notebook, folder)
-    return artefacts.read_json(path) if artefacts.is_whole(path) else None
+    return artefacts.known_json(state_path(notebook, folder))
 
 
 def recorded_parameters(notebook: Notebook, folder: Path) -> dict[str, Any]:
     """The parameters of the last finished run, except its folder."""
     known = (recall(notebook, folder) or {}).get("depends_on", {})
-    return {kind.partition(" ")[2]: known[kind] for kind in known if kind.startswith("parameter ")}
+    return {name.removeprefix("parameter "): known[name] for name in known if name.startswith("parameter ")}
 
 
 def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -> str | None:

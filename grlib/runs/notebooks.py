@@ -23,7 +23,15 @@ IN_REPOSITORY = "repo:"  # prefix of a declared input that comes with the reposi
 
 
 class Node(dict):
-    """A part of a notebook's JSON, whose keys are attributes too (nbformat takes a second to import)."""
+    """A part of a notebook's JSON, its lines joined, whose keys are attributes too.
+
+    It stands for nbformat's class, which takes a second to import.
+    """
+
+    def __init__(self, part: Mapping[str, Any]) -> None:
+        for name, value in part.items():
+            lines = isinstance(value, list) and (name in ("source", "text") or "/" in name)  # "image/png"
+            self[name] = "".join(value) if lines else value
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:
@@ -58,13 +66,16 @@ class Notebook:
         declared: Mapping[str, Any] = self.content.metadata.get("grlib", {})
         return declared
 
+    def _names(self, kind: str, profile: str) -> list[str]:
+        return [name.replace("{profile}", profile) for name in self.declared.get(kind, [])]
+
     def reads(self, profile: str) -> list[str]:
         """Declared inputs, "{profile}" filled in; names with "repo:" in front are in the repository."""
-        return [name.replace("{profile}", profile) for name in self.declared.get("reads", [])]
+        return self._names("reads", profile)
 
     def may_read(self, profile: str) -> list[str]:
         """Declared inputs that are used where they are there: those of notebooks that not every run has."""
-        return [name.replace("{profile}", profile) for name in self.declared.get("may_read", [])]
+        return self._names("may_read", profile)
 
     def inputs(self, profile: str) -> list[str]:
         """All that it may use: `reads` and `may_read`."""
@@ -72,19 +83,13 @@ class Notebook:
 
     def writes(self, profile: str) -> list[str]:
         """Declared outputs relative to the run folder, "{profile}" filled in."""
-        return [name.replace("{profile}", profile) for name in self.declared.get("writes", [])]
-
-    def may_write(self) -> list[str]:
-        """Declared outputs that not every profile has."""
-        return list(self.declared.get("may_write", []))
+        return self._names("writes", profile)
 
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the cell tagged `parameters`; each must be a plain literal."""
-        cells = [cell for cell in self.cells if is_tagged(cell, "parameters")]
-        lines = [
-            line for cell in cells for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)
-        ]
-        return {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
+        lines = [line for cell in self.cells if is_tagged(cell, "parameters") for line in _tree(cell).body]
+        assigned = [line for line in lines if isinstance(line, ast.Assign)]
+        return {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in assigned}
 
     def code(self) -> list[Any]:
         """The code cells, without the one that papermill added."""
@@ -123,16 +128,13 @@ def is_tagged(cell: Mapping[str, Any], tag: str) -> bool:
 
 def _tree(cell: Mapping[str, Any]) -> ast.Module:
     code = cell["source"]
-    try:
+    with contextlib.suppress(SyntaxError):
         return ast.parse(code)
-    except SyntaxError:
-        from IPython.core.inputtransformer2 import TransformerManager
+    from IPython.core.inputtransformer2 import TransformerManager
 
-        code = TransformerManager().transform_cell(code)  # magics become calls
-    try:
-        return ast.parse(code)
-    except SyntaxError:  # the run will say so
-        return ast.parse(f"damaged = {code!r}")
+    with contextlib.suppress(SyntaxError):
+        return ast.parse(TransformerManager().transform_cell(code))  # magics become calls
+    return ast.parse(f"damaged = {code!r}")  # the run will name the mistake
 
 
 # Finding notebooks
@@ -140,20 +142,11 @@ def _tree(cell: Mapping[str, Any]) -> ast.Module:
 
 def read(path: Path) -> Notebook:
     """Read a notebook file; a damaged one raises GrlibError."""
-    try:
+    with contextlib.suppress(ValueError, AttributeError):  # no JSON, or no object
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=Node)
-        for cell in content.cells:
-            for holder in (
-                cell,
-                *cell.get("outputs", []),
-                *(o.get("data", {}) for o in cell.get("outputs", [])),
-            ):
-                for name in holder.keys() - {"outputs", "traceback"}:
-                    if isinstance(holder[name], list):  # lines
-                        holder[name] = "".join(holder[name])
-        return Notebook(path, Node(content, metadata=content.metadata))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise GrlibError(f"{path}: not a notebook; restore it with `git checkout {path}`") from error
+        if content.keys() >= {"cells", "metadata"}:
+            return Notebook(path, content)
+    raise GrlibError(f"{path}: not a notebook; restore it with `git checkout {path}`")
 
 
 def every() -> list[Notebook]:
@@ -165,16 +158,12 @@ def select(only: Iterable[str] = (), start: str | None = None) -> list[Notebook]
     """The notebooks named in `only` (all when empty) from `start` on, by number ("06") or full name."""
     available = every()
     if not available:
-        raise GrlibError(
-            f"{FOLDER}: no notebooks here; run from a clone of the repository (pip install -e .)"
-        )
+        raise GrlibError(f"{FOLDER}: no notebooks here; use a clone of the repository (pip install -e .)")
     wanted = {find(available, name).name for name in only} or {notebook.name for notebook in available}
     first = find(available, start).name if start else ""
     chosen = [notebook for notebook in available if notebook.name in wanted and notebook.name >= first]
     if not chosen:
-        raise GrlibError(
-            f"--from {start}: comes after every notebook named with --only; leave one of them out"
-        )
+        raise GrlibError(f"--from {start}: comes after every notebook of --only; leave one of them out")
     return chosen
 
 
@@ -191,9 +180,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
-    return (
-        f"unknown; did you mean {near[0]!r}?" if near else f"unknown; there are {', '.join(known) or 'none'}"
-    )
+    return f"unknown; did you mean {near[0]!r}?" if near else f"unknown; there are {', '.join(known)}"
 
 
 def maker(name: str, profile: str) -> str | None:

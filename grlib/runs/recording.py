@@ -32,9 +32,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
     again, and the README written, from all seeds.
     Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
-    With `request.only` or `start` those notebooks' files join a record that is there already, or begin one if
-    none is left out that the figures need. With `dest` all of it goes there and the repository's own record
-    stays as it is.
+    With `request.only` or `start` those notebooks' files join the record, or begin one: all that they used
+    must be in it. With `dest` all of it goes there and the repository's own record stays as it is.
     """
     if request.profile in NO_EVIDENCE and not dest:
         raise GrlibError(f"profile {request.profile!r}: its numbers mean nothing, so give --dest for a trial")
@@ -42,16 +41,21 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     request = _as_it_ran(request, chosen)
     stale = _stale(chosen, request, allow_stale)
     target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
-    _refuse_other_owner(target, request)
+    owner = {"profile": request.profile, "seed": request.seed}
+    kept = target / "record.json"
+    before = artefacts.read_json(kept) if kept.exists() else None
+    if before and {name: before[name] for name in owner} != owner:
+        raise GrlibError(
+            f"{target}: holds the record of profile {before['profile']}, seed {before['seed']}; "
+            f"it is not overwritten with {request.profile}, {request.seed}: name another --dest"
+        )
     joins = bool(request.only or request.start)
-    if joins and not dest and not (target / "record.json").exists():
-        _refuse_gaps(chosen, request.profile, target)
+    if joins and not dest:
+        _refuse_loose_ends(chosen, request.folder, target)
     lowest = bool(dest) or request.seed <= min(
         artefacts.seed_folders(target.parents[1], request.profile), default=request.seed
     )
     figures = target / "figures" if dest else FIGURES / request.profile
-    if joins:
-        _refuse_other_inputs(chosen, request.folder, target)
     recorded = False
     with artefacts.locked(request.folder):
         files = _files(chosen, request)
@@ -61,14 +65,9 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
             _replace(figures, "figures", request.folder, files, joins)
             recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
     commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
-    owner = {"profile": request.profile, "seed": request.seed}
-    there = joins and (target / "record.json").exists()
-    before = artefacts.read_json(target / "record.json")["stale"] if there else {}
-    if there and list(target.glob(f"manifests/{FIGURE_NOTEBOOK}_*.json")):
-        drawn = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK).name
-        before[drawn] = "made before other notebooks joined the record; `figures` draws all of it"
-    others = {name: reason for name, reason in before.items() if name not in {book.name for book in chosen}}
-    artefacts.write_json(target / "record.json", owner | {"commits": commits, "stale": others | stale})
+    known = before["stale"] if joins and before else {}
+    others = {name: known[name] for name in known if name not in {book.name for book in chosen}}
+    artefacts.write_json(kept, owner | {"commits": commits, "stale": others | stale})
     if not dest:
         if lowest:
             own_sizes = {} if request.parameters else {request.profile: request.folder}
@@ -82,35 +81,18 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
 
 
-def _refuse_gaps(chosen: list[Notebook], profile: str, target: Path) -> None:
-    """GrlibError where single notebooks cannot begin a record: all that the figures need must be in it.
-
-    Not every seed has to be reinforced, or used for self-repair.
-    """
-    drawing = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK)
-    needed = {notebooks.maker(name, profile) for name in drawing.reads(profile)} | {drawing.name}
-    if lacking := needed - {book.name for book in chosen}:
-        raise GrlibError(
-            f"{runs.shown(target)}: no record there for single notebooks to join; record a whole run first, "
-            f"or these too: {', '.join(sorted(map(str, lacking)))}"
-        )
-
-
-def _refuse_other_inputs(chosen: list[Notebook], folder: Path, target: Path) -> None:
-    """GrlibError where a notebook that joins a record was made from other files than those of the record."""
-    names = [book.name for book in chosen]
-    recorded = [
-        artefacts.read_json(path) for path in target.glob("manifests/*.json") if path.stem not in names
-    ]
-    outputs = {name: digest for one in recorded for name, digest in one.get("outputs", {}).items()}
-    for name in names:
-        for used, digest in (
-            artefacts.read_json(folder / "manifests" / f"{name}.json").get("inputs", {}).items()
-        ):
-            if outputs.get(used, digest) != digest:
+def _refuse_loose_ends(chosen: list[Notebook], folder: Path, target: Path) -> None:
+    """GrlibError where a notebook that joins a record used a file that is not in it, or another version."""
+    paths = {path.stem: path for path in target.glob("manifests/*.json")}
+    paths |= {book.name: folder / "manifests" / f"{book.name}.json" for book in chosen}
+    manifests = {name: artefacts.read_json(path) for name, path in paths.items()}
+    outputs = {name: digest for one in manifests.values() for name, digest in one.get("outputs", {}).items()}
+    for book in chosen:
+        for used, digest in manifests[book.name].get("inputs", {}).items():
+            if not used.startswith(notebooks.IN_REPOSITORY) and outputs.get(used) != digest:
                 raise GrlibError(
-                    f"{name}: it was made from another {used} than that of the record in "
-                    f"{runs.shown(target)}; run it in that record's run folder, or record the whole run"
+                    f"{book.name}: it used a {used} that is not in the record {runs.shown(target)}; record "
+                    "the notebook that made it too, or run this one again in the run folder of that record"
                 )
 
 
@@ -136,16 +118,6 @@ def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> di
         if reason:
             found[notebook.name] = reason
     return found
-
-
-def _refuse_other_owner(target: Path, request: runner.Request) -> None:
-    if (target / "record.json").exists():
-        owner = artefacts.read_json(target / "record.json")
-        if (owner["profile"], owner["seed"]) != (request.profile, request.seed):
-            raise GrlibError(
-                f"{target}: holds the record of profile {owner['profile']}, seed {owner['seed']}; "
-                f"it is not overwritten with {request.profile}, {request.seed}: name another --dest"
-            )
 
 
 def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:

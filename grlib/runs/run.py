@@ -76,10 +76,10 @@ def resolve(profile: str, seed: int, sizes: Mapping[str, Any]) -> profiles.Profi
 def claim(folder: Path, profile: str, seed: int) -> None:
     """Make a run folder for this profile and seed; GrlibError when it already holds another run."""
     owner = {"profile": profile, "seed": seed}
-    path = folder / "run.json"
-    if not artefacts.is_whole(path):
-        artefacts.write_json(path, owner)
-    elif (found := artefacts.read_json(path)) != owner:
+    found = artefacts.known_json(folder / "run.json")
+    if found is None:
+        artefacts.write_json(folder / "run.json", owner)
+    elif found != owner:
         held = f"profile {found.get('profile')}, seed {found.get('seed')}, not {profile}, {seed}"
         raise GrlibError(f"{folder}: holds a run of {held}; name another run_dir")
 

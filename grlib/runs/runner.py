@@ -149,9 +149,3 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
             raise Failure(message, "missing artefact")
     freshness.remember(notebook, before, folder, cost)
     return cost
-
-
-# One notebook
-
-
-# Explaining a failure

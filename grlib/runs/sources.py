@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -36,12 +37,20 @@ def reached(modules: Iterable[str]) -> dict[str, str]:
         path = module_file(name)
         if path is None:
             raise GrlibError(f"module {name!r}: must be one of {PACKAGE.name}/*.py")
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        todo += imported_modules(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
-        found[name] = tree_digest(tree)
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found[name], imported = _parsed(path.read_text(encoding="utf-8"), package)
+        todo += [other for other in imported if module_file(other)]
         if (data := path.with_suffix(".txt")).is_file():  # a module's own data
             found[name] += hashlib.sha256(data.read_bytes()).hexdigest()
     return found
+
+
+@cache  # by the text itself: a loop asks for the same digests at each of its steps
+def _parsed(text: str, package: str) -> tuple[str, list[str]]:
+    """The digest of a module's text and the names that it imports."""
+    tree = ast.parse(text)
+    names = _imported(tree, package)
+    return tree_digest(tree), names
 
 
 def module_file(name: str) -> Path | None:
@@ -52,16 +61,21 @@ def module_file(name: str) -> Path | None:
     return found if name.split(".")[0] == PACKAGE.name else None
 
 
-def imported_modules(tree: ast.AST, package: str = "") -> list[str]:
-    """Names of the grlib modules that a syntax tree imports; `package` resolves relative imports."""
-    names = []
+def imported_modules(tree: ast.AST) -> list[str]:
+    """Names of the grlib modules that a syntax tree imports."""
+    return [name for name in _imported(tree, "") if module_file(name)]
+
+
+def _imported(tree: ast.AST, package: str) -> list[str]:
+    """All names that a syntax tree may import, of modules and of what is in them; `package` resolves dots."""
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = resolve_name("." * node.level + (node.module or ""), package)
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in names if module_file(name) is not None]
+    return names
 
 
 def tree_digest(tree: ast.AST) -> str:
