@@ -13,8 +13,9 @@ from grlib.models.tokenizer import encode
 from grlib.sampling.pool import Request, Sampled
 from grlib.selftrain import Attempt, gather
 from grlib.tasks.countdown.data import CountdownSettings, make_splits
+from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.guidance import progress
-from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
 from grlib.tasks.countdown.task import (
     PPO_RUNS,

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlib.errors import GrlibError
+from grlib.tasks.countdown.fast import all_solutions, solve
 from grlib.tasks.countdown.guidance import CASES, progress, rewrite, rewrite_steps, subgoals
-from grlib.tasks.countdown.puzzle import Problem, all_solutions, apply_operation, solve
+from grlib.tasks.countdown.puzzle import Problem, apply_operation
 from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
 from grlib.tasks.countdown.traces import (
     audit,

@@ -8,7 +8,8 @@ from typing import Any
 from grlib.errors import GrlibError
 from grlib.profiles import Profile
 from grlib.tasks.countdown.data import Imitated, Solved, Splits, imitation_examples, make_splits
-from grlib.tasks.countdown.puzzle import problem_key, solve
+from grlib.tasks.countdown.fast import solve
+from grlib.tasks.countdown.puzzle import problem_key
 from grlib.tasks.countdown.rows import problems_from_rows, turns_from_rows
 from grlib.tasks.countdown.vocabulary import asked
 from grlib.tasks.external import load_rows
