@@ -22,7 +22,7 @@ from grlib.tasks.countdown.traces import (
     generated_line,
     goal_line,
     moving_line,
-    split_operations,
+    read_operations,
     state_line,
 )
 
@@ -240,7 +240,7 @@ def _numbers(nums: str) -> tuple[int, ...]:
 
 def _spelled(text: str, path: tuple[Subgoal, ...]) -> tuple[str, ...] | None:
     """The operations of a state line if they are the solution's, up to the order of operands."""
-    operations = split_operations(text)
+    operations = read_operations(text)
     if len(operations) != len(path) or text != "'" + "', '".join(operations) + "'":
         return None
     return operations if all(o in step.spellings for o, step in zip(operations, path, strict=True)) else None
