@@ -239,7 +239,7 @@ def test_every_straight_path_is_correct(problem):
             assert grade(trace, problem).correct
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(problems, st.integers(0, 99), st.data())
 def test_no_trace_with_a_mutated_winning_path_is_correct(problem, seed, data):
     """Change one number or sign on the winning path: goal line, last state line or last Exploring line."""
@@ -365,7 +365,7 @@ def test_no_state_line_no_nodes():
 # --- any text
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(hostile)
 def test_hostile_text_never_raises(text):
     verdict = grade(text, PROBLEM)

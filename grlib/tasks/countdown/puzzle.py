@@ -19,9 +19,9 @@ from grlib.errors import GrlibError
 
 DIGITS = 18  # the longest number of the trace language
 LIMIT = 10**DIGITS
-# Numbers and operations in canonical digits. A possessive repeat (`{..}+`, `*+`) gives no character back, so
-# that any text is refused in one pass.
-NUMBER = rf"(?:0|[1-9][0-9]{{0,{DIGITS - 1}}}+)"
+# A number without leading zeros. A possessive repeat (`{..}+`, `*+`) gives no character back, so that any
+# text is refused in one pass.
+NUMBER = rf"(?!0[0-9])[0-9]{{1,{DIGITS}}}+"
 OPERATION = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
 Move = tuple[str, tuple[int, ...]]  # an operation such as '14+15=29' and the numbers it leaves
 
