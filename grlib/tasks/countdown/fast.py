@@ -22,7 +22,9 @@ def solve(problem: Problem) -> tuple[str, ...] | None:
 
     A move that cannot lead to the target is skipped by an exact test, so the search never backtracks.
     """
-    nums, operations, memo = problem.nums, [], {}
+    nums = problem.nums
+    operations: list[str] = []
+    memo: Memo = {}
     while len(nums) > 1:
         step = _first_step(nums, problem.target, memo)
         if step is None:

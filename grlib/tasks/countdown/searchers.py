@@ -211,7 +211,7 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
             children = _children(nums, near, target)[:beam]
             _shuffle(children, rng.getrandbits)
             count = len(nums) - 1 if heuristic == "sum" else 1  # "sum" is a mean, not yet divided
-            made = []
+            made: list[tuple[float, float, str, Any]] = []
             for k, (score, sign, left, right, result, others) in enumerate(children):
                 shown = str(result)
                 operation = f"{digits[left]}{sign}{digits[right]}={shown}"
