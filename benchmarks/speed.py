@@ -17,14 +17,15 @@ from typing import Any, NamedTuple, TypeVar
 from benchmarks import plain
 from grlib.errors import GrlibError
 from grlib.tasks.countdown import guidance, traces
-from grlib.tasks.countdown import puzzle as countdown
 from grlib.tasks.countdown import searchers as search
+from grlib.tasks.countdown.data import sample_problems, split_targets
+from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 Item = TypeVar("Item")
 SEED = 20_240
-NUM_COUNT, MAX_NUMBER, TARGETS = 4, 99, countdown.split_targets(0)[0]  # the paper's task
+NUM_COUNT, MAX_NUMBER, TARGETS = 4, 99, split_targets(0)[0]  # the paper's task
 PORTIONS = 10
 
 
@@ -96,7 +97,7 @@ def _task(problem: Problem, solution: Sequence[str], number: int) -> Task:
 
 
 def _tasks(count: int, seed: int = SEED) -> list[Task]:
-    drawn = countdown.sample_problems(count, seed, TARGETS, NUM_COUNT, MAX_NUMBER)
+    drawn = sample_problems(count, seed, TARGETS, NUM_COUNT, MAX_NUMBER)
     return [_task(*solved, number) for number, solved in enumerate(drawn)]
 
 
@@ -144,20 +145,28 @@ def bench_solver(quick: bool) -> Iterator[Row]:
         tuple(rng.randint(1, MAX_NUMBER) for _ in range(NUM_COUNT)) for _ in range(300 if quick else 6000)
     ]
     problems = [Problem(nums, rng.choice(TARGETS)) for nums in drawn]
-    solvable = [problem for problem in problems if countdown.solve(problem)]
+    solvable = [problem for problem in problems if solve(problem)]
     note = f"{len(problems)} inputs, {len(solvable) / len(problems):.0%} solvable"
-    yield compare("solver, random draws", problems, _plain_solve, countdown.solve, note)
-    yield compare("solver, solvable problems", solvable, _plain_solve, countdown.solve)
+    yield compare("solver, random draws", problems, _plain_solve, solve, note)
+    yield compare("solver, solvable problems", solvable, _plain_solve, solve)
 
 
 def bench_trace(quick: bool) -> Iterator[Row]:
-    """Write traces of given problems: by all searchers, and by depth-first search alone."""
+    """Write traces of given problems: by all searchers, by depth-first and by breadth-first search alone."""
     count = 40 if quick else 1000
     pairs = list(zip(_tasks(count), _tasks(count), strict=True))
     choices = {"all searchers": pairs}
     for heuristic in search.HEURISTICS:
         alone = [task._replace(heuristic=heuristic, beam=0) for task, _ in pairs[::2]]
         choices[f"depth first, {heuristic}"] = list(zip(alone, alone, strict=True))
+        beams = [
+            (
+                one._replace(heuristic=heuristic, beam=1 + i % 5),
+                other._replace(heuristic=heuristic, beam=1 + i % 5),
+            )
+            for i, (one, other) in enumerate(pairs[::2])
+        ]
+        choices[f"breadth first, {heuristic}"] = beams
     for name, chosen in choices.items():
         yield compare(f"trace, {name}", chosen, lambda p: _plain_trace(p[0]), lambda p: _trace(p[1]))
 
@@ -257,7 +266,7 @@ def _hostile(kind: str, size: int) -> str:
 
 def bench_hostile(quick: bool) -> Iterator[Row]:
     """Every reader of traces on text made to be slow to read, at three sizes: time must grow in step."""
-    solution = countdown.solve(_PROBLEM) or ()
+    solution = solve(_PROBLEM) or ()
     readers: dict[str, Callable[[str], object]] = {
         "grade": lambda text: traces.grade(text, _PROBLEM),
         "parse": traces.parse,

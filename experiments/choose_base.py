@@ -31,9 +31,8 @@ from grlib.sampling import pool as sampling
 from grlib.selftrain import evaluate
 from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
-from grlib.tasks.countdown.puzzle import problem_key
+from grlib.tasks.countdown.puzzle import OPERATION, holds, problem_key
 from grlib.tasks.countdown.task import CountdownTask
-from grlib.tasks.countdown.traces import arithmetic_holds
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
 from grlib.training.loss import Scored, score_rows
@@ -43,7 +42,7 @@ from grlib.training.rows import Row
 
 OUT = Path(__file__).with_name("base_choice.csv")
 PROBLEMS, SAMPLES = 100, 8
-EQUATION = re.compile(r"Exploring Operation: (\d+)([-+*/])(\d+)=(\d+),")
+EQUATION = re.compile(rf"Exploring Operation: {OPERATION.pattern},")
 STATE = re.compile(r"Current State: (\d+):")
 
 
@@ -171,7 +170,7 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
         found[f"{split}_truncated"] = 100 * rows["truncated"].mean()
         found[f"{split}_tokens"] = rows["tokens"].mean()
         equations = [m.groups() for text in rows["response"] for m in EQUATION.finditer(text)]
-        wrong = [not arithmetic_holds(*equation) for equation in equations]
+        wrong = [not holds(int(a), sign, int(b), int(c)) for a, sign, b, c in equations]
         found[f"{split}_wrong_arithmetic"] = 100 * sum(wrong) / max(1, len(wrong))
         targets = [
             (int(m[1]), items[i][0].target)

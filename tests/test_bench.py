@@ -16,8 +16,9 @@ from grlib.errors import GrlibError
 from grlib.models.llama import load_both
 from grlib.ppo import rollouts
 from grlib.profiles import LAPTOP
+from grlib.tasks.countdown.data import sample_problems, split_targets
 from grlib.tasks.countdown.guidance import rewrite
-from grlib.tasks.countdown.puzzle import Problem, sample_problems, split_targets
+from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import depth_first, straight_path
 from grlib.tasks.countdown.task import ppo_settings
 from grlib.tasks.countdown.traces import grade

@@ -14,7 +14,8 @@ from grlib.tasks.countdown.data import (
     reserved_keys,
     target_values,
 )
-from grlib.tasks.countdown.puzzle import check_solution, problem_key, solve
+from grlib.tasks.countdown.fast import solve
+from grlib.tasks.countdown.puzzle import check_solution, problem_key
 from grlib.tasks.countdown.traces import grade
 
 TASK = CountdownSettings(

@@ -13,8 +13,9 @@ from grlib.models.tokenizer import encode
 from grlib.sampling.pool import Request, Sampled
 from grlib.selftrain import Attempt, evaluate, gather
 from grlib.tasks.countdown.data import CountdownSettings, make_splits
+from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.guidance import progress
-from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
 from grlib.tasks.countdown.task import (
     PPO_RUNS,
@@ -153,7 +154,7 @@ def failed(trace: str, problem: Problem) -> Attempt:
     return Attempt(prompt_text(problem), trace, tokens(trace), False, verdict.correct, verdict.reason)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 @given(
     item=st.sampled_from(ITEMS),
     beam=st.integers(0, 3),

@@ -32,7 +32,8 @@ from grlib.runs.notebooks import REPOSITORY
 from grlib.sampling.pool import answer
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown import searchers as search
-from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.fast import solve
+from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.task import CountdownTask, line_ends, ppo_settings, subgoal_lines
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training.loss import states_before

@@ -7,7 +7,8 @@ from grlib.errors import GrlibError
 from grlib.runs import files as artefacts
 from grlib.tasks.countdown import rows
 from grlib.tasks.countdown.data import CountdownSettings, make_splits
-from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.fast import solve
+from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
 
 POSTER = Problem((84, 2, 14, 15), 26)

@@ -410,14 +410,14 @@ def test_any_number_of_workers_gives_the_same(tiny_folder, tmp_path):
 
 def test_workers_end_before_training_where_a_gpu_must_have_its_memory_back(monkeypatch):
     two = replace(ONE, workers=2)
-    pool = two.pool()
+    pool = sampling._pool(two)
     sampling.release_gpus()  # no GPU here: the workers stay
-    assert two.pool() is pool
+    assert sampling._pool(two) is pool
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     sampling.release_gpus()
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(int)
-    assert two.pool() is not pool
+    assert sampling._pool(two) is not pool
     other = replace(ONE, workers=3).pool()  # another kind takes the place of the first
     assert [other] == list(sampling._POOLS.values())
     sampling.end_workers()

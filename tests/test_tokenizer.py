@@ -21,7 +21,8 @@ from grlib.models.tokenizer import (
     refuse_lossy,
     vocabulary_digest,
 )
-from grlib.tasks.countdown.puzzle import Problem, solve
+from grlib.tasks.countdown.fast import solve
+from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import HEURISTICS, breadth_first, depth_first, straight_path
 from grlib.tasks.countdown.traces import exploring_line
 from grlib.tasks.countdown.vocabulary import PHRASES, build_tokenizer, prompt_text, question

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +20,10 @@ from matplotlib.patches import Patch
 
 from grlib.errors import GrlibError
 from grlib.results.style import Sheet, SignedText
+from grlib.tasks.countdown.puzzle import OPERATION
 from grlib.tasks.countdown.traces import Node, Tree
 
 Steps = Sequence[str] | None  # operations of a solution
-_OPERATION = re.compile(r"(\d+)([-+*/])(\d+)=\d+")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ FADED, STRONG = ("dropped", "more"), ("correct", "goal", "rewritten")
 
 def _canonical(operation: str) -> object:
     """The operation without its result, the operands of + and * in one order."""
-    match = _OPERATION.fullmatch(operation)
+    match = OPERATION.fullmatch(operation)
     if match and match[2] in "+*":
         return match[2], *sorted((match[1], match[3]))
     return operation

@@ -1,21 +1,26 @@
 """Countdown: combine all numbers with + - * / to reach a target.
 
-Read in this order: `puzzle`, `searchers`, `traces`, `guidance` (Algorithm 1), `task`. What is named here
-needs neither torch nor numpy.
+Read in this order: `puzzle` (rules and plain solver), `searchers`, `traces`, `guidance` (Algorithm 1), `data`
+and `task`; `fast` is the quick solver. What is named here needs neither torch nor numpy.
 """
 
+from grlib.tasks.countdown.fast import all_solutions, solve
 from grlib.tasks.countdown.guidance import rewrite
-from grlib.tasks.countdown.puzzle import Problem, all_solutions, solve
+from grlib.tasks.countdown.puzzle import Problem, apply_operation, moves, pair_results, problem_key
 from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
 from grlib.tasks.countdown.traces import grade, parse
 
 __all__ = [
     "Problem",
     "all_solutions",
+    "apply_operation",
     "breadth_first",
     "depth_first",
     "grade",
+    "moves",
+    "pair_results",
     "parse",
+    "problem_key",
     "rewrite",
     "solve",
     "straight_path",

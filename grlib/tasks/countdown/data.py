@@ -7,15 +7,88 @@ the same.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from grlib.errors import GrlibError
 from grlib.profiles import CountdownSettings
-from grlib.tasks.countdown.puzzle import Problem, problem_key, sample_problems, split_targets
+from grlib.tasks.countdown.fast import solve
+from grlib.tasks.countdown.puzzle import Problem, problem_key
 from grlib.tasks.countdown.searchers import breadth_first, depth_first
 
 Solved = tuple[Problem, tuple[str, ...]]  # a problem with its optimal solution
+
+
+# --- drawing problems ---------------------------------------------------------------------------------------
+
+BLOCK = 1000  # problems drawn from one random state: any block can be made alone, by any worker
+
+
+def split_targets(
+    seed: int, low: int = 10, high: int = 100, unseen_fraction: float = 0.1
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(seen, unseen) targets: a share of low..high is held out at random (SoS: 10 %), at least one each."""
+    if not 1 <= low < high:
+        raise GrlibError(f"target range {low}..{high}: it must hold two values or more, all positive")
+    if not 0 < unseen_fraction < 1:
+        raise GrlibError(f"unseen_fraction is {unseen_fraction}: it must lie between 0 and 1")
+    values = range(low, high + 1)
+    held_out = max(1, min(len(values) - 1, round(unseen_fraction * len(values))))
+    unseen = set(random.Random(f"targets/{seed}").sample(values, held_out))
+    return tuple(t for t in values if t not in unseen), tuple(sorted(unseen))
+
+
+def sample_problems(
+    n: int,
+    seed: int | str,
+    targets: Sequence[int],
+    num_count: int = 4,
+    max_number: int = 99,
+    exclude: frozenset[tuple] = frozenset(),
+    start: int = 0,
+) -> list[Solved]:
+    """Problems start .. start+n-1 of an endless list fixed by the other arguments, with optimal solutions.
+
+    The target is drawn first and kept; the numbers (uniform on 1..max_number) are redrawn until it can be
+    reached. `exclude` holds `problem_key`s that must not be drawn: how test problems stay out of the training
+    sets.
+    """
+    if n < 0 or start < 0 or num_count < 1 or max_number < 1:
+        raise GrlibError(
+            f"n {n}, start {start}, num_count {num_count}, max_number {max_number}: the first two must be 0 "
+            "or more, the others 1 or more"
+        )
+    if not targets or min(targets) < 1:
+        raise GrlibError(f"targets is {targets!r}: it must be a non-empty sequence of positive integers")
+    found: list[Solved] = []
+    for block in range(start // BLOCK, (start + n + BLOCK - 1) // BLOCK):
+        rng = random.Random(f"problems/{seed}/{num_count}/{max_number}/{block}")
+        first = block * BLOCK
+        for index in range(first, min(first + BLOCK, start + n)):
+            drawn = _draw(rng, targets, num_count, max_number, exclude)
+            if index >= start:
+                found.append(drawn)
+    return found
+
+
+def _draw(
+    rng: random.Random, targets: Sequence[int], num_count: int, max_number: int, exclude: frozenset[tuple]
+) -> Solved:
+    uniform, places = rng.random, range(num_count)
+    target = targets[int(uniform() * len(targets))]
+    for _ in range(100_000):
+        problem = Problem(tuple([int(uniform() * max_number) + 1 for _ in places]), target)
+        solution = solve(problem)
+        if solution is not None and problem_key(problem) not in exclude:
+            return problem, solution
+    raise GrlibError(
+        f"target {target}: no solvable problem in 100,000 draws of {num_count} numbers up to {max_number}; "
+        "choose a nearer target, more numbers or larger ones"
+    )
+
+
+# --- the splits of an experiment ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -88,6 +161,9 @@ def reserved_keys(settings: CountdownSettings) -> tuple[frozenset, frozenset]:
     tests = frozenset(problem_key(p) for p, _ in draw(settings, "test-seen", settings.reserved_test))
     valids = draw(settings, "valid", settings.reserved_valid, exclude=tests)
     return tests, frozenset(problem_key(p) for p, _ in valids)
+
+
+# --- what SoS and BC imitate --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,23 @@ import random
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from re import Match
 from typing import NamedTuple
 
 from grlib.errors import GrlibError
-from grlib.tasks.countdown.puzzle import Problem, apply_operation, check_solution
+from grlib.tasks.countdown.puzzle import OPERATION, Problem, apply_operation, check_solution
 from grlib.tasks.countdown.traces import (
+    EXPLORING,
+    GENERATED,
+    MOVING,
+    STATE,
     exploring_line,
     generated_line,
     goal_line,
     moving_line,
-    split_operations,
+    read_numbers,
+    read_operations,
     state_line,
 )
 
@@ -46,14 +51,13 @@ class Subgoal(NamedTuple):
     @property
     def spellings(self) -> tuple[str, ...]:
         """The operation and, for + and *, the one with its operands swapped."""
-        operands, _, result = self.operation.partition("=")
-        a, sign, b = operands.partition("+" if "+" in operands else "*")
-        return (self.operation, f"{b}{sign}{a}={result}") if sign else (self.operation,)
+        a, sign, b, result = OPERATION.findall(self.operation)[0]
+        return (self.operation, f"{b}{sign}{a}={result}") if sign in "+*" else (self.operation,)
 
     @property
-    def bag(self) -> list[str]:
-        """The numbers as sorted digits: the same for every order."""
-        return sorted(map(str, self.nums))
+    def bag(self) -> list[int]:
+        """The numbers, sorted: the same for every order."""
+        return sorted(self.nums)
 
 
 class Edit(NamedTuple):
@@ -91,24 +95,17 @@ def _plan(problem: Problem, solution: tuple[str, ...]) -> tuple[Subgoal, ...]:
 
 # --- reading the trace ------------------------------------------------------------------------------
 
-# A node visited (two lines; groups: name, target, nums, operations) and a node made (two lines; groups:
-# operation, nums, parent's name with a comma, child index, target, nums, operation; and, since depth-first
-# search visits a node at once, the name of the one visited next, if any); loose inside brackets.
-_OPERATION = r"[0-9]++[-+*/][0-9]++=[0-9]++"
-_VISIT = re.compile(
-    r"\nMoving to Node #([0-9,]++)\nCurrent State: ([0-9]++):\[([^\]\n]*+)\], Operations: \[([^\n]*)\](?=\n)"
-)
-_MADE = re.compile(
-    rf"\nExploring Operation: ({_OPERATION}), Resulting Numbers: \[([^\]\n]*+)\]"
-    r"\nGenerated Node #((?:[0-9]++,)++)([0-9]++): ([0-9]++):\[([^\]\n]*+)\]"
-    rf" Operation: ({_OPERATION})(?=\n)(?:{_VISIT.pattern})?"
-)
+# A node visited and a node made, two lines each, from the newline before them to that after them. Since
+# depth-first search visits a node at once, its visit is read along with it.
+_VISIT = re.compile(rf"\n{MOVING}\n{STATE}(?=\n)")
+_MADE = re.compile(rf"\n{EXPLORING}\n{GENERATED}(?=\n)(?:{_VISIT.pattern})?")
+_MOVE = re.compile(r"\nMoving to Node #([0-9,]++)(?=\n)")
 
 
 @lru_cache(maxsize=64)
 def _names(depth: int) -> re.Pattern[str]:
-    """A Generated line's start with a name `depth` steps below the root; its group: the parent's, a comma."""
-    return re.compile(rf"Generated Node #((?:[0-9]++,){{{depth}}})[0-9]++:")  # starts plainly: twice as fast
+    """How a Generated line of a node `depth` steps below the root begins; the group is its parent's name."""
+    return re.compile(rf"Generated Node #([0-9]++(?:,[0-9]++){{{depth - 1}}}),[0-9]++:")
 
 
 def _nodes_made(trace: str, parents: Collection[str], depth: int, start: int) -> list[Match[str]]:
@@ -123,41 +120,41 @@ def _nodes_made(trace: str, parents: Collection[str], depth: int, start: int) ->
     return found
 
 
+def _parent(name: str) -> str:
+    return name.rpartition(",")[0]
+
+
 class _Visits:
-    """Where a trace visits its nodes: by plain `find`, quickest for a usual trace, until searches add up."""
+    """Where a trace visits its nodes. What is read is kept, so that the time stays linear in any text."""
 
     def __init__(self, trace: str) -> None:
         self.trace = trace
-        self.allowance = 4 * len(trace)  # characters to search before an index is made: keeps it all linear
-        self.index: dict[str, list[Match[str]]] | None = None
+        self.read: dict[str, list[Match[str]]] = {}
 
-    def after(self, name: str, position: int) -> Iterator[Match[str]]:
-        """All visits (Moving and state line) to a node that begin at `position` or later, in order."""
-        needle, at = "\n" + moving_line(name), position - 1
-        while self.index is None:
-            found = self.trace.find(needle, at)
-            self.allowance -= (found if found >= 0 else len(self.trace)) - at
-            if self.allowance < 0:
-                self.index = {}
-                for visit in _VISIT.finditer(self.trace):
-                    self.index.setdefault(visit[1], []).append(visit)
-                break
-            if found < 0:
-                return
-            here = _VISIT.match(self.trace, found)
-            if here:
-                yield here
-            at = found + 1
-        visits = self.index.get(name, [])
-        for k in range(bisect_left(visits, at, key=Match.start), len(visits)):
+    @cached_property
+    def moves(self) -> dict[str, list[int]]:
+        """Offsets of the newlines before the Moving lines to each node, by its name."""
+        moves: dict[str, list[int]] = {}
+        for move in _MOVE.finditer(self.trace):
+            moves.setdefault(move[1], []).append(move.start())
+        return moves
+
+    def of(self, node: Match[str]) -> Iterator[Match[str]]:
+        """The visits (two lines each) to a node after it was made, in order; the first may be `node`."""
+        name = node["name"]
+        if node["moving"] == name:
+            yield node
+        if name not in self.read:
+            found = [_VISIT.match(self.trace, move) for move in self.moves.get(name, ())]
+            self.read[name] = [visit for visit in found if visit]
+        visits = self.read[name]
+        for k in range(bisect_left(visits, node.end(), key=Match.start), len(visits)):
             yield visits[k]
 
-    def first(self, name: str, made: Match[str]) -> int:
+    def first(self, node: Match[str]) -> int:
         """Where a node is visited first after it was made; 0 if it is not."""
-        if made[8] == name:
-            return made.end(7) + 1
-        visit = next(self.after(name, made.end(7) + 1), None)
-        return visit.start() + 1 if visit else 0
+        visit = next(self.of(node), None)
+        return visit.start("moving") - len("Moving to Node #") if visit else 0
 
 
 class _Reached(NamedTuple):
@@ -184,7 +181,7 @@ def _follow(
     start = 0 if trace.startswith(root) else trace.find("\n" + root) + 1
     if not start and not trace.startswith(root):
         return None, [], []
-    reached = {"0,": _Reached(False, start, start + len(root), "0", problem.nums, ())}
+    reached = {"0": _Reached(False, start, start + len(root), "0", problem.nums, ())}
     made: list[Match[str]] = []
     steps: list[Match[str]] = []
     for depth in range(1, len(plan)):
@@ -202,9 +199,11 @@ def _steps(made: list[Match[str]], goal: Subgoal, target: str) -> list[Match[str
     return [
         node
         for node in made
-        if node[1] in spellings
-        and (node[1], node[2], target) == (node[7], node[6], node[5])
-        and sorted(node[2].split(", ")) == goal.bag
+        if node["operation"] in spellings
+        and node["operation"] == node["generated"]
+        and node["exploring"] == node["nums"]
+        and node["target"] == target
+        and sorted(read_numbers(node["nums"])) == goal.bag
     ]
 
 
@@ -215,35 +214,30 @@ def _visited(
     reached: dict[str, _Reached],
     visits: _Visits,
 ) -> dict[str, _Reached]:
-    """The nodes one step below `reached` that the trace made and then visited, by name with a comma."""
+    """The nodes one step below `reached` that the trace made and then visited, by name."""
     deeper: dict[str, _Reached] = {}
     tried = set()
     for node in steps:
-        name = node[3] + node[4]
-        if name in tried or node.start() < reached[node[3]].end - 1:
+        name = node["name"]
+        if name in tried or node.start() < reached[_parent(name)].end - 1:
             continue
         tried.add(name)
-        for visit in visits.after(name, node.end(7) + 1):
-            operations = _spelled(visit[4], path)
-            if operations and visit[2] == target and sorted(visit[3].split(", ")) == path[-1].bag:
-                nums = _numbers(visit[3])
+        for visit in visits.of(node):
+            nums, operations = read_numbers(visit["state_nums"]), _spelled(visit["state"], path)
+            if operations and visit["state_target"] == target and sorted(nums) == path[-1].bag:
                 exact = nums == path[-1].nums and operations == tuple([step.operation for step in path])
-                new = _Reached(not exact, node.start() + 1, visit.end() + 1, name, nums, operations)
-                deeper[name + ","] = new
+                deeper[name] = _Reached(not exact, node.start() + 1, visit.end() + 1, name, nums, operations)
                 break
     return deeper
 
 
-def _numbers(nums: str) -> tuple[int, ...]:
-    return tuple(map(int, nums.split(", ")))
-
-
 def _spelled(text: str, path: tuple[Subgoal, ...]) -> tuple[str, ...] | None:
     """The operations of a state line if they are the solution's, up to the order of operands."""
-    operations = split_operations(text)
-    if len(operations) != len(path) or text != "'" + "', '".join(operations) + "'":
-        return None
-    return operations if all(o in step.spellings for o, step in zip(operations, path, strict=True)) else None
+    operations = read_operations(text)
+    same = len(operations) == len(path) and all(
+        operation in step.spellings for operation, step in zip(operations, path, strict=True)
+    )
+    return operations if same else None
 
 
 def progress(trace: str, problem: Problem, solution: Sequence[str]) -> int:
@@ -307,19 +301,22 @@ def rewrite_steps(
     if depth == len(plan) - 1:
         return _edited(trace, "b", [Edit(parent.end, whole, _last_lines(goal.operation, problem))], parent)
 
-    path, first = parent.name + ",", parent.end - 1
+    first = parent.end - 1
     nums = apply_operation(parent.nums, goal.operation) if parent.inexact else goal.nums
     assert nums is not None  # the parent holds the solution's numbers, in whatever order
-    if same := [node for node in steps if node[3] == path and node.start() >= first]:
-        node = min(same, key=lambda node: node[1] != goal.operation or _numbers(node[2]) != nums)
-        lines = _visit_lines(path + node[4], problem, _numbers(node[2]), (*parent.operations, node[1]))
-        return _edited(trace, "c", [Edit(node.end(7) + 1, whole, lines)], parent, path + node[4])
+    if same := [node for node in steps if _parent(node["name"]) == parent.name and node.start() >= first]:
+        node = min(
+            same, key=lambda node: node["operation"] != goal.operation or read_numbers(node["nums"]) != nums
+        )
+        operations = (*parent.operations, node["operation"])
+        lines = _visit_lines(node["name"], problem, read_numbers(node["nums"]), operations)
+        return _edited(trace, "c", [Edit(node.end("generated") + 1, whole, lines)], parent, node["name"])
 
     operations = (*parent.operations, goal.operation)
-    own = [node for node in made if node[3] == path and node.start() >= first]
-    visited = [(n, at) for n in own if (at := visits.first(path + n[4], n))]
+    own = [node for node in made if _parent(node["name"]) == parent.name and node.start() >= first]
+    visited = [(node, at) for node in own if (at := visits.first(node))]
     if not visited:
-        name = path + "0"
+        name = parent.name + ",0"
         lines = _node_lines(name, problem, nums, goal.operation)
         lines += _visit_lines(name, problem, nums, operations)
         return _edited(trace, "d", [Edit(parent.end, whole, lines)], parent, name)
@@ -327,8 +324,10 @@ def rewrite_steps(
         node, at = (rng or random).choice(visited)
     else:
         node, at = visited[0 if choose == "first" else -1]
-    name = path + node[4]
-    new_node = Edit(node.start() + 1, node.end(7) + 1, _node_lines(name, problem, nums, goal.operation))
+    name = node["name"]
+    new_node = Edit(
+        node.start() + 1, node.end("generated") + 1, _node_lines(name, problem, nums, goal.operation)
+    )
     new_visit = Edit(at, whole, _visit_lines(name, problem, nums, operations))
     return _edited(trace, "e", [new_node, new_visit], parent, name, len(visited))
 

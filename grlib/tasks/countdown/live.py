@@ -1,4 +1,4 @@
-"""Type a problem, watch it search: the best model that is there writes its trace, and the verdict on it."""
+"""`python -m grlib search 84 2 14 15 --target 26`: a model searches; its trace and the verdict."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from grlib.errors import GrlibError
 from grlib.runs.notebooks import REPOSITORY
 from grlib.tasks.countdown.puzzle import Problem
 
-# From the best to the plainest; each folder holds one model.
+# Model folders, the best first.
 MODELS = ("base_gpu/guided_rest_ppo", "base_gpu/guided_rest", "base_gpu/sos", "base/sos")
 
 
 def best_model() -> Path:
-    """The folder of the first of `MODELS` that is there."""
+    """The folder of the first of `MODELS` that exists."""
     folders = [REPOSITORY / "paper_results" / name for name in MODELS]
     for folder in folders:
         if (folder / "model.safetensors").is_file():
@@ -26,13 +26,11 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of `python -m grlib search`."""
     found = argparse.ArgumentParser(prog="python -m grlib search", description=__doc__)
     found.add_argument("numbers", type=int, nargs="+", help="the numbers to combine: the models know four")
-    found.add_argument("--target", type=int, required=True, help="what to reach")
-    found.add_argument("--model", type=Path, help="folder of a model (default: the best one that is there)")
-    found.add_argument(
-        "--tries", type=int, default=1, help="search again, up to so often, until it is solved"
-    )
+    found.add_argument("--target", type=int, required=True, help="the number to reach")
+    found.add_argument("--model", type=Path, help="model folder (default: the best one in this checkout)")
+    found.add_argument("--tries", type=int, default=1, help="searches at most, until one solves the problem")
     found.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
-    found.add_argument("--seed", type=int, default=0, help="another one, another search")
+    found.add_argument("--seed", type=int, default=0, help="of the sampling")
     return found
 
 

@@ -23,7 +23,7 @@ ROLES = ("user", "assistant")
 
 
 def problem_rows(items: Iterable[Solved]) -> pandas.DataFrame:
-    """One RL row a problem, numbered from 0 in `extra_info.index`; a wrong solution raises GrlibError."""
+    """One RL row per problem, numbered from 0 in `extra_info.index`; a wrong solution raises GrlibError."""
     import pandas
 
     rows = []
@@ -59,12 +59,12 @@ def problems_from_rows(frame: pandas.DataFrame) -> list[Solved]:
 
 
 def message_rows(prompts: Sequence[str], responses: Sequence[str]) -> pandas.DataFrame:
-    """One SFT row a pair: `messages` holds the user turn (`tokenizer.question`) and the assistant turn."""
+    """One SFT row per pair: `messages` holds the user turn (`vocabulary.question`) and the assistant turn."""
     import pandas
 
     if len(prompts) != len(responses):
         sizes = f"{len(prompts)} prompts and {len(responses)} responses"
-        raise GrlibError(f"{sizes}: there must be one response a prompt")
+        raise GrlibError(f"{sizes}: there must be one response per prompt")
     asked = [{"role": "user", "content": text} for text in prompts]
     answered = [{"role": "assistant", "content": text} for text in responses]
     return pandas.DataFrame({"messages": [list(turns) for turns in zip(asked, answered, strict=True)]})

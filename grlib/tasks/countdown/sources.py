@@ -8,12 +8,13 @@ from typing import Any
 from grlib.errors import GrlibError
 from grlib.profiles import Profile
 from grlib.tasks.countdown.data import Imitated, Solved, Splits, imitation_examples, make_splits
-from grlib.tasks.countdown.puzzle import problem_key, solve
+from grlib.tasks.countdown.fast import solve
+from grlib.tasks.countdown.puzzle import problem_key
 from grlib.tasks.countdown.rows import problems_from_rows, turns_from_rows
 from grlib.tasks.countdown.vocabulary import asked
 from grlib.tasks.external import load_rows
 
-_opened = lru_cache(maxsize=8)(load_rows)  # a notebook asks for the rows of a data set in many parts
+_opened = lru_cache(maxsize=8)(load_rows)  # notebooks read a data set in many parts
 SPLITS = {"train": "train", "valid": "validation", "seen": "test_seen", "unseen": "test_unseen"}
 
 
@@ -40,7 +41,7 @@ def splits_of(profile: Profile, seed: int) -> Splits:
 
 
 def check_sources(profile: Profile) -> None:
-    """Refuse sources that do not go together: a base must not have learnt from the problems of a test."""
+    """Refuse a pair of sources that could let a base model learn from test problems."""
     if bool(profile.problems_source) != bool(profile.imitation_source):
         raise GrlibError(
             f"problems_source {profile.problems_source!r}, imitation_source {profile.imitation_source!r}: "
@@ -56,7 +57,7 @@ def check_sources(profile: Profile) -> None:
 def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
     """Examples start .. start+n-1 of what a base imitates: drawn here, or rows of `imitation_source`.
 
-    Of rows, the solution is the one that `solve` finds, and the searcher is not known.
+    For rows of a data set the solution is the one that `solve` finds; the searcher is unknown.
     """
     check_sources(profile)
     if not profile.imitation_source:

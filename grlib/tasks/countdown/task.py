@@ -1,4 +1,4 @@
-"""Countdown as a task of self-training, of PPO and of evaluation: what is specific to it stands here."""
+"""Countdown as a task of self-training, PPO and evaluation: attempts, guidance, rewards, settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SUBGOAL_REWARD = 0.25  # of the dense reward (the paper's ablation)
 
 @dataclass(frozen=True)
 class CountdownTask:
-    """Items are (problem, optimal solution); a start is the trace prefix from which the model goes on."""
+    """Items are (problem, optimal solution); a start is a trace prefix that the model continues."""
 
     budget: int  # tokens of a whole response, end token included
     rounds: int = 3
@@ -56,7 +56,7 @@ class CountdownTask:
     def attempt(
         self, policy: Policy, items: Sequence[Solved], starts: Sequence[str | None]
     ) -> list[Attempt | None]:
-        """One trace an item, graded; None where the start fills the budget by itself."""
+        """One graded trace per item; None where the start alone fills the budget."""
         requests = [
             Request(prompt_text(problem, self.tokenizer), start or "", self.budget)
             for (problem, _), start in zip(items, starts, strict=True)
@@ -82,7 +82,7 @@ class CountdownTask:
         tokenizer: PreTrainedTokenizerFast,
         settings: PPO,
     ) -> list[Rollout]:
-        """One trace an item for PPO: an action is a line (or a token), a solved problem earns 1 at the end.
+        """One trace per item for PPO: an action is a line (or a token), a solved problem earns 1 at the end.
 
         With dense reward, each subgoal short of the goal also earns `SUBGOAL_REWARD`, at the end of the state
         line of the first visit.
@@ -133,8 +133,8 @@ def line_ends(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
 
 
 def whole_lines(prefix: str) -> str:
-    """A prefix that ends with a line: the release ends an inserted goal line without its newline, and a
-    tokenizer whose stock phrases include the newline would leave the model in a place that it never saw."""
+    """The prefix, ended by a newline: the authors' program leaves it out after an inserted goal line. The
+    model would continue in the middle of a line, a place that it never saw in training."""
     return prefix if prefix.endswith("\n") else prefix + "\n"
 
 
@@ -146,9 +146,9 @@ def evaluate_splits(
 
 
 def task_for(profile: Profile, model: Path | str, **changes: Any) -> CountdownTask:
-    """The task as it is put to the model in a folder: to a pretrained one by its own chat template."""
-    words = load_tokenizer(model) if profile.model.pretrained else None
-    return CountdownTask(profile.budget, tokenizer=words, **changes)
+    """The task for the model in a folder; a pretrained model is prompted by its own chat template."""
+    tokenizer = load_tokenizer(model) if profile.model.pretrained else None
+    return CountdownTask(profile.budget, tokenizer=tokenizer, **changes)
 
 
 # How the run of each reinforced method differs (the paper's Figures 3 to 6; GRPO: its poster).
@@ -163,8 +163,8 @@ PPO_RUNS: dict[str, dict[str, Any]] = {
 
 
 def solved_unaided(items: Sequence[Solved], yields: pd.DataFrame) -> list[Solved]:
-    """The training problems that a self-trained model solved by itself at least once (rows of notebook 06),
-    from which a reward can be expected; all of them where none was."""
+    """The training problems that a self-trained model solved without guidance at least once (rows of notebook
+    06), where a reward can be expected; all of them if there are none."""
     solved = yields.loc[yields["round_solved"] == 0, "index"]
     return [items[i] for i in sorted(set(solved)) if i < len(items)] or list(items)
 
@@ -177,5 +177,5 @@ def ppo_settings(profile: Profile, method: str) -> PPO:
 
 
 def hint(item: Solved, steps: int) -> str | None:
-    """The first `steps` operations of the optimal solution as a trace to go on from; none for 0 steps."""
+    """The first `steps` operations of the optimal solution as a trace to continue; None for 0 steps."""
     return straight_path(*item, steps=steps) if steps else None

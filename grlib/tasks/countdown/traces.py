@@ -1,8 +1,8 @@
 """The trace language of Stream of Search: rendering, grading, parsing and auditing traces.
 
-A trace is text a model may have written, so everything that reads one accepts any text, evaluates nothing and
-takes time linear in its length. Other modules spell a line through the renderers here; only
-the searchers, for speed, spell most of theirs.
+A trace is text that a model may have written. So everything that reads one accepts any text, evaluates
+nothing, and takes time and memory linear in its length. A number of more than 18 digits is not of the
+language, and neither is the line that holds it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import MAX_EMAX, Context, Decimal, localcontext
 
-from grlib.tasks.countdown.puzzle import NUMBER, OPERATION, Problem, holds
+from grlib.tasks.countdown.puzzle import NUMBER, OPERATION, Problem, carry_out, holds
 
 # --- rendering ------------------------------------------------------------------------------------
 
@@ -50,26 +49,31 @@ def miss_line(n: int, target: int) -> str:
 
 # --- the shape of a line --------------------------------------------------------------------------
 
-# Possessive repeats (`*+`) never give characters back: a line that does not match is dropped in one pass.
+# One pattern for each kind of line, without its newline. Possessive repeats (`*+`) never give characters
+# back: a line that does not match is dropped in one pass.
 _NUMBERS = rf"{NUMBER}(?:, {NUMBER})*+"
 _OPERATION = rf"{NUMBER}[-+*/]{NUMBER}={NUMBER}"
 _OPERATIONS = rf"(?:'{_OPERATION}'(?:, '{_OPERATION}')*+)?+"
 _INDEX = r"(?:0|[1-9][0-9]{0,8}+)"
-_NAME = rf"{_INDEX}(?:,{_INDEX}){{0,255}}+"  # bounded: leaves get names made from their parent's
-# The last group of each alternative tells the kind of line.
-LINE = re.compile(
+_LEVELS = 256  # bounded: leaves and nodes without a name get names made from their parent's
+_NAME = rf"{_INDEX}(?:,{_INDEX}){{0,{_LEVELS - 1}}}+"
+STATE = (
     rf"Current State: (?P<state_target>{NUMBER}):\[(?P<state_nums>{_NUMBERS})\]"
     rf", Operations: \[(?P<state>{_OPERATIONS})\]"
-    rf"|Exploring Operation: (?P<operation>{_OPERATION}), Resulting Numbers: \[(?P<exploring>{_NUMBERS})\]"
-    rf"|Generated Node #(?P<name>{_NAME}): {NUMBER}:\[(?P<nums>{_NUMBERS})\]"
-    rf" Operation: (?P<generated>{_OPERATION})"
-    rf"|Moving to Node #(?P<moving>{_NAME})"
-    rf"|{NUMBER},(?P<goal>{NUMBER}) equal: Goal Reached"
-    rf"|{NUMBER},(?P<miss>{NUMBER}) unequal: No Solution"
-    r"|(?P<end>No solution found\.)"
 )
-_STATE = re.compile(rf"Current State: ({NUMBER}):\[({_NUMBERS})\], Operations: \[({_OPERATIONS})\]\n")
-_EXPLORING = re.compile(rf"Exploring Operation: ({_OPERATION}), Resulting Numbers: \[({_NUMBERS})\]\n")
+EXPLORING = (
+    rf"Exploring Operation: (?P<operation>{_OPERATION}), Resulting Numbers: \[(?P<exploring>{_NUMBERS})\]"
+)
+GENERATED = (
+    rf"Generated Node #(?P<name>{_NAME}): (?P<target>{NUMBER}):\[(?P<nums>{_NUMBERS})\]"
+    rf" Operation: (?P<generated>{_OPERATION})"
+)
+MOVING = rf"Moving to Node #(?P<moving>{_NAME})"
+GOAL = rf"{NUMBER},(?P<goal>{NUMBER}) equal: Goal Reached"
+MISS = rf"{NUMBER},(?P<miss>{NUMBER}) unequal: No Solution"
+END = r"(?P<end>No solution found\.)"
+# Any line; the last group of each kind tells which it is.
+LINE = re.compile("|".join((STATE, EXPLORING, GENERATED, MOVING, GOAL, MISS, END)))
 _NEEDS_NO_NEWLINE = ("goal", "miss", "end")  # lines that cannot be the beginning of a longer one
 
 
@@ -86,7 +90,12 @@ def scan(trace: str) -> Iterator[tuple[int, str, re.Match[str] | None]]:
         yield start, last, match
 
 
-def split_operations(text: str) -> tuple[str, ...]:
+def read_numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a line's list: `84, 29`."""
+    return tuple(map(int, text.split(", ")))
+
+
+def read_operations(text: str) -> tuple[str, ...]:
     """The operations inside a state line's brackets: `'2+3=5', '5*4=20'`."""
     return tuple(text[1:-1].split("', '")) if text else ()
 
@@ -135,89 +144,58 @@ def grade(trace: str, problem: Problem) -> Verdict:
     return _VERDICTS[_judge(trace, problem)]
 
 
-_GOAL = "equal: Goal Reached"
-_GOAL_SIGN = "h"  # stands in no other line of the language
+_STATE_LINE = re.compile(STATE + r"\n")
+_EXPLORING_LINE = re.compile(EXPLORING + r"\n")
+_GOAL_END = "equal: Goal Reached"
+_GOAL_SIGN = "h"  # stands in no other line of the language, and one character is found ten times as fast
 
 
 def _judge(trace: str, problem: Problem) -> str:
-    first = trace.find(_GOAL_SIGN)  # looking for one character is ten times as fast
-    goal = trace.find(_GOAL, max(first - _GOAL.index(_GOAL_SIGN), 0)) if first >= 0 else -1
+    first = trace.find(_GOAL_SIGN)
+    goal = trace.find(_GOAL_END, max(first - _GOAL_END.index(_GOAL_SIGN), 0)) if first >= 0 else -1
     if goal < 0:
         return "no goal line"
     start = trace.rfind("\n", 0, goal) + 1
     end = trace.find("\n", goal)
-    target = digits(problem.target)
+    target = str(problem.target)
     line = trace[start:] if end < 0 else trace[start:end]
-    if line != f"{target},{target} equal: Goal Reached":
+    if line != f"{target},{target} {_GOAL_END}":
         match = LINE.fullmatch(line)
         return "wrong goal line" if match and match.lastgroup == "goal" else "malformed goal line"
     state = trace.rfind("Current State", 0, start)
     if state < 0:
         return "no state line"
-    visit = _STATE.match(trace, state)
+    visit = _STATE_LINE.match(trace, state)
     if not visit or (state and trace[state - 1] != "\n"):
         return "malformed state line"
     final = trace.rfind("Exploring Operation", state, start)
     if final < 0:
         return "no final operation"
-    explored = _EXPLORING.match(trace, final)
+    explored = _EXPLORING_LINE.match(trace, final)
     if not explored or trace[final - 1] != "\n":
         return "malformed final operation"
     written_target, written_nums, operations = visit.groups()
     if written_target != target:
         return "wrong target"
-    try:
-        pool = [*map(str, problem.nums)]
-    except ValueError:
-        pool = [*map(digits, problem.nums)]
-    if wrong := _take(pool, operations):
+    nums = [*problem.nums]
+    if wrong := _carry_out_all(nums, operations):
         return wrong
-    if sorted(pool) != sorted(written_nums.split(", ")):
+    if sorted(nums) != sorted(read_numbers(written_nums)):
         return "wrong numbers in state line"
-    if wrong := _take(pool, explored[1]):
+    operation, resulting = explored.groups()
+    if wrong := _carry_out_all(nums, operation):
         return wrong
-    if pool == [target]:
-        return "correct" if explored[2] == target else "wrong resulting numbers"
-    return "target missed" if len(pool) == 1 else "numbers left over"
+    if nums == [problem.target]:
+        return "correct" if resulting == target else "wrong resulting numbers"
+    return "target missed" if len(nums) == 1 else "numbers left over"
 
 
-def _take(pool: list[str], operations: str) -> str:
-    """Carry out all (well-formed) operations in a text on numbers; the reason why that fails, or ''.
-
-    Canonical digits stand for the numbers: none is converted before it is found in the pool.
-    """
-    short = len(operations) < _INT_DIGITS
-    for a, sign, b, c in OPERATION.findall(operations):
-        try:
-            pool.remove(a)
-            pool.remove(b)
-        except ValueError:
-            return "number not available"
-        if not (holds(int(a), sign, int(b), int(c)) if short else arithmetic_holds(a, sign, b, c)):
-            return "wrong arithmetic"
-        pool.append(c)
+def _carry_out_all(nums: list[int], operations: str) -> str:
+    """Carry out the (well-formed) operations in a text, in place: '', or the reason why one is illegal."""
+    for parts in OPERATION.findall(operations):
+        if wrong := carry_out(nums, parts):
+            return wrong
     return ""
-
-
-_INT_DIGITS = 4300  # Python converts no longer text to an integer, and needs quadratic time for it
-
-
-def arithmetic_holds(a: str, sign: str, b: str, c: str) -> bool:
-    """Is `a sign b = c` (canonical digits) true and allowed? Exact; the larger operand first in - and /."""
-    if len(a) + len(b) + len(c) > _INT_DIGITS:
-        if len(c) > len(a) + len(b):
-            return False
-        with localcontext(Context(prec=len(a) + len(b) + len(c), Emax=MAX_EMAX)):
-            return holds(Decimal(a), sign, Decimal(b), Decimal(c))  # type: ignore[arg-type]
-    return holds(int(a), sign, int(b), int(c))
-
-
-def digits(number: int) -> str:
-    """Decimal digits of an integer of any size (`str` refuses more than 4300)."""
-    try:
-        return str(number)
-    except ValueError:
-        return str(Decimal(number))
 
 
 # --- parsing into a tree --------------------------------------------------------------------------
@@ -262,11 +240,8 @@ def parse(trace: str) -> Tree:
     end = 0
     for start, line, match in scan(trace):
         end = start + len(line) + 1
-        if match and match.lastgroup in builder.readers:
-            try:
-                builder.readers[match.lastgroup](start, match)
-            except ValueError:  # a number with more digits than Python converts
-                continue
+        if match:
+            builder.read(start, match)
             if builder.tree.goal is not None:
                 return builder.tree
     if end < len(trace):
@@ -283,16 +258,22 @@ class _TreeBuilder:
         self.leaves: dict[tuple[str, str], int] = {}  # (name of the parent, operation) -> leaf
         self.here = 0
         self.moved = ""  # where the last line moved to
-        self.explored: tuple[int, str, str] | None = None  # offset, operation, numbers still without a name
+        self.explored: tuple[int, str] | None = None  # offset and operation of a node still without a name
         self.open_leaf: Node | None = None  # explored, not yet compared with the target
-        self.readers = {
-            "state": self.state,
-            "exploring": self.exploring,
-            "generated": self.generated,
-            "moving": self.moving,
-            "goal": self.outcome,
-            "miss": self.outcome,
-        }
+
+    def read(self, start: int, match: re.Match[str]) -> None:
+        """Take in one line, which begins at offset `start`."""
+        kind = match.lastgroup
+        if kind == "state":
+            self.state(start, match)
+        elif kind == "exploring":
+            self.exploring(start, match)
+        elif kind == "generated":
+            self.generated(start, match)
+        elif kind == "moving":
+            self.moved = match["moving"]
+        elif kind in ("goal", "miss"):
+            self.outcome(kind)
 
     def add(self, name: str, operation: str, nums: tuple[int, ...], parent: int | None, start: int) -> Node:
         nodes = self.tree.nodes
@@ -302,11 +283,8 @@ class _TreeBuilder:
             nodes[parent].children.append(node.index)
         return node
 
-    def moving(self, start: int, match: re.Match[str]) -> None:
-        self.moved = match["moving"]
-
     def state(self, start: int, match: re.Match[str]) -> None:
-        nums, name, nodes = _numbers(match["state_nums"]), self.moved, self.tree.nodes
+        nums, name, nodes = read_numbers(match["state_nums"]), self.moved, self.tree.nodes
         operation = match["state"].rpartition("'")[0].rpartition("'")[2]
         self.moved, self.explored, self.open_leaf = "", None, None
         if not nodes:
@@ -320,7 +298,10 @@ class _TreeBuilder:
             index = self.names.get(name) if name else self.by_state(operation, nums)
         if index is None:  # never generated: a node of its own, where its name or the search suggests
             parent = self.names.get(name.rpartition(",")[0], self.here) if name else self.here
-            name = name or f"{nodes[parent].name},{len(nodes[parent].children)}"
+            if not name:
+                if nodes[parent].name.count(",") >= _LEVELS:
+                    parent = 0
+                name = f"{nodes[parent].name},{len(nodes[parent].children)}"
             index = self.names[name] = self.add(name, operation, nums, parent, start).index
         if nodes[index].visited_at is None:
             nodes[index].visited_at = start
@@ -337,32 +318,28 @@ class _TreeBuilder:
 
     def exploring(self, start: int, match: re.Match[str]) -> None:
         operation, written = match["operation"], match["exploring"]
-        self.explored, self.open_leaf = (start, operation, written), None
+        self.explored, self.open_leaf = (start, operation), None
         if self.tree.nodes and "," not in written:
             here = self.tree.nodes[self.here]
             name = f"{here.name},{len(here.children)}"
-            self.open_leaf = self.add(name, operation, _numbers(written), here.index, start)
+            self.open_leaf = self.add(name, operation, read_numbers(written), here.index, start)
             self.leaves[here.name, operation] = self.open_leaf.index
 
     def generated(self, start: int, match: re.Match[str]) -> None:
         if not self.tree.nodes or self.open_leaf:
             return
-        operation, name, nums = match["generated"], match["name"], _numbers(match["nums"])
+        operation, name, nums = match["generated"], match["name"], read_numbers(match["nums"])
         if self.explored and self.explored[1] == operation:
             start = self.explored[0]
         self.explored = None
         self.names[name] = self.add(name, operation, nums, self.here, start).index
 
-    def outcome(self, start: int, match: re.Match[str]) -> None:
+    def outcome(self, kind: str) -> None:
         leaf, self.open_leaf = self.open_leaf, None
         if leaf:
-            leaf.outcome = match.lastgroup
-            if match.lastgroup == "goal":
+            leaf.outcome = kind
+            if kind == "goal":
                 self.tree.goal = leaf.index
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(", ")))
 
 
 # --- auditing -------------------------------------------------------------------------------------
@@ -389,8 +366,8 @@ def audit(trace: str, problem: Problem) -> dict[str, int]:
     `wrong_outcomes` counts goal and miss lines that contradict their own numbers or the problem's target.
     """
     counts = dict.fromkeys(AUDITED, 0)
-    target, inputs = digits(problem.target), [*map(digits, problem.nums)]
-    here, size = Counter(inputs), len(inputs)  # what the last state line says
+    target, here = str(problem.target), problem.nums  # what the last state line says
+    left = Counter(here)
     for _, line, match in scan(trace):
         kind = match.lastgroup if match else None
         counts["lines"] += 1
@@ -398,15 +375,15 @@ def audit(trace: str, problem: Problem) -> dict[str, int]:
             counts["malformed_lines"] += 1
         elif kind == "exploring":
             counts["operations"] += 1
-            _audit_operation(counts, here, size, match)
+            _audit_operation(counts, left, len(here), match)
         elif kind == "state":
             counts["states"] += 1
-            nums = match["state_nums"].split(", ")
-            here, size = Counter(nums), len(nums)
-            follows = size + match["state"].count("=") == len(inputs)  # cheap, before the copy
+            here = read_numbers(match["state_nums"])
+            left = Counter(here)
+            follows = len(here) + match["state"].count("=") == len(problem.nums)  # cheap, before the copy
             if follows:
-                reached = [*inputs]
-                follows = not _take(reached, match["state"]) and sorted(reached) == sorted(nums)
+                reached = [*problem.nums]
+                follows = not _carry_out_all(reached, match["state"]) and Counter(reached) == left
             counts["wrong_states"] += not follows or match["state_target"] != target
         elif kind in ("goal", "miss"):
             counts["outcomes"] += 1
@@ -417,12 +394,14 @@ def audit(trace: str, problem: Problem) -> dict[str, int]:
     return counts
 
 
-def _audit_operation(counts: dict[str, int], here: Counter[str], size: int, match: re.Match[str]) -> None:
-    ((a, sign, b, c),) = OPERATION.findall(match["operation"])
-    counts["wrong_arithmetic"] += not arithmetic_holds(a, sign, b, c)
+def _audit_operation(counts: dict[str, int], here: Counter[int], size: int, match: re.Match[str]) -> None:
+    """Judge an Exploring line on the `size` numbers of the state line before it."""
+    first, sign, second, result = OPERATION.findall(match["operation"])[0]
+    a, b, c = int(first), int(second), int(result)
+    counts["wrong_arithmetic"] += not holds(a, sign, b, c)
     if here[a] < 1 + (a == b) or not here[b]:
         counts["unavailable_numbers"] += 1
         return
-    written = match["exploring"].split(", ")
+    written = read_numbers(match["exploring"])
     right = len(written) == size - 1 and Counter([*written, a, b]) == here + Counter([c])
     counts["wrong_resulting_numbers"] += not right

@@ -1,6 +1,7 @@
-"""How Countdown is put to a model: the question, and a tokenizer whose tokens are the trace language's own.
+"""Prompts of Countdown, and the tokenizer of the models trained from scratch.
 
-Stock phrases, and numbers with the sign after them, are single tokens; the rest is bytes."""
+Phrases of the trace language, and numbers with the sign after them, are single tokens; the rest is bytes.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +73,8 @@ _QUESTION = re.compile(r"Target: ([0-9]{1,9}), Numbers: \[([1-9][0-9]{0,8}(?:, [
 
 
 def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast | None = None) -> str:
-    """The whole prompt: what the chat template of the model's tokenizer makes of one user turn, up to where
-    the model must begin. Without a tokenizer that of the models from scratch."""
+    """The whole prompt: one user turn in the chat template of the model's tokenizer, up to where the model
+    begins. Without a tokenizer: the prompt of the models trained from scratch."""
     if tokenizer is None:
         return f"{BOS}{question(problem)}\n"
     turns = [{"role": "user", "content": question(problem)}]
