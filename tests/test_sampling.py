@@ -418,7 +418,7 @@ def test_workers_end_before_training_where_a_gpu_must_have_its_memory_back(monke
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(int)
     assert sampling._pool(two) is not pool
-    other = replace(ONE, workers=3).pool()  # another kind takes the place of the first
+    other = sampling._pool(replace(ONE, workers=3))  # another kind takes the place of the first
     assert [other] == list(sampling._POOLS.values())
     sampling.end_workers()
 

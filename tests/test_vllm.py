@@ -185,7 +185,7 @@ def test_new_weights_are_served_by_the_live_engine(tmp_path, tied):
         ours = sample(folder, asked, GREEDY, seed=0, folder=tmp_path / f"work_{number}")
         same = [a == b for a, b in zip(ours, served_by_transformers(folder, asked), strict=True)]
         assert sum(same) >= 39
-        counts.append(GREEDY.pool().submit(engines_started).result())
+        counts.append(sampling._pool(GREEDY).submit(engines_started).result())
     assert counts[0] == counts[1] == counts[2]
 
 
@@ -228,7 +228,7 @@ def test_more_prompts_at_once_than_a_step_takes(tmp_path):
 def test_a_killed_engine_is_an_error_and_the_next_call_goes_on(tmp_path):
     settings = replace(GREEDY, temperature=1.0, chunk=20)
     asked, lines = problems(200), []
-    victim = settings.pool().submit(os.getpid).result()
+    victim = sampling._pool(settings).submit(os.getpid).result()
 
     def kill_after_the_first_chunk():
         while not (tmp_path / "work" / "chunk_000000.parquet").exists():

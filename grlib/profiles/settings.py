@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from grlib.errors import GrlibError
 
@@ -325,6 +325,17 @@ class Profile(Compute):
     def budgets(self) -> tuple[int, ...]:
         """Token budgets of the accuracy curves: eight equal steps, as 0..4096 by 512 in the paper."""
         return tuple(round(self.budget * i / 8) for i in range(9))
+
+
+class Watched(Profile):
+    """A profile that notes which settings this process asks it for: what a notebook's result depends on."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in Profile.__dataclass_fields__:
+            Watched.read.add(name)
+        return super().__getattribute__(name)
 
 
 # Profiles are files

@@ -48,7 +48,14 @@ def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) ->
 
 
 def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: Mapping[str, Any]) -> None:
-    """Store that a run with this snapshot finished, with the digests of what it wrote and what it cost."""
+    """Store that a run with this snapshot finished, with the digests of what it wrote and what it cost.
+
+    Of the settings those that the notebook asked for count; its manifest names them.
+    """
+    manifest = artefacts.known_json(folder / "manifests" / f"{notebook.name}.json") or {}
+    read = {f"setting {name}" for name in manifest.get("settings_read", ())}
+    if read:
+        before = {name: value for name, value in before.items() if not _is_setting(name) or name in read}
     written = _digests("output", notebook.writes(str(before.get("parameter profile"))), folder)
     artefacts.write_json(state_path(notebook, folder), {"depends_on": before, "written": written, **cost})
 
@@ -70,7 +77,8 @@ def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -
     if record is None:
         return "not finished here yet"
     now, before = snapshot(notebook, parameters, folder), record.get("depends_on", {})
-    changed = [name for name in now | before if now.get(name) != before.get(name)]
+    unread = {name for name in now if _is_setting(name) and name not in before}
+    changed = [name for name in now | before if now.get(name) != before.get(name) and name not in unread]
     if changed:
         return f"{changed[0]} changed" + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
     written = _digests("output", notebook.writes(str(now.get("parameter profile"))), folder)
@@ -78,6 +86,10 @@ def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -
         if written.get(name) is None or written[name] != record["written"].get(name):
             return f"{name} is missing or was changed"
     return None if executed_path(notebook, folder).exists() else "the executed notebook is missing"
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith("setting ")
 
 
 def _digests(kind: str, names: list[str], folder: Path) -> dict[str, str | None]:

@@ -57,6 +57,8 @@ def start(
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
     warnings.filterwarnings("ignore", message="IProgress not found")  # progress is plain lines
+    settings = profiles.Watched(**vars(settings))
+    profiles.Watched.read.clear()
     return Run(notebook, settings, folder, {"profile": profile, "seed": seed, "base": base, **sizes})
 
 
@@ -190,6 +192,7 @@ class Run:
             "profile": self.profile.name,
             "seeds": [self.seed],
             "parameters": self.parameters,
+            "settings_read": sorted(profiles.Watched.read),
             "settings": dataclasses.asdict(self.profile),
             **provenance.git_state(),
             "versions": provenance.versions(),
