@@ -1,8 +1,12 @@
 """Run code that a model wrote, and say which tests it passes.
 
-The program runs in a confined child (`grlib.sandbox.child`) of a server process (`grlib.sandbox.server`). The
-expected outputs stay in this process, which compares plain data: a program can report what it likes, but
-has to compute the answers to pass.
+The program runs in a confined child (`grlib.sandbox.child`), which a server process starts
+(`grlib.sandbox.server`). The expected outputs stay in this process, which compares plain data: a program can
+report what it likes, but has to compute the answers to pass.
+
+A program has Python's standard library and nothing else, whatever the isolation: `import numpy` is a
+ModuleNotFoundError. Its folder is empty and its own; standard input is a file. It may start threads, but no
+processes, and has no network.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import json
 import math
 import os
 import queue
-import selectors
+import re
 import shutil
 import socket
 import subprocess
@@ -34,18 +38,24 @@ from grlib.sandbox.keeper import Limits
 __all__ = ["Isolation", "Limits", "Outcome", "close", "isolation", "run", "run_all"]
 
 STYLES = ("stdin", "call")
-LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned
+LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned, digits of a number
 TOLERANCE = 1e-6  # relative and absolute, where a test expects a number with a fraction
+# a number that stands by itself: not in a word, nor in 1.2.3
+NUMBER = re.compile(r"(?<![\w.])([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w|\.[0-9])")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+STARTING_SECONDS = 60.0  # for a server to start
 GRACE_SECONDS = 5.0  # beyond a program's own time before its server is given up
 ROOT = Path(__file__).resolve().parents[2]
+# Python's own limit of 4,300 digits would refuse right answers; without any, reading a number could take long
+sys.set_int_max_str_digits(LONGEST_OUTPUT)
 
 
 class Outcome(NamedTuple):
     """One test's verdict.
 
     `kind` is passed, wrong, error (an exception), exit (it ended without a result), crash (a signal),
-    timeout, memory, output, disk or tasks (a limit), or skipped; `output` what it printed or returned;
-    `message` why it failed.
+    timeout, memory, output, disk or tasks (a limit), or skipped; `output` what it printed or returned, as it
+    is (`readable` makes it fit for a terminal); `message` why it failed.
     """
 
     passed: bool
@@ -77,10 +87,13 @@ def run(
     """Run a program on tests and judge it: an outcome a test, in order.
 
     A test has an `input` and an `output`: texts for style "stdin", a list of arguments and the result for
-    "call", where `entry` names the function. Raises GrlibError on a test that is not plain data, and where
-    only the portable layer works here and was not allowed (`ALLOWED_BY`).
+    "call", where `entry` names the function; `others` lists more outputs that are right. Raises GrlibError on
+    a test that is not plain data, and where only the portable layer works here and was not allowed
+    (`ALLOWED_BY`).
     """
     limits = limits or Limits()
+    if not isinstance(program, str):
+        raise GrlibError(f"the program is a {type(program).__name__}: must be text")
     inputs, expected = _checked(tests, style, entry)
     if not program.strip():
         return [Outcome(False, "error", message="the program is empty")] * len(tests)
@@ -100,54 +113,97 @@ def run_all(jobs: Iterable[tuple[Any, ...]], workers: int = 0) -> list[list[Outc
 
 def _checked(
     tests: Sequence[Mapping[str, Any]], style: str, entry: str | None
-) -> tuple[list[Any], list[Any]]:
-    """Inputs and expected outputs as plain data."""
+) -> tuple[list[str], list[list[Any]]]:
+    """Inputs as text (those of calls as `child.arguments` reads them), and the right outputs of each."""
     if style not in STYLES:
         raise GrlibError(f"style {style!r}: choose one of {', '.join(STYLES)}")
     if style == "call" and not entry:
         raise GrlibError("style 'call' without entry: name the function that the tests call")
     if not tests:
         raise GrlibError("no tests: a program without tests cannot be judged; give one or more")
-    plains = []
+    inputs, expected = [], []
     for number, test in enumerate(tests):
         try:
-            plain = json.loads(json.dumps([test["input"], test["output"]]))
+            given, right = test["input"], [test["output"], *test.get("others", ())]
+            written = given if isinstance(given, str) else json.dumps(_with_written_keys(given))
+            right = json.loads(json.dumps(right))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise GrlibError(
                 f"test {number}: {error!r}; its input and output must be plain data (numbers, text, lists, "
-                "dictionaries with text keys)"
+                "dictionaries whose keys are text or whole numbers)"
             ) from None
-        if style == "stdin" and not all(isinstance(part, str) for part in plain):
+        if style == "stdin" and not all(isinstance(part, str) for part in (given, *right)):
             raise GrlibError(f"test {number}: with style 'stdin' input and output must be text")
-        if style == "call" and not isinstance(plain[0], list):
+        if style == "call" and not isinstance(given, list | tuple):
             raise GrlibError(f"test {number}: with style 'call' the input must be a list of arguments")
-        plains.append(plain)
-    return [given for given, _ in plains], [wanted for _, wanted in plains]
+        inputs.append(written)
+        expected.append(right)
+    return inputs, expected
 
 
-def _judged(raw: Mapping[str, Any], expected: Any) -> Outcome:
-    """The verdict on what a server sent."""
+def _with_written_keys(value: Any) -> Any:
+    """Plain data with JSON texts as the keys of dictionaries: JSON itself would make text of whole numbers."""
+    if isinstance(value, list | tuple):
+        return [_with_written_keys(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if wrong := [key for key in value if not isinstance(key, str | int)]:
+        raise TypeError(f"a dictionary with the key {wrong[0]!r}")
+    return {json.dumps(key): _with_written_keys(one) for key, one in value.items()}
+
+
+def _judged(raw: Mapping[str, Any], expected: Sequence[Any]) -> Outcome:
+    """The verdict on what a server sent: one of the expected outputs is right."""
     kind = str(raw.get("kind"))
     if kind == "printed":
-        passed, shown = same_text(raw["stdout"], expected), raw["stdout"]
+        shown = raw["stdout"]
+        passed = any(same_text(shown, one) for one in expected)
     elif kind == "value":
-        passed, shown = same_value(raw["value"], expected), json.dumps(raw["value"])
+        shown = json.dumps(raw["value"])
+        passed = any(same_value(raw["value"], one) for one in expected)
     else:
-        return Outcome(False, kind, _whole(raw.get("stdout", "")), _whole(raw.get("text", "")))
+        return Outcome(False, kind, str(raw.get("stdout", "")), readable(str(raw.get("text", ""))))
     return Outcome(passed, "passed" if passed else "wrong", shown[:LONGEST_OUTPUT])
 
 
-def _whole(text: Any) -> str:
-    """Text without half characters, which no file and no tokenizer takes."""
-    return str(text).encode("utf-8", "replace").decode()
+def readable(text: str) -> str:
+    """Text of a program as a prompt or a terminal may show it.
+
+    What is not printable is written as in a Python string, addresses, which differ from run to run, are left
+    out: "\\x1b[2J", "<map object at 0x...>".
+    """
+    escaped = "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text
+    )
+    return ADDRESS.sub(" at 0x...", escaped)
 
 
 def same_text(found: str, expected: str) -> bool:
-    """Equal line by line, white space within and around lines aside, and empty lines at the end."""
+    """Equal line by line, white space within and around lines aside, and empty lines at the end.
+
+    Numbers that are expected to have a fraction may differ by `TOLERANCE`; whole numbers may not.
+    """
     one, other = found.rstrip().split("\n"), expected.rstrip().split("\n")
-    return len(one) == len(other) and all(
-        a == b or a.split() == b.split() for a, b in zip(one, other, strict=True)
+    return len(one) == len(other) and all(map(_same_line, one, other))
+
+
+def _same_line(found: str, expected: str) -> bool:
+    ours, theirs = found.split(), expected.split()
+    return ours == theirs or (len(ours) == len(theirs) and all(map(_same_word, ours, theirs)))
+
+
+def _same_word(found: str, expected: str) -> bool:
+    """Equal, numbers in it compared as numbers: splitting leaves them at the odd places."""
+    ours, theirs = NUMBER.split(found), NUMBER.split(expected)
+    return len(ours) == len(theirs) and all(
+        a == b or (place % 2 == 1 and not b.lstrip("+-").isdecimal() and _close(float(a), float(b)))
+        for place, (a, b) in enumerate(zip(ours, theirs, strict=True))
     )
+
+
+def _close(found: float, expected: float) -> bool:
+    """Within `TOLERANCE`; numbers too large for a fraction are not compared so."""
+    return math.isfinite(expected) and math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
 def same_value(found: Any, expected: Any) -> bool:
@@ -187,16 +243,15 @@ class Server:
     """One server process; used by one thread at a time."""
 
     def __init__(self, command: Sequence[str] = ()) -> None:
-        self.folder = "" if command else tempfile.mkdtemp(prefix=keeper.FOLDERS)  # bubblewrap has its own
-        if self.folder:
-            os.chmod(self.folder, 0o711)  # programs may run as another user
+        self.folder = "" if command else _new_folder(keeper.FOLDERS)  # bubblewrap has its own
+        places = [str(ROOT), *(place for place in sys.path if os.path.isabs(place))]
         start = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {server.__name__} as server; "
-            f"server.main({self.folder!r})"
+            f"import sys; library = sys.path[:]; sys.path += {places!r}; import {server.__name__} as server; "
+            f"server.main({self.folder!r}, library)"
         )
         try:
             self.process = subprocess.Popen(
-                [*command, sys.executable, "-s", "-P", "-c", start],
+                [*command, sys.executable, "-S", "-s", "-P", "-c", start],  # -S: no installed packages
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -206,59 +261,35 @@ class Server:
         except OSError as error:
             self._clear_away()
             raise BrokenServer(f"it does not start: {error}") from error
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
         try:
-            self.means: dict[str, Any] = self.ask(None, 60.0)
+            self.means: dict[str, Any] = self.ask(None, STARTING_SECONDS)
         except BaseException:
             self.close()
             raise
 
     def ask(self, request: Any, seconds: float) -> Any:
         """Send a request (None: only listen) and wait for the answer; BrokenServer if none comes in time."""
-        deadline = time.monotonic() + seconds
-        text = "" if request is None else json.dumps(request) + "\n"
-        left = memoryview(text.encode())
-        received = bytearray()
         assert self.process.stdin is not None and self.process.stdout is not None
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self.process.stdout, selectors.EVENT_READ)
-            if left:
-                waiting.register(self.process.stdin, selectors.EVENT_WRITE)
-            while not received.endswith(b"\n"):
-                ready = waiting.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    raise BrokenServer(f"no answer within {seconds:.0f} s")
-                for key, _ in ready:
-                    if key.fileobj is self.process.stdin:
-                        left = self._send(left)
-                        if not left:
-                            waiting.unregister(self.process.stdin)
-                    elif data := os.read(key.fd, 1 << 20):
-                        received += data
-                    else:
-                        raise BrokenServer(f"it ended with status {self.process.wait()}")
+        too_late = threading.Timer(seconds, self.process.kill)
+        too_late.start()
         try:
-            return json.loads(received.decode("utf-8", "surrogatepass"))
-        except ValueError as error:
-            raise BrokenServer(f"its answer cannot be read: {error}") from error
-
-    def _send(self, left: memoryview) -> memoryview:
-        assert self.process.stdin is not None
-        try:
-            return left[os.write(self.process.stdin.fileno(), left[: 1 << 16]) :]
-        except BlockingIOError:
-            return left
-        except BrokenPipeError:
-            raise BrokenServer(f"it ended with status {self.process.wait()}") from None
+            if request is not None:
+                self.process.stdin.write(json.dumps(request).encode() + b"\n")
+                self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline().decode("utf-8", "surrogatepass"))
+        except (OSError, ValueError) as error:  # it ended: there is nothing to write to, or to read
+            raise BrokenServer(
+                f"no answer within {seconds:.0f} s, or one that cannot be read: {error}"
+            ) from None
+        finally:
+            too_late.cancel()
 
     def close(self) -> None:
         """End the process; its child ends with it."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
+            with contextlib.suppress(OSError, AttributeError):  # what it did not read cannot be written
                 pipe.close()
         self._clear_away()
 
@@ -271,9 +302,19 @@ class BrokenServer(GrlibError):
     """A server process died or hangs."""
 
 
+def _new_folder(prefix: str) -> str:
+    """A temporary folder. Raises GrlibError where there can be none."""
+    # a socket within has a path of at most 107 bytes, and the folders of batch systems have long names
+    place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > LONGEST_PLACE else None
+    try:
+        return tempfile.mkdtemp(prefix=prefix, dir=place)
+    except OSError as error:
+        raise GrlibError(f"no temporary folder: {error}; let TMPDIR name a folder to write in") from error
+
+
 PROBE = """
 import os, socket
-port, process, place = input().split()
+port, process, place = input(), input(), input()
 def files(): open("/etc/passwd").close()
 def writing(): os.truncate(place + "/file", 0)
 def network(): socket.create_connection(("127.0.0.1", int(port)), 1).close()
@@ -301,6 +342,7 @@ UNGUARDED = {
     "processes": "starting processes, and with them more memory than a program may have",
 }
 CONTAINED_BY_BUBBLEWRAP = ("datagrams", "processes")  # within a network and a process list of their own
+LONGEST_PLACE = 70  # bytes of the path of a folder for temporary files
 BUBBLEWRAP_TMP = 64 << 20  # bytes of its folder for temporary files
 ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
 
@@ -345,7 +387,8 @@ def _find_isolation() -> Isolation:
 def _what_is_open(first: Server) -> list[str]:
     """What a program can do on this server that it should not; everything, where the trial fails."""
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="grlib_probe_"))
+        place = _new_folder("grlib_probe_")
+        stack.callback(keeper.remove, place)
         (Path(place) / "file").write_text("x")
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         local = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -353,7 +396,7 @@ def _what_is_open(first: Server) -> list[str]:
         local.listen()
         for path in (place, f"{place}/file", f"{place}/socket"):
             os.chmod(path, 0o777)  # what keeps a program out shall not be the rights of files
-        given = f"{listener.getsockname()[1]} {os.getpid()} {place}"
+        given = f"{listener.getsockname()[1]}\n{os.getpid()}\n{place}"
         request = {"program": PROBE, "style": "stdin", "inputs": [given], "limits": astuple(Limits(10.0))}
         *possible, last = str(first.ask(request, 30.0)[0].get("stdout", "")).splitlines() or [""]
     return possible if last == "all tried" else list(UNGUARDED)
@@ -361,17 +404,8 @@ def _what_is_open(first: Server) -> list[str]:
 
 def _bubblewrap() -> tuple[str, ...]:
     """A command before which a server sees nothing but Python and the system's libraries."""
-    parts = [
-        "bwrap",
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-    ]
-    parts += ["--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
+    parts = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc"]
+    parts += ["--dev", "/dev", "--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
     places = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime"]
     for place in dict.fromkeys([*places, sys.base_prefix, sys.prefix, str(ROOT / "grlib")]):
         parts += ["--ro-bind-try", place, place]

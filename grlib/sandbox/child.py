@@ -9,9 +9,12 @@ import atexit
 import contextlib
 import gc
 import io
+import itertools
 import json
 import os
+import random
 import sys
+import tempfile
 import threading
 import types
 import typing
@@ -132,12 +135,25 @@ def describe(error: BaseException) -> dict[str, Any]:
     return {"error": name, "text": text[-LONGEST_TEXT:]}
 
 
-def fresh_streams() -> None:
-    """Standard streams on descriptors 0 to 2, as a new Python would open them."""
+def prepare() -> None:
+    """What a fresh Python has and a fork has not: streams of its own, on descriptors 0 to 2.
+
+    Random numbers and the names of temporary files are the same in every run, so that what a program prints
+    can be repeated. Integers have as many digits as they need.
+    """
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     sys.stdout = _writer(1)
     sys.stderr = _writer(2)
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+    sys.set_int_max_str_digits(0)
+    random.seed(0)
+    tempfile.tempdir = None
+    vars(tempfile)["_name_sequence"] = map(str, itertools.count())
+
+
+def arguments(text: str) -> list[Any]:
+    """The arguments of a call, as `grlib.sandbox` writes them: keys of dictionaries are JSON, too."""
+    return json.loads(text, object_hook=lambda given: {json.loads(key): one for key, one in given.items()})
 
 
 def _writer(descriptor: int) -> io.TextIOWrapper:
