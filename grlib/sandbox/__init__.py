@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -142,7 +141,7 @@ def _checked(
 
 
 def _with_written_keys(value: Any) -> Any:
-    """Plain data with JSON texts as the keys of dictionaries: JSON itself would make text of whole numbers."""
+    """Plain data with JSON texts as keys of dictionaries: JSON itself would make text of whole numbers."""
     if isinstance(value, list | tuple):
         return [_with_written_keys(one) for one in value]
     if not isinstance(value, dict):
@@ -169,13 +168,14 @@ def _judged(raw: Mapping[str, Any], expected: Sequence[Any]) -> Outcome:
 def readable(text: str) -> str:
     """Text of a program as a prompt or a terminal may show it.
 
-    What is not printable is written as in a Python string, addresses, which differ from run to run, are left
-    out: "\\x1b[2J", "<map object at 0x...>".
+    What is not printable is written as in a Python string ("\\x1b[2J"); addresses, which differ from run to
+    run, are left out ("<map object at 0x...>"), and half characters, which no file and no tokenizer takes.
     """
-    escaped = "".join(
-        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text
+    whole = ADDRESS.sub(" at 0x...", text.encode("utf-8", "replace").decode())
+    shown = (
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in whole
     )
-    return ADDRESS.sub(" at 0x...", escaped)
+    return "".join(shown)
 
 
 def same_text(found: str, expected: str) -> bool:
@@ -259,7 +259,7 @@ class Server:
                 start_new_session=True,  # an interrupt at the keyboard is not for it
             )
         except OSError as error:
-            self._clear_away()
+            keeper.remove(self.folder)
             raise BrokenServer(f"it does not start: {error}") from error
         try:
             self.means: dict[str, Any] = self.ask(None, STARTING_SECONDS)
@@ -289,23 +289,18 @@ class Server:
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError, AttributeError):  # what it did not read cannot be written
+            with contextlib.suppress(OSError):  # what it did not read cannot be written
+                assert pipe is not None
                 pipe.close()
-        self._clear_away()
-
-    def _clear_away(self) -> None:
-        if self.folder:
-            keeper.remove(self.folder)
+        keeper.remove(self.folder)
 
 
 class BrokenServer(GrlibError):
     """A server process died or hangs."""
 
 
-def _new_folder(prefix: str) -> str:
+def _new_folder(prefix: str, place: str | None = None) -> str:
     """A temporary folder. Raises GrlibError where there can be none."""
-    # a socket within has a path of at most 107 bytes, and the folders of batch systems have long names
-    place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > LONGEST_PLACE else None
     try:
         return tempfile.mkdtemp(prefix=prefix, dir=place)
     except OSError as error:
@@ -342,16 +337,26 @@ UNGUARDED = {
     "processes": "starting processes, and with them more memory than a program may have",
 }
 CONTAINED_BY_BUBBLEWRAP = ("datagrams", "processes")  # within a network and a process list of their own
-LONGEST_PLACE = 70  # bytes of the path of a folder for temporary files
+LONGEST_PLACE = 70  # bytes of the path of a folder that is to hold a socket
 BUBBLEWRAP_TMP = 64 << 20  # bytes of its folder for temporary files
 ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
 
-_idle: queue.LifoQueue[Server] = queue.LifoQueue()
-_owner = os.getpid()
-_lock = threading.Lock()
-# bubblewrap ends a server with the *thread* that started it: one that lives as long as this process
-_starter = ThreadPoolExecutor(1)
-_found: Isolation | None = None
+_lock: threading.Lock
+_idle: queue.LifoQueue[Server]
+_starter: (
+    ThreadPoolExecutor  # bubblewrap ends a server with the *thread* that started it, so one thread stays
+)
+_found: Isolation | None
+
+
+def _begin() -> None:
+    """No server yet: those of a process are not its forks' to use."""
+    global _lock, _idle, _starter, _found
+    _lock, _idle, _starter, _found = threading.Lock(), queue.LifoQueue(), ThreadPoolExecutor(1), None
+
+
+_begin()
+os.register_at_fork(after_in_child=_begin)
 
 
 def isolation() -> Isolation:
@@ -387,7 +392,9 @@ def _find_isolation() -> Isolation:
 def _what_is_open(first: Server) -> list[str]:
     """What a program can do on this server that it should not; everything, where the trial fails."""
     with contextlib.ExitStack() as stack:
-        place = _new_folder("grlib_probe_")
+        # a socket's path has at most 107 bytes, and the folders of batch systems have long names
+        long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_PLACE
+        place = _new_folder("grlib_probe_", "/tmp" if long else None)
         stack.callback(keeper.remove, place)
         (Path(place) / "file").write_text("x")
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -434,7 +441,6 @@ def _ask(request: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
 
 def _take(new: bool = False) -> Server:
     """An idle server, or a new one. Raises GrlibError where programs must not run."""
-    _forget_after_fork()
     found = isolation()
     if found.open and os.environ.get(ALLOWED_BY) != "portable":
         raise GrlibError(
@@ -442,14 +448,12 @@ def _take(new: bool = False) -> Server:
             f"{', '.join(found.open)}. Install bubblewrap or libseccomp (Linux), or accept it with "
             f"{ALLOWED_BY}=portable"
         )
-    while not new:
-        try:
+    while not new and not _idle.empty():
+        with contextlib.suppress(queue.Empty):  # another thread was faster
             idle = _idle.get_nowait()
-        except queue.Empty:
-            break
-        if idle.process.poll() is None:
-            return idle
-        idle.close()  # it died while idle
+            if idle.process.poll() is None:
+                return idle
+            idle.close()  # it died while idle
     started = _starter.submit(Server, found.command).result()
     if started.means != found.means:  # the machine was short of something when it started
         started.close()
@@ -457,19 +461,9 @@ def _take(new: bool = False) -> Server:
     return started
 
 
-def _forget_after_fork() -> None:
-    """The servers of a process are not its forks' to use."""
-    global _idle, _owner, _found, _starter
-    with _lock:
-        if _owner != os.getpid():
-            _idle, _owner, _found = queue.LifoQueue(), os.getpid(), None
-            _starter = ThreadPoolExecutor(1)
-
-
 @atexit.register
 def close() -> None:
     """End all idle servers; the next program starts new ones."""
-    _forget_after_fork()
-    with contextlib.suppress(queue.Empty):
-        while True:
+    while not _idle.empty():
+        with contextlib.suppress(queue.Empty):
             _idle.get_nowait().close()

@@ -26,8 +26,9 @@ LONGEST_TEXT = 4000  # characters of an error's text
 DEEPEST = 100  # levels of lists in a result
 
 
-def run_program(program: str, report: Callable[[bytes], None]) -> int:
-    """Run a program as `python program` does; its exit status. Reports an exception as one line."""
+def run_program(program: str, report: int) -> int:
+    """Run a program as `python program` does; its exit status. Reports an exception as one line, on the
+    descriptor `report`."""
     module, streams = _fresh_module("__main__"), (sys.stdout, sys.stderr)
     try:
         try:
@@ -37,7 +38,7 @@ def run_program(program: str, report: Callable[[bytes], None]) -> int:
     except SystemExit as end:
         return _status(end)
     except BaseException as error:
-        report(_line(describe(error)))
+        _send(report, _line(describe(error)))
         return 1
     return 0
 
@@ -59,7 +60,7 @@ def _status(end: SystemExit) -> int:
     return end.code & 0xFF if isinstance(end.code, int) else 1
 
 
-def run_calls(program: str, entry: str, calls: list[list[Any]], report: Callable[[bytes], None]) -> int:
+def run_calls(program: str, entry: str, calls: list[list[Any]], report: int) -> int:
     """Call the program's function once for each list of arguments: one JSON line reported for each."""
     space = _fresh_module("solution").__dict__
     space.update((name, getattr(typing, name)) for name in typing.__all__)  # as on sites with such problems
@@ -68,19 +69,24 @@ def run_calls(program: str, entry: str, calls: list[list[Any]], report: Callable
             exec(compile(program, FILE, "exec", dont_inherit=True), space)
         function = _entry(space, entry)
     except BaseException as error:
-        report(_line(describe(error) | {"loading": True}))
+        _send(report, _line(describe(error) | {"loading": True}))
         return 1
     for arguments in calls:
         try:
             line = _line({"value": plain(function(*arguments))})
         except BaseException as error:
             line = _line(describe(error))
-        report(line)
+        _send(report, line)
     return 0
 
 
 def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _send(report: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(report, line) :]
 
 
 def _fresh_module(name: str) -> types.ModuleType:
@@ -159,14 +165,3 @@ def arguments(text: str) -> list[Any]:
 def _writer(descriptor: int) -> io.TextIOWrapper:
     raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
     return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=descriptor == 2)
-
-
-def reporter(descriptor: int) -> Callable[[bytes], None]:
-    """Writes whole messages to a pipe."""
-
-    def report(message: bytes) -> None:
-        left = memoryview(message)
-        while left:
-            left = left[os.write(descriptor, left) :]
-
-    return report

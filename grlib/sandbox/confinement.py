@@ -171,7 +171,7 @@ def _limit(seconds: float, memory: int, file_bytes: int) -> None:
 
 
 def _address_space() -> int:
-    """Bytes that the fork has from the server."""
+    """Bytes that the fork has from its parent."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):

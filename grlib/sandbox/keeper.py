@@ -69,7 +69,6 @@ def run_child(
     request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
 ) -> Ended:
     """Run one child on its inputs in a folder; nothing is left there, nor of the child, when this returns."""
-    rules = confinement.landlock_rules(means.landlock, folder) if means.landlock else -1
     owner = confinement.NOBODY if means.drop_user else os.getuid()
     os.chown(folder, owner, -1)
     calls = request["style"] == "call"
@@ -77,9 +76,10 @@ def run_child(
     given = [_file_of("" if calls else inputs[0]), *(writing for _, writing in pipes.values())]
     for end in given[1:]:
         os.fchown(end, owner, -1)  # so that a program may open /dev/stdout and the like
+    rules = [confinement.landlock_rules(means.landlock, folder)] if means.landlock else []
     number = os.fork()
     if number == 0:
-        _be_child(request, inputs, limits, means, folder, given, rules)
+        _be_child(request, inputs, limits, means, folder, given + rules)
     for end in given:
         os.close(end)
     keeper = Keeper(number, folder, limits, means, len(inputs) if calls else 1)
@@ -112,25 +112,26 @@ def _be_child(
     means: confinement.Means,
     folder: str,
     given: list[int],
-    rules: int,
 ) -> NoReturn:
-    """What the fork does: everything of the server's is closed before the program is even compiled."""
+    """What the fork does: everything of the server's is closed before the program is even compiled.
+
+    `given` become descriptors 0, 1, ...: input, outputs and, where there is Landlock, its rules.
+    """
     status, end_now = 97, os._exit  # a program may replace the latter
     try:
-        kept = given if rules < 0 else [*given, rules]
-        for place, end in enumerate(kept):
+        for place, end in enumerate(given):
             os.dup2(end, HIGH + place)
-        for place in range(len(kept)):
+        for place in range(len(given)):
             os.dup2(HIGH + place, place)
-        os.closerange(len(kept), 2 * HIGH)
+        os.closerange(len(given), 2 * HIGH)
         os.chdir(folder)
         os.environ["TMPDIR"] = os.environ["HOME"] = folder
         signal.signal(signal.SIGINT, signal.default_int_handler)
         child.prepare()
         calls = [child.arguments(text) for text in inputs] if request["style"] == "call" else []
         seconds = limits.seconds * max(1, len(calls)) + EXTRA_SECONDS
-        confinement.confine(means, len(given), seconds, limits.memory_mb << 20, limits.disk_mb << 20)
-        report = child.reporter(len(given) - 1)
+        report = len(OUTPUTS)
+        confinement.confine(means, report + 1, seconds, limits.memory_mb << 20, limits.disk_mb << 20)
         if calls:
             status = child.run_calls(request["program"], request["entry"], calls, report)
         else:
@@ -240,7 +241,7 @@ class Keeper:
             self.next_look = now + WATCH_SECONDS
             if _heavy(self.folder, self.number, self.limits.disk_mb << 20):
                 return "disk"
-            if _tasks(self.number) > confinement.MOST_TASKS:
+            if len(_threads(self.number)) > confinement.MOST_TASKS:
                 return "tasks"
         return "timeout" if now > self.deadline and not over else ""
 
@@ -273,25 +274,14 @@ def _close(waiting: selectors.BaseSelector, end: int) -> None:
 def _heavy(folder: str, number: int, most: int) -> bool:
     """Do the files of a child, deleted ones that it holds too, exceed the limit, or are there too many?"""
     total, count = _held(number, folder, most), 0
-    stack = [folder]
-    while stack:
-        place = stack.pop()
-        if len(place) - len(folder) > DEEPEST_PATH:
-            return True
-        try:
-            entries = list(os.scandir(place))
-        except PermissionError:  # it hides what is in there
-            return True
-        except OSError:
-            continue
-        for entry in entries:
-            count += 1
+    faults: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=faults.append):
+        count += len(folders) + len(files)
+        for name in (*folders, *files):
             with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
-                total += status.st_blocks * 512
-                if stat.S_ISDIR(status.st_mode):
-                    stack.append(entry.path)
-        if total > most or count > MOST_FILES:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+        hidden = any(isinstance(fault, PermissionError) for fault in faults)
+        if hidden or total > most or count > MOST_FILES or len(place) - len(folder) > DEEPEST_PATH:
             return True
     return total > most
 
@@ -303,49 +293,42 @@ def _held(number: int, folder: str, most: int) -> int:
     """
     opened: dict[tuple[int, int], int] = {}
     mapped = set()
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{number}/task"):  # the first one may have ended before the others
-            with contextlib.suppress(OSError):
-                for name in os.listdir(f"/proc/{number}/task/{thread}/fd"):
-                    with contextlib.suppress(OSError):
-                        path = f"/proc/{number}/task/{thread}/fd/{name}"
-                        status = os.stat(path)
-                        deleted = stat.S_ISREG(status.st_mode) and status.st_nlink == 0
-                        if deleted and not os.readlink(path).startswith("/memfd:"):  # the input is one
-                            opened[status.st_dev, status.st_ino] = status.st_blocks * 512
-                with open(f"/proc/{number}/task/{thread}/maps", "rb") as maps:
-                    for line in maps:
-                        if line.endswith(b" (deleted)\n") and os.fsencode(folder) in line:
-                            _, _, _, device, inode, _ = line.split(maxsplit=5)
-                            major, minor = (int(part, 16) for part in device.split(b":"))
-                            mapped.add((os.makedev(major, minor), int(inode)))
+    for thread in _threads(number):  # the first one may have ended before the others
+        place = f"/proc/{number}/task/{thread}"
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"{place}/fd"):
+                with contextlib.suppress(OSError):
+                    status = os.stat(f"{place}/fd/{name}")
+                    deleted = stat.S_ISREG(status.st_mode) and status.st_nlink == 0
+                    if deleted and not os.readlink(f"{place}/fd/{name}").startswith("/memfd:"):  # the input
+                        opened[status.st_dev, status.st_ino] = status.st_blocks * 512
+            with open(f"{place}/maps", "rb") as maps:
+                for line in maps:
+                    if line.endswith(b" (deleted)\n") and os.fsencode(folder) in line:
+                        _, _, _, device, inode, _ = line.split(maxsplit=5)
+                        major, minor = (int(part, 16) for part in device.split(b":"))
+                        mapped.add((os.makedev(major, minor), int(inode)))
     return sum(opened.values()) + len(mapped - opened.keys()) * (most // 4)
 
 
-def _tasks(number: int) -> int:
-    """Threads of a process (Linux; the limit on a user's processes does not bind root)."""
-    try:
-        with open(f"/proc/{number}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[17])
-    except (OSError, ValueError, IndexError):
-        return 0
+def _threads(number: int) -> list[str]:
+    """The threads of a process (Linux); the limit on a user's processes does not bind root."""
+    with contextlib.suppress(OSError):
+        return os.listdir(f"/proc/{number}/task")
+    return []
 
 
 def _children() -> list[int]:
     """Processes whose parent this one is (Linux); those of ended parents have come here."""
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat") as file:
-                    parent = int(file.read().rpartition(")")[2].split()[1])
-                if parent == os.getpid():
-                    found.append(int(name))
-    return found
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(number) for number in file.read().split()]
+    return []
 
 
 def clear(folder: str) -> None:
     """Remove all that a program left in a folder, however deep it is nested and whatever rights it has."""
+    if os.path.islink(folder):  # where nothing kept a program from renaming it
+        raise OSError(f"{folder} is a link")
     os.chmod(folder, 0o700)
     give_up = time.monotonic() + CLEARING_SECONDS
     while (names := os.listdir(folder)) and time.monotonic() < give_up:  # an ending child may still write

@@ -32,13 +32,16 @@ PRELOADED = (
 )
 
 
-def main(folder: str, library: list[str]) -> None:
+def main(home: str, library: list[str]) -> None:
     """Serve until the other end closes.
 
-    Programs run in `folder` ("": a new one), which is removed at the end, and import from the places of
-    `library`.
+    Programs run in a folder of `home` ("": a new one), which is removed at the end, and import from the
+    places of `library`.
     """
-    folder = os.path.realpath(folder or tempfile.mkdtemp(prefix=FOLDERS))
+    home = os.path.realpath(home or tempfile.mkdtemp(prefix=FOLDERS))
+    os.chmod(home, 0o711)  # programs may run as another user
+    folder = os.path.join(home, "program")
+    os.mkdir(folder)
     for name in PRELOADED.split():
         __import__(name)
     site.setquit()
@@ -56,7 +59,7 @@ def main(folder: str, library: list[str]) -> None:
         while _answered_one(replies, means, folder):
             pass
     finally:
-        remove(folder)
+        remove(home)
 
 
 def _answered_one(replies: Any, means: confinement.Means, folder: str) -> bool:

@@ -107,7 +107,7 @@ def code_of(answer: str) -> Answer:
             if language.lower() in wanted:
                 if len(code) > LONGEST_CODE:
                     return Answer(None, f"code of {len(code):,} characters: at most {LONGEST_CODE:,}")
-                return Answer(code)
+                return Answer(code.rstrip("\n"))
     return Answer(None, f"wrong language: {blocks[-1][0][:20]}" if blocks else "no code")
 
 
@@ -122,7 +122,7 @@ def _blocks(answer: str) -> Iterator[tuple[str, str]]:
         for inner in lines:
             if _closes(inner, indent, fence):
                 if any(map(str.strip, code)):
-                    yield (language.split() or [""])[0], "\n".join(code).rstrip("\n")
+                    yield (language.split() or [""])[0], "\n".join([*code, ""])
                 break
             code.append(inner.removeprefix(indent))
 
