@@ -41,6 +41,7 @@ LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned, 
 TOLERANCE = 1e-6  # relative and absolute, where a test expects a number with a fraction
 # a number that stands by itself: not in a word, nor in 1.2.3
 NUMBER = re.compile(r"(?<![\w.])([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w|\.[0-9])")
+UNUSUAL = re.compile(r"[^ -~\n\t]")  # what may not be printable
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 STARTING_SECONDS = 60.0  # for a server to start
 GRACE_SECONDS = 5.0  # beyond a program's own time before its server is given up
@@ -172,10 +173,12 @@ def readable(text: str) -> str:
     run, are left out ("<map object at 0x...>"), and half characters, which no file and no tokenizer takes.
     """
     whole = ADDRESS.sub(" at 0x...", text.encode("utf-8", "replace").decode())
-    shown = (
-        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in whole
-    )
-    return "".join(shown)
+    return UNUSUAL.sub(_as_in_a_string, whole)
+
+
+def _as_in_a_string(character: re.Match[str]) -> str:
+    one = character[0]
+    return one if one.isprintable() else one.encode("unicode_escape").decode()
 
 
 def same_text(found: str, expected: str) -> bool:
@@ -308,35 +311,27 @@ def _new_folder(prefix: str, place: str | None = None) -> str:
 
 
 PROBE = """
-import os, socket
-port, process, place = input(), input(), input()
-def files(): open("/etc/passwd").close()
-def writing(): os.truncate(place + "/file", 0)
-def network(): socket.create_connection(("127.0.0.1", int(port)), 1).close()
-def datagrams(): socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", int(port)))
-def local(): socket.socket(socket.AF_UNIX).connect(place + "/socket")
-def signals(): os.kill(int(process), 0)
-def processes():
-    if os.fork() == 0:
-        os._exit(0)
-for possible in (files, writing, network, datagrams, local, signals, processes):
+import json, os, socket
+port, process, place, trials = json.loads(input())
+for name, trial in trials.items():
     try:
-        possible()
-        print(possible.__name__)
+        exec(trial)
+        print(name)
     except OSError:
         pass
 print("all tried")
 """
-UNGUARDED = {
-    "files": "reading this user's files",
-    "writing": "changing this user's files",
-    "network": "the network",
-    "datagrams": "sending datagrams",
-    "local": "sockets of this machine",
-    "signals": "stopping other processes of this user",
-    "processes": "starting processes, and with them more memory than a program may have",
+TRIALS = {  # what a program might do, and how it is tried
+    "reading this user's files": "open('/etc/passwd').close()",
+    "changing this user's files": "os.truncate(place + '/file', 0)",
+    "the network": "socket.create_connection(('127.0.0.1', port), 1).close()",
+    "sending datagrams": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', port))",
+    "sockets of this machine": "socket.socket(socket.AF_UNIX).connect(place + '/socket')",
+    "stopping other processes of this user": "os.kill(process, 0)",
+    "starting processes, and with them more memory than a program may have": "os.fork() or os._exit(0)",
 }
-CONTAINED_BY_BUBBLEWRAP = ("datagrams", "processes")  # within a network and a process list of their own
+# of these bubblewrap lets the trial succeed, within a network and a process list of their own
+CONTAINED_BY_BUBBLEWRAP = [name for name in TRIALS if name.startswith(("sending", "starting"))]
 LONGEST_PLACE = 70  # bytes of the path of a folder that is to hold a socket
 BUBBLEWRAP_TMP = 64 << 20  # bytes of its folder for temporary files
 ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
@@ -384,8 +379,7 @@ def _find_isolation() -> Isolation:
         named = {"Landlock": "landlock", "seccomp": "seccomp", "another user": "dropped"}
         layers = ["bubblewrap"] * bool(command) + [n for n, key in named.items() if first.means[key]]
         _idle.put(first)
-        unguarded = tuple(UNGUARDED[name] for name in possible)
-        return Isolation((*layers, "limits"), unguarded, tuple(command), first.means)
+        return Isolation((*layers, "limits"), tuple(possible), tuple(command), first.means)
     raise GrlibError("no process that could run programs starts here; is this Python complete?")
 
 
@@ -403,10 +397,10 @@ def _what_is_open(first: Server) -> list[str]:
         local.listen()
         for path in (place, f"{place}/file", f"{place}/socket"):
             os.chmod(path, 0o777)  # what keeps a program out shall not be the rights of files
-        given = f"{listener.getsockname()[1]}\n{os.getpid()}\n{place}"
+        given = json.dumps([listener.getsockname()[1], os.getpid(), place, TRIALS])
         request = {"program": PROBE, "style": "stdin", "inputs": [given], "limits": astuple(Limits(10.0))}
         *possible, last = str(first.ask(request, 30.0)[0].get("stdout", "")).splitlines() or [""]
-    return possible if last == "all tried" else list(UNGUARDED)
+    return possible if last == "all tried" else list(TRIALS)
 
 
 def _bubblewrap() -> tuple[str, ...]:

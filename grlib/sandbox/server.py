@@ -22,6 +22,7 @@ from typing import Any
 from grlib.sandbox import child, confinement
 from grlib.sandbox.keeper import FOLDERS, Ended, Limits, remove, run_child
 
+SIGNALS = {one.value: one.name for one in signal.Signals}
 TRIES = 3  # before a means of confinement counts as not working
 # what programs often import is loaded once, here
 PRELOADED = (
@@ -155,14 +156,7 @@ def _failure(ended: Ended, error: dict[str, Any]) -> dict[str, Any]:
     elif error:
         kind = "error"
     elif ended.status < 0:
-        kind, text = "crash", f"ended by signal {_signal_name(-ended.status)}"
+        kind, text = "crash", f"ended by signal {SIGNALS.get(-ended.status, -ended.status)}"
     else:
         kind, text = "exit", f"ended with status {ended.status} and no result" + (f"; {text}" if text else "")
     return {"kind": kind, "text": text, "stdout": printed}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
