@@ -5,6 +5,7 @@ Works in the child, after the fork and for good. Imports the standard library an
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -151,16 +152,17 @@ def end_with(parent: int) -> None:
 
 
 def _limit(seconds: float, memory: int, file_bytes: int) -> None:
-    cpu = int(seconds) + 2
+    inherited = int(_kernel_says("/proc/self/statm", 0, "0")) * resource.getpagesize()
     wanted = {
-        resource.RLIMIT_CPU: cpu,
-        resource.RLIMIT_AS: memory + _address_space(),
+        resource.RLIMIT_CPU: int(seconds) + 2,
+        resource.RLIMIT_AS: memory + inherited,
         resource.RLIMIT_FSIZE: file_bytes,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
     }
     if hasattr(resource, "RLIMIT_NPROC"):  # counts all processes of the user
-        wanted[resource.RLIMIT_NPROC] = MOST_TASKS + _processes()
+        tasks = _kernel_says("/proc/loadavg", 3, "1/512").partition("/")[2]  # of all users: not fewer
+        wanted[resource.RLIMIT_NPROC] = MOST_TASKS + int(tasks)
     for what, value in wanted.items():
         most = resource.getrlimit(what)[1]
         value = value if most == resource.RLIM_INFINITY else min(value, most)
@@ -170,20 +172,11 @@ def _limit(seconds: float, memory: int, file_bytes: int) -> None:
             continue
 
 
-def _address_space() -> int:
-    """Bytes that the fork has from its parent."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _processes() -> int:
-    """Tasks on this machine: an upper bound of the user's own."""
-    try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
-    except (OSError, ValueError, IndexError):
-        return 512
+def _kernel_says(path: str, place: int, otherwise: str) -> str:
+    """A field of a file of the kernel (Linux)."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(path).read_text().split()[place]
+    return otherwise
 
 
 def _readable() -> Iterator[str]:

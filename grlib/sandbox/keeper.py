@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-import selectors
+import select
 import signal
 import stat
 import subprocess
@@ -84,7 +84,7 @@ def run_child(
         os.close(end)
     keeper = Keeper(number, folder, limits, means, len(inputs) if calls else 1)
     try:
-        return keeper.watch({name: reading for name, (reading, _) in pipes.items()})
+        return keeper.watch({reading: name for name, (reading, _) in pipes.items()})
     finally:
         keeper.end()
         clear(folder)
@@ -153,21 +153,23 @@ class Keeper:
         self.deadline = time.monotonic() + limits.seconds + EXTRA_SECONDS
         self.next_look = time.monotonic() + WATCH_SECONDS
 
-    def watch(self, ends: dict[str, int]) -> Ended:
+    def watch(self, ends: dict[int, str]) -> Ended:
         """Read until the child ends, breaks a limit or runs out of time."""
-        with selectors.DefaultSelector() as waiting:
-            for name, end in ends.items():
-                os.set_blocking(end, False)
-                waiting.register(end, selectors.EVENT_READ, name)
-            over = False
-            while not (over or self.ended.stopped):
-                over = self._is_over()
-                for key, _ in waiting.select(0 if over else self._pause(waiting)):
-                    if not self._read(key.fd, key.data, everything=over):
-                        _close(waiting, key.fd)
-                self.ended.stopped = self.ended.stopped or self._broken(over)
-            for key in list(waiting.get_map().values()):
-                _close(waiting, key.fd)
+        for end in ends:
+            os.set_blocking(end, False)
+        over = False
+        while not (over or self.ended.stopped):
+            over = self._is_over()
+            # where it has closed all its outputs, only its end is awaited
+            longest = 0 if over else WATCH_SECONDS if ends else CLOSING_SECONDS
+            pause = max(0.0, min(longest, self.deadline - time.monotonic()))
+            for end in select.select(list(ends), [], [], pause)[0]:
+                if not self._read(end, ends[end], everything=over):
+                    os.close(end)
+                    del ends[end]
+            self.ended.stopped = self.ended.stopped or self._broken(over)
+        for end in ends:
+            os.close(end)
         for printed in (self.ended.stdout, self.ended.stderr):
             printed[:] = self._without_places(printed)
         return self.ended
@@ -186,11 +188,6 @@ class Keeper:
             self.ended.status = os.waitstatus_to_exitcode(status)
             self._kill_group()  # what it started must not go on writing
         return bool(number)
-
-    def _pause(self, waiting: selectors.BaseSelector) -> float:
-        """Seconds to wait for something to read: few where only the end is awaited."""
-        longest = WATCH_SECONDS if waiting.get_map() else CLOSING_SECONDS
-        return max(0.0, min(longest, self.deadline - time.monotonic()))
 
     def _read(self, end: int, name: str, everything: bool) -> bool:
         """Read what is there, or all that is left in a pipe, up to the limit; False at the end."""
@@ -264,11 +261,6 @@ class Keeper:
             for orphan in orphans:
                 with contextlib.suppress(OSError):
                     os.waitpid(orphan, 0)
-
-
-def _close(waiting: selectors.BaseSelector, end: int) -> None:
-    waiting.unregister(end)
-    os.close(end)
 
 
 def _heavy(folder: str, number: int, most: int) -> bool:
