@@ -35,8 +35,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_temporary_folder():
+def own_temporary_folder(tmp_path_factory):
     """Sandboxes of other programs on this machine come and go; these tests look at their own alone."""
+    tmp_path_factory.getbasetemp()  # pytest's own folder is not to lie in this one
     place = tempfile.mkdtemp(prefix="sbx_")
     before = {"TMPDIR": os.environ.get("TMPDIR")}, tempfile.tempdir
     sandbox.close()

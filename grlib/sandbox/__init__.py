@@ -364,7 +364,8 @@ def isolation() -> Isolation:
 
 
 def _find_isolation() -> Isolation:
-    for command in ([_bubblewrap()] if shutil.which("bwrap") else []) + [()]:
+    bubblewrap = shutil.which("bwrap")
+    for command in ([_bubblewrap(bubblewrap)] if bubblewrap else []) + [()]:
         try:
             first = _starter.submit(Server, command).result()
         except BrokenServer:
@@ -403,9 +404,9 @@ def _what_is_open(first: Server) -> list[str]:
     return possible if last == "all tried" else list(TRIALS)
 
 
-def _bubblewrap() -> tuple[str, ...]:
+def _bubblewrap(program: str) -> tuple[str, ...]:
     """A command before which a server sees nothing but Python and the system's libraries."""
-    parts = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc"]
+    parts = [program, "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc"]
     parts += ["--dev", "/dev", "--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
     places = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime"]
     for place in dict.fromkeys([*places, sys.base_prefix, sys.prefix, str(ROOT / "grlib")]):
