@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -70,25 +69,22 @@ def bait(tmp_path, monkeypatch):
         "@PARENT@": os.getpid(),
         "@TOKEN@": token,
     }
-    sandbox.run("", SUM)  # the server is there already
-    folders = left_over()
+    sandbox.run(ADD, SUM)  # the server is there already
+    folders, processes = left_over(), max(processes_below() for _ in range(3))
     yield places
     assert (victim / "file").read_text() == "untouched" and not (tmp_path / "marker").exists()
     for one in (abstract, listener):
         with pytest.raises(BlockingIOError):
             one.accept()
         one.close()
-    waiting = below(servers())  # a process of each server waits for a request
-    assert below(waiting) == []
+    assert any(processes_below() <= processes for _ in range(100)), "no more than the server's own"
     assert left_over() == folders, "folders of programs are removed"
 
 
-def below(processes):
-    found = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
-            found += process.children()
-    return found
+def processes_below():
+    """Servers and what they started: one process of each server waits for a request, or is just made."""
+    time.sleep(0.005)
+    return len(psutil.Process().children(recursive=True))
 
 
 def left_over():
@@ -456,8 +452,8 @@ def test_integers_have_as_many_digits_as_they_need():
     assert outcome.kind == "wrong"
     tests = [{"input": "1" + "0" * 5000, "output": str(long % 7)}]
     assert sandbox.run("print(int(input()) % 7)", tests)[0].passed
-    program, limits = "def f(): return 1 << 1_000_000", sandbox.Limits(seconds=20)
-    [outcome] = sandbox.run(program, [{"input": [], "output": 1}], "call", "f", limits)
+    program = "import os\nos.write(3, b'{\"value\": ' + b'9' * 300_000 + b'}\\n')\ndef f(): pass"
+    [outcome] = sandbox.run(program, [{"input": [], "output": 1}], "call", "f")
     assert outcome.kind == "error" and "a number is too long" in outcome.message
 
 
@@ -709,10 +705,10 @@ def test_the_same_program_prints_the_same_in_every_server():
 
 
 def test_many_programs_at_once_keep_their_order():
-    jobs = [(f"print(int(input()) + {i})", [{"input": "1", "output": str(i + 1)}]) for i in range(40)]
+    jobs = [(f"print(int(input()) + {i})", [{"input": "1", "output": str(i + 1)}]) for i in range(20)]
     jobs[7] = ("while True: pass", jobs[7][1], "stdin", None, sandbox.Limits(seconds=0.2))
     found = sandbox.run_all(jobs, workers=3)
-    assert [one.kind for [one] in found] == ["timeout" if i == 7 else "passed" for i in range(40)]
+    assert [one.kind for [one] in found] == ["timeout" if i == 7 else "passed" for i in range(20)]
 
 
 def servers():
@@ -726,7 +722,7 @@ def test_a_server_that_is_killed_is_replaced_even_in_the_middle():
     for process in servers():
         process.kill()
     assert all(one.passed for one in sandbox.run(ADD, SUM))
-    slow = "import time\ntime.sleep(1)\nprint(7)"
+    slow = "import time\ntime.sleep(0.6)\nprint(7)"
     killer = threading.Timer(0.3, lambda: [process.kill() for process in servers()])
     killer.start()
     assert sandbox.run(slow, [{"input": "", "output": "7"}])[0].passed, "it is run again"
@@ -801,6 +797,8 @@ def test_any_name_of_the_temporary_folder_will_do(name, tmp_path, monkeypatch):
 
 
 def test_a_temporary_folder_that_cannot_be_written_is_named(monkeypatch):
+    if sandbox.isolation().command:
+        pytest.skip("bubblewrap brings a folder of its own")
     sandbox.close()
     monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
     with pytest.raises(GrlibError, match="no temporary folder: .*/proc/none.*let TMPDIR name a folder"):
