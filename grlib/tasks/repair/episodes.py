@@ -25,7 +25,8 @@ LANGUAGES = ("python", "py", "python3")
 OPENING = re.compile(r"([ \t]*)(`{3,}|~{3,})([^`]*)|()[^`]*(`{3,})(python|py|python3)\s*")
 # <|im_end|> and the like, and what SmolLM2 has besides
 CONTROL = re.compile(
-    r"<(?=\|[^|<>\s]+\|>|(?:repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter)_[a-z]+)>)"
+    r"<(?=[|\uff5c][^|<>\s]+[|\uff5c]>"
+    r"|(?:repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter)_[a-z]+)>)"
 )
 MARK = "\u2060"  # WORD JOINER: neither seen nor a place where lines break
 LONGEST_CODE = 100_000  # characters; nobody writes that much, and compiling it may take long

@@ -33,11 +33,11 @@ def record():
         calls.append([list(given), result])
         return result
     check(recorded)
-    return [calls, any(accepted(number, result) for number, (_, result) in enumerate(calls[:{tried}]))]
+    return [calls, any(_accepted(number, result) for number, (_, result) in enumerate(calls[:{tried}]))]
 
-def accepted(number, result):
+def _accepted(number, result):
     """Do the checks pass where another result takes the place of this call's?"""
-    for other in others(result):
+    for other in _others(result):
         calls = iter(range(number + 1))
         def wrong(*arguments):
             return other if next(calls, None) == number else {entry}(*arguments)
@@ -48,7 +48,7 @@ def accepted(number, result):
             pass
     return False
 
-def others(value):
+def _others(value):
     """Results that differ from a value more than the comparison of results allows."""
     if isinstance(value, bool) or value is None:
         found = [not value]
@@ -57,7 +57,7 @@ def others(value):
     elif isinstance(value, str):
         found = [value[::-1], value + "x"]
     elif isinstance(value, (list, tuple)):
-        found = [value[::-1], *(type(value)([one, *value[1:]]) for one in others(value[0]))] if value else []
+        found = [value[::-1], *(type(value)([one, *value[1:]]) for one in _others(value[0]))] if value else []
     else:
         found = []
     return [one for one in found if one != value]
