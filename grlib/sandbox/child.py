@@ -9,9 +9,12 @@ import atexit
 import contextlib
 import gc
 import io
+import itertools
 import json
 import os
+import random
 import sys
+import tempfile
 import threading
 import types
 import typing
@@ -23,8 +26,9 @@ LONGEST_TEXT = 4000  # characters of an error's text
 DEEPEST = 100  # levels of lists in a result
 
 
-def run_program(program: str, report: Callable[[bytes], None]) -> int:
-    """Run a program as `python program` does; its exit status. Reports an exception as one line."""
+def run_program(program: str, report: int) -> int:
+    """Run a program as `python program` does; its exit status. Reports an exception as one line, on the
+    descriptor `report`."""
     module, streams = _fresh_module("__main__"), (sys.stdout, sys.stderr)
     try:
         try:
@@ -34,7 +38,7 @@ def run_program(program: str, report: Callable[[bytes], None]) -> int:
     except SystemExit as end:
         return _status(end)
     except BaseException as error:
-        report(_line(describe(error)))
+        _send(report, _line(describe(error)))
         return 1
     return 0
 
@@ -56,7 +60,7 @@ def _status(end: SystemExit) -> int:
     return end.code & 0xFF if isinstance(end.code, int) else 1
 
 
-def run_calls(program: str, entry: str, calls: list[list[Any]], report: Callable[[bytes], None]) -> int:
+def run_calls(program: str, entry: str, calls: list[list[Any]], report: int) -> int:
     """Call the program's function once for each list of arguments: one JSON line reported for each."""
     space = _fresh_module("solution").__dict__
     space.update((name, getattr(typing, name)) for name in typing.__all__)  # as on sites with such problems
@@ -65,19 +69,24 @@ def run_calls(program: str, entry: str, calls: list[list[Any]], report: Callable
             exec(compile(program, FILE, "exec", dont_inherit=True), space)
         function = _entry(space, entry)
     except BaseException as error:
-        report(_line(describe(error) | {"loading": True}))
+        _send(report, _line(describe(error) | {"loading": True}))
         return 1
     for arguments in calls:
         try:
             line = _line({"value": plain(function(*arguments))})
         except BaseException as error:
             line = _line(describe(error))
-        report(line)
+        _send(report, line)
     return 0
 
 
 def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _send(report: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(report, line) :]
 
 
 def _fresh_module(name: str) -> types.ModuleType:
@@ -132,25 +141,27 @@ def describe(error: BaseException) -> dict[str, Any]:
     return {"error": name, "text": text[-LONGEST_TEXT:]}
 
 
-def fresh_streams() -> None:
-    """Standard streams on descriptors 0 to 2, as a new Python would open them."""
+def prepare() -> None:
+    """What a fresh Python has and a fork has not: streams of its own, on descriptors 0 to 2.
+
+    Random numbers and the names of temporary files are the same in every run, so that what a program prints
+    can be repeated. Integers have as many digits as they need.
+    """
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     sys.stdout = _writer(1)
     sys.stderr = _writer(2)
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+    sys.set_int_max_str_digits(0)
+    random.seed(0)
+    tempfile.tempdir = None
+    vars(tempfile)["_name_sequence"] = map(str, itertools.count())
+
+
+def arguments(text: str) -> list[Any]:
+    """The arguments of a call, as `grlib.sandbox` writes them: keys of dictionaries are JSON, too."""
+    return json.loads(text, object_hook=lambda given: {json.loads(key): one for key, one in given.items()})
 
 
 def _writer(descriptor: int) -> io.TextIOWrapper:
     raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
     return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=descriptor == 2)
-
-
-def reporter(descriptor: int) -> Callable[[bytes], None]:
-    """Writes whole messages to a pipe."""
-
-    def report(message: bytes) -> None:
-        left = memoryview(message)
-        while left:
-            left = left[os.write(descriptor, left) :]
-
-    return report

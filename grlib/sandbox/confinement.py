@@ -1,11 +1,11 @@
 """What a process that runs model code gives up, before it runs any: files, network, processes, privileges.
 
-Works in the child, after the fork and for good. Standard library and `pyseccomp` only: the server that forks
-the children imports nothing else.
+Works in the child, after the fork and for good. Imports the standard library and `pyseccomp` only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -15,8 +15,9 @@ import stat
 import struct
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP, SET_SUBREAPER = 1, 38, 22, 36
 SECCOMP_FILTER_MODE = 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
+ON_FILES = 0b111 | 1 << 14 | 1 << 15  # the rights that a single file can have
+PACKAGES = ("site-packages", "dist-packages")  # folders of installed packages, which are not offered
 FILES_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many file rights a version of Landlock knows
 SCOPES = 0b11  # abstract sockets and signals, from version 6 on
 CLONE_THREAD = 0x10000
@@ -119,40 +122,47 @@ def _allow_opening(allow: Callable[..., None], kernel: Any, version: int) -> Non
             allow(name, kernel.Arg(place, kernel.MASKED_EQ, os.O_TRUNC | os.O_ACCMODE, wanted))
 
 
-def confine(means: Means, folder: str, seconds: float, memory: int, file_bytes: int) -> None:
-    """Give up everything but computing, this folder, and reading Python's own library."""
-    server = os.getppid()
+def confine(means: Means, rules: int, seconds: float, memory: int, file_bytes: int) -> None:
+    """Give up everything but computing, the folder that `rules` allow, and reading Python's own library."""
+    parent = os.getppid()
     os.setsid()
     _limit(seconds, memory, file_bytes)
-    readable = _landlock_readable() if means.landlock else []
     if means.drop_user:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+    end_with(parent)  # a change of user would have unset it
     if sys.platform.startswith("linux"):
-        _control(SET_PDEATHSIG, signal.SIGKILL)  # a change of user would have unset it
-        if os.getppid() != server:
-            raise OSError("the server is gone")
         _control(SET_NO_NEW_PRIVS, 1)
         if os.geteuid() == 0:  # root without a root's privileges
             _checked(_libc.capset(struct.pack("=Ii", CAPABILITIES, 0), bytes(24)), "capset")
     if means.landlock:
-        _apply_landlock(means.landlock, readable, folder)
+        _checked(_libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
+        os.close(rules)
     if means.seccomp:
         _apply_seccomp(means.seccomp)
 
 
+def end_with(parent: int) -> None:
+    """Let this process end when its parent does (Linux)."""
+    if sys.platform.startswith("linux"):
+        _control(SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            raise OSError("the parent is gone")
+
+
 def _limit(seconds: float, memory: int, file_bytes: int) -> None:
-    cpu = int(seconds) + 2
+    inherited = int(_kernel_says("/proc/self/statm", 0, "0")) * resource.getpagesize()
     wanted = {
-        resource.RLIMIT_CPU: cpu,
-        resource.RLIMIT_AS: memory + _address_space(),
+        resource.RLIMIT_CPU: int(seconds) + 2,
+        resource.RLIMIT_AS: memory + inherited,
         resource.RLIMIT_FSIZE: file_bytes,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
     }
     if hasattr(resource, "RLIMIT_NPROC"):  # counts all processes of the user
-        wanted[resource.RLIMIT_NPROC] = MOST_TASKS + _processes()
+        tasks = _kernel_says("/proc/loadavg", 3, "1/512").partition("/")[2]  # of all users: not fewer
+        wanted[resource.RLIMIT_NPROC] = MOST_TASKS + int(tasks)
     for what, value in wanted.items():
         most = resource.getrlimit(what)[1]
         value = value if most == resource.RLIM_INFINITY else min(value, most)
@@ -162,61 +172,55 @@ def _limit(seconds: float, memory: int, file_bytes: int) -> None:
             continue
 
 
-def _address_space() -> int:
-    """Bytes that the fork has from the server."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return 0
+def _kernel_says(path: str, place: int, otherwise: str) -> str:
+    """A field of a file of the kernel (Linux)."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(path).read_text().split()[place]
+    return otherwise
 
 
-def _processes() -> int:
-    """Tasks on this machine: an upper bound of the user's own."""
-    try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
-    except (OSError, ValueError, IndexError):
-        return 512
-
-
-def _landlock_readable() -> list[int]:
-    """Open folders and files that children may read: Python's library, shared libraries, time zones."""
+def _readable() -> Iterator[str]:
+    """What programs may read: Python's library without installed packages, shared libraries, time zones."""
     library = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_prefix})
-    paths = [library["stdlib"], library["platstdlib"], f"{sys.base_prefix}/lib"]
-    paths += ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/localtime"]
-    paths += ["/etc/ld.so.cache", "/dev/zero", "/dev/urandom", "/dev/random"]
-    return [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in dict.fromkeys(paths) if os.path.exists(path)]
+    places = [os.path.dirname(library["stdlib"]), os.path.dirname(library["platstdlib"])]
+    for place in dict.fromkeys(map(os.path.realpath, [*places, "/usr/lib", "/usr/lib64", "/lib", "/lib64"])):
+        for entry in os.scandir(place) if os.path.isdir(place) else ():
+            python = entry.name.startswith("python") and entry.is_dir()
+            inner = os.scandir(entry.path) if python else [entry]
+            yield from (one.path for one in inner if one.name not in PACKAGES)
+    yield from ("/usr/share/zoneinfo", "/etc/localtime", "/etc/ld.so.cache")
+    yield from ("/dev/zero", "/dev/urandom", "/dev/random")
 
 
-def _apply_landlock(version: int, readable: list[int], folder: str) -> None:
+@lru_cache
+def landlock_rules(version: int, folder: str) -> int:
+    """A descriptor of Landlock's rules: everything within `folder`, reading elsewhere what programs need.
+
+    Made once for all children of a server, since it takes longer than to start a child.
+    """
     files = (1 << FILES_BY_VERSION.get(version, 16)) - 1
     network = 0b11 if version >= 4 else 0
-    rules = struct.pack("QQQ", files, network, SCOPES if version >= 6 else 0)
+    handled = struct.pack("QQQ", files, network, SCOPES if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = _checked(_libc.syscall(LANDLOCK_CREATE, rules, ctypes.c_size_t(size), 0), "Landlock")
-    own = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    rules = _checked(_libc.syscall(LANDLOCK_CREATE, handled, ctypes.c_size_t(size), 0), "Landlock")
+    library = sysconfig.get_path("stdlib", vars={"base": sys.base_prefix})
     no_devices = files & ~(1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1)  # nor sockets, pipes, programs
-    null = os.open(os.devnull, os.O_PATH | os.O_CLOEXEC)
-    given = [(place, READ_FILE | READ_DIR) for place in readable]
-    for place, rights in [*given, (null, READ_FILE | WRITE_FILE), (own, no_devices)]:
-        rights = rights if _is_folder(place) else rights & ~READ_DIR
-        rule = struct.pack("=Qi", rights, place)
-        _checked(_libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), "Landlock")
-        os.close(place)
-    _checked(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "Landlock")
-    os.close(ruleset)
-
-
-def _is_folder(place: int) -> bool:
-    return stat.S_ISDIR(os.fstat(place).st_mode)
+    given = [(path, READ_FILE | READ_DIR) for path in _readable()]
+    given += [(library, READ_DIR), (os.devnull, READ_FILE | WRITE_FILE), (folder, no_devices)]
+    for path, rights in given:
+        if os.path.exists(path):
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            rights &= files if stat.S_ISDIR(os.fstat(place).st_mode) else ON_FILES
+            rule = struct.pack("=Qi", rights, place)
+            _checked(_libc.syscall(LANDLOCK_ADD, rules, 1, rule, 0), "Landlock")
+            os.close(place)
+    return rules
 
 
 def _apply_seccomp(program: bytes) -> None:
     held = ctypes.create_string_buffer(program, len(program))
-
-    class Filter(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_void_p)]
-
-    wanted = Filter(len(program) // 8, ctypes.addressof(held))
+    filter_of_kernel = struct.pack("@HP", len(program) // 8, ctypes.addressof(held))  # struct sock_fprog
+    wanted = ctypes.create_string_buffer(filter_of_kernel)
     _control(SET_SECCOMP, SECCOMP_FILTER_MODE, ctypes.addressof(wanted))
 
 

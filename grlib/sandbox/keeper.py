@@ -1,32 +1,37 @@
-"""One child of the server: started, fed, watched, ended, and all traces of it cleared away."""
+"""One child that runs a program: started, watched, ended, and all traces of it cleared away."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-import random
-import selectors
+import select
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from grlib.errors import GrlibError
 from grlib.sandbox import child, confinement
 
-STDIN, STDOUT, STDERR, REPORT = STREAMS = ("stdin", "stdout", "stderr", "report")  # descriptors 0 to 3
-FOLDERS = "grlib_sandbox_"  # how the folders of programs begin
-HIGH = 100  # descriptors that are free in the server
+OUTPUTS = ("stdout", "stderr", "report")  # pipes of the child, its descriptors 1 to 3; 0 is a file
+FOLDERS = "grlib_sandbox_"  # how the folders of servers begin
+FOLDER_SHOWN = "/sandbox"  # how the folder of a program is called in what comes out of it
+HIGH = 100  # descriptors that are free in a server
 WATCH_SECONDS = 0.05  # between two looks at what a child has on disk and how many tasks it is
 CLOSING_SECONDS = 0.001  # between two looks at a child that has closed its streams
 EXTRA_SECONDS = 0.2  # to start and to load the program, beside the time of the tests
 CLEARING_SECONDS = 2.0  # for processes that a program left behind, where it could start some
 MOST_FILES = 1000
 DEEPEST_PATH = 500  # characters below the folder
+MOST = {  # of each limit: a day, a terabyte, a gigabyte
+    "seconds": 86_400, "memory_mb": 1 << 20, "output_bytes": 1 << 30, "disk_mb": 1 << 20, "timeouts": 1 << 20,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
-                raise GrlibError(f"limit {name}={value}: must be positive")
+            kinds = (int, float) if name == "seconds" else (int,)
+            if type(value) not in kinds or not 0 < value <= MOST[name]:
+                kind = "a number" if name == "seconds" else "a whole number"
+                raise GrlibError(
+                    f"limit {name}={value!r}: must be positive, {kind}, and at most {MOST[name]:,}"
+                )
 
 
 @dataclass
@@ -56,69 +65,75 @@ class Ended:
     stopped: str = ""  # timeout, output, disk, tasks, or report: it wrote something else on that channel
 
 
-def run_child(request: dict[str, Any], inputs: list[Any], limits: Limits, means: confinement.Means) -> Ended:
-    """Run one child on its inputs; nothing of it is left when this returns."""
-    folder = _new_folder(means)
-    pipes = {name: os.pipe() for name in STREAMS}
-    if means.drop_user:  # so that a program may open /dev/stdin and the like
-        for name, pair in pipes.items():
-            os.fchown(pair[0] if name == STDIN else pair[1], confinement.NOBODY, confinement.NOBODY)
+def run_child(
+    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
+) -> Ended:
+    """Run one child on its inputs in a folder; nothing is left there, nor of the child, when this returns."""
+    owner = confinement.NOBODY if means.drop_user else os.getuid()
+    os.chown(folder, owner, -1)
+    calls = request["style"] == "call"
+    pipes = {name: os.pipe() for name in OUTPUTS}
+    given = [_file_of("" if calls else inputs[0]), *(writing for _, writing in pipes.values())]
+    for end in given[1:]:
+        os.fchown(end, owner, -1)  # so that a program may open /dev/stdout and the like
+    rules = [confinement.landlock_rules(means.landlock, folder)] if means.landlock else []
     number = os.fork()
     if number == 0:
-        _be_child(request, inputs, limits, means, folder, pipes)
-    for name, pair in pipes.items():
-        os.close(pair[0] if name == STDIN else pair[1])
-    ends = {name: pair[1] if name == STDIN else pair[0] for name, pair in pipes.items()}
-    calls = request["style"] == "call"
-    feed = b"" if calls else inputs[0].encode(errors="replace")
+        _be_child(request, inputs, limits, means, folder, given + rules)
+    for end in given:
+        os.close(end)
     keeper = Keeper(number, folder, limits, means, len(inputs) if calls else 1)
     try:
-        return keeper.watch(ends, feed)
+        return keeper.watch({reading: name for name, (reading, _) in pipes.items()})
     finally:
         keeper.end()
-        remove(folder)
+        clear(folder)
 
 
-def _new_folder(means: confinement.Means) -> str:
-    """A folder for one program, empty."""
-    folder = tempfile.mkdtemp(prefix=FOLDERS)
-    if means.drop_user:
-        try:
-            os.chown(folder, confinement.NOBODY, confinement.NOBODY)
-        except OSError:
-            os.rmdir(folder)
-            raise
-    return folder
+def _file_of(text: str) -> int:
+    """A descriptor of a file that holds a program's input: as on contest sites, it has a size, can be mapped,
+    rewound and read again."""
+    if not sys.platform.startswith("linux"):
+        with tempfile.TemporaryFile() as file:
+            file.write(text.encode(errors="replace"))
+            file.seek(0)
+            return os.dup(file.fileno())
+    with open(os.memfd_create("input", os.MFD_ALLOW_SEALING), "wb") as file:
+        file.write(text.encode(errors="replace"))
+        file.flush()
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+        return os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _be_child(
     request: dict[str, Any],
-    inputs: list[Any],
+    inputs: list[str],
     limits: Limits,
     means: confinement.Means,
     folder: str,
-    pipes: dict[str, tuple[int, int]],
+    given: list[int],
 ) -> NoReturn:
-    """What the fork does: everything of the server's is closed before the program is even compiled."""
+    """What the fork does: everything of the server's is closed before the program is even compiled.
+
+    `given` become descriptors 0, 1, ...: input, outputs and, where there is Landlock, its rules.
+    """
     status, end_now = 97, os._exit  # a program may replace the latter
     try:
-        for place, (name, pair) in enumerate(pipes.items()):
-            os.dup2(pair[0] if name == STDIN else pair[1], HIGH + place)
-        for place in range(len(pipes)):
+        for place, end in enumerate(given):
+            os.dup2(end, HIGH + place)
+        for place in range(len(given)):
             os.dup2(HIGH + place, place)
-        os.closerange(len(pipes), 2 * HIGH)
+        os.closerange(len(given), 2 * HIGH)
         os.chdir(folder)
         os.environ["TMPDIR"] = os.environ["HOME"] = folder
-        tempfile.tempdir = None
-        random.seed(0)  # a fork of Python draws a new one: the same program shall print the same
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        child.fresh_streams()
-        calls = request["style"] == "call"
-        seconds = limits.seconds * (len(inputs) if calls else 1) + EXTRA_SECONDS
-        confinement.confine(means, folder, seconds, limits.memory_mb << 20, limits.disk_mb << 20)
-        report = child.reporter(len(pipes) - 1)
+        child.prepare()
+        calls = [child.arguments(text) for text in inputs] if request["style"] == "call" else []
+        seconds = limits.seconds * max(1, len(calls)) + EXTRA_SECONDS
+        report = len(OUTPUTS)
+        confinement.confine(means, report + 1, seconds, limits.memory_mb << 20, limits.disk_mb << 20)
         if calls:
-            status = child.run_calls(request["program"], request["entry"], inputs, report)
+            status = child.run_calls(request["program"], request["entry"], calls, report)
         else:
             status = child.run_program(request["program"], report)
     except BaseException as error:  # no program ran, or it broke what reports its own errors
@@ -136,29 +151,36 @@ class Keeper:
         self.number, self.folder, self.limits, self.means, self.calls = number, folder, limits, means, calls
         self.ended, self.half_line, self.read = Ended(), bytearray(), 0  # bytes read since the last answer
         self.deadline = time.monotonic() + limits.seconds + EXTRA_SECONDS
-        self.next_look = 0.0
+        self.next_look = time.monotonic() + WATCH_SECONDS
 
-    def watch(self, ends: dict[str, int], feed: bytes) -> Ended:
-        """Feed and read until the child ends, breaks a limit or runs out of time."""
-        left = memoryview(feed)
-        with selectors.DefaultSelector() as waiting:
-            for name, end in ends.items():
-                os.set_blocking(end, False)
-                waiting.register(end, selectors.EVENT_WRITE if name == STDIN else selectors.EVENT_READ, name)
-            over = False
-            while not (over or self.ended.stopped):
-                over = self._is_over()
-                for key, _ in waiting.select(0 if over else self._pause(waiting)):
-                    if key.data == STDIN:
-                        left = _write(key.fd, left)
-                        if not left:
-                            _close(waiting, key.fd)
-                    elif not self._read(key.fd, key.data, everything=over):
-                        _close(waiting, key.fd)
-                self.ended.stopped = self.ended.stopped or self._broken(over)
-            for key in list(waiting.get_map().values()):
-                _close(waiting, key.fd)
+    def watch(self, ends: dict[int, str]) -> Ended:
+        """Read until the child ends, breaks a limit or runs out of time."""
+        for end in ends:
+            os.set_blocking(end, False)
+        over = False
+        while not (over or self.ended.stopped):
+            over = self._is_over()
+            # where it has closed all its outputs, only its end is awaited
+            longest = 0 if over else WATCH_SECONDS if ends else CLOSING_SECONDS
+            pause = max(0.0, min(longest, self.deadline - time.monotonic()))
+            for end in select.select(list(ends), [], [], pause)[0]:
+                if not self._read(end, ends[end], everything=over):
+                    os.close(end)
+                    del ends[end]
+            self.ended.stopped = self.ended.stopped or self._broken(over)
+        for end in ends:
+            os.close(end)
+        for printed in (self.ended.stdout, self.ended.stderr):
+            printed[:] = self._without_places(printed)
         return self.ended
+
+    def _without_places(self, text: bytes | bytearray) -> bytes | bytearray:
+        """With one name for this run's folder and one for Python's, so that a program's output and errors,
+        which go into prompts, are the same in every run and on every machine."""
+        python = os.path.dirname(os.__file__)
+        for path, shown in ((self.folder, FOLDER_SHOWN), (python, "/python"), (sys.executable, "python")):
+            text = text.replace(os.fsencode(path), shown.encode())
+        return text
 
     def _is_over(self) -> bool:
         number, status = os.waitpid(self.number, os.WNOHANG)
@@ -167,17 +189,12 @@ class Keeper:
             self._kill_group()  # what it started must not go on writing
         return bool(number)
 
-    def _pause(self, waiting: selectors.BaseSelector) -> float:
-        """Seconds to wait for something to read: few where only the end is awaited."""
-        longest = WATCH_SECONDS if waiting.get_map() else CLOSING_SECONDS
-        return max(0.0, min(longest, self.deadline - time.monotonic()))
-
     def _read(self, end: int, name: str, everything: bool) -> bool:
         """Read what is there, or all that is left in a pipe, up to the limit; False at the end."""
         try:
             while data := os.read(end, 1 << 16):
                 self.read += len(data)
-                if name == REPORT:
+                if name == "report":
                     self._take(data)
                 else:
                     getattr(self.ended, name).extend(data)
@@ -199,7 +216,7 @@ class Keeper:
             if self.ended.stopped:
                 return
             try:
-                told = child.plain(json.loads(line))
+                told = child.plain(json.loads(self._without_places(line)))
             except (ValueError, TypeError, RecursionError):
                 told = None
             if not isinstance(told, dict) or not ({"value", "error"} & set(told)):
@@ -221,7 +238,7 @@ class Keeper:
             self.next_look = now + WATCH_SECONDS
             if _heavy(self.folder, self.number, self.limits.disk_mb << 20):
                 return "disk"
-            if _tasks(self.number) > confinement.MOST_TASKS:
+            if len(_threads(self.number)) > confinement.MOST_TASKS:
                 return "tasks"
         return "timeout" if now > self.deadline and not over else ""
 
@@ -246,110 +263,73 @@ class Keeper:
                     os.waitpid(orphan, 0)
 
 
-def _write(end: int, left: memoryview) -> memoryview:
-    try:
-        return left[os.write(end, left[: 1 << 16]) :] if left else left
-    except BlockingIOError:
-        return left
-    except OSError:  # it closed its input
-        return left[:0]
-
-
-def _close(waiting: selectors.BaseSelector, end: int) -> None:
-    waiting.unregister(end)
-    os.close(end)
-
-
 def _heavy(folder: str, number: int, most: int) -> bool:
     """Do the files of a child, deleted ones that it holds too, exceed the limit, or are there too many?"""
-    total, count = _held_open(number), 0
-    stack = [folder]
-    while stack:
-        place = stack.pop()
-        if len(place) - len(folder) > DEEPEST_PATH:
-            return True
-        try:
-            entries = list(os.scandir(place))
-        except PermissionError:  # it hides what is in there
-            return True
-        except OSError:
-            continue
-        for entry in entries:
-            count += 1
+    total, count = _held(number, folder, most), 0
+    faults: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=faults.append):
+        count += len(folders) + len(files)
+        for name in (*folders, *files):
             with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
-                total += status.st_blocks * 512
-                if stat.S_ISDIR(status.st_mode):
-                    stack.append(entry.path)
-        if total > most or count > MOST_FILES:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+        hidden = any(isinstance(fault, PermissionError) for fault in faults)
+        if hidden or total > most or count > MOST_FILES or len(place) - len(folder) > DEEPEST_PATH:
             return True
     return total > most
 
 
-def _held_open(number: int) -> int:
-    """Bytes of deleted files that a process holds open (Linux)."""
-    total = 0
+def _held(number: int, folder: str, most: int) -> int:
+    """Bytes of deleted files that a process holds: open ones, and mapped ones (Linux).
+
+    The size of a file that is mapped and not open cannot be seen: it counts as a quarter of what is allowed.
+    """
+    opened: dict[tuple[int, int], int] = {}
+    mapped = set()
+    for thread in _threads(number):  # the first one may have ended before the others
+        place = f"/proc/{number}/task/{thread}"
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"{place}/fd"):
+                with contextlib.suppress(OSError):
+                    status = os.stat(f"{place}/fd/{name}")
+                    deleted = stat.S_ISREG(status.st_mode) and status.st_nlink == 0
+                    if deleted and not os.readlink(f"{place}/fd/{name}").startswith("/memfd:"):  # the input
+                        opened[status.st_dev, status.st_ino] = status.st_blocks * 512
+            with open(f"{place}/maps", "rb") as maps:
+                for line in maps:
+                    if line.endswith(b" (deleted)\n") and os.fsencode(folder) in line:
+                        _, _, _, device, inode, _ = line.split(maxsplit=5)
+                        major, minor = (int(part, 16) for part in device.split(b":"))
+                        mapped.add((os.makedev(major, minor), int(inode)))
+    return sum(opened.values()) + len(mapped - opened.keys()) * (most // 4)
+
+
+def _threads(number: int) -> list[str]:
+    """The threads of a process (Linux); the limit on a user's processes does not bind root."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{number}/fd"):
-            with contextlib.suppress(OSError):
-                status = os.stat(f"/proc/{number}/fd/{name}")
-                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
-                    total += status.st_blocks * 512
-    return total
-
-
-def _tasks(number: int) -> int:
-    """Threads of a process (Linux; the limit on a user's processes does not bind root)."""
-    try:
-        with open(f"/proc/{number}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[17])
-    except (OSError, ValueError, IndexError):
-        return 0
+        return os.listdir(f"/proc/{number}/task")
+    return []
 
 
 def _children() -> list[int]:
     """Processes whose parent this one is (Linux); those of ended parents have come here."""
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat") as file:
-                    parent = int(file.read().rpartition(")")[2].split()[1])
-                if parent == os.getpid():
-                    found.append(int(name))
-    return found
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(number) for number in file.read().split()]
+    return []
+
+
+def clear(folder: str) -> None:
+    """Remove all that a program left in a folder, however deep it is nested and whatever rights it has."""
+    if os.path.islink(folder):  # where nothing kept a program from renaming it
+        raise OSError(f"{folder} is a link")
+    os.chmod(folder, 0o700)
+    give_up = time.monotonic() + CLEARING_SECONDS
+    while (names := os.listdir(folder)) and time.monotonic() < give_up:  # an ending child may still write
+        for command in (["chmod", "-R", "u+rwX", "."], ["rm", "-rf", "--", *names]):
+            subprocess.run(command, cwd=folder, stderr=subprocess.DEVNULL, check=False)
 
 
 def remove(folder: str) -> None:
-    """Remove a folder however deep it is nested and whatever rights its parts have.
-
-    What lies in a subfolder moves up one level until all is flat: paths stay short, and nothing recurses.
-    What still cannot be removed after a while is left.
-    """
-    give_up = time.monotonic() + CLEARING_SECONDS
-    while os.path.lexists(folder) and time.monotonic() < give_up:
-        try:
-            _remove_once(folder)
-        except OSError:  # a child that is just ending may still write
-            time.sleep(CLOSING_SECONDS)
-
-
-def _remove_once(folder: str) -> None:
-    if os.path.islink(folder) or not os.path.isdir(folder):  # where nothing kept a program from renaming it
-        os.unlink(folder)
-        return
-    os.chmod(folder, 0o700)
-    while names := os.listdir(folder):
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.islink(path) or not os.path.isdir(path):
-                os.unlink(path)
-                continue
-            os.chmod(path, 0o700)
-            for inner in os.listdir(path):
-                below = os.path.join(path, inner)
-                if os.path.isdir(below) and not os.path.islink(below):
-                    os.chmod(below, 0o700)
-                os.rename(below, os.path.join(folder, uuid.uuid4().hex))
-            os.rmdir(path)
-    os.rmdir(folder)
+    """Remove a folder and all that is in it."""
+    with contextlib.suppress(OSError):
+        clear(folder)
+        os.rmdir(folder)

@@ -1,8 +1,9 @@
 """The process that runs model code in its children and says what came out.
 
-It is started clean, holds no secrets, and never learns an expected output. It reads requests and writes
-replies as JSON lines on its own standard streams. One child at a time: a fork of this process, confined
-before it runs anything (`grlib.sandbox.confinement`), watched by `grlib.sandbox.keeper`.
+It is started clean, holds no secrets, and never learns an expected output. For each request it forks a
+process that reads the request, runs the program and replies, one JSON line each, on the server's standard
+streams, and ends. So no program starts in a process that has held another one, or its results. The program
+runs in a child, confined before (`grlib.sandbox.confinement`) and watched by `grlib.sandbox.keeper`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import gc
 import json
 import os
 import signal
+import site
 import sys
 import tempfile
 from dataclasses import replace
 from typing import Any
 
 from grlib.sandbox import child, confinement
-from grlib.sandbox.keeper import Ended, Limits, remove, run_child
+from grlib.sandbox.keeper import FOLDERS, Ended, Limits, remove, run_child
 
+SIGNALS = {one.value: one.name for one in signal.Signals}
 TRIES = 3  # before a means of confinement counts as not working
 # what programs often import is loaded once, here
 PRELOADED = (
@@ -30,31 +33,51 @@ PRELOADED = (
 )
 
 
-def main(folder: str = "") -> None:
-    """Serve until the other end closes. Programs get folders within `folder`, which is removed at the end."""
-    if folder:
-        tempfile.tempdir = folder
+def main(home: str, library: list[str]) -> None:
+    """Serve until the other end closes.
+
+    Programs run in a folder of `home` ("": a new one), which is removed at the end, and import from the
+    places of `library`.
+    """
+    home = os.path.realpath(home or tempfile.mkdtemp(prefix=FOLDERS))
+    os.chmod(home, 0o711)  # programs may run as another user
+    folder = os.path.join(home, "program")
+    os.mkdir(folder)
     for name in PRELOADED.split():
         __import__(name)
-    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 1)
+    site.setquit()
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        confinement.adopt_orphans()
-        means = _that_work(confinement.available())
+        means = _that_work(confinement.available(), folder)
         told = {"landlock": means.landlock, "seccomp": bool(means.seccomp), "dropped": means.drop_user}
         _reply(replies, told)
+        sys.path[:] = library
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("grlib", "pyseccomp")]:
+            del sys.modules[name]
         gc.freeze()
-        for line in iter(requests.readline, b""):
-            request = json.loads(line)
-            del line  # children shall not carry it twice
-            _reply(replies, answer(request, means))
-    except BrokenPipeError:
-        pass
+        while _answered_one(replies, means, folder):
+            pass
     finally:
-        if folder:
-            remove(folder)
+        remove(home)
+
+
+def _answered_one(replies: Any, means: confinement.Means, folder: str) -> bool:
+    """Answer one request in a fork of this process; False where there are no more."""
+    server = os.getpid()
+    number = os.fork()
+    if number:
+        return os.waitpid(number, 0)[1] == 0
+    status = 1
+    try:
+        confinement.end_with(server)
+        confinement.adopt_orphans()
+        if line := sys.stdin.buffer.readline():
+            _reply(replies, answer(json.loads(line), means, folder))
+            status = 0
+    finally:
+        os._exit(status)
 
 
 def _reply(replies: Any, message: Any) -> None:
@@ -62,21 +85,21 @@ def _reply(replies: Any, message: Any) -> None:
     replies.flush()
 
 
-def _that_work(means: confinement.Means) -> confinement.Means:
-    """The means, less those with which an honest program does not run here."""
+def _that_work(means: confinement.Means, folder: str) -> confinement.Means:
+    """The means, minus those with which an honest program does not run here."""
     limits = Limits(5.0, 512, 1 << 16, 16, 1)
     program = "import colorsys, wave\nopen('a', 'w').write('b')\nprint(open('a').read())"
     stay, portable = replace(means, drop_user=False), replace(means, landlock=0, seccomp=b"")
     for one in (means, stay, portable, confinement.Means()):
         for _ in range(TRIES):
             with contextlib.suppress(OSError):  # no other user in this name space
-                ended = run_child({"style": "stdin", "program": program}, [""], limits, one)
+                ended = run_child({"style": "stdin", "program": program}, [""], limits, one, folder)
                 if ended.status == 0 and ended.stdout == b"b\n":
                     return one
     raise SystemExit("not even a harmless program runs in a child here")
 
 
-def answer(request: dict[str, Any], means: confinement.Means) -> list[dict[str, Any]]:
+def answer(request: dict[str, Any], means: confinement.Means, folder: str) -> list[dict[str, Any]]:
     """Raw results of all tests of a program: dictionaries that `grlib.sandbox` judges."""
     limits, inputs = Limits(*request["limits"]), request.pop("inputs")
     run = _run_calls if request["style"] == "call" else _run_programs
@@ -86,7 +109,7 @@ def answer(request: dict[str, Any], means: confinement.Means) -> list[dict[str, 
         if timeouts >= limits.timeouts:
             results += [{"kind": "skipped"}] * len(inputs)
             break
-        new = run(request, inputs, limits, means)
+        new = run(request, inputs, limits, means, folder)
         del inputs[: len(new)]
         timeouts += sum(result["kind"] == "timeout" for result in new)
         results += new
@@ -94,10 +117,10 @@ def answer(request: dict[str, Any], means: confinement.Means) -> list[dict[str, 
 
 
 def _run_programs(
-    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means
+    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
 ) -> list[dict[str, Any]]:
     """The result of the first input: every input has a process of its own."""
-    ended = run_child(request, inputs[:1], limits, means)
+    ended = run_child(request, inputs[:1], limits, means, folder)
     error = ended.answers[0] if ended.answers else {}
     if ended.stopped or ended.status or error:
         return [_failure(ended, error)]
@@ -105,10 +128,10 @@ def _run_programs(
 
 
 def _run_calls(
-    request: dict[str, Any], inputs: list[Any], limits: Limits, means: confinement.Means
+    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
 ) -> list[dict[str, Any]]:
     """The results of the calls up to the first that ended the process; at least one."""
-    ended = run_child(request, inputs, limits, means)
+    ended = run_child(request, inputs, limits, means, folder)
     if ended.answers and ended.answers[0].get("loading"):
         return [_failure(ended, ended.answers[0])] * len(inputs)
     found = [
@@ -125,7 +148,7 @@ def _failure(ended: Ended, error: dict[str, Any]) -> dict[str, Any]:
     )
     text = str(error.get("text", ""))[-child.LONGEST_TEXT :] or said
     if ended.stopped == "report":
-        kind, text = "error", "it wrote on the channel of results"
+        kind, text = "error", "its results cannot be read: it wrote on their channel, or a number is too long"
     elif ended.stopped:
         kind = ended.stopped
     elif error.get("error") == "MemoryError":
@@ -133,14 +156,7 @@ def _failure(ended: Ended, error: dict[str, Any]) -> dict[str, Any]:
     elif error:
         kind = "error"
     elif ended.status < 0:
-        kind, text = "crash", f"ended by signal {_signal_name(-ended.status)}"
+        kind, text = "crash", f"ended by signal {SIGNALS.get(-ended.status, -ended.status)}"
     else:
         kind, text = "exit", f"ended with status {ended.status} and no result" + (f"; {text}" if text else "")
     return {"kind": kind, "text": text, "stdout": printed}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)

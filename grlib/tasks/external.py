@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +21,22 @@ def load_rows(place: str, split: str = "train") -> Dataset:
     In a folder they are the files <split>.* or <split>-*, else what `datasets` finds there. A file is one
     split, whatever it is called.
     """
-    from datasets import load_dataset
+    from datasets import config, load_dataset
 
+    try:
+        os.makedirs(config.HF_DATASETS_CACHE, exist_ok=True)
+    except OSError as error:
+        raise GrlibError(
+            f"data sets are prepared in {config.HF_DATASETS_CACHE}, but {one_line(error)}; let HF_HOME name "
+            "a folder to write in"
+        ) from error
     path = Path(place).expanduser()
     files = [path] if path.is_file() else _files(path, split)
     try:
         if files:
             kind = KINDS.get(files[0].suffix, "json")
-            return load_dataset(kind, data_files=list(map(str, files)), split="train")
+            names = [glob.escape(str(file)) for file in files]  # `datasets` takes them for patterns
+            return load_dataset(kind, data_files=names, split="train")
         return load_dataset(str(path) if path.is_dir() else place, split=split)
     except Exception as error:  # datasets raises many kinds
         raise GrlibError(

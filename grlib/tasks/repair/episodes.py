@@ -2,20 +2,33 @@
 
 Feedback follows the paper's rules in our own words: every public test that fails is reported with its input,
 the expected and the actual output or the error, long fields cut in the middle.
+
+Text from outside (statements, programs, what they print) can spell the tokens that control a conversation.
+In what a model reads and learns from, such a text has an invisible mark after its first character
+(`without_control`), so that it stays text; `code_of` takes the mark out again.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from grlib.sandbox import Outcome
+from grlib.sandbox import Outcome, readable
 from grlib.tasks.repair.problems import Case, CodeProblem
 
 FENCE = "```"
-LANGUAGES = ("", "python", "py", "python3")
+LANGUAGES = ("python", "py", "python3")
+# a fence opens a block at the start of a line, with Python's name at its end, too
+OPENING = re.compile(r"([ \t]*)(`{3,}|~{3,})([^`]*)|()[^`]*(`{3,})(python|py|python3)\s*")
+# <|im_end|> and the like, and what SmolLM2 has besides
+CONTROL = re.compile(
+    r"<(?=[|\uff5c][^|<>\s]+[|\uff5c]>"
+    r"|(?:repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter)_[a-z]+)>)"
+)
+MARK = "\u2060"  # WORD JOINER: neither seen nor a place where lines break
 LONGEST_CODE = 100_000  # characters; nobody writes that much, and compiling it may take long
 SHOWN_ENDS = 150  # characters of a long field's beginning and end
 PLACEHOLDER = f"{FENCE}python\n# not shown\n{FENCE}"
@@ -50,10 +63,12 @@ class Format:
 
     def prompt(self, problem: CodeProblem, turns: Sequence[Turn], last_feedback: str | None = None) -> str:
         """The conversation up to the place of the next answer; `last_feedback` replaces the stored one."""
-        text = f"{self.begin}{self.user}{question(problem)}{self.close}{self.assistant}"
+        asked = without_control(question(problem))
+        text = f"{self.begin}{self.user}{asked}{self.close}{self.assistant}"
         for number, turn in enumerate(turns, 1):
             said = last_feedback if last_feedback is not None and number == len(turns) else turn.feedback
-            text += f"{turn.answer}{self.close}{self.user}{said}{self.close}{self.assistant}"
+            answer = without_control(turn.answer)
+            text += f"{answer}{self.close}{self.user}{without_control(said)}{self.close}{self.assistant}"
         return text
 
 
@@ -61,6 +76,11 @@ PLAIN = Format()
 CHATML = Format("<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n")  # SmolLM2, Qwen
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 COMPACT = Format(USER, ASSISTANT, END)  # a token each, of the models trained from scratch
+
+
+def without_control(text: str) -> str:
+    """The text with a mark in every control token that it spells."""
+    return CONTROL.sub(f"<{MARK}", text)
 
 
 def question(problem: CodeProblem) -> str:
@@ -77,36 +97,60 @@ def example(case: Case, problem: CodeProblem) -> str:
 
 
 def code_of(answer: str) -> Answer:
-    """The last closed code block of an answer."""
-    parts = answer.split(FENCE)
-    blocks = parts[1:-1:2]  # a block counts when its fence is closed
-    if not blocks:
-        return Answer(None, "no code")
-    first, newline, code = blocks[-1].partition("\n")
-    if not newline:
-        return Answer(None, "no code")
-    if first.strip().lower() not in LANGUAGES:
-        return Answer(None, f"wrong language: {first.strip()[:20]}")
-    if len(code) > LONGEST_CODE:
-        return Answer(None, f"code of {len(code):,} characters: at most {LONGEST_CODE:,}")
-    return Answer(code.rstrip("\n")) if code.strip() else Answer(None, "no code")
+    """The program of an answer: its last block of Python, or its last one without a language.
+
+    Blocks are closed and hold something, as in Markdown: a fence stands at the start of a line, and one that
+    closes is as long as the one that opened, or longer, and indented no further.
+    """
+    blocks = list(_blocks(answer.replace(f"<{MARK}", "<")))
+    for wanted in (LANGUAGES, ("",)):
+        for language, code in reversed(blocks):
+            if language.lower() in wanted:
+                if len(code) > LONGEST_CODE:
+                    return Answer(None, f"code of {len(code):,} characters: at most {LONGEST_CODE:,}")
+                return Answer(code.rstrip("\n"))
+    return Answer(None, f"wrong language: {blocks[-1][0][:20]}" if blocks else "no code")
+
+
+def _blocks(answer: str) -> Iterator[tuple[str, str]]:
+    """Language and code of every block that is closed and not blank."""
+    lines = iter(answer.split("\n"))
+    for line in lines:
+        if not (opened := OPENING.fullmatch(line)):
+            continue
+        indent, fence, language = (one for one in opened.groups() if one is not None)
+        code: list[str] = []
+        for inner in lines:
+            if _closes(inner, indent, fence):
+                if any(map(str.strip, code)):
+                    yield (language.split() or [""])[0], "\n".join([*code, ""])
+                break
+            code.append(inner.removeprefix(indent))
+
+
+def _closes(line: str, indent: str, fence: str) -> bool:
+    bare = line.lstrip(" \t")
+    rest = bare.lstrip(fence[0])
+    return bare.startswith(fence) and rest[:1].strip() == "" and len(line) - len(bare) <= len(indent)
 
 
 def as_answer(code: str) -> str:
-    """A program as an answer."""
-    return f"{FENCE}python\n{code}\n{FENCE}"
+    """A program as an answer, in a fence that is longer than any in the program."""
+    fence = max([FENCE, *(f"{found}`" for found in re.findall("`{3,}", code))], key=len)
+    return f"{fence}python\n{code}\n{fence}"
 
 
 def feedback(problem: CodeProblem, answer: Answer, outcomes: Sequence[Outcome]) -> str:
     """What the user turn after a failed answer says; `outcomes` are those of the public tests."""
     if answer.code is None:
-        return f"There is no program in your answer ({answer.reason}). Write it in a block {FENCE}python."
+        reason = without_control(readable(answer.reason))
+        return f"There is no program in your answer ({reason}). Write it in a block {FENCE}python."
     failed = [
         report(case, outcome)
         for case, outcome in zip(problem.public, outcomes, strict=True)
         if not outcome.passed
     ]
-    return "\n".join([f"{len(failed)} of {len(outcomes)} tests fail.", *failed, ASK])
+    return without_control("\n".join([f"{len(failed)} of {len(outcomes)} tests fail.", *failed, ASK]))
 
 
 def report(case: Case, outcome: Outcome) -> str:
@@ -126,7 +170,8 @@ def _shown(value: object) -> str:
 
 
 def shortened(text: str) -> str:
-    """A long text without its middle."""
+    """A text as a terminal may show it, a long one without its middle."""
+    text = readable(text)
     if len(text) <= 2 * SHOWN_ENDS:
         return text
     return f"{text[:SHOWN_ENDS]} ... {text[-SHOWN_ENDS:]}"

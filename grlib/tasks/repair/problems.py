@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +39,7 @@ class Case(NamedTuple):
 
     input: Any
     output: Any
+    others: Sequence[Any] = []  # more outputs that are right
 
 
 class CodeProblem(NamedTuple):

