@@ -22,6 +22,7 @@ from conftest import is_running, wait_for
 from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
+from grlib.profiles import settings
 from grlib.runs import chunks, execute, freshness, notebooks, recording, runner, sources
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
@@ -158,6 +159,29 @@ def test_runs_in_order_skips_and_reruns_only_what_changed(lab, capsys):
 
     changed = runner.Request("smoke", parameters={"rows": "4"})
     assert dict(runner.status(changed))["01_write"] == "parameter rows changed"
+
+
+def test_only_settings_that_were_asked_for_make_a_notebook_stale(lab, monkeypatch):
+    asks = (
+        "from grlib.runs import run as runs\n"
+        "run = runs.start('03_ask', profile=profile, seed=seed, run_dir=run_dir)\n"
+        "print(run.profile.samples, run.profile.ppo.steps)\nrun.finish()"
+    )
+    make_notebook(lab / "notebooks", "03_ask", asks)
+    request = runner.Request("smoke", only=("03",))
+    runner.reproduce(request)
+    folder = shutil.copytree(settings.FOLDER, lab / "profiles")
+    monkeypatch.setattr(settings, "FOLDER", folder)
+    for old, new, reason in (
+        ("hint_problems = 6", "hint_problems = 7", "up to date"),
+        ("minibatch = 4", "minibatch = 8", "setting ppo changed"),
+        ("samples = 4", "samples = 5", "setting ppo changed (and 1 more)"),
+    ):
+        replace(folder / "smoke.toml", old, new)
+        settings.load_file.cache_clear()
+        assert dict(runner.status(request))["03_ask"] == reason
+    monkeypatch.undo()
+    settings.load_file.cache_clear()
 
 
 def test_force_runs_again_and_forgets_finished_chunks(lab, capsys):
