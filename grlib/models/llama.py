@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from grlib.errors import GrlibError, one_line
+from grlib.models.difference import add_difference, base_of
 from grlib.models.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def load_model(folder: Path | str) -> LlamaForCausalLM:
     without_progress_bars()
     if not (Path(folder) / "config.json").is_file():
         raise GrlibError(f"no model in {folder}: config.json is missing; run the notebook that trains it")
+    if base := base_of(Path(folder)):
+        return add_difference(load_model(base), Path(folder))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
@@ -161,7 +164,7 @@ def digest_of(model: PreTrainedModel) -> str:
     """A name (hex) for the weights of a model at hand."""
     state = hashlib.sha256()
     for name, weights in model.state_dict().items():
-        state.update(name.encode() + weights.contiguous().numpy().tobytes())
+        state.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
 
 
