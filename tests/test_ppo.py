@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model
@@ -32,6 +33,7 @@ from grlib.ppo.losses import (
     value_loss,
 )
 from grlib.ppo.rollouts import Rollout, batch_of, line_last, line_starts
+from grlib.runs import deadline
 from grlib.runs.notebooks import REPOSITORY
 from grlib.sampling.pool import SamplingSettings, answer
 from grlib.tasks.countdown import data as countdown_data
@@ -308,6 +310,21 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(tmp_path):
     assert said[0].startswith("PPO: step") and not said[0].startswith("PPO: step 1/")  # it went on
     assert again.drop(columns=[*ppo_watch.TIMES]).equals(whole.drop(columns=[*ppo_watch.TIMES]))
     assert len(again) == 6
+
+
+def test_a_run_that_is_out_of_time_after_every_step_ends_alike(tmp_path, monkeypatch):
+    base, words = toy(tmp_path)
+    settings = toy_settings(steps=3)
+    whole = run(TwoArms(words), base, tmp_path / "a", settings)
+    monkeypatch.setenv(deadline.VARIABLE, "1")  # 1970
+    for step in (1, 2):
+        with pytest.raises(deadline.OutOfTime, match=f"PPO: the seconds are over, {step}/3 steps are stored"):
+            run(TwoArms(words), base, tmp_path / "b", settings)
+    found = run(TwoArms(words), base, tmp_path / "b", settings)
+    pd.testing.assert_frame_equal(*(one.drop(columns=[*ppo_watch.TIMES]) for one in (found, whole)))
+    (tmp_path / "b" / "work" / "checkpoint.pt").unlink()
+    monkeypatch.setattr(Learner, "update", None)  # it has ended
+    pd.testing.assert_frame_equal(run(TwoArms(words), base, tmp_path / "b", settings), found)
 
 
 def a_curve(**newest):
