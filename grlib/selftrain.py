@@ -7,8 +7,8 @@ taken up again. The loop knows none of that. ReST is Guided-ReST without guided 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ import pandas as pd
 from grlib.errors import GrlibError
 from grlib.profiles import Profile
 from grlib.runs.files import digest
-from grlib.sampling.pool import Request, Sampled, SamplingSettings, each_once, sample
+from grlib.sampling.pool import ON_GPUS, AtHand, Request, Sampled, SamplingSettings, sample
 
 if TYPE_CHECKING:
     from grlib.training.optim import TrainSettings
@@ -67,20 +67,9 @@ class Attempt:
 
 
 class Policy(Protocol):
-    """A model to sample from, as the task sees it: one response for each request, in order.
-
-    It may have a method `as_they_come` besides (`as_they_come` below).
-    """
+    """A model to sample from, as the task sees it: one response for each request, in order."""
 
     def __call__(self, requests: Sequence[Request]) -> list[Sampled]: ...
-
-
-def as_they_come(policy: Policy, requests: Sequence[Request]) -> Iterator[tuple[int, Sampled]]:
-    """Numbers of requests and their answers, in the order in which a policy finishes them, where it has a
-    method `as_they_come` that tells: what is done with one then overlaps with the sampling of the others.
-    GrlibError where a request has no answer, or two."""
-    told = getattr(policy, "as_they_come", None)
-    return each_once(told(requests) if told else enumerate(policy(requests)), len(requests))
 
 
 class Task(Protocol):
@@ -160,14 +149,14 @@ class LoopSettings:
 
 
 def sampled_policy(
-    model: Path,
+    model: Path | AtHand,
     settings: SamplingSettings,
     seed: int | str,
     folder: Path,
     label: str,
     progress: Callable[[str], None],
 ) -> Policy:
-    """A policy that samples from the model in a folder, in resumable chunks kept in `folder`.
+    """A policy that samples from a model (`pool.sample`), in resumable chunks kept in `folder`.
 
     A task with several turns asks it once a turn; each time has its own seed and its own place in `folder`.
     """
@@ -296,9 +285,16 @@ def fine_tune_rows(
     from grlib.models.lora import low_rank
     from grlib.runs.files import read_table
     from grlib.sampling.pool import release_gpus
-    from grlib.training.loop import train
+    from grlib.training.checkpoint import finished, write_finished
+    from grlib.training.loop import rows_digest, train
+    from grlib.training.optim import PACE
     from grlib.training.parallel import first_process, launch, launched, refuse_uneven
 
+    trained = {name: value for name, value in asdict(training).items() if name not in PACE}
+    start = digest(base)
+    key = {"base": start, "rows": rows_digest(rows), "settings": trained, "seed": seed}
+    if finished(work, key, out):
+        return read_table(out / "curve.csv")
     release_gpus()
     if training.processes > 1 and not launched():
         refuse_uneven(training.processes, "batch_rows", training.batch_rows)
@@ -316,7 +312,7 @@ def fine_tune_rows(
             rows,
             training,
             seed=seed,
-            start=digest(base),
+            start=start,
             folder=work,
             batches=batches,
             progress=progress,
@@ -324,6 +320,7 @@ def fine_tune_rows(
         )
     if first_process():
         save_model(model, tokenizer, out, curve)
+        write_finished(work, key, out)
     return curve
 
 
@@ -392,8 +389,10 @@ def evaluate_splits(
 
 
 def sampling_settings(profile: Profile, requests: int = 0) -> SamplingSettings:
-    """How a profile samples; of a known, small number of requests two workers get half each."""
-    chunk = min(profile.chunk, max(LEAST_CHUNK, -(-requests // 2))) if requests else profile.chunk
+    """How a profile samples; a known, small number of requests is shared among the copies of the model: two
+    workers on the CPU."""
+    copies = profile.data_parallel if profile.engine in ON_GPUS else 2
+    chunk = min(profile.chunk, max(LEAST_CHUNK, -(-requests // copies))) if requests else profile.chunk
     return SamplingSettings(
         profile.engine,
         profile.temperature,
@@ -401,4 +400,5 @@ def sampling_settings(profile: Profile, requests: int = 0) -> SamplingSettings:
         chunk,
         tensor_parallel=profile.tensor_parallel,
         data_parallel=profile.data_parallel,
+        resident=profile.resident,
     )

@@ -119,6 +119,7 @@ class Profile:
     budget: int = 1024  # tokens of a whole response, end token included
     tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine vllm)
     data_parallel: int = 1  # copies of the model, each on its own GPUs (engines vllm, static)
+    resident: bool = False  # models and engine stay in the notebook's process, on the card if there is one
     slots: int = 96  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     # training, by what means
@@ -156,6 +157,14 @@ class Profile:
     hint_problems: int = 100
     hint_samples: int = 4
     rewrite_problems: int = 100
+
+    def __post_init__(self) -> None:
+        if self.resident and (self.processes > 1 or self.data_parallel > 1 or self.engine == "vllm"):
+            raise GrlibError(
+                f"profile {self.name}: resident with processes={self.processes}, data_parallel="
+                f"{self.data_parallel}, engine {self.engine!r}: one process holds one copy of the model and "
+                "trains it; use 1, 1 and 'static' or 'batched', or resident = false"
+            )
 
     @property
     def row_length(self) -> int:
