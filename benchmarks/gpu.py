@@ -37,7 +37,6 @@ from grlib.training.rows import Row
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 STEP = 64  # rows of an optimiser step
-GENERATED = (1024, 256) if GPU else (2, 4)  # rows and tokens of transformers' `generate`: cheap short rows
 
 
 def main(arguments: list[str]) -> int:
@@ -45,8 +44,10 @@ def main(arguments: list[str]) -> int:
     checks = {check.__name__: check for check in (ceilings, sampled, training_pace, sampling_pace)}
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("out", type=Path, help="folder for probe.json")
-    parser.add_argument("checks", nargs="*", choices=[*checks, []], help="default: all")
+    parser.add_argument("checks", nargs="*", help=f"of {', '.join(checks)} (default: all)")
     chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.checks) - set(checks):
+        parser.error(f"no check {min(unknown)!r}; choose of {', '.join(checks)}")
     profile = profiles.get("gpu") if GPU else replace(profiles.get("smoke"), engine="static", slots=8)
     found: dict[str, Any] = {"device": provenance.device()}
     for name in chosen.checks or checks:
@@ -95,10 +96,8 @@ def sampled(profile: Profile) -> dict[str, float]:
     theirs = sampling.answer(model, words, ask, replace(greedy, engine="transformers"), 0)
     answers = sampling.answer(model, words, ask, replace(greedy, temperature=1, logprobs=True), 0)
     prompts = encode(words, [request.prompt for request in ask])
-    again = [
-        Row(np.array([*prompt, *answer.ids], np.int32), len(prompt))
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+    pairs = zip(prompts, answers, strict=True)
+    again = [Row(np.array([*ids, *answer.ids], np.int32), len(ids)) for ids, answer in pairs]
     drawn = np.array([-sum(answer.logprobs) for answer in answers])
     return {
         "greedy_equal": float(np.mean([a.text == b.text for a, b in zip(ours, theirs, strict=True)])),
@@ -117,9 +116,8 @@ def training_pace(profile: Profile) -> dict[str, float]:
     team, found, first = Team(precision="bfloat16"), dict[str, float](), dict[str, float]()
     for kind in ("packed", "padded"):
         model = bake(new_model(profile, words))
-        pack = None
-        if kind == "packed":
-            pack = Packed(model, profile.micro_tokens, profile.row_length, "bfloat16")
+        packed = kind == "packed"
+        pack = Packed(model, profile.micro_tokens, profile.row_length, "bfloat16") if packed else None
         net = team.wrap(Scored(model, pack))
         optimizers = make_optimizers(net, settings)
         first[kind] = train_step(net, steps[0], optimizers, 1e-4, settings, team)  # compiles
@@ -144,7 +142,7 @@ def sampling_pace(profile: Profile) -> dict[str, float]:
     found = {"static": made / (waited() - began)}
     of_a_token = 2 * profile.layers * profile.kv_heads * (profile.hidden // profile.heads) * 2  # bytes
     found["read_tb_s"] = found["static"] * of_a_token * profile.budget / 4 / 1e12  # a row is half full
-    rows, new = GENERATED
+    rows, new = (1024, 256) if GPU else (2, 4)  # short rows, which are cheap for `generate`
     ids = torch.tensor(encode(words, [prompt]) * rows, device=DEVICE)
     served: Any = model.to(DEVICE, torch.bfloat16)
     how = {"do_sample": True, "top_k": 0, "pad_token_id": words.pad_token_id, "input_ids": ids}

@@ -18,7 +18,7 @@ ORDER = (
     "ppo",
     "tasks",
 )
-ORDER += ("results", "workload", "plan", "one_gpu", "__main__")
+ORDER += ("results", "workload", "plan", "__main__")
 FILES = {
     ".".join(("grlib", *path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")
