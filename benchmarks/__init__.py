@@ -1,4 +1,5 @@
-"""`python -m grlib bench`: how much faster grlib is than a plain textbook version of the same thing."""
+"""`python -m benchmarks`: how much faster grlib is than a plain textbook version of the same thing; and
+`python -m benchmarks gpu`, what a card can do."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +52,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the chosen sections and print a table; 0 unless an input is wrong."""
-    options = parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["gpu"]:
+        from benchmarks import gpu
+
+        return gpu.main(arguments[1:])
+    options = parser().parse_args(arguments)
     for name in options.names:
         if name not in SECTIONS:
             raise GrlibError(f"section {name!r} does not exist; choose from {', '.join(SECTIONS)}")

@@ -75,7 +75,7 @@ def judge(
     """
     tests, _ = countdown_data.reserved_keys(LAPTOP.task)
     items = countdown_data.draw(LAPTOP.task, "valid", problems, exclude=tests)
-    settings = LAPTOP.sampling.in_halves(problems * max(ks))
+    settings = LAPTOP.sampling.for_requests(problems * max(ks))
     if greedy:
         settings = replace(settings, temperature=0)
     policy = selftrain.sampled_policy(model, settings, "choose", work, work.name, say)

@@ -9,7 +9,7 @@
 
 exit codes: 0 all is well; 2 wrong usage or bad input; 3 an artefact is missing; 4 a cell raised an error;
             5 out of memory or dead kernel; 6 time-out; 7 disk full; 8 other shards' work is needed;
-            130 interrupted
+            9 --seconds are over: the same command goes on; 130 interrupted
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
+from grlib.runs import deadline
 from grlib.runs.provenance import cores
 
 COMMANDS = {
@@ -30,9 +31,11 @@ COMMANDS = {
     "record": "store a finished run's results, figures and outputs in the repository",
     "plan": "what a run will take: hours, memory and disk, before anything runs",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
+    "pack": "write a run as at most eight files of 16 MB, so that another machine goes on",
+    "unpack": "make a run folder of the files of a packed run",
     "merge-shards": "bring what several machines did of one run into one run folder",
     "search": "type a problem, watch the best model that is there search",
-    "gpu": "Countdown with four numbers on one GPU, in windows of minutes, without papermill",
+    "gpu": "says what has taken the place of these stages",
     "bench": "compare the speed of grlib with a textbook version",
     "check": "check Python, the packages' versions, memory and disk",
     "clean": "remove runs/, caches and .venv (nothing that git tracks)",
@@ -53,11 +56,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--force": {"action": "store_true", "help": "run them again from the start, even if up to date"},
     "--timeout": {"type": float, "metavar": "SECONDS", "help": "stop a notebook after it (default: never)"},
+    "--seconds": {"type": float, "metavar": "N", "help": "stop after N seconds with what is stored by then"},
+    "--plain": {"action": "store_true", "help": "run code cells as plain Python: no papermill, no kernel"},
     "--shard": {"default": "", "metavar": "I/N", "help": "of long steps do every N-th chunk, from the I-th"},
     "--gpus": {"type": int, "default": 1, "help": "how many GPUs (default: 1)"},
     "--device": {"default": "cpu", "help": "a card such as t4, rtx4090 or h100 (default: cpu, this machine)"},
     "--cores": {"type": int, "default": cores(), "help": "CPU cores (default: those of this machine)"},
     "release": {"metavar": "DIR", "help": "its folder checkpoints/countdown"},
+    "packed": {"type": Path, "metavar": "DIR", "help": "folder of the packed run's files"},
     "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and leave the repository alone"},
@@ -65,14 +71,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--keep-runs": {"action": "store_true", "help": "keep runs/"},
     "--venv": {"default": ".venv", "help": "the virtual environment to remove (default: .venv)"},
 }  # fmt: skip
-RUN = ("--profile", "--seed", "--run-dir")
+RUN, CHOICE = ("--profile", "--seed", "--run-dir"), ("--only", "--from", "--base", "-p")
 TAKES = {
-    "reproduce": (*RUN, "--only", "--from", "--base", "-p", "--force", "--timeout", "--shard"),
-    "status": (*RUN, "--only", "--from", "--base", "-p"),
+    "reproduce": (*RUN, *CHOICE, "--force", "--timeout", "--seconds", "--plain", "--shard"),
+    "status": (*RUN, *CHOICE),
     "figures": ("--profile", "--source", "--dest"),
     "record": (*RUN, "--only", "--dest", "--allow-stale"),
     "plan": ("--profile", "--gpus", "--device", "--cores"),
     "import-official": ("release", "--dest"),
+    "pack": (*RUN, "--only", "packed"),
+    "unpack": (*RUN, "packed"),
     "merge-shards": (*RUN, "shards"),
     "clean": ("--keep-runs", "--venv"),
 }
@@ -174,6 +182,15 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             print(
                 f"stored in {dest}; then: python -m grlib figures --profile paper --source {dest} --dest DIR"
             )
+        case "pack":
+            from grlib.models.pack import pack
+
+            request = request_of(options)
+            print(*pack(request.folder, options.packed, options.profile, options.only), sep="\n")
+        case "unpack":
+            from grlib.models.pack import unpack
+
+            unpack(options.packed, request_of(options).folder)
         case "merge-shards":
             from grlib.runs import chunks
 
@@ -185,9 +202,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
 
             return watching.main(rest)
         case "gpu":
-            from grlib import one_gpu
-
-            return one_gpu.main(rest)
+            raise GrlibError(
+                "gpu: a GPU runs the notebooks now: python -m grlib reproduce --profile gpu --seconds 600 "
+                "--plain; its probe: python -m benchmarks gpu (docs/gpu.md)"
+            )
         case "check":
             from grlib.runs import housekeeping
 
@@ -213,7 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted; resume: {again}", file=sys.stderr)
         return 130
     except GrlibError as error:
-        print(f"error: {error}", file=sys.stderr)
+        planned = error.exit_code == deadline.OutOfTime.exit_code
+        print(error if planned else f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         from grlib.runs import files as artefacts

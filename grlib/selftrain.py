@@ -7,8 +7,8 @@ taken up again. The loop knows none of that. ReST is Guided-ReST without guided 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -19,7 +19,7 @@ from grlib.errors import GrlibError
 from grlib.profiles import Profile, Sampling, SelfTraining, Training
 from grlib.profiles.settings import refuse_uneven
 from grlib.runs.files import digest
-from grlib.sampling.pool import Request, Sampled, each_once, sample
+from grlib.sampling.pool import AtHand, Request, Sampled, sample
 
 if TYPE_CHECKING:
     from grlib.training.rows import Row
@@ -64,20 +64,9 @@ class Attempt:
 
 
 class Policy(Protocol):
-    """A model to sample from, as the task sees it: one response for each request, in order.
-
-    It may have a method `as_they_come` besides (`as_they_come` below).
-    """
+    """A model to sample from, as the task sees it: one response for each request, in order."""
 
     def __call__(self, requests: Sequence[Request]) -> list[Sampled]: ...
-
-
-def as_they_come(policy: Policy, requests: Sequence[Request]) -> Iterator[tuple[int, Sampled]]:
-    """Numbers of requests and their answers, in the order in which a policy finishes them, where it has a
-    method `as_they_come` that tells: what is done with one then overlaps with the sampling of the others.
-    GrlibError where a request has no answer, or two."""
-    told = getattr(policy, "as_they_come", None)
-    return each_once(told(requests) if told else enumerate(policy(requests)), len(requests))
 
 
 class Task(Protocol):
@@ -146,14 +135,14 @@ def gather(
 
 
 def sampled_policy(
-    model: Path,
+    model: Path | AtHand,
     settings: Sampling,
     seed: int | str,
     folder: Path,
     label: str,
     progress: Callable[[str], None],
 ) -> Policy:
-    """A policy that samples from the model in a folder, in resumable chunks kept in `folder`.
+    """A policy that samples from a model (`pool.sample`), in resumable chunks kept in `folder`.
 
     A task with several turns asks it once a turn; each time has its own seed and its own place in `folder`.
     """
@@ -282,9 +271,16 @@ def fine_tune_rows(
     from grlib.models.lora import low_rank
     from grlib.runs.files import read_table
     from grlib.sampling.pool import release_gpus
-    from grlib.training.loop import train
+    from grlib.training.checkpoint import finished, write_finished
+    from grlib.training.loop import rows_digest, train
+    from grlib.training.optim import PACE
     from grlib.training.parallel import first_process, launch, launched
 
+    trained = {name: value for name, value in asdict(training).items() if name not in PACE}
+    start = digest(base)
+    key = {"base": start, "rows": rows_digest(rows), "settings": trained, "seed": seed}
+    if finished(work, key, out):
+        return read_table(out / "curve.csv")
     release_gpus()
     if training.processes > 1 and not launched():
         refuse_uneven(training.processes, "batch_rows", training.batch_rows)
@@ -302,7 +298,7 @@ def fine_tune_rows(
             rows,
             training,
             seed=seed,
-            start=digest(base),
+            start=start,
             folder=work,
             batches=batches,
             progress=progress,
@@ -310,6 +306,7 @@ def fine_tune_rows(
         )
     if first_process():
         save_model(model, tokenizer, out, curve)
+        write_finished(work, key, out)
     return curve
 
 
@@ -368,7 +365,7 @@ def evaluate_splits(
     count = 1 if temperature == 0 else samples or profile.samples
     frames = []
     for split, items in splits.items():
-        settings = profile.sampling.in_halves(count * len(items))
+        settings = profile.sampling.for_requests(count * len(items))
         if temperature is not None:
             settings = replace(settings, temperature=temperature)
         name = f"{method}_{split}" + ("_greedy" if temperature == 0 else "")

@@ -5,7 +5,7 @@ import pytest
 
 from grlib.__main__ import main
 from grlib.errors import GrlibError
-from grlib.runs import chunks
+from grlib.runs import chunks, deadline
 from grlib.runs import files as artefacts
 
 KEY = {"seed": 1}
@@ -96,3 +96,17 @@ def test_the_command_merges(tmp_path, monkeypatch, capsys):
     assert main(["merge-shards", "--run-dir", str(tmp_path / "1"), str(tmp_path / "2")]) == 0
     assert capsys.readouterr().out == "steps/06/sampled: 3 of 7 chunks brought\n"
     assert main(["merge-shards", "--run-dir", str(tmp_path / "1"), str(tmp_path / "none")]) == 3
+
+
+def test_after_the_deadline_every_call_stores_one_chunk(tmp_path, monkeypatch):
+    whole, _ = work(tmp_path / "whole", monkeypatch)
+    monkeypatch.setenv(deadline.VARIABLE, "1")  # 1970
+    for number in range(COUNT):
+        with pytest.raises(deadline.OutOfTime, match=f"{number + 1}/{COUNT} chunks are stored; the same"):
+            work(tmp_path / "late", monkeypatch)
+    rows, again = work(tmp_path / "late", monkeypatch)
+    assert again == []
+    pd.testing.assert_frame_equal(rows, whole)
+    with chunks.as_a_whole():  # its caller stores it as a whole
+        rows, done = work(tmp_path / "short", monkeypatch)
+    assert done == list(range(COUNT)) and deadline.passed()

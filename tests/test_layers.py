@@ -18,7 +18,7 @@ ORDER = (
     "ppo",
     "tasks",
 )
-ORDER += ("results", "plan", "one_gpu", "__main__")
+ORDER += ("results", "plan", "__main__")
 FILES = {
     ".".join(("grlib", *path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")

@@ -1,9 +1,10 @@
-"""Rows in lines without padding: the same loss, the same gradients and the same PPO step as with padding."""
+"""Rows in packs without padding: the same loss, the same gradients and the same PPO step as with padding."""
 
 import copy
 import random
 import shutil
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,24 +12,19 @@ import pandas as pd
 import pytest
 import torch
 from conftest import POSITIONS, tiny_model
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 from two_arms import TwoArms, run, toy, toy_settings
 
 from grlib.errors import GrlibError
 from grlib.models.llama import save_model
-from grlib.ppo import loop as ppo
-from grlib.ppo import packed as packed_ppo
 from grlib.ppo.learner import Learner
-from grlib.ppo.packed import PackedLearner
 from grlib.ppo.rollouts import Rollout, batch_of
 from grlib.ppo.watch import TIMES
 from grlib.profiles import PPO, Sampling, Training
 from grlib.training import loop as training
 from grlib.training import packed as packed_training
 from grlib.training.loss import response_nll, states_before
-from grlib.training.packed import FILLING, IGNORED, PackedScorer, lines, train_lines
+from grlib.training.packed import Packed
 from grlib.training.rows import Row, micro_batches, padded
 
 COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
@@ -51,10 +47,14 @@ def padded_loss(model, rows: list[Row]) -> float:
     return total
 
 
-def packed_loss(net: PackedScorer, rows: list[Row], tokens: int) -> float:
+def packed(model, tokens: int, **how) -> Packed:
+    return Packed(model, tokens, how.pop("longest", POSITIONS), "float32", **how)
+
+
+def packed_loss(pack: Packed, rows: list[Row]) -> float:
     total = 0.0
-    for line in lines(rows, tokens):
-        loss = net(line)
+    for _, ids, mask in pack.batches(rows):
+        loss = pack.nats_and_states(ids, mask)[0].sum()
         loss.backward()
         total += float(loss.detach())
     return total
@@ -66,35 +66,16 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(2, 40), st.integers(1, 39)), min_size=1, max_size=12), st.integers(40, 300)
-)
-def test_lines_hold_every_row_once_and_its_targets(shapes, tokens):
-    rows = [
-        Row(np.arange(n, dtype=np.int32) + 100 * i, min(start, n - 1)) for i, (n, start) in enumerate(shapes)
-    ]
-    made = list(lines(rows, tokens))
-    got_rows, got_targets = [], []
-    for line in made:
-        assert len(line.ids) == len(line.places) == len(line.targets) == tokens
-        ends = line.ends.tolist()
-        assert ends[0] == 0 and ends[-1] == tokens and ends == sorted(set(ends))
-        for begin, end in zip(ends, ends[1:], strict=False):
-            assert line.places[begin:end].tolist() == list(range(end - begin))
-            if begin < line.real:
-                got_rows.append(line.ids[begin:end].tolist())
-            else:
-                assert end - begin <= FILLING
-        got_targets += line.targets[line.targets != IGNORED].tolist()
-        assert line.counted == int((line.targets != IGNORED).sum())
-    assert got_rows == [row.ids.tolist() for row in rows]
-    assert got_targets == [token for row in rows for token in row.ids[row.start :].tolist()]
-
-
-def test_a_row_longer_than_a_line_is_refused():
-    with pytest.raises(GrlibError, match="a row of 50 tokens does not fit a line of 49"):
-        list(lines([Row(np.zeros(50, np.int32), 1)], 49))
+def test_packs_hold_every_row_once_in_order():
+    pack, rows = packed(tiny_model()[0], 300), some_rows(30)
+    got = []
+    for numbers, ids, mask in pack.batches(rows):
+        lengths = [len(rows[number].ids) for number in numbers]
+        assert sum(lengths) <= 300 and ids.shape == mask.shape == (len(numbers), max(lengths))
+        got += numbers
+    assert got == list(range(30)) and not list(pack.batches([]))
+    with pytest.raises(GrlibError, match="a row of 301 tokens does not fit a pack of 300"):
+        list(pack.batches([Row(np.zeros(301, np.int32), 1)]))
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -103,93 +84,44 @@ def test_loss_and_gradients_are_those_of_padded_rows(kv_heads, compiled):
     model, _ = tiny_model(kv_heads)
     rows = some_rows()
     loss, expected = padded_loss(model, rows), gradients(model)
-    net = PackedScorer(model, POSITIONS, compiled)
-    assert packed_loss(net, rows, 300) == pytest.approx(loss, rel=1e-5)
+    pack = packed(model, 300, compiled=compiled)
+    assert packed_loss(pack, rows) == pytest.approx(loss, rel=1e-5)
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in gradients(model).items():
         assert torch.allclose(gradient, expected[name], atol=1e-4 * largest), name
-    net.give_back()
+    pack.give_back()
     assert padded_loss(model, rows) == pytest.approx(loss, rel=1e-6)
 
 
 def test_a_row_does_not_see_its_neighbours():
     model, _ = tiny_model()
-    net = PackedScorer(model, POSITIONS, compiled=False)
-    rows = some_rows(4)
-    [line] = lines(rows, 700)
-    states = net.states(line.ids, line.places, line.ends)
-    other = [rows[0], Row(rows[1].ids[::-1].copy(), 1), *rows[2:]]
-    [line] = lines(other, 700)
-    begin, end = len(rows[0].ids), len(rows[0].ids) + len(rows[1].ids)
-    changed = net.states(line.ids, line.places, line.ends)
-    assert torch.equal(states[:begin], changed[:begin]) and torch.equal(states[end:], changed[end:])
-    assert not torch.equal(states[begin:end], changed[begin:end])
+    pack, rows = packed(model, 700), some_rows(4)
+    counts = [len(row.ids) - row.start for row in rows]
+    _, states = pack.nats_and_states(*padded(rows))
+    rows[1] = Row(rows[1].ids[::-1].copy(), rows[1].start)
+    _, changed = pack.nats_and_states(*padded(rows))
+    same = [torch.equal(a, b) for a, b in zip(states.split(counts), changed.split(counts), strict=True)]
+    assert same == [True, False, True, True]
 
 
-def test_states_of_padded_rows_by_way_of_a_line():
+def test_states_of_padded_rows_by_way_of_a_pack():
     model, _ = tiny_model(2)
     ids, mask = padded(some_rows(5))
     expected, expected_nats = states_before(model.model, ids, mask), response_nll(model, ids, mask)
-    net = PackedScorer(model, POSITIONS, compiled=False)
-    nats, states = net.nats_and_states(ids, mask, 900)
+    nats, states = packed(model, 900).nats_and_states(ids, mask)
     assert torch.allclose(states, expected, atol=1e-4)
     assert torch.allclose(nats, expected_nats, atol=1e-4)
-    with pytest.raises(GrlibError, match="do not fit a line of 100"):
-        net.nats_and_states(ids, mask, 100)
+    with pytest.raises(GrlibError, match="a pack holds 256, a row 256; give fewer"):
+        packed(model, 100).nats_and_states(ids, mask)
 
 
-def test_training_on_lines_lowers_the_loss_and_ends_when_it_is_done():
-    model, _ = tiny_model(spread=False)
-    net = PackedScorer(model, POSITIONS, compiled=False)
-    source = list(lines(some_rows(6), 700)) * 60
-    settings_ = Training(lr=3e-3, batch_rows=1, schedule="trapezoid")
-    curve = train_lines(
-        net, iter(source), settings_, lambda step: step / 38, progress=lambda line: None, label="t",
-        look_every=5,
-    )  # fmt: skip
-    assert curve["step"].tolist() == [1, *range(5, 36, 5), 38]
-    assert curve["loss"].iloc[-1] < 0.9 * curve["loss"].iloc[0]
-    assert curve["tokens_seen"].iloc[-1] == sum(line.real for line in source[:38])
-
-
-def test_a_step_on_several_lines_is_that_on_one():
-    rows = some_rows(12)
-    found = []
-    for tokens, together in ((1800, 1), (300, 6)):
-        model, _ = tiny_model()
-        net = PackedScorer(model, POSITIONS, compiled=False)
-        source = list(lines(rows, tokens))
-        assert len(source) == together or together > 1
-        settings_ = Training(lr=1e-2, batch_rows=1, warmup=0.0)
-        curve = train_lines(
-            net, source, settings_, lambda step: 0.0, progress=lambda line: None, label="t",
-            together=len(source),
-        )  # fmt: skip
-        found.append((curve["loss"].iloc[0], model.state_dict()))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    for name, weights in found[0][1].items():
-        assert torch.allclose(weights, found[1][1][name], atol=1e-4), name
-
-
-def test_a_smaller_card_takes_shorter_lines():
+def test_a_smaller_card_takes_shorter_packs():
     model, _ = tiny_model()
-    needs = packed_training.line_that_fits
+    needs = packed_training.tokens_that_fit
     assert needs(model, 131_072, whole=1e12) == 131_072
-    assert needs(model, 131_072, whole=1e3) == packed_training.LEAST_LINE
+    assert needs(model, 131_072, whole=1e3) == packed_training.LEAST
     half = next(size for size in range(10**8, 10**11, 10**8) if needs(model, 131_072, whole=size) == 131_072)
     assert needs(model, 131_072, whole=0.6 * half) == 65_536
-
-
-def test_a_loss_that_is_not_finite_is_refused():
-    model, _ = tiny_model()
-    with torch.no_grad():
-        model.model.norm.weight.fill_(float("nan"))
-    net = PackedScorer(model, POSITIONS, compiled=False)
-    with pytest.raises(GrlibError, match=r"sos: loss is nan at step 1; lower lr 0.001"):
-        train_lines(
-            net, lines(some_rows(2), 400), Training(lr=1e-3, batch_rows=1), lambda step: 0.0,
-            progress=lambda line: None, label="sos",
-        )  # fmt: skip
 
 
 def a_batch(model, count: int = 8):
@@ -215,8 +147,7 @@ def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer, critic):
         optimizer=optimizer, critic=critic,
     )  # fmt: skip
     expected = Learner(model, settings_, 0).update(batch, random.Random(0))
-    net = PackedScorer(other, POSITIONS, compiled=False)
-    found = PackedLearner(other, settings_, 0, net, 200).update(batch, random.Random(0))
+    found = Learner(other, settings_, 0, packed(other, 300)).update(batch, random.Random(0))
     assert {name for name in expected if found[name] != pytest.approx(expected[name], abs=2e-3)} <= {
         "scoring_s"
     }
@@ -225,11 +156,11 @@ def test_a_step_of_ppo_is_that_of_padded_rollouts(optimizer, critic):
 
 
 def packing(monkeypatch, tokens: int) -> None:
-    """Train without padding, in lines of so many tokens, as on a GPU."""
+    """Train without padding, in packs of so many tokens, as on a GPU."""
     monkeypatch.setattr(packed_training, "packs", lambda *about: True)
-    monkeypatch.setattr("grlib.training.loss.micro_batches", None)  # what pads is not asked
-    monkeypatch.setattr(packed_training, "line_that_fits", lambda model, wanted: tokens)
-    monkeypatch.setattr(packed_ppo, "line_that_fits", lambda model, wanted: tokens)
+    for module in ("training.loss", "ppo.learner"):
+        monkeypatch.setattr(f"grlib.{module}.micro_batches", None)  # what pads is not asked
+    monkeypatch.setattr(packed_training, "tokens_that_fit", lambda model, wanted: tokens)
 
 
 def test_fine_tuning_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_path):
@@ -259,10 +190,7 @@ def test_fine_tuning_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_p
 
 @COMPILER
 def test_the_next_model_of_a_notebook_is_not_compiled_again(monkeypatch):
-    plain = packed_training.PackedScorer
-    monkeypatch.setattr(
-        packed_training, "PackedScorer", lambda *given, compiled: plain(*given, compiled=True)
-    )
+    monkeypatch.setattr(packed_training, "Packed", partial(Packed, compiled=True))
     packing(monkeypatch, 300)
     torch._dynamo.reset()
     counters.clear()
@@ -283,7 +211,6 @@ def test_ppo_of_notebooks_is_the_same_without_padding(monkeypatch, tmp_path):
         curve = run(TwoArms(words), base, tmp_path / kind, toy_settings(steps=4, critic="placed"))
         curves.append(curve.drop(columns=[*TIMES, "rescore_gap"]))
         packing(monkeypatch, 200)
-        monkeypatch.setattr(ppo, "Learner", None)  # the padded one is not asked again
     pd.testing.assert_frame_equal(curves[1], curves[0], atol=2e-3)
     configs = [(tmp_path / kind / "out" / "config.json").read_text() for kind in ("padded", "packed")]
     assert configs[0] == configs[1]
@@ -320,7 +247,7 @@ def test_old_log_probabilities_are_those_of_the_trainer():
     settings_ = PPO(steps=1, responses=8, actor_lr=1e-3, critic_lr=1e-2, minibatch=256)
     rows = []
     for policy, batch in zip(others, (exact, rough), strict=True):
-        learner = PackedLearner(policy, settings_, 0, PackedScorer(policy, POSITIONS, compiled=False), 200)
+        learner = Learner(policy, settings_, 0, packed(policy, 300))
         rows.append(learner.update(batch, random.Random(0)))
     assert rows[0]["rescore_gap"] < 1e-4
     assert rows[1]["rescore_gap"] == pytest.approx(float(noise.max()), abs=1e-4)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -28,6 +29,7 @@ from grlib.ppo.losses import (
 )
 from grlib.ppo.rollouts import Rollout, batch_of, line_last, line_starts
 from grlib.profiles import Sampling
+from grlib.runs import deadline
 from grlib.runs.notebooks import REPOSITORY
 from grlib.sampling.pool import answer
 from grlib.tasks.countdown import data as countdown_data
@@ -270,6 +272,21 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, critic):
     # other settings are another run
     other = run(TwoArms(words), base, tmp_path / "b", toy_settings(steps=2))
     assert len(other) == 2
+
+
+def test_a_run_that_is_out_of_time_after_every_step_ends_alike(tmp_path, monkeypatch):
+    base, words = toy(tmp_path)
+    settings = toy_settings(steps=3)
+    whole = run(TwoArms(words), base, tmp_path / "a", settings)
+    monkeypatch.setenv(deadline.VARIABLE, "1")  # 1970
+    for step in (1, 2):
+        with pytest.raises(deadline.OutOfTime, match=f"PPO: the seconds are over, {step}/3 steps are stored"):
+            run(TwoArms(words), base, tmp_path / "b", settings)
+    found = run(TwoArms(words), base, tmp_path / "b", settings)
+    pd.testing.assert_frame_equal(*(one.drop(columns=[*ppo_watch.TIMES]) for one in (found, whole)))
+    (tmp_path / "b" / "work" / "checkpoint.pt").unlink()
+    monkeypatch.setattr(Learner, "update", None)  # it has ended
+    pd.testing.assert_frame_equal(run(TwoArms(words), base, tmp_path / "b", settings), found)
 
 
 def a_curve(**newest):

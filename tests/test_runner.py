@@ -23,7 +23,7 @@ from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 from grlib.profiles import settings
-from grlib.runs import chunks, execute, freshness, notebooks, recording, runner, sources
+from grlib.runs import chunks, deadline, execute, freshness, notebooks, recording, runner, sources
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 from grlib.sampling import vllm as vllm_engine
@@ -114,6 +114,69 @@ def ran(capsys) -> list[str]:
 
 
 # order and freshness
+
+
+@integration
+def test_a_run_that_is_out_of_time_says_how_to_go_on(lab, capsys, monkeypatch):
+    monkeypatch.setenv(deadline.VARIABLE, "")
+    source = "import os\n\nclass OutOfTime(Exception):\n    pass\n\n"
+    source += "raise OutOfTime(float(os.environ['GRLIB_DEADLINE']) > 0)"
+    make_notebook(lab / "notebooks", "02_read", source, writes=["tables/b.csv"])
+    for more in ([], ["--plain"]):
+        assert main(["reproduce", "--profile", "smoke", "--seconds", "600", *more]) == 9
+        said = capsys.readouterr().err
+        assert "02_read stopped (out of time)" in said and "OutOfTime: True" in said
+        assert " ".join(["--seconds 600", *more]) in said.splitlines()[-1]
+    assert main(["reproduce", "--profile", "smoke", "--seconds", "1e-9", "--force"]) == 9
+    assert "the seconds are over before 01_write; resume: python -m grlib" in capsys.readouterr().err
+    for wrong in (["--seconds", "0"], ["--timeout", "5", "--plain"]):
+        assert main(["reproduce", "--profile", "smoke", *wrong]) == 2
+
+
+@integration
+def test_plain_python_makes_the_same_files(lab, capsys):
+    source = "import inspect\nfrom IPython.display import display\ndisplay(rows)\ndef f():\n    return 1\n"
+    make_notebook(
+        lab / "notebooks", "02_read", source + "inspect.getsource(f)", READ,
+        reads=["data/a.csv"], writes=["tables/b.csv"],
+    )  # fmt: skip
+    files = {}
+    for run_dir, more in (("kernel", []), ("plain", ["--plain"])):
+        options = ["reproduce", "--profile", "smoke", "-p", "rows", "2", "--run-dir", str(lab / run_dir)]
+        assert main([*options, *more]) == 0
+        files[run_dir] = [(lab / run_dir / name).read_bytes() for name in ("data/a.csv", "tables/b.csv")]
+        said = capsys.readouterr().out
+        assert "      | writing 2 rows\n" in said and "all up to date" in said
+    assert files["plain"] == files["kernel"]
+    assert "      | 2\n      | def f():\n      |     return 1\n" in said
+    assert main([*options]) == 0 and ran(capsys) == []  # a run with kernels finds it up to date
+    executed = notebooks.read(lab / "plain" / "executed" / "02_read.ipynb")
+    assert executed.code()[1].outputs[0].text.startswith("2\n") and dict(executed.seconds_by_section())
+
+
+def test_a_failure_in_plain_python_is_explained(lab, capsys):
+    make_notebook(lab / "notebooks", "01_write", "# Part", "1 / 0", writes=["data/a.csv"])
+    assert main(["reproduce", "--profile", "smoke", "--plain"]) == 4
+    said = capsys.readouterr().err
+    assert "<01_write, cell 4>" in said and "section: Part" in said
+    assert "cell:    4 of 4 (code cell 2)" in said and "cause:   ZeroDivisionError: division by zero" in said
+
+
+HIDDEN = """
+import sys
+for name in ("papermill", "nbformat", "nbclient", "IPython", "ipykernel", "jupyter_client", "datasets"):
+    sys.modules[name] = None
+from grlib.__main__ import main
+sys.exit(main(["reproduce", "--profile", "smoke", "--only", "01", "--plain", "--run-dir", sys.argv[1]]))
+"""
+
+
+def test_plain_python_needs_no_notebook_packages(tmp_path):
+    command = [sys.executable, "-c", HIDDEN, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    book = notebooks.find(notebooks.every(), "01")
+    assert all(artefacts.is_whole(tmp_path / name) for name in book.writes("smoke"))
 
 
 def test_an_input_that_may_be_missing_is_noticed_when_it_comes_and_changes(lab, capsys):

@@ -350,7 +350,7 @@ def test_no_more_rows_run_at_once_than_there_are_slots(pair):
 
 def test_nothing_asked_nothing_done(pair, tmp_path):
     assert answer(*pair, [], GREEDY, 0) == []
-    assert sample("no model is needed", [], GREEDY, seed=0, folder=tmp_path / "steps") == []
+    assert sample(tmp_path / "no model is needed", [], GREEDY, seed=0, folder=tmp_path / "steps") == []
 
 
 # settings

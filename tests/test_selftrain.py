@@ -12,6 +12,7 @@ from grlib import selftrain
 from grlib.errors import GrlibError
 from grlib.models.llama import load_both
 from grlib.profiles import Sampling, SelfTraining, Training
+from grlib.runs import deadline
 from grlib.runs.files import digest
 from grlib.sampling.pool import Request, Sampled
 from grlib.selftrain import Attempt, fine_tune, gather, self_train
@@ -202,6 +203,27 @@ def test_the_last_model_deleted_is_made_again_alike(tiny_folder, finished, tmp_p
         assert run(tiny_folder, folder).equals(records)
         assert digest(folder / "models") == before
     assert not chunks_done
+
+
+def test_stopped_after_every_chunk_and_step_the_run_ends_alike(tiny_folder, finished, tmp_path, monkeypatch):
+    monkeypatch.setenv(deadline.VARIABLE, "1")  # 1970: every call stores one piece of work
+    stored: list[str] = []
+    for _ in range(100):
+        try:
+            records = run(tiny_folder, tmp_path)
+            break
+        except deadline.OutOfTime as late:
+            stored.append(str(late))
+    assert records.equals(finished[1]) and digest(tmp_path / "models") == digest(finished[0] / "models")
+    assert any("chunks are stored" in line for line in stored) and any("steps are" in line for line in stored)
+
+
+def test_a_finished_training_needs_no_checkpoint(tiny_folder, finished, tmp_path, monkeypatch):
+    folder, records = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
+    for path in (folder / "work").rglob("checkpoint.pt"):
+        path.unlink()
+    monkeypatch.setattr("grlib.training.loop.train_step", None)
+    assert run(tiny_folder, folder).equals(records)
 
 
 def test_a_lost_chunk_changes_nothing(tiny_folder, finished, tmp_path, chunks_done):

@@ -405,17 +405,25 @@ def test_a_base_never_begins_anew_in_silence(quick, tmp_path):
 
 
 def test_stages_of_one_size_take_different_examples(quick, monkeypatch):
-    asked, make = [], imitation.imitation_examples
+    asked, make = [], imitation.rows_of_stage
 
-    def noted(task, n, *, start=0, num_count=0):
-        asked.append((num_count, start, n))
-        return make(task, n, start=start, num_count=num_count)
+    def noted(method, profile, stage, begun):
+        asked.append((stage.num_count, begun, stage.examples))
+        return make(method, profile, stage, begun)
 
-    monkeypatch.setattr(imitation, "imitation_examples", noted)
-    monkeypatch.setattr(imitation, "EXAMPLES", 6)
+    monkeypatch.setattr(imitation, "rows_of_stage", noted)
     stages = (Stage(3, 8, 4), Stage(2, 3, 3), Stage(3, 5, 5))
-    imitation.train_base("sos", replace(PROFILE, base=replace(PROFILE.base, stages=stages)))
-    assert asked[:-1] == [(3, 0, 6), (3, 6, 2), (2, 0, 3), (3, 8, 5)]
+    imitation.train_base("sos", replace(PROFILE, stages=stages))
+    assert asked == [(3, 0, 8), (2, 0, 3), (3, 8, 5)]
+
+
+def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
+    monkeypatch.setattr(imitation, "EXAMPLES", 6)
+    made = imitation.rows_of_stage("sos", PROFILE, Stage(3, 8, 4), begun=2)
+    words = build_tokenizer(PROFILE.whole_numbers)
+    examples = imitation.imitation_examples(PROFILE.task, 8, start=2, num_count=3)
+    expected = imitation.imitation_rows("sos", examples, words, PROFILE.row_length)
+    assert [(row.ids.tolist(), row.start) for row in made] == [(r.ids.tolist(), r.start) for r in expected]
 
 
 def test_bc_imitates_the_solution_and_sos_the_search(quick):

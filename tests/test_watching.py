@@ -22,7 +22,7 @@ def test_without_the_best_the_next_one_is_taken(tmp_path, monkeypatch):
     for name in reversed(watching.MODELS):
         folder = tmp_path / "paper_results" / name
         folder.mkdir(parents=True)
-        (folder / "model.safetensors").touch()
+        (folder / "config.json").touch()
         assert watching.best_model() == folder
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from grlib.errors import GrlibError, one_line
+from grlib.models.difference import add_difference, base_of
 from grlib.models.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def load_model(folder: Path | str) -> LlamaForCausalLM:
     """The float32 model saved in a folder, ready for evaluation."""
     if not (Path(folder) / "config.json").is_file():
         raise GrlibError(f"no model in {folder}: config.json is missing; run the notebook that trains it")
+    if base := base_of(Path(folder)):
+        return add_difference(load_model(base), Path(folder))
     return read_weights(str(folder), f"the model in {folder}", "delete the folder and make it again")
 
 
@@ -162,10 +165,8 @@ def read_weights(place: str, name: str, remedy: str, **options: str) -> LlamaFor
         raise
     except Exception as error:  # hub, files and formats raise many kinds
         raise GrlibError(f"{name} cannot be read ({one_line(error)}); {remedy}") from error
-    if faulty := [
-        *info["missing_keys"],
-        *info["mismatched_keys"],
-    ]:  # transformers would put in random numbers
+    faulty = [*info["missing_keys"], *info["mismatched_keys"]]  # transformers puts in random numbers
+    if faulty:
         raise GrlibError(f"{name}: no weights that fit for {min(map(str, faulty))}; {remedy}")
     return model.eval()
 
@@ -174,7 +175,7 @@ def digest_of(model: PreTrainedModel) -> str:
     """A name (hex) for the weights of a model at hand."""
     state = hashlib.sha256()
     for name, weights in model.state_dict().items():
-        state.update(name.encode() + weights.contiguous().numpy().tobytes())
+        state.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +36,8 @@ from grlib.training.rows import Row, micro_batches
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
+
+    from grlib.training.packed import Packed
 
 PLACES = 64  # tokens in which a response's places count as one
 WAVES = 8  # cosines and sines of the place in a response, for the critic "placed"
@@ -81,34 +84,42 @@ class Critic(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and critic as one network: what processes wrap when they train them together."""
 
-    def __init__(self, policy: LlamaForCausalLM, critic: Critic | None) -> None:
+    def __init__(self, policy: LlamaForCausalLM, critic: Critic | None, pack: Packed | None = None) -> None:
         super().__init__()
-        self.policy, self.critic = policy, critic
-
-    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The policy's states before every masked token: (masked tokens, width)."""
-        return states_before(self.policy.model, ids, mask)
+        self.policy, self.critic, self.pack = policy, critic, pack
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, only_values: bool = False
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Log probability of every masked token, and value before it: two (masked tokens,)."""
+        if self.pack:
+            nats, states = self.pack.nats_and_states(ids, mask)
+            return -nats, None if self.critic is None else self.critic(ids, mask, states)
         needed = not only_values or (self.critic is not None and self.critic.body is None)
-        states = self.states(ids, mask) if needed else ids
+        states = states_before(self.policy.model, ids, mask) if needed else ids
         logprobs = None if only_values else -nll_of(self.policy, states, ids, mask)
         return logprobs, None if self.critic is None else self.critic(ids, mask, states)
 
 
 class Learner:
-    """Policy, critic and their optimisers, as one process or one of several trains them."""
+    """Policy, critic and their optimisers, as one process or one of several trains them.
 
-    def __init__(self, policy: LlamaForCausalLM, settings: PPO, seed: int = 0) -> None:
+    With a `pack` the old log probabilities are computed again, by the kernels that compute the new ones: in
+    bfloat16 the sampler's differ for some tokens by nats, and their ratio would clip actions before anything
+    is learnt.
+    """
+
+    def __init__(
+        self, policy: LlamaForCausalLM, settings: PPO, seed: int = 0, pack: Packed | None = None
+    ) -> None:
+        """`pack`: reads rollouts without padding, for one process and a critic without a body of its own."""
         self.policy, self.settings = policy, settings  # the policy that was given; `net` may hold a copy
+        self.pack = pack
         self.team = Team(settings.strategy, settings.precision)
         if settings.recompute:
             policy.gradient_checkpointing_enable()
         critic = Critic(policy, settings.critic, seed) if settings.baseline == "value" else None
-        self.net = self.team.wrap(self.network(policy, critic))
+        self.net = self.team.wrap(ActorCritic(policy, critic, pack))
         inner = self.team.inside(self.net)
         self.critic: Critic | None = inner.critic
         self.networks: list[nn.Module] = [inner.policy]
@@ -126,13 +137,6 @@ class Learner:
                 )
             )
 
-    def network(self, policy: LlamaForCausalLM, critic: Critic | None) -> ActorCritic:
-        """What is trained."""
-        return ActorCritic(policy, critic)
-
-    def give_back(self) -> None:
-        """Leave the policy as it was, but for its weights."""
-
     def hand_over(self) -> None:
         """Make the policy that was given hold what has been learnt so far, before it samples."""
         self.team.refresh(self.net, self.policy, "policy")
@@ -149,12 +153,16 @@ class Learner:
         settings = self.settings
         self.net.train()
         began = time.monotonic()
-        old_value = torch.zeros_like(batch.reward)
+        old_value, gap = torch.zeros_like(batch.reward), math.nan
+        if self.critic is not None or self.pack:
+            old_logprob, old_value = self.score(batch)
+            if self.pack:
+                gap = float((old_logprob - batch.old_logprob).abs().max())
+                batch = replace(batch, old_logprob=old_logprob)
         if self.critic is None:
             advantage = group_advantages(batch.reward, batch.action_start, settings.samples_each)
             returns = old_value
         else:
-            old_value = self._old_values(batch)
             advantage, returns = operation_advantages(
                 batch.reward, old_value, batch.action_start, settings.gamma, settings.lam
             )
@@ -167,7 +175,8 @@ class Learner:
             found = self._gradients(batch, part, advantage, old_value, returns)
             seen.append(found | {"gradient": self._take_step()})
         row = {name: float(np.mean([one[name] for one in seen])) for name in seen[0]}
-        row["rescore_gap"] = seen[0]["rescore_gap"]  # later parts are scored by a changed policy
+        # the sampler's distance; later parts are scored by a changed policy
+        row["rescore_gap"] = gap if self.pack else seen[0]["rescore_gap"]
         row["scoring_s"] = scoring
         return row | self._of_the_critic(old_value, returns, batch.action_start)
 
@@ -252,19 +261,20 @@ class Learner:
         return lengths[0]
 
     def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Rows for one forward pass each, as `training.micro_batches` gives them."""
-        return micro_batches(rows, self.settings.micro_tokens)
+        """Rows for one forward pass each, as `rows.micro_batches` gives them."""
+        return self.pack.batches(rows) if self.pack else micro_batches(rows, self.settings.micro_tokens)
 
     @torch.no_grad()
-    def _old_values(self, batch: Batch) -> torch.Tensor:
-        """The critic's values before the update: (rollouts, tokens)."""
-        found = torch.zeros_like(batch.reward)
+    def score(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Before the update, the policy's log probabilities of the batch's tokens (with a `pack`, else zeros)
+        and the critic's values before them: two (rollouts, tokens)."""
+        found = torch.zeros_like(batch.reward), torch.zeros_like(batch.reward)
         for numbers, ids, mask, weight in self.team.share(self.net, list(self.batches(batch.rows))):
             width = int(mask.sum(1).max())
-            _, values = self.net(ids, mask, only_values=True)
-            if weight:
-                found[numbers, :width] = by_place(values.float(), mask, width).cpu()
-        return self.team.summed(found)
+            for kept, flat in zip(found, self.net(ids, mask, only_values=not self.pack), strict=True):
+                if weight and flat is not None:
+                    kept[numbers, :width] = by_place(flat.float(), mask, width).cpu()
+        return self.team.summed(found[0]), self.team.summed(found[1])
 
     def checkpoint(self, folder: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
         """All state of a run; every random choice follows from the seed and the step."""

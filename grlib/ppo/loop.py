@@ -26,11 +26,12 @@ from grlib.ppo.losses import (
 from grlib.ppo.rollouts import Rollout, batch_of
 from grlib.ppo.watch import Concerns, progress_line, watched
 from grlib.profiles import PPO
-from grlib.runs import chunks
+from grlib.runs import chunks, deadline
 from grlib.runs.files import digest, read_table, write_table
 from grlib.sampling.pool import release_gpus
 from grlib.selftrain import Policy, sampled_policy
-from grlib.training.loop import checkpoint_due
+from grlib.training.checkpoint import finished, write_finished
+from grlib.training.loop import checkpoint_due, out_of_time
 from grlib.training.optim import PACE
 from grlib.training.parallel import (
     Team,
@@ -69,6 +70,11 @@ def train_ppo(
     """
     from grlib.models.llama import load_both, save_model
 
+    posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
+    chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
+    key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
+    if finished(work, key, out):
+        return read_table(out / "curve.csv")
     release_gpus()
     if settings.processes > 1 and not launched():
         job = {"task": task, "items": list(items), "settings": settings, "seed": seed}
@@ -78,9 +84,6 @@ def train_ppo(
     policy, tokenizer = load_both(base)
     learner = _learner(policy, settings, seed)
     team = learner.team
-    posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
-    chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
-    key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
     step, curve = learner.restore(work, key)
     saved, concerns = time.monotonic(), Concerns(settings.precision)
     while step < settings.steps:
@@ -88,8 +91,7 @@ def train_ppo(
         learner.hand_over()
         rollouts: list[Rollout] = []
         if team.rank == 0:
-            save_model(policy, tokenizer, work / "policy")
-            rollouts = _sampled(task, items, tokenizer, settings, seed, step, work)
+            rollouts = _sampled(task, items, policy, tokenizer, settings, seed, step, work)
         rollouts = team.told(rollouts)
         sampled = time.monotonic()
         learner.set_rate(step)
@@ -106,40 +108,51 @@ def train_ppo(
         if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
             learner.checkpoint(work, key, step, curve)
             saved = time.monotonic()
+            if step < settings.steps:
+                deadline.stop_if(out_of_time(team), "PPO", f"{step}/{settings.steps} steps")
     frame = pd.DataFrame(curve)
     team.hand_back(learner.net, policy, "policy")
-    learner.give_back()
+    if learner.pack:
+        learner.pack.give_back()
     if team.rank == 0:
         save_model(policy, tokenizer, out, frame)
+        write_finished(work, key, out)
     return frame
 
 
 def _learner(policy: LlamaForCausalLM, settings: PPO, seed: int) -> Learner:
-    """Without padding where that can be done (`packed_ppo`)."""
-    from grlib.ppo.packed import packed_learner
-    from grlib.training.packed import packs
+    """Without padding where that can be done."""
+    from grlib.training.packed import Packed, packs
 
     own = settings.baseline == "value" and settings.critic == "own"
+    pack = None
     if packs(policy, Team(settings.strategy, settings.precision), settings.recompute or own):
-        return packed_learner(policy, settings, seed)
-    return Learner(policy, settings, seed)
+        longest = policy.config.max_position_embeddings
+        pack = Packed(policy, settings.micro_tokens, longest, settings.precision)
+    return Learner(policy, settings, seed, pack)
 
 
 def _sampled(
     task: Task,
     items: Sequence[Any],
+    policy: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     settings: PPO,
     seed: int,
     step: int,
     work: Path,
 ) -> list[Rollout]:
-    """The responses of one step, from the policy saved in `work`."""
+    """The responses of one step: from the policy itself where sampling is resident, else from its copy in
+    `work`, which workers load."""
+    from grlib.models.llama import save_model
+
+    if not settings.sampling.resident:
+        save_model(policy, tokenizer, work / "policy")
     problems = problems_of_step(items, settings, seed, step)
     chosen = [item for item in problems for _ in range(settings.samples_each)]
     sampler = sampled_policy(
-        work / "policy",
-        replace(settings.sampling.in_halves(len(chosen)), logprobs=True),
+        (policy, tokenizer) if settings.sampling.resident else work / "policy",
+        replace(settings.sampling.for_requests(len(chosen)), logprobs=True),
         f"{seed}/{step}",
         work / "rollouts",
         f"step {step}",
@@ -160,15 +173,14 @@ def gradient_cosine(
     The critic knows nothing yet. With gamma = lambda = 1 a line's advantage is then that of each of its
     tokens, and at the first step all ratios are 1: where this is 1, the methods differ in the clip alone.
     """
-    from grlib.models.llama import load_both, save_model
+    from grlib.models.llama import load_both
 
     policy, tokenizer = load_both(base)
-    save_model(policy, tokenizer, work / "policy")
-    drawn = _sampled(task, items, tokenizer, replace(settings, action="operation"), seed, 0, work)
+    drawn = _sampled(task, items, policy, tokenizer, replace(settings, action="operation"), seed, 0, work)
     found = []
     for rollouts in (drawn, [one._replace(starts=tuple(range(len(one.response)))) for one in drawn]):
         learner, batch = Learner(policy, settings, seed), batch_of(rollouts)
-        value = learner._old_values(batch)
+        _, value = learner.score(batch)
         advantage, returns = operation_advantages(
             batch.reward, value, batch.action_start, settings.gamma, settings.lam
         )

@@ -19,6 +19,7 @@ from grlib.errors import GrlibError
 
 PRECISIONS, STRATEGIES = ("float32", "bfloat16"), ("ddp", "fsdp")
 ENGINES = ("batched", "static", "transformers", "vllm")
+ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
 LEAST_CHUNK = 32  # requests that are worth a worker process
 
 
@@ -87,6 +88,7 @@ class Sampling:
     workers: int = 0  # processes; 0: one per core
     tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine "vllm")
     data_parallel: int = 1  # copies of the model, each on its own GPUs (engines "vllm" and "static")
+    resident: bool = False  # sample in this process, which keeps model and engine; the responses are the same
     logprobs: bool = False  # keep the new tokens and their log probabilities (not engine "transformers")
 
     def __post_init__(self) -> None:
@@ -102,9 +104,11 @@ class Sampling:
                 "engines 'batched', 'static' and 'vllm' at temperature 1 give those of the model itself"
             )
 
-    def in_halves(self, requests: int) -> Sampling:
-        """The same for a known, small number of requests: two workers get half each."""
-        return replace(self, chunk=min(self.chunk, max(LEAST_CHUNK, -(-requests // 2))))
+    def for_requests(self, count: int) -> Sampling:
+        """The same for a known, small number of requests, which the copies of the model share: two workers on
+        the CPU."""
+        copies = self.data_parallel if self.engine in ON_GPUS else 2
+        return replace(self, chunk=min(self.chunk, max(LEAST_CHUNK, -(-count // copies))))
 
 
 @dataclass(frozen=True)
@@ -320,6 +324,16 @@ class Profile(Compute):
     hint_problems: int = 100
     hint_samples: int = 4
     rewrite_problems: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        how = self.sampling
+        if how.resident and (self.processes > 1 or how.data_parallel > 1 or how.engine == "vllm"):
+            raise GrlibError(
+                f"profile {self.name}: resident with processes={self.processes}, data_parallel="
+                f"{how.data_parallel}, engine {how.engine!r}: one process holds one copy of the model and "
+                "trains it; use 1, 1 and 'static' or 'batched', or resident = false"
+            )
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
+from grlib.runs import deadline
 from grlib.runs import files as artefacts
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def chunked(
                 left, spent = (artefacts.in_words(s) for s in (pace * (len(missing) - done), now - began))
                 rate = f"{pace:.2g} s per chunk"
                 say(f"{label}: {len(frames)}/{count} chunks, {rate}, {left} left, {spent} spent")
+            deadline.stop_if(deadline.passed(), label, f"{len(frames)}/{count} chunks")
     finally:
         for future in futures.values():
             future.cancel()
@@ -145,13 +147,13 @@ def mine(chunks: Iterable[int]) -> list[int]:
 
 @contextlib.contextmanager
 def as_a_whole() -> Iterator[None]:
-    """Inside, every process does all chunks: for steps that are too short to be handed around."""
-    before = os.environ.pop(VARIABLE, None)
+    """Inside, every process does all chunks, and no deadline stops it: for steps that are too short to be
+    handed around, and whose caller stores them whole."""
+    before = {name: os.environ.pop(name) for name in (VARIABLE, deadline.VARIABLE) if name in os.environ}
     try:
         yield
     finally:
-        if before is not None:
-            os.environ[VARIABLE] = before
+        os.environ.update(before)
 
 
 def merge(into: Path, shards: Sequence[Path]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import threading
 import time
@@ -18,35 +17,11 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from grlib.errors import GrlibError, one_line
+from grlib.errors import one_line
 from grlib.runs import freshness, notebooks
 from grlib.runs import run as runs
 from grlib.runs.notebooks import Notebook
-
-EXIT = {
-    "missing artefact": 3,
-    "error": 4,
-    "memory": 5,
-    "dead kernel": 5,
-    "time-out": 6,
-    "disk full": 7,
-    "other shards": 8,
-}
-CAUSES = {  # by the exception's name and text
-    r"^OtherShards": "other shards",
-    r"^MissingArtefact": "missing artefact",
-    r"^DiskFull|No space left on device|Disk quota exceeded": "disk full",
-    r"^(MemoryError|OutOfMemoryError|BrokenProcessPool)|can't allocate memory|out of memory": "memory",
-    r"^DeadKernelError|Kernel died": "dead kernel",
-}
-
-
-class Failure(GrlibError):
-    """A notebook that did not finish, or finished without its artefacts."""
-
-    def __init__(self, message: str, cause: str) -> None:
-        super().__init__(message)
-        self.exit_code = EXIT[cause]
+from grlib.runs.outcome import Indented, cause_of, failure
 
 
 def execute(
@@ -68,17 +43,15 @@ def execute(
         papermill.execute_notebook(
             notebook.path, partial, parameters=dict(parameters), cwd=folder, progress_bar=False,
             engine_name="grlib", kernel=kernel, kernel_name="python3", language="python",
-            stdout_file=_Indented(sys.stdout), stderr_file=_Indented(sys.stderr),
+            stdout_file=Indented(sys.stdout), stderr_file=Indented(sys.stderr),
         )  # fmt: skip
         partial.replace(final)
     except Exception as error:
         cause, why = _cause(error, kernel, timeout)
-        happened = "waits for" if cause == "other shards" else "failed"
-        lines = [f"{notebook.name} {happened} ({cause})", *_where(notebook, error, kernel), f"cause:   {why}"]
-        if partial.exists():
+        so_far = [f"so far:  {runs.shown(failed)}"] if partial.exists() else []
+        if so_far:
             partial.replace(failed)
-            lines.append(f"so far:  {runs.shown(failed)}")
-        raise Failure("\n  ".join([*lines, f"resume:  {resume}"]), cause) from error
+        raise failure(notebook, _cell(notebook, error, kernel), cause, why, resume, so_far) from error
     finally:
         alarm.cancel()
         kernel.end()
@@ -131,39 +104,22 @@ class _Engine(NBClientEngine):
         return client.execute(env={**os.environ, **grlib_first})
 
 
-class _Indented:
-    """A stream that marks each line of a notebook's output, as it comes."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream, self.at_start, self.flush = stream, True, stream.flush
-
-    def write(self, text: str) -> None:
-        for line in text.splitlines(keepends=True):
-            self.stream.write(f"      | {line}" if self.at_start else line)
-            self.at_start = line.endswith("\n")
-
-
-def _where(notebook: Notebook, error: Exception, kernel: _Kernel) -> list[str]:
-    """Section and cell, numbered as in the notebook's file (papermill adds one cell after the parameters)."""
+def _cell(notebook: Notebook, error: Exception, kernel: _Kernel) -> int:
+    """The cell that failed, as in the notebook's file (papermill adds one cell after the parameters)."""
     failed = error.cell_index if isinstance(error, PapermillExecutionError) else kernel.cell
-    cells = notebook.cells
-    tagged = [number for number, cell in enumerate(cells) if notebooks.is_tagged(cell, "parameters")]
+    tagged = [number for number, cell in enumerate(notebook.cells) if notebooks.is_tagged(cell, "parameters")]
     after_injected = bool(tagged) and failed > tagged[0]
-    own = min(failed - after_injected, len(cells) - 1)
-    code_number = sum(cell.cell_type == "code" for cell in cells[: own + 1])
-    cell = f"cell:    {own + 1} of {len(cells)} (code cell {code_number})"
-    return [f"section: {notebook.sections()[own]}", cell]
+    return min(failed - after_injected, len(notebook.cells) - 1)
 
 
 def _cause(error: Exception, kernel: _Kernel, timeout: float | None) -> tuple[str, str]:
-    """The class of the cause (a key of EXIT) and one line about it."""
+    """The class of the cause and one line about it."""
     if kernel.timed_out:
         return "time-out", f"not finished after {timeout:g} s; allow more with --timeout, or leave it out"
     name, line = type(error).__name__, one_line(error)
     if isinstance(error, PapermillExecutionError):
         name, line = error.ename.rpartition(".")[2], f"{error.ename}: {error.evalue}".strip().splitlines()[0]
-    text = f"{name}: {error}"
-    cause = next((cause for pattern, cause in CAUSES.items() if re.search(pattern, text)), "error")
+    cause = cause_of(f"{name}: {error}")
     if cause == "dead kernel":
         memory = f"peak {kernel.megabytes()} MB of {psutil.virtual_memory().total / 1e6:.0f} MB"
         line = f"the kernel died, usually for want of memory ({memory}); close other programs"

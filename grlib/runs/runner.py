@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
-from grlib.runs import chunks, freshness, notebooks
+from grlib.runs import chunks, deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 from grlib.runs.files import in_words
 from grlib.runs.notebooks import Notebook
+from grlib.runs.outcome import Failure
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Request:
     force: bool = False
     timeout: float | None = None
     shard: str = ""  # "i/n": only every n-th chunk of the long steps (grlib.runs.chunks)
+    seconds: float | None = None  # stop with what is stored after so many (grlib.runs.deadline)
+    plain: bool = False  # in this process, without papermill and kernels (grlib.runs.plain)
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,6 +51,10 @@ class Request:
         runs.resolve(self.profile, self.seed, {})
         if self.timeout is not None and self.timeout <= 0:
             raise GrlibError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
+        if self.seconds is not None and self.seconds <= 0:
+            raise GrlibError(f"--seconds {self.seconds:g}: must be more than 0; leave it out for no end")
+        if self.timeout and self.plain:
+            raise GrlibError("--timeout with --plain: no kernel is there to be ended; use --seconds instead")
         if self.shard:
             chunks.parse(self.shard)
         chosen = notebooks.select(self.only, self.start)
@@ -65,6 +72,8 @@ class Request:
         words += ["--from", self.start] if self.start else []
         words += ["--timeout", f"{self.timeout:g}"] if self.timeout else []
         words += ["--shard", self.shard] if self.shard else []
+        words += ["--seconds", f"{self.seconds:g}"] if self.seconds else []
+        words += ["--plain"] if self.plain else []
         for name, value in self.parameters.items():
             words += ["-p", name, str(value)]
         return shlex.join(words)
@@ -85,6 +94,7 @@ def status(request: Request) -> Iterator[tuple[str, str]]:
 
 def reproduce(request: Request) -> None:
     """Bring the selected notebooks up to date, in order; Failure at the first that does not get there."""
+    deadline.set_deadline(request.seconds)
     chosen, folder, began = request.notebooks(), request.folder, time.monotonic()
     runs.claim(folder, request.profile, request.seed)
     os.environ[chunks.VARIABLE] = request.shard  # the kernels and their workers look there
@@ -101,6 +111,10 @@ def reproduce(request: Request) -> None:
             if reason is None:
                 say(f"{title}: up to date")
                 continue
+            if deadline.passed():
+                raise deadline.OutOfTime(
+                    f"the seconds are over before {notebook.name}; resume: {request.resume_command()}"
+                )
             cost, ahead = expected[number - 1], expected[number:]
             say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
             paid = _bring_up_to_date(notebook, request)
@@ -128,8 +142,6 @@ def _known_seconds(notebook: Notebook, request: Request) -> float:
 
 def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     """Run a notebook between the checks of what it reads and writes; returns what it cost."""
-    from grlib.runs.execute import Failure, execute  # papermill: a second, not for `status`
-
     folder, parameters = request.folder, request.injected(notebook)
     try:
         runs.refuse_missing(notebook.reads(request.profile), request.profile, folder)
@@ -137,7 +149,12 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
         raise Failure(f"{notebook.name} cannot start: {error}", "missing artefact") from error
     before = freshness.snapshot(notebook, parameters, folder)
     freshness.state_path(notebook, folder).unlink(missing_ok=True)
-    cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
+    if request.plain:
+        cost = plain.execute(notebook, parameters, folder, request.resume_command())
+    else:
+        from grlib.runs.execute import execute  # papermill: a second, not for `status`
+
+        cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
     # a figure of what was not run has no rows; the model of a rehearsal may solve nothing at all
     used = [freshness.located(name, folder) for name in notebook.may_read(request.profile)]
     may_be_empty = request.profile == "rehearsal" or not all(path.exists() for path in used)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
@@ -22,6 +21,7 @@ import pandas as pd
 
 from grlib.errors import GrlibError
 from grlib.profiles import Sampling
+from grlib.profiles.settings import ON_GPUS
 from grlib.runs.chunks import chunked, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
 from grlib.runs.provenance import cores
@@ -58,12 +58,14 @@ class Sampled(NamedTuple):
 
 
 _POOLS: dict[tuple[str, int, int], ProcessPoolExecutor] = {}  # the one that runs, by its kind
-ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
 _ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
 
 
+AtHand = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]  # a model in this process, and its tokenizer
+
+
 def sample(
-    model_folder: Path | str,
+    model: Path | AtHand,
     requests: Sequence[Request],
     settings: Sampling,
     *,
@@ -72,17 +74,24 @@ def sample(
     progress: Callable[[str], None] | None = None,
     label: str = "sampling",
 ) -> list[Sampled]:
-    """Answer all requests with the model saved in `model_folder`, in order. Done chunks are kept in `folder`.
+    """Answer all requests with a model, in order. Done chunks are kept in `folder`.
 
-    A killed call goes on where it was when it is made again with the same arguments.
+    The model is a folder, or at hand where the settings say `resident`. A killed call goes on where it was
+    when it is made again with the same arguments.
     """
     if not requests:
         return []
-    if fault := problem_with(Path(model_folder)):
-        raise MissingArtefact(f"model {model_folder}: {fault}; delete the folder and make it again")
+    if isinstance(model, Path):
+        if fault := problem_with(model):
+            raise MissingArtefact(f"model {model}: {fault}; delete the folder and make it again")
+        content = digest(model)
+    else:
+        from grlib.models.llama import digest_of
+
+        content = digest_of(model[0])
     parts = [list(requests[i : i + settings.chunk]) for i in range(0, len(requests), settings.chunk)]
     key = {
-        "model": digest(Path(model_folder)),
+        "model": content,
         "requests": hashlib.sha256(repr(list(requests)).encode()).hexdigest(),
         "seed": str(seed),
         "sampling": {
@@ -93,8 +102,8 @@ def sample(
     }
     check_engine(settings)
 
-    def arguments(number: int) -> tuple[str, list[Request], Sampling, int]:
-        return str(model_folder), parts[number], settings, crc32(f"{seed}/{number}".encode())
+    def arguments(number: int) -> tuple[Path | AtHand, list[Request], Sampling, int]:
+        return model, parts[number], settings, crc32(f"{seed}/{number}".encode())
 
     def here(number: int) -> pd.DataFrame:
         return sample_alone(*arguments(number))
@@ -105,7 +114,8 @@ def sample(
     try:
         # starting workers for a single chunk costs more than they save; a GPU is free when its process ends
         several = len(parts) > 1 and processes_of(settings) > 1
-        elsewhere = submit if several or settings.engine in ON_GPUS else None
+        workers = (several or settings.engine in ON_GPUS) and not settings.resident
+        elsewhere = submit if workers else None
         frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         end_workers()
@@ -162,35 +172,39 @@ def _one_thread() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook ends its workers itself
 
 
-def sample_alone(model_folder: str, requests: list[Request], settings: Sampling, seed: int) -> pd.DataFrame:
+def sample_alone(
+    model: Path | AtHand, requests: list[Request], settings: Sampling, seed: int
+) -> pd.DataFrame:
     """`sample_chunk` in this process, on one thread as in a worker: the same rows come out."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return sample_chunk(model_folder, requests, settings, seed)
+        return sample_chunk(model, requests, settings, seed)
     finally:
         torch.set_num_threads(threads)
 
 
-def sample_chunk(model_folder: str, requests: list[Request], settings: Sampling, seed: int) -> pd.DataFrame:
+def sample_chunk(
+    model: Path | AtHand, requests: list[Request], settings: Sampling, seed: int
+) -> pd.DataFrame:
     """Answer one chunk in this process: columns as in `Sampled`, those on request only if asked for."""
-    model, tokenizer = _loaded(model_folder, digest(Path(model_folder)), settings.engine)
-    found = answer(model, tokenizer, requests, settings, seed)
+    at_hand = _loaded(model, digest(model), settings.engine) if isinstance(model, Path) else model
+    found = answer(*at_hand, requests, settings, seed)
     frame = pd.DataFrame(found, columns=list(Sampled._fields))
     return frame if settings.logprobs else frame.drop(columns=list(_ON_REQUEST))
 
 
 @lru_cache(maxsize=1)
-def _loaded(model_folder: str, content: str, engine: str) -> tuple[Any, PreTrainedTokenizerFast]:
+def _loaded(folder: Path, content: str, engine: str) -> tuple[Any, PreTrainedTokenizerFast]:
     """The model, as its engine takes it, and tokenizer of a folder; `content` tells a changed one apart."""
     from grlib.models.llama import load_both
     from grlib.models.tokenizer import load_tokenizer
 
     if engine == "vllm":
-        return ServedModel(model_folder, content), load_tokenizer(model_folder)
-    return load_both(model_folder)
+        return ServedModel(str(folder), content), load_tokenizer(folder)
+    return load_both(folder)
 
 
 def answer(
@@ -208,20 +222,15 @@ def answer(
 
 
 def by_number(found: Iterable[tuple[int, Sampled]], count: int) -> list[Sampled]:
-    """Answers to `count` requests by their numbers; GrlibError as `each_once`."""
-    return [one for _, one in sorted(each_once(found, count), key=itemgetter(0))]
-
-
-def each_once(found: Iterable[tuple[int, Sampled]], count: int) -> Iterator[tuple[int, Sampled]]:
-    """The same answers; GrlibError where one of `count` requests has none or several at their end."""
-    waiting = set(range(count))
+    """Answers to `count` requests by their numbers; GrlibError where one has none or several."""
+    answers: dict[int, Sampled] = {}
     for number, one in found:
-        if number not in waiting:
+        if number in answers or not 0 <= number < count:
             raise GrlibError(f"an answer to request {number} of 0..{count - 1}, which waits for none")
-        waiting.remove(number)
-        yield number, one
-    if waiting:
-        raise GrlibError(f"no answer to {len(waiting)} of {count} requests, first number {min(waiting)}")
+        answers[number] = one
+    if missing := set(range(count)) - set(answers):
+        raise GrlibError(f"no answer to {len(missing)} of {count} requests, first number {min(missing)}")
+    return [answers[number] for number in range(count)]
 
 
 def answers(

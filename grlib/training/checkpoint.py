@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    pass
+from grlib.runs.files import atomic, digest, is_whole, plain, read_json, write_json
+
+
+def finished(folder: Path, key: Mapping[str, Any], out: Path) -> bool:
+    """Whether the run `key` that worked in `folder` has ended with the model that stands in `out`."""
+    path = folder / "finished.json"
+    return is_whole(path) and is_whole(out) and read_json(path) == plain({"key": key, "model": digest(out)})
+
+
+def write_finished(folder: Path, key: Mapping[str, Any], out: Path) -> None:
+    """Note that the run `key` has ended with the model in `out`: it then needs no checkpoint."""
+    write_json(folder / "finished.json", {"key": key, "model": digest(out)})
 
 
 def write_checkpoint(path: Path, key: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """All state of a run in one file, renamed into place when it is complete; `key` says whose it is."""
-    from grlib.runs.files import atomic
-
     with atomic(path) as partial:
         torch.save({"key": key, **state}, partial)
 

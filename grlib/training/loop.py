@@ -20,6 +20,7 @@ from torch import nn
 
 from grlib.errors import GrlibError
 from grlib.profiles import Training
+from grlib.runs import deadline
 from grlib.training.checkpoint import read_checkpoint, write_checkpoint
 from grlib.training.loss import Scored, _mean
 from grlib.training.optim import PACE, learning_rate, make_optimizers, plan_batches
@@ -28,6 +29,8 @@ from grlib.training.rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from grlib.training.packed import Packed
 
 
 PLACE = ("step", "tokens", "curve")  # of a run, in its checkpoints
@@ -57,18 +60,18 @@ def train(
     that `model` begins with (a digest), where `seed` does not fix them. `batches` overrides the plan (a
     curriculum); `stop_after` ends early with the schedule of the full run. Several processes may call it
     together (`grlib.training.parallel`); where they share the weights, the first one's model has them. Where
-    training goes without padding (`packed_training.packs`), the validation loss has the products' precision
+    training goes without padding (`packed.packs`), the validation loss has the products' precision
     too.
     """
     plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
     key: dict[str, Any] = {"settings": {k: v for k, v in asdict(settings).items() if k not in PACE}}
-    key |= {"seed": seed, "steps": len(plan), "rows": _digest(rows, plan)}
+    key |= {"seed": seed, "steps": len(plan), "rows": rows_digest(rows, plan)}
     key |= {"start": start} if start else {}
     team = Team(settings.strategy, settings.precision)
     if settings.recompute:
         model.gradient_checkpointing_enable()
-    scored = _scored(model, rows, valid, plan, settings, team)
-    net = team.wrap(scored)
+    pack = _pack(model, rows, valid, plan, settings, team)
+    net = team.wrap(Scored(model, pack))
     optimizers = make_optimizers(net, settings)
     step, tokens, curve = _restore(team, folder, key, net, optimizers)
     if strict and folder and not step and (folder / "checkpoint.pt").exists():
@@ -98,35 +101,43 @@ def train(
         if folder and (step == end or checkpoint_due(team, last_saved, settings.checkpoint_seconds)):
             _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
             last_saved = time.monotonic()
+            if step < end:
+                deadline.stop_if(out_of_time(team), label, f"{step}/{end} steps")
     team.hand_back(net, model, "model")
-    scored.give_back()
+    if pack:
+        pack.give_back()
     model.eval()
     return pd.DataFrame(curve, columns=CURVE)
 
 
-def _scored(
+def _pack(
     model: PreTrainedModel,
     rows: Sequence[Row],
     valid: Sequence[Row],
     plan: Sequence[Sequence[int]],
     settings: Training,
     team: Team,
-) -> Scored:
-    """The model as it is trained: without padding where that can be done, in lines no longer than a step."""
-    from grlib.training.packed import LEAST_LINE, PackedScored, packs, rounded_up
+) -> Packed | None:
+    """Where training can do without padding: packs no longer than a step."""
+    from grlib.training.packed import LEAST, Packed, packs, rounded_up
 
     if not packs(model, team, settings.recompute or settings.lora_rank > 0):
-        return Scored(model)
+        return None
     lengths = [len(row.ids) for row in rows]
     step = max((sum(lengths[i] for i in batch) for batch in plan), default=0)
-    tokens = min(settings.micro_tokens, rounded_up(step, LEAST_LINE))
+    tokens = min(settings.micro_tokens, rounded_up(step, LEAST))
     longest = max([*lengths, *(len(row.ids) for row in valid)], default=0)
-    return PackedScored(model, tokens, longest, settings.precision)
+    return Packed(model, tokens, longest, settings.precision)
 
 
 def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:
     """Whether it is time for a checkpoint; all processes save together, when one of them finds so."""
-    return team.total(float(time.monotonic() - last_saved > every)) > 0
+    return team.total(float(time.monotonic() - last_saved > every or deadline.passed())) > 0
+
+
+def out_of_time(team: Team) -> bool:
+    """Whether the deadline has passed; all processes stop together, when one of them finds so."""
+    return team.total(float(deadline.passed())) > 0
 
 
 def train_step(
@@ -155,7 +166,7 @@ def train_step(
     return team.total(total) / team.size
 
 
-def _digest(rows: Sequence[Row], plan: Sequence[Sequence[int]]) -> str:
+def rows_digest(rows: Sequence[Row], plan: Sequence[Sequence[int]] = ()) -> str:
     """A short name for exactly these rows in exactly this order of steps."""
     digest = hashlib.sha256(repr([list(batch) for batch in plan]).encode())
     for row in rows:

@@ -18,6 +18,8 @@ from grlib.training.rows import Row, make_rows, micro_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from grlib.training.packed import Packed
+
 
 LOGITS = 2**30  # numbers of the output of one forward pass while texts are scored on a GPU
 
@@ -25,22 +27,22 @@ LOGITS = 2**30  # numbers of the output of one forward pass while texts are scor
 class Scored(nn.Module):
     """A model whose forward pass gives `response_nll`: what processes wrap when they train it together."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, pack: Packed | None = None) -> None:
+        """`pack`: reads the model's rows without padding."""
         super().__init__()
-        self.model = model
+        self.model, self.pack = model, pack
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Nats of every masked token: (masked tokens,)."""
+        if self.pack:
+            return self.pack.nats_and_states(ids, mask)[0]
         return response_nll(self.model, ids, mask)
 
     def batches(
         self, rows: Sequence[Row], micro_tokens: int
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Rows for one forward pass each: `micro_batches`."""
-        return micro_batches(rows, micro_tokens)
-
-    def give_back(self) -> None:
-        """Leave the model as it was, but for its weights."""
+        """Rows for one forward pass each: as `micro_batches`."""
+        return self.pack.batches(rows) if self.pack else micro_batches(rows, micro_tokens)
 
 
 def response_nll(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

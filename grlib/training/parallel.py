@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from grlib.errors import GrlibError
+from grlib.runs.deadline import OutOfTime
 from grlib.runs.files import atomic, read_json, write_json
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SAID = "grlib: "  # begins the lines of a job that are progress
-CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact)\b)")
+CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact|OutOfTime)\b)")
 PATIENCE = timedelta(days=1)  # of a process for the others: one of them may be sampling
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
@@ -275,6 +276,9 @@ def _run(folder: Path, count: int, label: str, say: Callable[[str], None]) -> No
     if started.returncode:
         causes = [line for line in last if CAUSE.match(line) and "ChildFailedError" not in line]
         told = CAUSE.sub(r"\2", causes[0]) if causes else "a process was killed"
+        name, _, text = told.partition(": ")
+        if name.endswith("OutOfTime"):
+            raise OutOfTime(text)
         raise GrlibError(
             f"{label}: training by {count} processes ended with code {started.returncode}: {told}; "
             f"{advice(told)}the next call goes on from the last checkpoint"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from grlib.errors import GrlibError
 from grlib.models import pretrained
 from grlib.models.llama import bake, build_model, load_model, save_model
 from grlib.models.tokenizer import load_tokenizer, refuse_lossy
-from grlib.profiles import Profile, Training
+from grlib.profiles import Profile, Stage, Training
+from grlib.runs.chunks import worker_pool
 from grlib.runs.files import problem_with, write_bytes
+from grlib.runs.provenance import cores
 from grlib.selftrain import fine_tune_rows
 from grlib.tasks.countdown.data import Imitated, imitation_examples
 from grlib.tasks.countdown.searchers import straight_path
@@ -28,7 +31,7 @@ from grlib.training.rows import Row, make_rows
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-EXAMPLES = 10_000  # made at a time
+EXAMPLES = 10_000  # made at a time: their texts take more memory than the training
 CHECKED = 100  # examples that a pretrained tokenizer must give back unchanged
 VALID_START, VALID_EXAMPLES = 10_000_000, 200  # the part of the imitation list kept for validation
 
@@ -52,6 +55,24 @@ def imitation_rows(
     """Training rows of examples, longer ones cut on the right; `chat`: by the tokenizer's own template."""
     prompts = [prompt_text(example.problem, tokenizer if chat else None) for example in examples]
     return make_rows(tokenizer, prompts, [response(method, example) for example in examples], max_length)
+
+
+def rows_of_stage(method: str, profile: Profile, stage: Stage, begun: int) -> list[Row]:
+    """Rows of a stage's examples, from number `begun` of the imitation list on; on all cores where they are
+    many."""
+    starts = range(begun, begun + stage.examples, EXAMPLES)
+    counts = [min(EXAMPLES, starts.stop - start) for start in starts]
+    make = partial(_part_of_rows, method, profile, stage.num_count)
+    if len(starts) == 1:
+        return make(begun, stage.examples)
+    with worker_pool(min(cores(), len(starts))) as pool:
+        return [row for part in pool.map(make, starts, counts) for row in part]
+
+
+def _part_of_rows(method: str, profile: Profile, num_count: int, start: int, count: int) -> list[Row]:
+    examples = imitation_examples(profile.task, count, start=start, num_count=num_count)
+    tokenizer = build_tokenizer(profile.whole_numbers)
+    return imitation_rows(method, examples, tokenizer, profile.self_training.row_length)
 
 
 def new_model(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
@@ -96,10 +117,7 @@ def train_base(
         progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
         first = len(rows)
         begun = sum(s.examples for s in profile.base.stages[:number] if s.num_count == stage.num_count)
-        for start in range(0, stage.examples, EXAMPLES):  # texts take more memory than the training
-            count = min(EXAMPLES, stage.examples - start)
-            examples = imitation_examples(profile.task, count, start=begun + start, num_count=stage.num_count)
-            rows += imitation_rows(method, examples, tokenizer, profile.self_training.row_length)
+        rows += rows_of_stage(method, profile, stage, begun)
         stage_settings = Training(lr=1.0, batch_rows=batch_rows, epochs=profile.base.training.epochs)
         for batch in plan_batches(stage.examples, stage_settings, seed + number):
             batches.append([first + i for i in batch])

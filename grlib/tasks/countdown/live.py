@@ -9,15 +9,15 @@ from grlib.errors import GrlibError
 from grlib.runs.notebooks import REPOSITORY
 from grlib.tasks.countdown.puzzle import Problem
 
-# Model folders, the best first.
-MODELS = ("base_gpu/guided_rest_ppo", "base_gpu/guided_rest", "base_gpu/sos", "base/sos")
+# From the best to the plainest; each folder holds one model.
+MODELS = ("base_gpu/guided_rest_ppo", "base_gpu/sos", "base/sos")
 
 
 def best_model() -> Path:
     """The folder of the first of `MODELS` that exists."""
     folders = [REPOSITORY / "paper_results" / name for name in MODELS]
     for folder in folders:
-        if (folder / "model.safetensors").is_file():
+        if (folder / "config.json").is_file():
             return folder
     raise GrlibError(f"no model in {folders[0].parents[1]}: use a full checkout, or name one by --model")
 

@@ -17,11 +17,7 @@ from grlib.models.tokenizer import encode, load_tokenizer
 from grlib.ppo.rollouts import Rollout, line_last, line_starts
 from grlib.profiles import PPO, Profile
 from grlib.sampling.pool import Request, Sampled
-from grlib.selftrain import (
-    Attempt,
-    Policy,
-    as_they_come,
-)
+from grlib.selftrain import Attempt, Policy
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.guidance import CHOICES, progress, rewrite
 from grlib.tasks.countdown.searchers import straight_path
@@ -61,11 +57,10 @@ class CountdownTask:
             Request(prompt_text(problem, self.tokenizer), start or "", self.budget)
             for (problem, _), start in zip(items, starts, strict=True)
         ]
-        found: list[Attempt | None] = [None] * len(items)
-        for i, answer in as_they_come(policy, requests):
-            if answer.new:
-                found[i] = self.judge(items[i], requests[i], answer)
-        return found
+        return [
+            self.judge(item, request, answer) if answer.new else None
+            for item, request, answer in zip(items, requests, policy(requests), strict=True)
+        ]
 
     @staticmethod
     def judge(item: Solved, request: Request, answer: Sampled) -> Attempt:
@@ -89,21 +84,23 @@ class CountdownTask:
         """
         requests = [Request(prompt_text(problem, self.tokenizer), "", self.budget) for problem, _ in items]
         prompts = encode(tokenizer, [request.prompt for request in requests])
-        found: dict[int, Rollout] = {}
-        for i, answer in as_they_come(policy, requests):
+        found = []
+        for item, prompt, answer in zip(items, prompts, policy(requests), strict=True):
             lines = line_starts(answer.ids, line_ends(tokenizer))
-            correct = grade(answer.text, items[i][0]).correct
+            correct = grade(answer.text, item[0]).correct
             rewards = [(len(answer.ids) - 1, float(correct))]
             if settings.reward == "dense":
                 rewards += [
                     (line_last(lines, len(answer.ids), line), SUBGOAL_REWARD)
-                    for line in subgoal_lines(answer.text, items[i])
+                    for line in subgoal_lines(answer.text, item)
                 ]
             starts = lines if settings.action == "operation" else tuple(range(len(answer.ids)))
-            found[i] = Rollout(
-                tuple(prompts[i]), answer.ids, answer.logprobs, starts, tuple(rewards), correct, answer.ended
+            found.append(
+                Rollout(
+                    tuple(prompt), answer.ids, answer.logprobs, starts, tuple(rewards), correct, answer.ended
+                )
             )
-        return [found[i] for i in range(len(items))]
+        return found
 
     def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
         """The failed trace rewritten to visit the next node of the optimal solution (Algorithm 1)."""
