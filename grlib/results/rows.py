@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -186,7 +187,11 @@ def _check_profile(folder: Path, profile: str) -> None:
 
 def published(name: str) -> pd.DataFrame:
     """One hand-copied table of paper_results/published: `value` as a number, `digits` as printed."""
-    path = PUBLISHED / f"{name}.csv"
+    return _published(PUBLISHED / f"{name}.csv").copy()
+
+
+@cache
+def _published(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise GrlibError(f"{path}: published numbers are missing; use a full checkout of the repository")
     frame = pd.read_csv(path, keep_default_na=False, dtype={"value": str})

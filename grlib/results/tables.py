@@ -69,23 +69,34 @@ def last_iteration(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["iteration"] == rows.groupby("method")["iteration"].transform("max")]
 
 
-def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
-    """The ks that every problem has enough samples for."""
-    samples = int(rows.groupby(PROBLEM, observed=True).size().min()) if len(rows) else max(ks)
-    return [k for k in ks if k <= samples]
-
-
 # A score for every problem and seed
+
+
+def solved_counts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Samples of each problem, the correct ones of them, mean tokens: `PROBLEM`, samples, correct, tokens."""
+    problems = rows.astype({"correct": bool}).groupby(PROBLEM, observed=True)
+    columns = {"samples": ("correct", "size"), "correct": ("correct", "sum"), "tokens": ("tokens", "mean")}
+    return problems.agg(**columns).reset_index()
+
+
+def scores_of(counts: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """pass@k (0..1) of each problem of `solved_counts`: the columns of `PROBLEM`, then one column a k."""
+    pairs, scores = list(zip(counts["samples"], counts["correct"], strict=True)), counts[PROBLEM].copy()
+    for k in ks:
+        known = {(n, c): metrics.pass_at_k(n, c, k) for n, c in set(pairs)}
+        scores[k] = np.asarray([known[pair] for pair in pairs], dtype=float)
+    return scores
 
 
 def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column a k."""
-    counts = rows.astype({"correct": bool}).groupby(PROBLEM, observed=True)["correct"].agg(["size", "sum"])
-    pairs = list(zip(counts["size"], counts["sum"], strict=True))
-    for k in ks:
-        known = {(n, c): metrics.pass_at_k(n, c, k) for n, c in set(pairs)}
-        counts[k] = np.asarray([known[pair] for pair in pairs], dtype=float)
-    return counts.drop(columns=["size", "sum"]).reset_index()
+    return scores_of(solved_counts(rows), ks)
+
+
+def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
+    """The ks that every problem has enough samples for."""
+    samples = int(rows.groupby(PROBLEM, observed=True).size().min()) if len(rows) else max(ks)
+    return [k for k in ks if k <= samples]
 
 
 def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
@@ -403,6 +414,7 @@ def token_table(
     shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     points: int = 64,
     kind: str = "eval",
+    splits: Sequence[str] = TEST_SPLITS,
 ) -> pd.DataFrame:
     """Tokens each of two methods needs for equal accuracy, and their ratio (the paper's 2x claim, Figure 3).
 
@@ -412,7 +424,7 @@ def token_table(
     """
     rows = test_rows(results, kind, methods=(method, reference))
     budgets, out = default_budgets(rows, points), []
-    for split in TEST_SPLITS:
+    for split in splits:
         parts = [rows[(rows["method"] == name) & (rows["split"] == split)] for name in (method, reference)]
         scores = [budget_shares(part, budgets).set_index(["seed", "index"])[budgets] for part in parts]
         shared = scores[0].index.intersection(scores[1].index)
