@@ -26,6 +26,7 @@ from grlib.results.tables import BENCHMARKS, REPAIR_SPLITS, TEST_SPLITS, in_orde
 Drawing = tuple[Figure, pd.DataFrame]
 PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems a split, 32 samples each, no interval given"
 SMOOTHED = 20  # steps in the running mean of a learning curve
+CURVE_POINTS = 200  # of that mean that are drawn per method
 LINES = ("-", "--", ":", "-.")
 SHADES = (style.BLUE, style.SKY, style.ORANGE, style.VERMILLION, style.PURPLE, style.GREEN, style.GREY)
 ROUNDS = ("#666666", "#FBD9C0", "#F0A56B", "#D55E00")
@@ -34,22 +35,15 @@ NATS = "cross-entropy, nats per token"
 
 
 def _lines(
-    sheet: Sheet,
-    axis: Axes,
-    panel: str,
-    table: pd.DataFrame,
-    x: str,
-    y: str = "measured",
-    apart: float = 3,
-    **look: Any,
+    sheet: Sheet, axis: Axes, panel: str, table: pd.DataFrame, x: str, y: str = "measured", **look: Any
 ) -> list[str]:
-    """One line a method of the table against column `x`; the methods drawn. Measured ones stand side by side,
-    some points `apart`: 0 where the axis has no places of its own for them, as one of tokens."""
+    """One line per method of the table against column `x`; returns the methods drawn. Measured points stand
+    side by side, unless x counts tokens: there a place on the axis has a meaning."""
     keys = style.measured_methods(table, y)
+    apart = 3 if y == "measured" and x not in ("budget", "spent") else 0
     for i, key in enumerate(keys):
         part = table[table["method"] == key].rename(columns={x: "x"}).sort_values("x")
-        shift = apart * (i - (len(keys) - 1) / 2) if y == "measured" else 0
-        sheet.line(axis, panel, key, part, y, shift=shift, **look)
+        sheet.line(axis, panel, key, part, y, shift=apart * (i - (len(keys) - 1) / 2), **look)
     return keys
 
 
@@ -65,13 +59,28 @@ def _nats(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _splits(
-    sheet: Sheet, table: pd.DataFrame, splits: tuple[str, ...] = TEST_SPLITS, of: str = "targets"
+    sheet: Sheet, table: pd.DataFrame, splits: tuple[str, ...] = TEST_SPLITS
 ) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
-    """Panel, split and its rows, for seen and for unseen targets (or other splits, `of` something else)."""
+    """Panel, split and its rows."""
     for axis, split in zip(sheet.axes, splits, strict=True):
-        axis.set_title(f"{split} {of}", loc="left")
+        axis.set_title(f"{split} {'targets' if split in TEST_SPLITS else 'problems'}", loc="left")
         yield axis, split, table[table["split"] == split]
         axis.label_outer()
+
+
+def _by_split(
+    table: pd.DataFrame, profile: str, title: str, x: str, ylabel: str, note: str = "", **axes: Any
+) -> Drawing:
+    """Two panels, one per split, with a measured line per method against column `x`."""
+    sheet = Sheet(title, profile, 2, 4.8, sharex=True, sharey=True)
+    for axis, split, part in _splits(sheet, table, REPAIR_SPLITS if x == "answer" else TEST_SPLITS):
+        _lines(sheet, axis, split, part, x)
+        if x == "k":
+            style.k_axis(axis, sorted(table["k"].unique()) or [1])
+        percent_axis(axis, ylabel, table["high"])
+        axis.set(**axes)
+    sheet.legend(map(handle, style.measured_methods(table)))
+    return sheet.finish(profile, table, note)
 
 
 def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Drawing:
@@ -83,7 +92,8 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
     for _, rows in table.groupby("method"):
         apart = int(rows["step"].diff().median()) if len(rows) > 1 else 1  # a row may be a mean already
         running = rows["loss"].rolling(max(1, SMOOTHED // max(1, apart)), min_periods=1).mean()
-        table.loc[rows.index, "loss"] = running
+        shown = np.linspace(0, len(rows) - 1, min(len(rows), CURVE_POINTS)).astype(int)
+        table.loc[rows.index, "loss"] = running.iloc[shown]  # and nan elsewhere: a line needs no more
     methods = _lines(sheet, axis, "training", table, "millions", "loss", marker="", linewidth=1.6)
     if "valid_loss" in table:
         _lines(sheet, axis, "validation", table, "millions", "valid_loss", linestyle="none")
@@ -103,14 +113,10 @@ def accuracy_against_budget(
 ) -> Drawing:
     """Accuracy within a token budget, on seen and on unseen targets (Figures 3 to 6). The footnote names the
     methods `asked` for that have no rows."""
-    sheet = Sheet(title, profile, 2, 4.8, sharex=True, sharey=True)
-    for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "budget", apart=0)
-        percent_axis(axis, "accuracy, %", table["high"])
-        axis.set(xlabel="token budget (whole response)", xlim=(0, None))
-    sheet.legend(map(handle, style.measured_methods(table)))
     absent = [style.STYLES[key].label for key in asked if key not in set(table["method"])]
-    return sheet.finish(profile, table, f"not run: {', '.join(absent)}" if absent else "")
+    note = f"not run: {', '.join(absent)}" if absent else ""
+    look: dict[str, Any] = {"xlabel": "token budget (whole response)", "xlim": (0, None)}
+    return _by_split(table, profile, title, "budget", "accuracy, %", note, **look)
 
 
 def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
@@ -122,37 +128,34 @@ def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
         _lines(sheet, axis, split, part, "k")
         style.k_axis(axis, sorted(table["k"].unique()))
         percent_axis(axis, "problems solved, %")
-    kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
-    sheet.legend([handle(key, kind) for key, kind in kinds], columns=4)
+    sheet.legend(_measured_and_published(table), columns=4)
     return sheet.finish(profile, table, PUBLISHED_RUN)
+
+
+def _measured_and_published(table: pd.DataFrame) -> list[Line2D]:
+    """Legend entries of the methods that have such values."""
+    kinds = ("measured", "published")
+    return [handle(key, kind) for kind in kinds for key in style.measured_methods(table, kind)]
 
 
 def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k of models before (solid) and after PPO (dashed), up to the k that both were sampled for."""
-    title = "Does PPO make likely what the model could do already?"
-    sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
     table = table.dropna(subset="measured")
     largest = table.groupby("method")["k"].max().min()
     table = table[table["k"] <= largest] if table["method"].isin(list(STARTS)).any() else table.head(0)
-    for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "k")
-        style.k_axis(axis, sorted(table["k"].unique()) or [1])
-        percent_axis(axis, "problems solved, %", table["high"])
-    sheet.legend(map(handle, style.measured_methods(table)), columns=3)
-    return sheet.finish(profile, table)
+    title = "Does PPO make likely what the model could do already?"
+    return _by_split(table, profile, title, "k", "problems solved, %")
 
 
 def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k against what k samples cost: k times the mean tokens of the method's traces."""
-    title = "Solved problems for the same number of tokens"
-    sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
     table = table.dropna(subset="measured").assign(spent=table["k"] * table["mean_tokens"].astype(float))
-    for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "spent", apart=0)
-        percent_axis(axis, "problems solved by at least one sample, %", table["high"])
-        axis.set(xlabel="tokens sampled per problem", xscale="log")
-    sheet.legend(map(handle, style.measured_methods(table)))
-    return sheet.finish(profile, table)
+    title, solved = (
+        "Solved problems for the same number of tokens",
+        "problems solved by at least one sample, %",
+    )
+    look = {"xlabel": "tokens sampled per problem", "xscale": "log"}
+    return _by_split(table, profile, title, "spent", solved, **look)
 
 
 def headline(table: pd.DataFrame, profile: str) -> Drawing:
@@ -270,10 +273,7 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k of code self-repair: published above, measured below (Table 3)."""
     title = "Code self-repair: problems solved by at least one of k episodes"
     sheet = Sheet(title, profile, 2, 7.2, nrows=2, sharex=True)
-    places = [
-        *((split, "published") for split in BENCHMARKS),
-        *((split, "measured") for split in REPAIR_SPLITS),
-    ]
+    places = [*product(BENCHMARKS, ["published"]), *product(REPAIR_SPLITS, ["measured"])]
     names = {"codecontests": "CodeContests", "codeforces": "CodeForces", "near": "Near", "far": "Far"}
     for axis, (split, kind) in zip(sheet.axes, places, strict=True):
         part = table[table["split"] == split]
@@ -283,20 +283,15 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
         axis.set_title(f"{names[split]} problems ({kind})", loc="left")
     for axis in sheet.axes[:2]:
         axis.set_xlabel("")
-    kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
-    sheet.legend([handle(key, kind) for key, kind in kinds], columns=3)
+    sheet.legend(_measured_and_published(table), columns=3)
     return sheet.finish(profile, table, PUBLISHED_REPAIR)
 
 
 def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
     """Percent of the episodes of code self-repair that are right after at most so many answers."""
-    sheet = Sheet("What does repairing add to the first answer?", profile, 2, 4.6, sharex=True, sharey=True)
-    for axis, split, part in _splits(sheet, table, REPAIR_SPLITS, "problems"):
-        _lines(sheet, axis, split, part, "answer")
-        axis.set(xlabel="answers of an episode, at most", xticks=sorted(table["answer"].unique()))
-        percent_axis(axis, "episodes right, %", table["high"])
-    sheet.legend(map(handle, style.measured_methods(table)))
-    return sheet.finish(profile, table)
+    look = {"xlabel": "answers of an episode, at most", "xticks": sorted(table["answer"].unique())}
+    title = "What does repairing add to the first answer?"
+    return _by_split(table, profile, title, "answer", "episodes right, %", **look)
 
 
 def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
