@@ -64,17 +64,13 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture
 def filled(recorded, monkeypatch):
-    """What stands in a page of that repository under a mark, once it is refreshed."""
+    """A page of that repository with some marks, once it is refreshed."""
     monkeypatch.setattr(notebooks, "REPOSITORY", recorded)
 
-    def fill(mark):
-        (recorded / "README.md").write_text(PAGE.format(mark))
+    def fill(*marks):
+        (recorded / "README.md").write_text("".join(map(PAGE.format, marks)))
         assert report.refresh() == [recorded / "README.md"]
-        text = (recorded / "README.md").read_text()
-        before, after = PAGE.format(mark).split("\nold\n")
-        assert text.startswith(before) and text.endswith(after)
-        assert report.refresh() == []
-        return text.removeprefix(before).removesuffix(after)
+        return (recorded / "README.md").read_text()
 
     return fill
 
@@ -131,17 +127,22 @@ def test_the_example_runs():
 
 
 def test_tables_follow_the_record(filled, recorded):
+    names = ("provenance", "table2", "greedy", "claims")
+    text = filled(*(f"{name} laptop" for name in names), "table2 gpu")
     record = report.Record("laptop")
     row = tables.table2(record.results).set_index(["method", "split", "k"]).loc[("sos", "seen", 1)]
-    assert f"| SoS | 55.3 / {row['measured']:.1f} |" in filled("table2 laptop")
+    assert f"| SoS | 55.3 / {row['measured']:.1f} |" in text
     gain = tables.greedy_table(record.results).set_index(["method", "split"]).loc[("sos_ppo", "seen")]
-    pattern = rf"\| PPO \| {gain['measured']:.1f} ± [0-9.]+ \([+−]?{abs(gain['gain']):.1f} \["
-    assert re.search(pattern, filled("greedy laptop"))
-    assert f"{(record.status['status'] == claims.REPRODUCED).sum()} reproduced" in filled("claims laptop")
-    assert "`laptop` with `test_problems` 401; seeds 0, 1; on cpu; commits 0123456789." in filled(
-        "provenance laptop"
-    )
-    assert filled("table2 gpu").strip() == report.NOTHING
+    assert re.search(rf"\| PPO \| {gain['measured']:.1f} ± [0-9.]+ \([+−]?{abs(gain['gain']):.1f} \[", text)
+    assert f"{(record.status['status'] == claims.REPRODUCED).sum()} reproduced" in text
+    assert "`laptop` with `test_problems` 401; seeds 0, 1; on cpu; commits 0123456789." in text
+    assert text.endswith(f"<!-- table2 gpu -->\n\n{report.NOTHING}\n\n<!-- end -->\nAfter.\n")
+    assert "old" not in text and text.count("Before.") == text.count("After.") == 5
+
+
+def test_a_fresh_page_stays_as_it_is(filled):
+    filled("profiles")
+    assert report.refresh() == []
 
 
 @pytest.mark.parametrize("mark", ["nonsense", "nonsense laptop", "table2", "profiles laptop"])
@@ -163,7 +164,7 @@ def test_a_pretrained_model_has_a_record_of_its_own(filled, recorded):
 
 
 def test_costs_come_from_finished_runs(filled, recorded):
-    assert filled("costs").strip() == filled("speed").strip() == report.NOTHING
+    assert filled("costs", "speed").count(report.NOTHING) == 2
     row = {"what": "solver", "unit": "us", "plain": 4321.0, "grlib": 100.0, "ratio": 43.21, "note": "9"}
     alone = {"what": "import", "unit": "ms", "plain": None, "grlib": 36.0, "ratio": None, "note": ""}
     measured = recorded / "paper_results" / "measured"
@@ -213,6 +214,7 @@ def test_profiles_stand_side_by_side():
 # redrawing
 
 
+@pytest.mark.integration
 def test_redrawing_makes_every_declared_artefact_of_all_seeds(recorded, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recording, "REPOSITORY", tmp_path)
     source = recorded / "paper_results" / "measured" / "laptop"

@@ -312,7 +312,7 @@ def _surprise(rows: pd.DataFrame, column: str, a: object, b: object, same: bool 
 
 
 def _hints_surprise(rows: pd.DataFrame) -> Found:
-    given = [steps for steps in (2, 1, 3) if steps in set(rows["steps"])]
+    given = [steps for steps in (2, 1, 3) if steps in rows["steps"].unique()]
     found = _published_hints("cross_entropy", 4)
     return found | (_all_of([_surprise(rows, "steps", steps, 0) for steps in given]) if given else {})
 
@@ -337,7 +337,7 @@ def _yield_at_equal_samples(rows: pd.DataFrame) -> Found:
 def _choices(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Success in percent by node choice."""
     shares = tables.correct_shares(rows, "choose")
-    return {choose: _percent(shares, choose=choose) for choose in sorted(set(rows["choose"]))}
+    return {choose: _percent(shares, choose=choose) for choose in sorted(rows["choose"].unique())}
 
 
 def _node_choice(rows: pd.DataFrame) -> Found:

@@ -104,11 +104,11 @@ def _faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
         if wanted != "number" and frame[column].isna().any():
             yield f"column {column!r} has missing values: none allowed; make the file again"
     for column, allowed in (("method", METHODS), ("split", SPLITS)):
-        for unknown in sorted(set(frame.get(column, ())) - set(allowed)):
+        for unknown in sorted(set(frame[column].unique() if column in frame else ()) - set(allowed)):
             yield f"{column} {unknown!r} is unknown: must be one of {', '.join(allowed)}"
     for column in {"profile", "model"} & set(frame):
         if frame[column].nunique() > 1:
-            yield f"rows of {column}s {sorted(set(frame[column]))} are mixed; keep one {column}"
+            yield f"rows of {column}s {sorted(frame[column].unique())} are mixed; keep one {column}"
     for column in {"index", "sample", "tokens", "nll_tokens"} & set(frame):
         if (frame[column] < 0).any():
             yield f"column {column!r} holds {frame[column].min()}: must not be negative"
@@ -154,7 +154,8 @@ def load(folders: Mapping[int, Path], profile: str) -> Results:
             paths = [Path(folder) / "results" / f"{stem}.parquet" for stem in stems]
             for path in filter(Path.is_file, paths):
                 newest = check_rows(_read(path), kind, str(path)).assign(seed=seed)
-                frames = [old[~old["method"].isin(newest["method"])] for old in frames] + [newest]
+                frames = [old[~old["method"].isin(newest["method"].unique())] for old in frames]
+                frames.append(newest)
             parts.setdefault(kind, []).extend(frames)
     joined = {kind: _joined(frames, kind, profile) for kind, frames in parts.items() if frames}
     return Results(profile, tuple(sorted(folders)), joined)
@@ -164,7 +165,7 @@ def _joined(frames: list[pd.DataFrame], kind: str, profile: str) -> pd.DataFrame
     rows = pd.concat(frames, ignore_index=True)
     if kind in ("eval", "greedy", "hints", "repair"):
         rows["iteration"] = rows["iteration"].fillna(0).astype(int) if "iteration" in rows else 0
-    found = set(rows.get("profile", ()))
+    found = set(rows["profile"].unique()) if "profile" in rows else set[str]()
     if found - {profile}:
         raise GrlibError(f"{kind} results of {sorted(found)}: must all be of profile {profile!r}")
     return check_rows(rows, kind)

@@ -30,7 +30,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
 
     Every seed keeps its results; the notebooks' outputs, the example figures and the costs are those of the
     lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
-    again, and from all seeds.
+    again from all seeds.
     Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
     With `request.only` or `start` those notebooks' files join a record that is there already, or begin one if
     none is left out that the figures need. With `dest` all of it goes there and the repository's own record
