@@ -52,6 +52,11 @@ def _key(label: str, **look: Any) -> Line2D:
     return Line2D([], [], color="#444444", label=label, **look)
 
 
+def _seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """What the footnote of a figure without intervals counts: the seeds."""
+    return pd.DataFrame({"seeds": [rows["seed"].nunique() if "seed" in rows else 1]})
+
+
 def _nats(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the interval and spread of its cross-entropy in the columns low, high and seed_sd."""
     table = table.drop(columns=style.SPREAD, errors="ignore")
@@ -101,8 +106,7 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
     axis.set(xlabel="million tokens seen", ylabel=NATS)
     marks = [_key(f"training, mean of {SMOOTHED} steps"), _key("validation", marker="o", linestyle="none")]
     sheet.legend([*map(handle, methods), *marks])
-    seeds = curve["seed"].nunique() if "seed" in curve else 1
-    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval="")
+    return sheet.finish(profile, _seeds(curve), interval="")
 
 
 def accuracy_against_budget(
@@ -249,19 +253,20 @@ def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_re
     return sheet.finish(profile, rows)
 
 
-def accuracy_by_iteration(table: pd.DataFrame, profile: str, k: int | None = None) -> Drawing:
-    """pass@1 and pass@k (default: the largest k measured) after each iteration, from the SoS model at 0."""
+def accuracy_by_iteration(table: pd.DataFrame, profile: str) -> Drawing:
+    """pass@1 and pass@k (the largest k measured) after each iteration, from the SoS model at 0."""
     sheet = Sheet("What each iteration of self-training adds", profile, 2, 4.6, sharex=True, sharey=True)
-    ks = sorted({1, k or max(table["k"], default=1)})
-    lines = dict(zip(ks, ("-",) if len(ks) == 1 else (":", "-"), strict=True))
-    table = table[table["k"].isin(ks)]
+    ks = sorted({1, max(table["k"], default=1)})
+    lines, table = (
+        dict(zip(ks, ["-"] if len(ks) == 1 else [":", "-"], strict=True)),
+        table[table["k"].isin(ks)],
+    )
     for axis, split, part in _splits(sheet, table):
-        for value, line in lines.items():
-            rows = part[part["k"] == value]
-            _lines(sheet, axis, f"{split} pass@{value}", rows, "iteration", linestyle=line)
+        for k, line in lines.items():
+            _lines(sheet, axis, f"{split} pass@{k}", part[part["k"] == k], "iteration", linestyle=line)
         axis.set(xlabel="iteration (0: the SoS model)", xticks=sorted(table["iteration"].unique()))
         percent_axis(axis, "problems solved, %", table["high"])
-    kinds = [_key(f"pass@{value}", linestyle=line) for value, line in lines.items()]
+    kinds = [_key(f"pass@{k}", linestyle=line) for k, line in lines.items()]
     sheet.legend([*map(handle, style.measured_methods(table)), *kinds])
     return sheet.finish(profile, table)
 
@@ -289,7 +294,10 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
 
 def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
     """Percent of the episodes of code self-repair that are right after at most so many answers."""
-    look = {"xlabel": "answers of an episode, at most", "xticks": sorted(table["answer"].unique())}
+    look: dict[str, Any] = {
+        "xlabel": "answers of an episode, at most",
+        "xticks": sorted(table["answer"].unique()),
+    }
     title = "What does repairing add to the first answer?"
     return _by_split(table, profile, title, "answer", "episodes right, %", **look)
 
@@ -335,9 +343,8 @@ def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
     for axis in sheet.axes[-2:]:
         axis.set_xlabel("step")
     sheet.legend(map(handle, style.measured_methods(curve, "accuracy")), columns=3)
-    seeds = curve["seed"].nunique() if "seed" in curve else 1
     shown = "each point the mean over the responses of one step, and over the seeds"
-    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval=shown)
+    return sheet.finish(profile, _seeds(curve), interval=shown)
 
 
 def actions(lines: pd.DataFrame, profile: str) -> Drawing:
@@ -356,7 +363,7 @@ def actions(lines: pd.DataFrame, profile: str) -> Drawing:
     axis.set(yticks=[], xlabel="tokens of the response", xlim=(0, 1.9 * last))  # room for the text
     axis.invert_yaxis()
     sheet.record("actions", "line", "measured", lines["start"], lines["tokens"])
-    return sheet.finish(profile, pd.DataFrame({"seeds": [1]}), f"{len(lines)} actions", interval="")
+    return sheet.finish(profile, _seeds(lines), f"{len(lines)} actions", interval="")
 
 
 def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
@@ -400,4 +407,4 @@ def trace_lengths(rows: pd.DataFrame, profile: str, group: str = "solver") -> Dr
         axis.set_xscale("log")
     axis.set_xlabel("tokens")
     sheet.legend(columns=2)
-    return sheet.finish(profile, pd.DataFrame({"seeds": [1]}), f"{len(rows)} traces", interval="")
+    return sheet.finish(profile, _seeds(rows), f"{len(rows)} traces", interval="")

@@ -318,4 +318,5 @@ FACTS: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    print(*(refresh() or ["every page is up to date"]), sep="\n")
+    changed = refresh()
+    print(*changed if changed else ["every page is up to date"], sep="\n")
