@@ -45,15 +45,8 @@ FILES = {
     "ppo_curve": ("07_curve",),
     "gradient": ("07_gradient",),
 }
-OPTIONAL = (
-    "05_solved",
-    "07_eval",
-    "07_greedy",
-    "07_curve",
-    "07_gradient",
-    "08_eval",
-    "08_yield",
-)  # files that a run may lack
+# files that a run may lack
+OPTIONAL = ("05_solved", "07_eval", "07_greedy", "07_curve", "07_gradient", "08_eval", "08_yield")
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
 _ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"

@@ -162,23 +162,16 @@ def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     return pd.DataFrame(out, columns=[*columns, "problems", "mean_tokens", "seeds"])
 
 
-def truncation(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Samples a problem, percent cut off by the token budget and mean tokens of each group."""
+def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The table with samples per problem, percent cut off by the token budget and mean tokens, per group."""
     numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
     numbers = numbers.astype({"truncated": float, "tokens": float})
     problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
-    counts = {
-        "samples": ("tokens", "size"),
-        "truncated": ("truncated", "mean"),
-        "mean_tokens": ("tokens", "mean"),
-    }
-    table = problems.agg(**counts).groupby(list(by), sort=False, observed=True).mean().reset_index()
-    return table.assign(truncated=100 * table["truncated"])
-
-
-def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The table with the columns of `truncation` added."""
-    return table.merge(truncation(rows, by), on=list(by), how="left")
+    counts = problems.agg(
+        samples=("tokens", "size"), truncated=("truncated", "mean"), mean_tokens=("tokens", "mean")
+    )
+    found = counts.groupby(list(by), sort=False, observed=True).mean().reset_index()
+    return table.merge(found.assign(truncated=100 * found["truncated"]), on=list(by), how="left")
 
 
 def in_order(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
