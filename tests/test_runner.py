@@ -414,7 +414,7 @@ folder = Path(run_dir)
 (folder / "manifests").mkdir(exist_ok=True)
 if not (folder / "results" / "r.csv").exists():
     (folder / "results" / "r.csv").write_text("x\\n1\\n")
-(folder / "figures" / "f.png").write_text("<svg></svg>\\n")
+(folder / "figures" / "f.jpg").write_text("<svg></svg>\\n")
 (folder / "figures" / "f.csv").write_text((folder / "results" / "r.csv").read_text())
 (folder / "tables" / "t.csv").write_text("x\\n1\\n")
 (folder / "manifests" / "09_figures.json").write_text('{"commit": "abc", "wall_seconds": 1}')
@@ -429,7 +429,7 @@ def test_record_stores_a_whole_run_and_figures_redraws_it(lab, capsys):
         "09_figures",
         "## Draw",
         FIGURE,
-        writes=["results/r.csv", "figures/f.png", "tables/t.csv"],
+        writes=["results/r.csv", "figures/f.jpg", "tables/t.csv"],
     )
     assert main(["record", "--profile", "laptop"]) == 2
     assert "not finished here yet" in capsys.readouterr().err
@@ -438,7 +438,7 @@ def test_record_stores_a_whole_run_and_figures_redraws_it(lab, capsys):
     assert main(["record"]) == 0
     stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
     assert {path.name for path in stored.iterdir()} == {"results", "tables", "manifests", "record.json"}
-    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.png", "f.csv"}
+    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.jpg", "f.csv"}
 
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
@@ -451,10 +451,10 @@ def test_record_stores_a_whole_run_and_figures_redraws_it(lab, capsys):
     assert main(["status"]) == 0
     assert capsys.readouterr().out.endswith("up to date\n"), "recording leaves the run up to date"
 
-    (lab / "figures" / "laptop" / "f.png").unlink()
+    (lab / "figures" / "laptop" / "f.jpg").unlink()
     before = artefacts.digest(stored)
     assert main(["figures"]) == 0
-    assert (lab / "figures" / "laptop" / "f.png").exists()
+    assert (lab / "figures" / "laptop" / "f.jpg").exists()
     assert artefacts.digest(stored) == before, "redrawing gives the recorded tables"
 
 
@@ -466,7 +466,7 @@ for name in ("results", "figures", "manifests"):
     (folder / name).mkdir(exist_ok=True)
 print(f"seed {seed}, {test_problems} problems")
 (folder / "results" / "r.csv").write_text("x\\n" + f"{seed}\\n" * test_problems)
-(folder / "figures" / "f.png").write_text(f"<svg>{seed}</svg>\\n")
+(folder / "figures" / "f.jpg").write_text(f"<svg>{seed}</svg>\\n")
 manifest = {"commit": "abc", "wall_seconds": 1, "parameters": {"test_problems": test_problems}}
 (folder / "manifests" / "03_test.json").write_text(json.dumps(manifest))
 """
@@ -490,7 +490,7 @@ def test_seeds_recorded_one_after_another_stand_side_by_side(lab, capsys):
     common = 'profile = "laptop"\nseed = 0\nrun_dir = ""\n'
     make_notebook(
         lab / "notebooks", "03_test", "## Test", SEEDED, parameters=common + "test_problems = 2",
-        writes=["results/r.csv", "figures/f.png"],
+        writes=["results/r.csv", "figures/f.jpg"],
     )  # fmt: skip
     make_notebook(
         lab / "notebooks", "09_figures", "## Draw", ALL_SEEDS, parameters=common + 'results_dir = ""',
@@ -515,7 +515,7 @@ def test_seeds_recorded_one_after_another_stand_side_by_side(lab, capsys):
         assert manifest["parameters"] == {"test_problems": 4}
     assert (measured / "tables" / "t.csv").read_text() == "x\n0\n1\n2\n"
     assert (lab / "figures" / "laptop" / "all.csv").read_text() == "x\n0\n1\n2\n"
-    assert (lab / "figures" / "laptop" / "f.png").read_text() == "<svg>0</svg>\n"
+    assert (lab / "figures" / "laptop" / "f.jpg").read_text() == "<svg>0</svg>\n"
     lowest, all_seeds = (
         nbformat.read(lab / "notebooks" / f"{name}.ipynb", as_version=4) for name in ("03_test", "09_figures")
     )
@@ -544,7 +544,7 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(lab, capsys):
     common = 'profile = "laptop"\nseed = 0\nrun_dir = ""\n'
     make_notebook(
         lab / "notebooks", "03_test", SEEDED, parameters=common + "test_problems = 2",
-        writes=["results/r.csv", "figures/f.png"],
+        writes=["results/r.csv", "figures/f.jpg"],
     )  # fmt: skip
     make_notebook(
         lab / "notebooks", "09_figures", ALL_SEEDS, parameters=common + 'results_dir = ""',
@@ -557,17 +557,17 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(lab, capsys):
     assert main(["record"]) == 0
     stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
     before = {path: path.read_bytes() for path in stored.rglob("*.*") if path.name != "record.json"}
-    later = SEEDED.replace("r.csv", "new.csv").replace("f.png", "new.png").replace("03_test", "08_new")
+    later = SEEDED.replace("r.csv", "new.csv").replace("f.jpg", "new.jpg").replace("03_test", "08_new")
     make_notebook(
         lab / "notebooks", "08_new", later, parameters=common + "test_problems = 7",
-        writes=["results/new.csv", "figures/new.png"],
+        writes=["results/new.csv", "figures/new.jpg"],
     )  # fmt: skip
     assert main(["reproduce", "--only", "08", "--run-dir", str(lab / "other")]) == 0
     assert main(["record", "--only", "08", "--run-dir", str(lab / "other")]) == 0
     assert {path: path.read_bytes() for path in before} == before
     assert (stored / "results" / "new.csv").read_text() == "x\n" + "0\n" * 7
     assert artefacts.read_json(stored / "record.json")["commits"] == ["abc"]
-    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.png", "new.png", "all.csv"}
+    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.jpg", "new.jpg", "all.csv"}
     # a new seed may leave out what the figures can do without
     assert main(["reproduce", "--seed", "1", "--only", "03", "09"]) == 0
     assert main(["record", "--seed", "1", "--only", "03", "09"]) == 0

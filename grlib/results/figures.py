@@ -1,7 +1,7 @@
-"""One function a figure, each returning the figure and exactly what it draws.
+"""One function per figure, each returning the figure and exactly what it draws.
 
 Every function takes a table of `grlib.results.tables` and a profile name and returns (figure, drawn): `drawn`
-has one row a plotted point, with panel, series, kind ("measured" or "published"), x, y, low, high and
+has one row per plotted point, with panel, series, kind ("measured" or "published"), x, y, low, high and
 seed_sd. Accuracies are in percent. Missing measurements leave an empty panel or the published marks alone.
 """
 
@@ -154,12 +154,9 @@ def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
 def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k against what k samples cost: k times the mean tokens of the method's traces."""
     table = table.dropna(subset="measured").assign(spent=table["k"] * table["mean_tokens"].astype(float))
-    title, solved = (
-        "Solved problems for the same number of tokens",
-        "problems solved by at least one sample, %",
-    )
+    solved = "problems solved by at least one sample, %"
     look = {"xlabel": "tokens sampled per problem", "xscale": "log"}
-    return _by_split(table, profile, title, "spent", solved, **look)
+    return _by_split(table, profile, "Solved problems for the same number of tokens", "spent", solved, **look)
 
 
 def headline(table: pd.DataFrame, profile: str) -> Drawing:
@@ -235,12 +232,12 @@ def data_yield(table: pd.DataFrame, profile: str, of: str = "problems") -> Drawi
 
 
 def _fill(number: int) -> dict[str, Any]:
-    """Grey for what a model solves by itself, then tints of the colour of Guided-ReST, one a round."""
+    """Grey for what a model solves by itself, then tints of the colour of Guided-ReST, one per round."""
     return {"facecolor": ROUNDS[number % 4], "hatch": HATCHES[number % 7], "edgecolor": "white"}
 
 
 def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_rest") -> Drawing:
-    """Share of training problems solved after each round of rewriting, one line an iteration."""
+    """Share of training problems solved after each round of rewriting, one line per iteration."""
     sheet = Sheet("Training problems solved after each round of rewriting", profile, height=4.2)
     axis, rows = sheet.axes[0], table[table["method"] == method]
     iterations = list(zip(sorted(rows["iteration"].unique()), LINES, strict=False))
@@ -257,10 +254,8 @@ def accuracy_by_iteration(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@1 and pass@k (the largest k measured) after each iteration, from the SoS model at 0."""
     sheet = Sheet("What each iteration of self-training adds", profile, 2, 4.6, sharex=True, sharey=True)
     ks = sorted({1, max(table["k"], default=1)})
-    lines, table = (
-        dict(zip(ks, ["-"] if len(ks) == 1 else [":", "-"], strict=True)),
-        table[table["k"].isin(ks)],
-    )
+    lines = dict(zip(ks, [":", "-"][-len(ks) :], strict=True))
+    table = table[table["k"].isin(ks)]
     for axis, split, part in _splits(sheet, table):
         for k, line in lines.items():
             _lines(sheet, axis, f"{split} pass@{k}", part[part["k"] == k], "iteration", linestyle=line)
@@ -294,11 +289,9 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
 
 def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
     """Percent of the episodes of code self-repair that are right after at most so many answers."""
-    look: dict[str, Any] = {
-        "xlabel": "answers of an episode, at most",
-        "xticks": sorted(table["answer"].unique()),
-    }
     title = "What does repairing add to the first answer?"
+    look: dict[str, Any] = {"xlabel": "answers of an episode, at most"}
+    look["xticks"] = sorted(table["answer"].unique())
     return _by_split(table, profile, title, "answer", "episodes right, %", **look)
 
 
@@ -332,7 +325,7 @@ PPO_PANELS = {
 
 
 def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
-    """What happens while PPO runs, one line a method: accuracy, length, cut-off share, clips, entropy, ..."""
+    """What happens while PPO runs, one line per method: accuracy, length, cut-off share, entropy, ..."""
     sheet = Sheet("What happens while PPO runs", profile, 2, 13.5, nrows=len(PPO_PANELS) // 2, sharex=True)
     for axis, (column, label) in zip(sheet.axes, PPO_PANELS.items(), strict=True):
         scale = 100 if label.endswith("%") else 1

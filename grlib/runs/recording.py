@@ -58,7 +58,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
         for kind in STORED:
             _replace(target / kind, kind, request.folder, files, joins)
         if lowest:
-            shown = [name for name in files if dest or name.endswith(".png")]
+            shown = [name for name in files if dest or not name.endswith((".csv", ".svg"))]
             _replace(figures, "figures", request.folder, shown, joins)
             recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
     commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
