@@ -3,8 +3,8 @@
 A rule says where a value must lie, for instance a difference of two accuracies above 0. The claim is
 *reproduced* when the 95 % interval of the value lies there as a whole, *contradicted* when it lies on the
 other side as a whole, *undecided* when it holds both, *not run* when its inputs are missing. Intervals
-resample problems and seeds together; all runs of a profile start from one base. A claim may be marked
-besides: *by construction* (it could not fail), *owed to the start* (a reinforced model is ahead by no more
+resample problems and seeds together; all runs of a profile start from one base. A claim may also be
+marked: *by construction* (it could not fail), *owed to the start* (a reinforced model is ahead by no more
 than the models that the two runs started from), *same gradient* (the two methods take the same step).
 """
 

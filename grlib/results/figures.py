@@ -236,10 +236,10 @@ def _fill(number: int) -> dict[str, Any]:
     return {"facecolor": ROUNDS[number % 4], "hatch": HATCHES[number % 7], "edgecolor": "white"}
 
 
-def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_rest") -> Drawing:
-    """Share of training problems solved after each round of rewriting, one line per iteration."""
+def rewriting_rounds(table: pd.DataFrame, profile: str) -> Drawing:
+    """Share of training problems that Guided-ReST solves after each round, one line per iteration."""
     sheet = Sheet("Training problems solved after each round of rewriting", profile, height=4.2)
-    axis, rows = sheet.axes[0], table[table["method"] == method]
+    axis, rows = sheet.axes[0], table[table["method"] == "guided_rest"]
     iterations = list(zip(sorted(rows["iteration"].unique()), LINES, strict=False))
     for iteration, line in iterations:
         part = rows[rows["iteration"] == iteration]
@@ -341,7 +341,7 @@ def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
 
 
 def actions(lines: pd.DataFrame, profile: str) -> Drawing:
-    """A trace as PPO sees it: a bar a line (columns start, tokens, text, reward), along its tokens."""
+    """A trace as PPO sees it: a bar per line (columns start, tokens, text, reward), along its tokens."""
     sheet = Sheet("One line of the trace is one action", profile, height=1.4 + 0.24 * len(lines))
     axis = sheet.axes[0]
     colours = [SHADES[i % 2] for i in range(len(lines))]
@@ -385,7 +385,7 @@ def node_selection(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def trace_lengths(rows: pd.DataFrame, profile: str, group: str = "solver") -> Drawing:
-    """Cumulative share of traces by length in tokens, one line a value of `group` (solver or method)."""
+    """Cumulative share of traces by length in tokens, one line per value of `group` (solver or method)."""
     sheet = Sheet(f"How long are the traces, by {group}?", profile)
     axis = sheet.axes[0]
     for i, (name, part) in enumerate(rows.groupby(group)):

@@ -149,7 +149,7 @@ def within_budgets(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) ->
     """
     right, lengths = np.asarray(correct, dtype=bool), np.asarray(tokens)
     if right.shape != lengths.shape:
-        raise GrlibError(f"tokens of shape {lengths.shape}: must be one a sample, as correct {right.shape}")
+        raise GrlibError(f"tokens of shape {lengths.shape}: must be one per sample, as correct {right.shape}")
     return right[..., None] & (lengths[..., None] <= np.atleast_1d(budgets))
 
 

@@ -108,7 +108,7 @@ def _faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
     keys = [key for key in _IDENTITY if key in frame]
     if kind not in _REPEATED and frame.duplicated(keys).any():
         twice = frame.loc[frame.duplicated(keys), keys].iloc[0].to_dict()
-        yield f"two rows for {twice}: one row a sample; remove the doubled results"
+        yield f"two rows for {twice}: one row per sample; remove the doubled results"
     if "sample" in keys and len(frame):
         spread = frame.groupby(keys[:-1])["sample"].agg(["size", "max"])
         sizes = spread["size"].groupby(level=keys[:-2]).nunique()

@@ -80,7 +80,7 @@ def solved_counts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores_of(counts: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """pass@k (0..1) of each problem of `solved_counts`: the columns of `PROBLEM`, then one column a k."""
+    """pass@k (0..1) of each problem of `solved_counts`: the columns of `PROBLEM`, then one column per k."""
     pairs, scores = list(zip(counts["samples"], counts["correct"], strict=True)), counts[PROBLEM].copy()
     for k in ks:
         known = {(n, c): metrics.pass_at_k(n, c, k) for n, c in set(pairs)}
@@ -89,7 +89,7 @@ def scores_of(counts: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
 
 
 def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column a k."""
+    """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column per k."""
     return scores_of(solved_counts(rows), ks)
 
 
@@ -100,7 +100,7 @@ def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
 
 
 def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
-    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column a budget."""
+    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column per budget."""
     found = metrics.within_budgets(rows["correct"], rows["tokens"], budgets)
     within = pd.DataFrame(found, columns=list(budgets), index=rows.index)
     return within.groupby([rows[key] for key in PROBLEM], observed=True).mean().reset_index()
@@ -115,7 +115,7 @@ def shares_by_then(
     rows: pd.DataFrame, column: str, first: int, numbers: Sequence[int], by: Sequence[str]
 ) -> pd.DataFrame:
     """Share of each problem's rows whose `column` lies between `first` and each number: `by`, seed, index,
-    then one column a number."""
+    then one column per number."""
     reached = pd.DataFrame({number: rows[column].astype(int).between(first, number) for number in numbers})
     keys = [rows[key] for key in (*by, "seed", "index")]
     return reached.groupby(keys, observed=True).mean().reset_index()
@@ -236,7 +236,7 @@ def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFra
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as the paper prints it: one row a method, one column a split and k, 'published / measured'."""
+    """Table 2 as the paper prints it: one row per method, one column per split and k, 'published / measured'."""
     texts = table[["published", "measured"]].map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
     cells = table.assign(cell=texts["published"] + " / " + texts["measured"])
     wide = cells.pivot(index="method", columns=["split", "k"], values="cell").fillna("-")
