@@ -100,7 +100,7 @@ def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
 
 
 def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
-    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column per budget."""
+    """Share of correct samples within each token budget: `PROBLEM`, then one column per budget."""
     found = metrics.within_budgets(rows["correct"], rows["tokens"], budgets)
     within = pd.DataFrame(found, columns=list(budgets), index=rows.index)
     return within.groupby([rows[key] for key in PROBLEM], observed=True).mean().reset_index()

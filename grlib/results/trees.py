@@ -171,7 +171,7 @@ def _sheet(panels: Mapping[str, pd.DataFrame], title: str = "", note: str = "", 
 def draw_tree(
     tree: Tree, solution: Steps = None, *, max_nodes: int = 25, **words: str
 ) -> tuple[Figure, pd.DataFrame]:
-    """A parsed trace as a tree: the figure and one row per drawn box (`_layout`).
+    """A parsed trace as a tree: the figure and one row per box (`_layout`).
 
     `solution` (operations) colours the nodes on it; without one, the path to the goal. Siblings beyond
     `max_nodes` boxes fold into '+n more', the solution never. `words`: title, note and profile. GrlibError
