@@ -236,7 +236,7 @@ def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFra
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as the paper prints it: one row per method, one column per split and k, 'published / measured'."""
+    """Table 2 as in the paper: one row per method, one column per split and k: published / measured."""
     texts = table[["published", "measured"]].map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
     cells = table.assign(cell=texts["published"] + " / " + texts["measured"])
     wide = cells.pivot(index="method", columns=["split", "k"], values="cell").fillna("-")
