@@ -133,9 +133,10 @@ def _refuse_missing_engine(request: Any) -> None:
 def _refresh_report(elsewhere: str) -> None:
     """Write the generated tables of README.md, RESULTS.md and docs/ again, unless results went elsewhere."""
     from grlib.results import report
+    from grlib.runs import run as runs
 
     for path in () if elsewhere else report.refresh():
-        print("wrote", path)
+        print("wrote", runs.shown(path))
 
 
 def run_command(options: argparse.Namespace, rest: list[str]) -> int:
