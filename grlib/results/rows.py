@@ -126,8 +126,9 @@ class Results:
 
     def rows(self, kind: str) -> pd.DataFrame:
         """Rows of one kind; an empty frame with the right columns when nothing was stored."""
-        empty = pd.DataFrame(columns=list(dict.fromkeys([*SCHEMAS[kind], "iteration", "seed"])))
-        return self.frames.get(kind, empty)
+        if kind in self.frames:
+            return self.frames[kind]
+        return pd.DataFrame(columns=list(dict.fromkeys([*SCHEMAS[kind], "iteration", "seed"])))
 
 
 def without_rows(kind: str) -> pd.DataFrame:
