@@ -29,7 +29,7 @@ test: $(READY)  ## run the whole default test suite
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab --notebook-dir=notebooks $(ARGS)
 
-figures: $(READY)  ## redraw every figure and table from stored results, without a model
+figures: $(READY)  ## redraw every figure, table and page of results from what is stored, without a model
 	$(GRLIB) figures --profile $(RAN) $(ARGS)
 
 record: $(READY)  ## store a finished run in paper_results/, figures/ and notebooks/

@@ -27,7 +27,7 @@ from grlib.runs.provenance import cores
 COMMANDS = {
     "reproduce": "run every notebook that is not up to date, in order; an interrupted one goes on",
     "status": "show what is up to date, what would run, and why",
-    "figures": "draw every figure and table again from stored results",
+    "figures": "draw every figure and table again from stored results; write RESULTS.md",
     "record": "store a finished run's results, figures and outputs in the repository",
     "plan": "what a run will take: hours, memory and disk, before anything runs",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
@@ -136,12 +136,13 @@ def _refuse_missing_engine(request: Any) -> None:
         check_engine(profiles.get(name).sampling)
 
 
-def _refresh_readme(elsewhere: str) -> None:
-    """Write the measured parts of the README again, unless results went elsewhere."""
+def _refresh_report(elsewhere: str) -> None:
+    """Write the generated tables of README.md, RESULTS.md and docs/ again, unless results went elsewhere."""
     from grlib.results import report
+    from grlib.runs import run as runs
 
-    if not elsewhere and report.refresh():
-        print("wrote README.md")
+    for path in () if elsewhere else report.refresh():
+        print("wrote", runs.shown(path))
 
 
 def run_command(options: argparse.Namespace, rest: list[str]) -> int:
@@ -162,12 +163,12 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib.runs import recording
 
             recording.redraw(options.profile, options.source, options.dest)
-            _refresh_readme(options.source or options.dest)
+            _refresh_report(options.source or options.dest)
         case "record":
             from grlib.runs import recording
 
             notes = recording.record(request_of(options), options.dest, options.allow_stale)
-            _refresh_readme(options.dest)
+            _refresh_report(options.dest)
             print(*notes, sep="\n")
         case "plan":
             from grlib import plan

@@ -84,7 +84,7 @@ def test_rows_are_the_same_whether_models_stay_in_the_process_or_not(means, tmp_
 
 
 @pytest.mark.parametrize(
-    "changes", [{"processes": 2}, {"sampling": {"data_parallel": 2}}, {"sampling": {"engine": "vllm"}}]
+    "changes", [{"processes": 2}, *({"sampling": how} for how in ({"data_parallel": 2}, {"engine": "vllm"}))]
 )
 def test_a_model_that_stays_in_one_process_is_not_shared(changes):
     with pytest.raises(GrlibError, match="profile gpu: resident with .* or resident = false"):
@@ -127,10 +127,9 @@ def test_the_probe_finds_the_code_right(tmp_path, capsys):
 def test_a_card_samples_trains_reinforces_and_resumes(tmp_path, monkeypatch):
     """Two minutes; with -s it prints its rates beside those of the record, which other cards may miss."""
     base = REPOSITORY / "paper_results" / "base_gpu" / "sos"
-    profile = replace(
-        profiles.get("gpu"), train_problems=256, iterations=1, ppo_steps=3, ppo_problems=64,
-        ppo_minibatch=32, test_problems=32, samples=2,
-    )  # fmt: skip
+    sizes = {"test_problems": 32, "samples": 2, "self_training": {"train_problems": 256, "iterations": 1}}
+    ppo_sizes = {"steps": 3, "responses": 64, "minibatch": 32}
+    profile = profiles.changed(profiles.get("gpu"), **sizes, ppo=ppo_sizes)
     rates, update = {}, ppo.Learner.update
 
     def killed_in_the_second_step(learner, batch, rng):

@@ -126,20 +126,3 @@ def test_what_is_no_release_is_told(tmp_path):
     pd.DataFrame(row).to_parquet(file)
     with pytest.raises(GrlibError, match="row 0: KeyError: 'nums'"):
         official.import_results(tmp_path, tmp_path / "out", print)
-
-
-def test_our_rows_go_out_in_their_layout_and_come_back(tmp_path):
-    items = countdown_data.draw(TASK, "test-seen", 5)
-    attempts = pd.DataFrame(
-        [
-            {"index": i, "sample": s, "correct": True, "tokens": 9, "response": straight_path(*items[i])}
-            for i in range(5)
-            for s in range(2)
-        ]
-    )
-    folder = tmp_path / "base_sft" / "gen" / "temp_1.0" / "iter_0"
-    folder.mkdir(parents=True)
-    for sample, part in attempts.groupby("sample"):
-        official.generated_rows(items, part).to_parquet(folder / f"test_seen_0_5_{sample}.parquet")
-    lines = official.import_results(tmp_path, tmp_path / "out", print)
-    assert lines[["rows", "samples", "accuracy", "grader_disagrees"]].iloc[0].tolist() == [10, 2, 100, 0]

@@ -18,6 +18,11 @@ def full():
     return made_up(problems=80, samples=32, seeds=(0, 1))
 
 
+@pytest.fixture(scope="module")
+def full_status(full):
+    return claims.claims(full)
+
+
 def rows(correct, tokens=None, method="sos", split="seen", seed=0, iteration=0):
     table = np.asarray(correct, dtype=bool)
     index, sample = np.indices(table.shape)
@@ -142,19 +147,19 @@ def test_scores_of_problems_by_hand():
     assert tables.budget_shares(within, budgets)[budgets].mean().tolist() == [0, 0, 0.25, 0.5, 0.75]
 
 
-def test_training_problems_of_two_seeds_are_different_problems(full):
+def test_training_problems_of_two_seeds_are_different_problems(full, full_status):
     count = 2 * 80
     assert tables.yield_table(full)["problems"].eq(count).all()
     assert tables.table1(full)["problems"].eq(count).all()
     assert tables.selection_table(full)["problems"].eq(count).all()
     assert tables.likelihood_table(full)["problems"].eq(count).all()
     assert tables.table2(full)["problems"].dropna().eq(80).all()
-    judged = claims.claims(full).set_index(["claim", "split"])
+    judged = full_status.set_index(["claim", "split"])
     assert judged.loc[("guided_yield", ""), "problems"] == count
     assert judged.loc[("guided_above_rest", "seen"), "problems"] == 80
 
 
-def test_every_table_shows_truncation_and_the_spread_over_seeds(full):
+def test_every_table_shows_truncation_and_the_spread_over_seeds(full, full_status):
     one = made_up(problems=20, samples=4)
     for make in (
         tables.table2,
@@ -172,7 +177,7 @@ def test_every_table_shows_truncation_and_the_spread_over_seeds(full):
     tokens = tables.token_table(full)
     assert tokens[["seed_sd", "truncated", "reference_truncated"]].notna().all(axis=None)
     assert tables.likelihood_table(full)["ce_seed_sd"].gt(0).all()
-    judged = claims.claims(full)
+    judged = full_status
     assert judged.loc[judged["status"] != claims.NOT_RUN, "seed_sd"].notna().all()
 
 
@@ -309,8 +314,8 @@ def test_nothing_stored_gives_published_rows_and_not_run():
     assert "55.3 / -" in tables.side_by_side(tables.table2(nothing)).loc["sos"].tolist()
 
 
-def test_claims_follow_the_data(full):
-    status = claims.claims(full).set_index(["claim", "split"])
+def test_claims_follow_the_data(full_status):
+    status = full_status.set_index(["claim", "split"])
     for claim in set(claims.WHOLE) - {"random_balances"}:
         assert status.loc[(claim, ""), "status"] == claims.REPRODUCED, claim
     assert status["mark"].eq(claims.BY_CONSTRUCTION).to_dict()[("guided_yield", "")]
@@ -474,8 +479,8 @@ def test_copies_are_counted_among_kept_episodes_by_hand():
     assert table["episodes"].tolist() == [1, 3] and table["problems"].tolist() == [1, 2]
 
 
-def test_claims_of_code_self_repair_are_judged_on_near_and_far_problems(full):
-    status = claims.claims(full).set_index(["claim", "split"])
+def test_claims_of_code_self_repair_are_judged_on_near_and_far_problems(full, full_status):
+    status = full_status.set_index(["claim", "split"])
     guided = status.loc["code_guided_above_rest"]
     assert list(guided.index) == ["near", "far"]
     assert guided["published"].tolist() == [pytest.approx(1.7)] * 2, "37.6 - 35.9, the smaller of two gains"

@@ -528,7 +528,7 @@ for name in ("results", "figures", "manifests"):
     (folder / name).mkdir(exist_ok=True)
 print(f"seed {seed}, {test_problems} problems, {run_dir}, {sys.executable}")
 (folder / "results" / "r.csv").write_text("x\\n" + f"{seed}\\n" * test_problems)
-(folder / "figures" / "f.svg").write_text(f"<svg>{seed}</svg>\\n")
+(folder / "figures" / "f.jpg").write_text(f"<svg>{seed}</svg>\\n")
 manifest = {"commit": "abc", "wall_seconds": 1, "parameters": {"test_problems": test_problems}}
 (folder / "manifests" / "03_test.json").write_text(json.dumps(manifest))
 """
@@ -553,7 +553,7 @@ def study(lab):
         path.unlink()
     make_notebook(
         lab / "notebooks", "03_test", "## Test", SEEDED, parameters=COMMON + "test_problems = 2",
-        writes=["results/r.csv", "figures/f.svg"],
+        writes=["results/r.csv", "figures/f.jpg"],
     )  # fmt: skip
     make_notebook(
         lab / "notebooks", "09_figures", "## Draw", ALL_SEEDS, parameters=COMMON + 'results_dir = ""',
@@ -571,7 +571,7 @@ def test_record_stores_a_whole_run_and_figures_redraws_it(study, capsys):
     assert main(["record"]) == 0
     measured, figures = study / "paper_results" / "measured" / "laptop", study / "figures" / "laptop"
     assert {path.name for path in (measured / "seed0").iterdir()} == {*recording.STORED, "record.json"}
-    assert {path.name for path in figures.iterdir()} == {"f.svg", "all.csv"}
+    assert {path.name for path in figures.iterdir()} == {"f.jpg", "all.csv"}
 
     path = study / "notebooks" / "03_test.ipynb"
     book = nbformat.read(path, as_version=4)
@@ -614,7 +614,7 @@ def test_seeds_recorded_one_after_another_stand_side_by_side(study, capsys):
         assert manifest["parameters"] == {"test_problems": 4}
     assert (measured / "tables" / "t.csv").read_text() == "x\n0\n1\n2\n"
     assert (lab / "figures" / "laptop" / "all.csv").read_text() == "x\n0\n1\n2\n"
-    assert (lab / "figures" / "laptop" / "f.svg").read_text() == "<svg>0</svg>\n"
+    assert (lab / "figures" / "laptop" / "f.jpg").read_text() == "<svg>0</svg>\n"
     lowest, all_seeds = (
         nbformat.read(lab / "notebooks" / f"{name}.ipynb", as_version=4) for name in ("03_test", "09_figures")
     )
@@ -644,10 +644,10 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(study, capsys):
     assert main(["record"]) == 0
     stored = lab / "paper_results" / "measured" / "laptop" / "seed0"
     before = {path: path.read_bytes() for path in stored.rglob("*.*") if path.name != "record.json"}
-    later = SEEDED.replace("r.csv", "new.csv").replace("f.svg", "new.svg").replace("03_test", "08_new")
+    later = SEEDED.replace("r.csv", "new.csv").replace("f.jpg", "new.jpg").replace("03_test", "08_new")
     make_notebook(
         lab / "notebooks", "08_new", later, parameters=COMMON + "test_problems = 7",
-        writes=["results/new.csv", "figures/new.svg"],
+        writes=["results/new.csv", "figures/new.jpg"],
     )  # fmt: skip
     joins = ["--only", "08", "--run-dir", str(lab / "other")]
     assert main(["reproduce", *joins]) == 0
@@ -655,7 +655,7 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(study, capsys):
     assert {path: path.read_bytes() for path in before} == before
     assert (stored / "results" / "new.csv").read_text() == "x\n" + "0\n" * 7
     assert artefacts.read_json(stored / "record.json")["commits"] == ["abc"]
-    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.svg", "new.svg", "all.csv"}
+    assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.jpg", "new.jpg", "all.csv"}
 
     manifest = lab / "other" / "manifests" / "08_new.json"
     artefacts.write_json(manifest, {"inputs": {"results/r.csv": "1234", "repo:x": "1"}, "commit": "abc"})

@@ -3,8 +3,8 @@
 A rule says where a value must lie, for instance a difference of two accuracies above 0. The claim is
 *reproduced* when the 95 % interval of the value lies there as a whole, *contradicted* when it lies on the
 other side as a whole, *undecided* when it holds both, *not run* when its inputs are missing. Intervals
-resample problems and seeds together; all runs of a profile start from one base. A claim may be marked
-besides: *by construction* (it could not fail), *owed to the start* (a reinforced model is ahead by no more
+resample problems and seeds together; all runs of a profile start from one base. A claim may also be
+marked: *by construction* (it could not fail), *owed to the start* (a reinforced model is ahead by no more
 than the models that the two runs started from), *same gradient* (the two methods take the same step).
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,19 +54,57 @@ class Side(NamedTuple):
 ABOVE, BELOW = Side(1, 0.0), Side(-1, 0.0)
 NO_GAIN, NO_LOSS = Side(-1, 2.0), Side(1, -2.0)  # less than two points more; not two points less
 Found = dict[str, Any]  # rule; when measured also measured, low, high, seed_sd, problems, seeds, status
-Rule = Callable[[Results, str], Found]  # of a split, '' for a claim about training problems
+
+
+class Evidence:
+    """Stored results, and pass@k of every problem, counted once for all rules.
+
+    `kind` below is "eval" (samples of test problems), "greedy" (one trace each) or "repair".
+    """
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.decoded = "greedy" if len(results.rows("greedy")) else "eval"  # the paper decodes greedily
+        paper = pd.concat([published("table2_countdown"), published("table3_code_repair")])
+        self.paper = paper.set_index(["method", "split", "k"])["value"].to_dict()
+        self._counts: dict[str, dict[tuple[str, str], pd.DataFrame]] = {}
+        self._passed: dict[tuple[str, str, str, int], pd.DataFrame] = {}
+
+    def counts(self, kind: str) -> dict[tuple[str, str], pd.DataFrame]:
+        """`tables.solved_counts` of each method's last iteration, by method and split."""
+        if kind not in self._counts:
+            rows = tables.last_iteration(self.results.rows(kind))
+            self._counts[kind] = dict(iter(tables.solved_counts(rows).groupby(["method", "split"])))
+        return self._counts[kind]
+
+    def passed(self, kind: str, method: str, split: str, k: int) -> pd.DataFrame:
+        """pass@k in percent, problems by seeds; empty where the method was not tested."""
+        key = (kind, method, split, k)
+        if key not in self._passed:
+            part = self.counts(kind).get((method, split))
+            scores = pd.DataFrame(dtype=float)
+            self._passed[key] = scores if part is None else _percent(tables.scores_of(part, [k]), k)
+        return self._passed[key]
+
+    def groups(self, kind: str, split: str) -> pd.Series | None:
+        """What the problems of a split share, by problem; None where each stands alone."""
+        rows = self.results.rows(kind)
+        return rows[rows["split"] == split].groupby("index")["group"].first() if "group" in rows else None
+
+
+Rule = Callable[[Evidence, str], Found]  # of a split, '' for a claim about training problems
 
 
 def claims(results: Results) -> pd.DataFrame:
     """One row per claim and split: published, measured with interval, the rule and the status it gives."""
-    rows = []
+    rows, evidence = [], Evidence(results)
     for claim in published("claims").to_dict("records"):
         name = claim["claim"]
         for split in splits_of(name):
             found = {"published": claim["value"], "problems": 0, "seeds": 0, "status": NOT_RUN, "mark": ""}
-            found |= RULES[name](results, split)
+            found |= RULES[name](evidence, split)
             if found["status"] != NOT_RUN and name in MARKS:
-                found["mark"] = MARKS[name](results, split, found)
+                found["mark"] = MARKS[name](evidence, split, found)
             said = "; ".join(filter(None, (claim["note"], found.get("note", ""))))
             rows.append(claim | found | {"split": split, "note": said})
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -81,7 +120,7 @@ def splits_of(claim: str) -> tuple[str, ...]:
 # From values to a status
 
 
-def _judged(values: pd.DataFrame, side: Side = ABOVE, groups: pd.Series | None = None) -> Found:
+def _judged(values: pd.DataFrame, groups: pd.Series | None = None, side: Side = ABOVE) -> Found:
     """Mean of the values (problems by seeds), its interval, and what it says."""
     values = values.dropna(how="all").dropna(how="all", axis=1)
     if values.empty:
@@ -128,39 +167,32 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
     """Signed sums of pass@k values (method@k), paired by problem and seed, each of which lies on its side.
 
     The first sum is the claim's value. Where fewer samples were drawn than a claim's k, the largest k
-    measured takes its place.
+    measured takes its place. Of the paper's two benchmarks of code self-repair the smaller sum stands.
     """
+    asked = {formula: _terms(formula) for formula, _ in conditions}
+    methods = {method for terms in asked.values() for _, method, _ in terms}
 
-    def judge(results: Results, split: str) -> Found:
-        kind = "greedy" if greedy and len(results.rows("greedy")) else "eval"
-        methods = {method for formula, _ in conditions for _, method, _ in _terms(formula)}
-        rows = (
-            tables.repair_rows(results)
-            if repair
-            else tables.test_rows(results, kind, methods=sorted(methods))
-        )
-        rows = rows[rows["method"].isin(methods)]
-        largest = max(tables.largest_ks(rows), default=1)
+    def judge(evidence: Evidence, split: str) -> Found:
+        kind = "repair" if repair else evidence.decoded if greedy else "eval"
+        counts = [part for (method, _), part in evidence.counts(kind).items() if method in methods]
+        samples = min((part["samples"].min() for part in counts), default=max(tables.KS))
+        largest = max(k for k in tables.KS if k <= samples)
         findings, said = [], []
         for formula, side in conditions:
             used = re.sub(r"@(\d+)", lambda k: f"@{min(int(k[1]), largest)}", formula)
             said.append(f"{used} {side}")
-            asked = {k for *_, k in _terms(formula)}
-            too_few = len(asked) > 1 and largest == 1
-            findings.append({} if too_few else _judged(*_values(rows, used, split, side)))
-        paper = _published_least(conditions[0][0]) if repair else _published_sum(conditions[0][0], split)
-        return {"rule": "95 % interval of " + ", and of ".join(said)} | paper | _all_of(findings)
+            too_few = len({k for *_, k in asked[formula]}) > 1 and largest == 1
+            # where one of the methods lacks a problem or seed, the sum is nan
+            values = sum(s * evidence.passed(kind, method, split, k) for s, method, k in _terms(used))
+            findings.append({} if too_few else _judged(values, evidence.groups(kind, split), side))
+        found: Found = {"rule": "95 % interval of " + ", and of ".join(said)}
+        splits = tables.BENCHMARKS if repair else (split,)
+        first = asked[conditions[0][0]]
+        paper = [sum(s * evidence.paper.get((m, name, k), math.nan) for s, m, k in first) for name in splits]
+        found |= {} if math.isnan(paper[0]) else {"published": round(min(paper), 2)}
+        return found | _all_of(findings)
 
     return judge
-
-
-def _values(rows: pd.DataFrame, formula: str, split: str, side: Side) -> tuple[Any, ...]:
-    """The sum for each problem and seed, its side, and what problems share."""
-    terms = _terms(formula)
-    scores = tables.pass_scores(rows, sorted({k for *_, k in terms}))
-    values = sum(sign * _percent(scores, k, method=method, split=split) for sign, method, k in terms)
-    groups = rows[rows["split"] == split].groupby("index")["group"].first() if "group" in rows else None
-    return values, side, groups
 
 
 def _terms(formula: str) -> list[tuple[int, str, int]]:
@@ -169,38 +201,25 @@ def _terms(formula: str) -> list[tuple[int, str, int]]:
     return [(-1 if sign == "-" else 1, method, int(k)) for sign, method, k in found]
 
 
-def _published_least(formula: str) -> Found:
-    """The smaller of what the paper's two benchmarks of code self-repair give."""
-    return min(
-        (_published_sum(formula, benchmark, "table3_code_repair") for benchmark in tables.BENCHMARKS),
-        key=lambda found: found["published"],
-    )
-
-
-def _published_sum(formula: str, split: str, table: str = "table2_countdown") -> Found:
-    paper = published(table).set_index(["method", "split", "k"])["value"]
-    values = [sign * paper.get((method, split, k), math.nan) for sign, method, k in _terms(formula)]
-    return {} if np.isnan(values).any() else {"published": round(sum(values), 2)}
-
-
-def _bc(results: Results, split: str) -> Found:
-    """BC against SoS by greedy decoding, as in the paper; what samples say stands beside it in words."""
-    found = _sums(("sos@1 - bc@1", ABOVE), ("bc@1", Side(-1, 40.0)), greedy=True)(results, split)
-    table = tables.table2(results, methods=("sos", "bc")).dropna(subset=["measured"])
-    table = table[table["split"] == split].set_index(["method", "k"])
-    ks = table.index.get_level_values("k")
-    if found.get("measured") is None or not {"sos", "bc"} <= set(table.index.get_level_values("method")):
+def _bc(evidence: Evidence, split: str) -> Found:
+    """BC against SoS by greedy decoding, as in the paper; the note says in words what samples show."""
+    found = _sums(("sos@1 - bc@1", ABOVE), ("bc@1", Side(-1, 40.0)), greedy=True)(evidence, split)
+    counts = evidence.counts("eval")
+    if "measured" not in found or not {("bc", split), ("sos", split)} <= set(counts):
         return found
-    k = int(ks.max())
-    at_k = {method: table.loc[(method, k), "measured"] for method in ("bc", "sos")}
-    tokens = {method: k * table.loc[(method, k), "mean_tokens"] for method in ("bc", "sos")}
-    one = table.loc[("sos", 1)]
-    fair = max((j for j in ks if j * table.loc[("bc", 1), "mean_tokens"] <= one["mean_tokens"]), default=1)
+    bc, sos = counts["bc", split]["tokens"].mean(), counts["sos", split]["tokens"].mean()
+    ks = [
+        k for k in tables.KS if k <= min(counts[method, split]["samples"].min() for method in ("bc", "sos"))
+    ]
+    k, fair = ks[-1], max((k for k in ks if k * bc <= sos), default=1)
+
+    def solved(method: str, k: int) -> str:
+        return f"{np.nanmean(evidence.passed('eval', method, split, k)):.1f} %"
+
     said = (
-        f"sampled, BC solves {at_k['bc']:.1f} % at {k} samples ({tokens['bc']:,.0f} tokens), SoS "
-        f"{at_k['sos']:.1f} % ({tokens['sos']:,.0f}); for the tokens of one trace of SoS "
-        f"({one['mean_tokens']:,.0f}; {one['measured']:.1f} %) BC draws {fair} and solves "
-        f"{table.loc[('bc', fair), 'measured']:.1f} %"
+        f"sampled, BC solves {solved('bc', k)} at {k} samples ({k * bc:,.0f} tokens), SoS {solved('sos', k)} "
+        f"({k * sos:,.0f}); for the tokens of one trace of SoS ({sos:,.0f}; {solved('sos', 1)}) BC draws "
+        f"{fair} and solves {solved('bc', fair)}"
     )
     return found | {"note": said}
 
@@ -216,10 +235,9 @@ def _tokens(method: str, reference: str, at_least: float) -> Rule:
         f"0.9 of the weaker accuracy, {side}"
     )
 
-    def judge(results: Results, split: str) -> Found:
-        kind = "greedy" if len(results.rows("greedy")) else "eval"
-        table = tables.token_table(results, method, reference, kind=kind)
-        table = table[(table["split"] == split) & table["ratio"].notna()]
+    def judge(evidence: Evidence, split: str) -> Found:
+        table = tables.token_table(evidence.results, method, reference, kind=evidence.decoded, splits=[split])
+        table = table[table["ratio"].notna()]
         found: Found = {"rule": rule}
         for row in table[table["share"].isna()].to_dict("records"):
             interval = metrics.Interval(row["ratio"], row["low"], row["high"])
@@ -237,25 +255,24 @@ def _tokens(method: str, reference: str, at_least: float) -> Rule:
 # Rules: training problems
 
 
+def _training(kind: str, rule: str, judge: Callable[[pd.DataFrame], Found]) -> Rule:
+    """A rule about rows of training problems."""
+    return lambda evidence, split: {"rule": rule} | judge(tables.training_rows(evidence.results, kind))
+
+
 def _published_hints(quantity: str, digits: int) -> Found:
     paper = published("table1_hints").query("quantity == @quantity").set_index("steps")["value"]
     return {"published": round(paper[2] - paper[0], digits)}
 
 
-def _hints_accuracy(results: Results, split: str) -> Found:
-    shares = tables.correct_shares(tables.training_rows(results, "hints"), "steps")
-    by_steps = {steps: _percent(shares, steps=steps) for steps in sorted(shares["steps"].unique())}
-    by_steps.pop(3, None)  # the whole solution: right by construction
-    rule = (
-        "95 % interval of the gain of each further step above 0 (the third is 100 % by construction and not "
-    )
-    rule += "counted); the value is 2 steps minus 0"
-    found = {"rule": rule} | _published_hints("accuracy", 2)
+def _hints_accuracy(rows: pd.DataFrame) -> Found:
+    found = _published_hints("accuracy", 2)
+    shares = tables.correct_shares(rows, "steps")
+    by_steps = [_percent(shares, steps=steps) for steps in sorted(set(shares["steps"]) - {3})]
     if len(by_steps) < 2:
         return found
-    columns = list(by_steps.values())
-    gains = [_judged(after - before) for before, after in zip(columns, columns[1:], strict=False)]
-    return found | _all_of([_judged(columns[-1] - columns[0]), *gains])
+    gains = [_judged(after - before) for before, after in pairwise(by_steps)]
+    return found | _all_of([_judged(by_steps[-1] - by_steps[0]), *gains])
 
 
 def _surprise(rows: pd.DataFrame, column: str, a: object, b: object, same: bool = False) -> Found:
@@ -276,124 +293,138 @@ def _surprise(rows: pd.DataFrame, column: str, a: object, b: object, same: bool 
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(totals[:, 0] / totals[:, 1] - totals[:, 2] / totals[:, 3])
 
-    table = tables.cells(pair.reset_index(), list(pair))
-    interval = metrics.interval_of(
-        float(nats(pair.sum().to_numpy()[None])[0]), nats(metrics.resampled_means(table))
-    )
+    drawn = metrics.resampled_means(tables.cells(pair.reset_index(), list(pair)))
+    interval = metrics.interval_of(float(nats(pair.sum().to_numpy()[None])[0]), nats(drawn))
     by_seed = pd.Series(nats(pair.groupby("seed").sum().to_numpy()))
     return _finding(interval, by_seed, len(pair), ABOVE)
 
 
-def _hints_surprise(results: Results, split: str) -> Found:
-    rule = "95 % interval of the cross-entropy of successful traces with 1, 2, 3 steps given minus that with "
-    rule += "0, each above 0; the value is 2 steps minus 0"
-    rows = tables.training_rows(results, "hints")
-    given = [steps for steps in (2, 1, 3) if steps in set(rows["steps"])]
-    found = {"rule": rule} | _published_hints("cross_entropy", 4)
+def _hints_surprise(rows: pd.DataFrame) -> Found:
+    given = [steps for steps in (2, 1, 3) if steps in rows["steps"].unique()]
+    found = _published_hints("cross_entropy", 4)
     return found | (_all_of([_surprise(rows, "steps", steps, 0) for steps in given]) if given else {})
 
 
-def _guided_likelier(results: Results, split: str) -> Found:
-    rule = "95 % interval of pooled nats per token, hinted (1 to 3 steps) minus guided, above 0: successful "
-    rule += "traces of the same problems"
-    rows = tables.training_rows(results, "likelihood")
-    return {"rule": rule} | _surprise(rows, "kind", "hinted", "guided", same=True)
+def _guided_likelier(rows: pd.DataFrame) -> Found:
+    return _surprise(rows, "kind", "hinted", "guided", same=True)
 
 
-def _yield(results: Results, split: str) -> Found:
-    rows = tables.training_rows(results, "yield")
+def _yield(rows: pd.DataFrame) -> Found:
     rows = rows[rows["iteration"] == 1].assign(correct=rows["round_solved"] >= 0)
     shares = tables.correct_shares(rows, "method")
-    gain = _percent(shares, method="guided_rest") - _percent(shares, method="rest")
-    what = "guided_rest - rest solved training problems, iteration 1, the last round counted"
-    return {"rule": f"95 % interval of {what}, above 0"} | _judged(gain)
+    return _judged(_percent(shares, method="guided_rest") - _percent(shares, method="rest"))
 
 
-def _yield_at_equal_samples(results: Results, split: str) -> Found:
-    rule = "95 % interval of problems solved by guided rounds minus solved by as many new samples of the "
-    rule += "failed ones, above 0; the round that can insert the goal is left out"
-    rows = tables.training_rows(results, "rounds")
+def _yield_at_equal_samples(rows: pd.DataFrame) -> Found:
     last = rows["round"].max()
     within = rows.assign(correct=rows["round"].between(0, last - 1)) if len(rows) else rows.assign(correct=[])
     shares = tables.correct_shares(within, "choose")
-    return {"rule": rule} | _judged(
-        _percent(shares, choose="random") - _percent(shares, choose="sample_again")
-    )
+    return _judged(_percent(shares, choose="random") - _percent(shares, choose="sample_again"))
 
 
-def _choices(results: Results) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    rows = tables.training_rows(results, "selection")
+def _choices(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Success in percent by node choice."""
     shares = tables.correct_shares(rows, "choose")
-    return rows, {choose: _percent(shares, choose=choose) for choose in sorted(set(rows["choose"]))}
+    return {choose: _percent(shares, choose=choose) for choose in sorted(rows["choose"].unique())}
 
 
-def _node_choice(results: Results, split: str) -> Found:
-    rule = "95 % intervals of first - last in success and in cross-entropy both exclude 0, with the same sign"
-    rows, success = _choices(results)
+def _node_choice(rows: pd.DataFrame) -> Found:
+    success = _choices(rows)
     if not {"first", "last"} <= set(success):
-        return {"rule": rule}
+        return {}
     found, surprise = _judged(success["first"] - success["last"]), _surprise(rows, "choose", "first", "last")
     if not found or not surprise:
-        return {"rule": rule}
+        return {}
     statuses = {found["status"], surprise["status"]}
     status = UNDECIDED if UNDECIDED in statuses else REPRODUCED if len(statuses) == 1 else CONTRADICTED
     needed = max(found.get("needed", 0.0), surprise.get("needed", 0.0)) if status == UNDECIDED else math.nan
-    return {"rule": rule} | found | {"status": status, "needed": needed}
+    return found | {"status": status, "needed": needed}
 
 
-def _random_balances(results: Results, split: str) -> Found:
-    rule = (
-        "95 % intervals above 0: success of random minus that of the less successful of first and last, and "
-    )
-    rule += "cross-entropy of the less likely of the two minus that of random"
-    rows, success = _choices(results)
+def _random_balances(rows: pd.DataFrame) -> Found:
+    success = _choices(rows)
     if not {"first", "random", "last"} <= set(success):
-        return {"rule": rule}
+        return {}
     worse = min(("first", "last"), key=lambda choose: success[choose].stack().mean())
-    nats = tables.cross_entropy(rows[rows["correct"].astype(bool)], "choose").set_index("choose")[
-        "cross_entropy"
-    ]
+    likelihood = tables.cross_entropy(rows[rows["correct"].astype(bool)], "choose").set_index("choose")
+    nats = likelihood["cross_entropy"]
     unlikely = max(("first", "last"), key=lambda choose: nats.get(choose, -math.inf))
-    gains = [_judged(success["random"] - success[worse]), _surprise(rows, "choose", unlikely, "random")]
-    return {"rule": rule} | _all_of(gains)
+    return _all_of(
+        [_judged(success["random"] - success[worse]), _surprise(rows, "choose", unlikely, "random")]
+    )
 
 
 # Marks
 
 
-def _owed_to_start(a: str, b: str, start_a: str, start_b: str) -> Callable[[Results, str, Found], str]:
+def _owed_to_start(a: str, b: str, start_a: str, start_b: str) -> Callable[[Evidence, str, Found], str]:
     """Is a's lead over b no more than that of the models they start from?"""
 
-    def mark(results: Results, split: str, found: Mapping[str, Any]) -> str:
-        more = _sums((f"{a}@1 - {b}@1 - {start_a}@1 + {start_b}@1", ABOVE), greedy=True)(results, split)
+    def mark(evidence: Evidence, split: str, found: Found) -> str:
+        more = _sums((f"{a}@1 - {b}@1 - {start_a}@1 + {start_b}@1", ABOVE), greedy=True)(evidence, split)
         ahead = found["measured"] > 0 and more.get("status") in (UNDECIDED, CONTRADICTED)
         return OWED_TO_START if ahead else ""
 
     return mark
 
 
-def _same_gradient(results: Results, split: str, found: Mapping[str, Any]) -> str:
+def _same_gradient(evidence: Evidence, split: str, found: Found) -> str:
     """Do lines and tokens give one and the same gradient, as with a critic that explains nothing?"""
-    cosine = results.rows("gradient")["cosine"].astype(float)
-    explained = results.rows("ppo_curve").query("method == 'guided_rest_ppo'")["explained"].astype(float)
+    cosine = evidence.results.rows("gradient")["cosine"].astype(float)
+    curve = evidence.results.rows("ppo_curve").query("method == 'guided_rest_ppo'")
+    explained = curve["explained"].astype(float)
     same = len(cosine) and cosine.min() > 0.99 and (explained.empty or explained.mean() < 0.1)
     return SAME_GRADIENT if same else ""
 
 
-MARKS: dict[str, Callable[[Results, str, Found], str]] = {
-    "guided_yield": lambda results, split, found: BY_CONSTRUCTION,
+MARKS: dict[str, Callable[[Evidence, str, Found], str]] = {
+    "guided_yield": lambda evidence, split, found: BY_CONSTRUCTION,
     "guided_ppo_above_ppo": _owed_to_start("guided_rest_ppo", "sos_ppo", "guided_rest", "sos"),
     "guided_ppo_above_rest_ppo": _owed_to_start("guided_rest_ppo", "rest_ppo", "guided_rest", "rest"),
     "operation_above_token": _same_gradient,
 }
 WHOLE: dict[str, Rule] = {
-    "hints_accuracy": _hints_accuracy,
-    "hints_cross_entropy": _hints_surprise,
-    "guided_yield": _yield,
-    "guided_yield_equal": _yield_at_equal_samples,
-    "guided_likelier": _guided_likelier,
-    "node_choice_trades": _node_choice,
-    "random_balances": _random_balances,
+    "hints_accuracy": _training(
+        "hints",
+        "95 % interval of the gain of each further step above 0 (the third is 100 % by construction and not "
+        "counted); the value is 2 steps minus 0",
+        _hints_accuracy,
+    ),
+    "hints_cross_entropy": _training(
+        "hints",
+        "95 % interval of the cross-entropy of successful traces with 1, 2, 3 steps given minus that with 0, "
+        "each above 0; the value is 2 steps minus 0",
+        _hints_surprise,
+    ),
+    "guided_yield": _training(
+        "yield",
+        "95 % interval of guided_rest - rest solved training problems, iteration 1, the last round counted, "
+        "above 0",
+        _yield,
+    ),
+    "guided_yield_equal": _training(
+        "rounds",
+        "95 % interval of problems solved by guided rounds minus solved by as many new samples of the failed "
+        "ones, above 0; the round that can insert the goal is left out",
+        _yield_at_equal_samples,
+    ),
+    "guided_likelier": _training(
+        "likelihood",
+        "95 % interval of pooled nats per token, hinted (1 to 3 steps) minus guided, above 0: successful "
+        "traces of the same problems",
+        _guided_likelier,
+    ),
+    "node_choice_trades": _training(
+        "selection",
+        "95 % intervals of first - last in success and in cross-entropy both exclude 0, with the same sign",
+        _node_choice,
+    ),
+    "random_balances": _training(
+        "selection",
+        "95 % intervals above 0: success of random minus that of the less successful of first and last, and "
+        "cross-entropy of the less likely of the two minus that of random",
+        _random_balances,
+    ),
 }
 BY_SPLIT: dict[str, Rule] = {
     "sos_above_bc": _bc,

@@ -1,7 +1,7 @@
-"""One function a figure, each returning the figure and exactly what it draws.
+"""One function per figure, each returning the figure and exactly what it draws.
 
 Every function takes a table of `grlib.results.tables` and a profile name and returns (figure, drawn): `drawn`
-has one row a plotted point, with panel, series, kind ("measured" or "published"), x, y, low, high and
+has one row per plotted point, with panel, series, kind ("measured" or "published"), x, y, low, high and
 seed_sd. Accuracies are in percent. Missing measurements leave an empty panel or the published marks alone.
 """
 
@@ -26,6 +26,7 @@ from grlib.results.tables import BENCHMARKS, REPAIR_SPLITS, TEST_SPLITS, in_orde
 Drawing = tuple[Figure, pd.DataFrame]
 PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems a split, 32 samples each, no interval given"
 SMOOTHED = 20  # steps in the running mean of a learning curve
+CURVE_POINTS = 200  # of that mean that are drawn per method
 LINES = ("-", "--", ":", "-.")
 SHADES = (style.BLUE, style.SKY, style.ORANGE, style.VERMILLION, style.PURPLE, style.GREEN, style.GREY)
 ROUNDS = ("#666666", "#FBD9C0", "#F0A56B", "#D55E00")
@@ -34,28 +35,26 @@ NATS = "cross-entropy, nats per token"
 
 
 def _lines(
-    sheet: Sheet,
-    axis: Axes,
-    panel: str,
-    table: pd.DataFrame,
-    x: str,
-    y: str = "measured",
-    apart: float = 3,
-    **look: Any,
+    sheet: Sheet, axis: Axes, panel: str, table: pd.DataFrame, x: str, y: str = "measured", **look: Any
 ) -> list[str]:
-    """One line a method of the table against column `x`; the methods drawn. Measured ones stand side by side,
-    some points `apart`: 0 where the axis has no places of its own for them, as one of tokens."""
+    """One line per method of the table against column `x`; returns the methods drawn. Measured points stand
+    side by side, unless x counts tokens: there a place on the axis has a meaning."""
     keys = style.measured_methods(table, y)
+    apart = 3 if y == "measured" and x not in ("budget", "spent") else 0
     for i, key in enumerate(keys):
         part = table[table["method"] == key].rename(columns={x: "x"}).sort_values("x")
-        shift = apart * (i - (len(keys) - 1) / 2) if y == "measured" else 0
-        sheet.line(axis, panel, key, part, y, shift=shift, **look)
+        sheet.line(axis, panel, key, part, y, shift=apart * (i - (len(keys) - 1) / 2), **look)
     return keys
 
 
 def _key(label: str, **look: Any) -> Line2D:
     """A legend entry that stands for no single method."""
     return Line2D([], [], color="#444444", label=label, **look)
+
+
+def _seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """What the footnote of a figure without intervals counts: the seeds."""
+    return pd.DataFrame({"seeds": [rows["seed"].nunique() if "seed" in rows else 1]})
 
 
 def _nats(table: pd.DataFrame) -> pd.DataFrame:
@@ -65,13 +64,28 @@ def _nats(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _splits(
-    sheet: Sheet, table: pd.DataFrame, splits: tuple[str, ...] = TEST_SPLITS, of: str = "targets"
+    sheet: Sheet, table: pd.DataFrame, splits: tuple[str, ...] = TEST_SPLITS
 ) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
-    """Panel, split and its rows, for seen and for unseen targets (or other splits, `of` something else)."""
+    """Panel, split and its rows."""
     for axis, split in zip(sheet.axes, splits, strict=True):
-        axis.set_title(f"{split} {of}", loc="left")
+        axis.set_title(f"{split} {'targets' if split in TEST_SPLITS else 'problems'}", loc="left")
         yield axis, split, table[table["split"] == split]
         axis.label_outer()
+
+
+def _by_split(
+    table: pd.DataFrame, profile: str, title: str, x: str, ylabel: str, note: str = "", **axes: Any
+) -> Drawing:
+    """Two panels, one per split, with a measured line per method against column `x`."""
+    sheet = Sheet(title, profile, 2, 4.8, sharex=True, sharey=True)
+    for axis, split, part in _splits(sheet, table, REPAIR_SPLITS if x == "answer" else TEST_SPLITS):
+        _lines(sheet, axis, split, part, x)
+        if x == "k":
+            style.k_axis(axis, sorted(table["k"].unique()) or [1])
+        percent_axis(axis, ylabel, table["high"])
+        axis.set(**axes)
+    sheet.legend(map(handle, style.measured_methods(table)))
+    return sheet.finish(profile, table, note)
 
 
 def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Drawing:
@@ -83,7 +97,8 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
     for _, rows in table.groupby("method"):
         apart = int(rows["step"].diff().median()) if len(rows) > 1 else 1  # a row may be a mean already
         running = rows["loss"].rolling(max(1, SMOOTHED // max(1, apart)), min_periods=1).mean()
-        table.loc[rows.index, "loss"] = running
+        shown = np.linspace(0, len(rows) - 1, min(len(rows), CURVE_POINTS)).astype(int)
+        table.loc[rows.index, "loss"] = running.iloc[shown]  # and nan elsewhere: a line needs no more
     methods = _lines(sheet, axis, "training", table, "millions", "loss", marker="", linewidth=1.6)
     if "valid_loss" in table:
         _lines(sheet, axis, "validation", table, "millions", "valid_loss", linestyle="none")
@@ -91,8 +106,7 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
     axis.set(xlabel="million tokens seen", ylabel=NATS)
     marks = [_key(f"training, mean of {SMOOTHED} steps"), _key("validation", marker="o", linestyle="none")]
     sheet.legend([*map(handle, methods), *marks])
-    seeds = curve["seed"].nunique() if "seed" in curve else 1
-    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval="")
+    return sheet.finish(profile, _seeds(curve), interval="")
 
 
 def accuracy_against_budget(
@@ -103,14 +117,10 @@ def accuracy_against_budget(
 ) -> Drawing:
     """Accuracy within a token budget, on seen and on unseen targets (Figures 3 to 6). The footnote names the
     methods `asked` for that have no rows."""
-    sheet = Sheet(title, profile, 2, 4.8, sharex=True, sharey=True)
-    for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "budget", apart=0)
-        percent_axis(axis, "accuracy, %", table["high"])
-        axis.set(xlabel="token budget (whole response)", xlim=(0, None))
-    sheet.legend(map(handle, style.measured_methods(table)))
     absent = [style.STYLES[key].label for key in asked if key not in set(table["method"])]
-    return sheet.finish(profile, table, f"not run: {', '.join(absent)}" if absent else "")
+    note = f"not run: {', '.join(absent)}" if absent else ""
+    look: dict[str, Any] = {"xlabel": "token budget (whole response)", "xlim": (0, None)}
+    return _by_split(table, profile, title, "budget", "accuracy, %", note, **look)
 
 
 def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
@@ -122,37 +132,31 @@ def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
         _lines(sheet, axis, split, part, "k")
         style.k_axis(axis, sorted(table["k"].unique()))
         percent_axis(axis, "problems solved, %")
-    kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
-    sheet.legend([handle(key, kind) for key, kind in kinds], columns=4)
+    sheet.legend(_measured_and_published(table), columns=4)
     return sheet.finish(profile, table, PUBLISHED_RUN)
+
+
+def _measured_and_published(table: pd.DataFrame) -> list[Line2D]:
+    """Legend entries of the methods that have such values."""
+    kinds = ("measured", "published")
+    return [handle(key, kind) for kind in kinds for key in style.measured_methods(table, kind)]
 
 
 def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k of models before (solid) and after PPO (dashed), up to the k that both were sampled for."""
-    title = "Does PPO make likely what the model could do already?"
-    sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
     table = table.dropna(subset="measured")
     largest = table.groupby("method")["k"].max().min()
     table = table[table["k"] <= largest] if table["method"].isin(list(STARTS)).any() else table.head(0)
-    for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "k")
-        style.k_axis(axis, sorted(table["k"].unique()) or [1])
-        percent_axis(axis, "problems solved, %", table["high"])
-    sheet.legend(map(handle, style.measured_methods(table)), columns=3)
-    return sheet.finish(profile, table)
+    title = "Does PPO make likely what the model could do already?"
+    return _by_split(table, profile, title, "k", "problems solved, %")
 
 
 def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k against what k samples cost: k times the mean tokens of the method's traces."""
-    title = "Solved problems for the same number of tokens"
-    sheet = Sheet(title, profile, 2, 5.0, sharex=True, sharey=True)
     table = table.dropna(subset="measured").assign(spent=table["k"] * table["mean_tokens"].astype(float))
-    for axis, split, part in _splits(sheet, table):
-        _lines(sheet, axis, split, part, "spent", apart=0)
-        percent_axis(axis, "problems solved by at least one sample, %", table["high"])
-        axis.set(xlabel="tokens sampled per problem", xscale="log")
-    sheet.legend(map(handle, style.measured_methods(table)))
-    return sheet.finish(profile, table)
+    solved = "problems solved by at least one sample, %"
+    look = {"xlabel": "tokens sampled per problem", "xscale": "log"}
+    return _by_split(table, profile, "Solved problems for the same number of tokens", "spent", solved, **look)
 
 
 def headline(table: pd.DataFrame, profile: str) -> Drawing:
@@ -228,14 +232,14 @@ def data_yield(table: pd.DataFrame, profile: str, of: str = "problems") -> Drawi
 
 
 def _fill(number: int) -> dict[str, Any]:
-    """Grey for what a model solves by itself, then tints of the colour of Guided-ReST, one a round."""
+    """Grey for what a model solves by itself, then tints of the colour of Guided-ReST, one per round."""
     return {"facecolor": ROUNDS[number % 4], "hatch": HATCHES[number % 7], "edgecolor": "white"}
 
 
-def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_rest") -> Drawing:
-    """Share of training problems solved after each round of rewriting, one line an iteration."""
+def rewriting_rounds(table: pd.DataFrame, profile: str) -> Drawing:
+    """Share of training problems that Guided-ReST solves after each round, one line per iteration."""
     sheet = Sheet("Training problems solved after each round of rewriting", profile, height=4.2)
-    axis, rows = sheet.axes[0], table[table["method"] == method]
+    axis, rows = sheet.axes[0], table[table["method"] == "guided_rest"]
     iterations = list(zip(sorted(rows["iteration"].unique()), LINES, strict=False))
     for iteration, line in iterations:
         part = rows[rows["iteration"] == iteration]
@@ -246,19 +250,18 @@ def rewriting_rounds(table: pd.DataFrame, profile: str, method: str = "guided_re
     return sheet.finish(profile, rows)
 
 
-def accuracy_by_iteration(table: pd.DataFrame, profile: str, k: int | None = None) -> Drawing:
-    """pass@1 and pass@k (default: the largest k measured) after each iteration, from the SoS model at 0."""
+def accuracy_by_iteration(table: pd.DataFrame, profile: str) -> Drawing:
+    """pass@1 and pass@k (the largest k measured) after each iteration, from the SoS model at 0."""
     sheet = Sheet("What each iteration of self-training adds", profile, 2, 4.6, sharex=True, sharey=True)
-    ks = sorted({1, k or max(table["k"], default=1)})
-    lines = dict(zip(ks, ("-",) if len(ks) == 1 else (":", "-"), strict=True))
+    ks = sorted({1, max(table["k"], default=1)})
+    lines = dict(zip(ks, [":", "-"][-len(ks) :], strict=True))
     table = table[table["k"].isin(ks)]
     for axis, split, part in _splits(sheet, table):
-        for value, line in lines.items():
-            rows = part[part["k"] == value]
-            _lines(sheet, axis, f"{split} pass@{value}", rows, "iteration", linestyle=line)
+        for k, line in lines.items():
+            _lines(sheet, axis, f"{split} pass@{k}", part[part["k"] == k], "iteration", linestyle=line)
         axis.set(xlabel="iteration (0: the SoS model)", xticks=sorted(table["iteration"].unique()))
         percent_axis(axis, "problems solved, %", table["high"])
-    kinds = [_key(f"pass@{value}", linestyle=line) for value, line in lines.items()]
+    kinds = [_key(f"pass@{k}", linestyle=line) for k, line in lines.items()]
     sheet.legend([*map(handle, style.measured_methods(table)), *kinds])
     return sheet.finish(profile, table)
 
@@ -270,10 +273,7 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k of code self-repair: published above, measured below (Table 3)."""
     title = "Code self-repair: problems solved by at least one of k episodes"
     sheet = Sheet(title, profile, 2, 7.2, nrows=2, sharex=True)
-    places = [
-        *((split, "published") for split in BENCHMARKS),
-        *((split, "measured") for split in REPAIR_SPLITS),
-    ]
+    places = [*product(BENCHMARKS, ["published"]), *product(REPAIR_SPLITS, ["measured"])]
     names = {"codecontests": "CodeContests", "codeforces": "CodeForces", "near": "Near", "far": "Far"}
     for axis, (split, kind) in zip(sheet.axes, places, strict=True):
         part = table[table["split"] == split]
@@ -283,20 +283,16 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
         axis.set_title(f"{names[split]} problems ({kind})", loc="left")
     for axis in sheet.axes[:2]:
         axis.set_xlabel("")
-    kinds = [(key, kind) for kind in ("measured", "published") for key in style.measured_methods(table, kind)]
-    sheet.legend([handle(key, kind) for key, kind in kinds], columns=3)
+    sheet.legend(_measured_and_published(table), columns=3)
     return sheet.finish(profile, table, PUBLISHED_REPAIR)
 
 
 def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
     """Percent of the episodes of code self-repair that are right after at most so many answers."""
-    sheet = Sheet("What does repairing add to the first answer?", profile, 2, 4.6, sharex=True, sharey=True)
-    for axis, split, part in _splits(sheet, table, REPAIR_SPLITS, "problems"):
-        _lines(sheet, axis, split, part, "answer")
-        axis.set(xlabel="answers of an episode, at most", xticks=sorted(table["answer"].unique()))
-        percent_axis(axis, "episodes right, %", table["high"])
-    sheet.legend(map(handle, style.measured_methods(table)))
-    return sheet.finish(profile, table)
+    title = "What does repairing add to the first answer?"
+    look: dict[str, Any] = {"xlabel": "answers of an episode, at most"}
+    look["xticks"] = sorted(table["answer"].unique())
+    return _by_split(table, profile, title, "answer", "episodes right, %", **look)
 
 
 def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
@@ -329,7 +325,7 @@ PPO_PANELS = {
 
 
 def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
-    """What happens while PPO runs, one line a method: accuracy, length, cut-off share, clips, entropy, ..."""
+    """What happens while PPO runs, one line per method: accuracy, length, cut-off share, entropy, ..."""
     sheet = Sheet("What happens while PPO runs", profile, 2, 13.5, nrows=len(PPO_PANELS) // 2, sharex=True)
     for axis, (column, label) in zip(sheet.axes, PPO_PANELS.items(), strict=True):
         scale = 100 if label.endswith("%") else 1
@@ -340,13 +336,12 @@ def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
     for axis in sheet.axes[-2:]:
         axis.set_xlabel("step")
     sheet.legend(map(handle, style.measured_methods(curve, "accuracy")), columns=3)
-    seeds = curve["seed"].nunique() if "seed" in curve else 1
     shown = "each point the mean over the responses of one step, and over the seeds"
-    return sheet.finish(profile, pd.DataFrame({"seeds": [seeds]}), interval=shown)
+    return sheet.finish(profile, _seeds(curve), interval=shown)
 
 
 def actions(lines: pd.DataFrame, profile: str) -> Drawing:
-    """A trace as PPO sees it: a bar a line (columns start, tokens, text, reward), along its tokens."""
+    """A trace as PPO sees it: a bar per line (columns start, tokens, text, reward), along its tokens."""
     sheet = Sheet("One line of the trace is one action", profile, height=1.4 + 0.24 * len(lines))
     axis = sheet.axes[0]
     colours = [SHADES[i % 2] for i in range(len(lines))]
@@ -361,7 +356,7 @@ def actions(lines: pd.DataFrame, profile: str) -> Drawing:
     axis.set(yticks=[], xlabel="tokens of the response", xlim=(0, 1.9 * last))  # room for the text
     axis.invert_yaxis()
     sheet.record("actions", "line", "measured", lines["start"], lines["tokens"])
-    return sheet.finish(profile, pd.DataFrame({"seeds": [1]}), f"{len(lines)} actions", interval="")
+    return sheet.finish(profile, _seeds(lines), f"{len(lines)} actions", interval="")
 
 
 def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
@@ -390,7 +385,7 @@ def node_selection(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def trace_lengths(rows: pd.DataFrame, profile: str, group: str = "solver") -> Drawing:
-    """Cumulative share of traces by length in tokens, one line a value of `group` (solver or method)."""
+    """Cumulative share of traces by length in tokens, one line per value of `group` (solver or method)."""
     sheet = Sheet(f"How long are the traces, by {group}?", profile)
     axis = sheet.axes[0]
     for i, (name, part) in enumerate(rows.groupby(group)):
@@ -405,4 +400,4 @@ def trace_lengths(rows: pd.DataFrame, profile: str, group: str = "solver") -> Dr
         axis.set_xscale("log")
     axis.set_xlabel("tokens")
     sheet.legend(columns=2)
-    return sheet.finish(profile, pd.DataFrame({"seeds": [1]}), f"{len(rows)} traces", interval="")
+    return sheet.finish(profile, _seeds(rows), f"{len(rows)} traces", interval="")

@@ -6,6 +6,8 @@ Everything here is a share in 0..1.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ Floats = NDArray[np.float64]
 # Once C(n-c, k) / C(n, k) is below exp(-40) the estimator rounds to 1 in double precision.
 _NEGLIGIBLE = 40
 _VALUES_PER_CHUNK = 4_000_000
+_KEPT_DRAWS = 32_000_000  # two bytes each
 
 
 class Interval(NamedTuple):
@@ -72,14 +75,13 @@ def resampled_means(
         belongs = (member[None, :] == np.arange(len(names))[:, None]).astype(np.float64)
         sums, counts = np.tensordot(belongs, sums, axes=1), belongs @ counts
     units, seeds, columns = sums.shape
-    units_rng, seeds_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    parts = []
-    chunk = max(1, _VALUES_PER_CHUNK // units)
-    for start in range(0, draws, chunk):
-        number = min(chunk, draws - start)
-        times = _times_drawn(units_rng, number, units)
-        each = _times_drawn(seeds_rng, number, seeds) if seeds > 1 else np.ones((number, 1))
-        total = (times @ sums.reshape(units, -1)).reshape(number, seeds, columns)
+    drawn = _kept_draws if draws * units <= _KEPT_DRAWS else _draws
+    each_seed = _kept_draws((seed, 1), draws, seeds)[0] if seeds > 1 else np.ones((draws, 1))
+    parts, start = [], 0
+    for counted in drawn(seed, draws, units):
+        times, each = counted.astype(np.float64), each_seed[start : start + len(counted)]
+        start += len(counted)
+        total = (times @ sums.reshape(units, -1)).reshape(len(times), seeds, columns)
         with np.errstate(invalid="ignore", divide="ignore"):  # no cell was drawn: nan
             parts.append(
                 (total * each[..., None]).sum(axis=1) / ((times @ counts) * each).sum(axis=1)[:, None]
@@ -87,12 +89,20 @@ def resampled_means(
     return np.concatenate(parts)
 
 
-def _times_drawn(rng: np.random.Generator, draws: int, units: int) -> Floats:
-    """How often each of `units` is drawn with replacement: (draws, units)."""
-    picks = rng.integers(0, units, size=(draws, units))
-    offsets = np.arange(draws)[:, None] * units
-    times = np.bincount((picks + offsets).ravel(), minlength=picks.size)
-    return times.reshape(picks.shape).astype(np.float64)
+def _draws(seed: int | tuple[int, int], draws: int, units: int) -> Iterator[NDArray[Any]]:
+    """How often each of `units` is drawn with replacement: (draws, units), in chunks that fit into memory."""
+    rng, chunk = np.random.default_rng(seed), max(1, _VALUES_PER_CHUNK // units)
+    for start in range(0, draws, chunk):
+        picks = rng.integers(0, units, size=(min(chunk, draws - start), units))
+        offsets = np.arange(len(picks))[:, None] * units
+        times = np.bincount((picks + offsets).ravel(), minlength=picks.size)
+        yield times.reshape(picks.shape).astype(np.uint16)
+
+
+@lru_cache(maxsize=8)
+def _kept_draws(seed: int | tuple[int, int], draws: int, units: int) -> list[NDArray[Any]]:
+    """The same, kept for the next table of so many units: the claims draw from a few sizes many times."""
+    return list(_draws(seed, draws, units))
 
 
 def interval_of(centre: float | Floats, draws: Floats, level: float = 0.95) -> Interval:
@@ -139,7 +149,7 @@ def within_budgets(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) ->
     """
     right, lengths = np.asarray(correct, dtype=bool), np.asarray(tokens)
     if right.shape != lengths.shape:
-        raise GrlibError(f"tokens of shape {lengths.shape}: must be one a sample, as correct {right.shape}")
+        raise GrlibError(f"tokens of shape {lengths.shape}: must be one per sample, as correct {right.shape}")
     return right[..., None] & (lengths[..., None] <= np.atleast_1d(budgets))
 
 

@@ -1,13 +1,13 @@
-"""The authors' release: rows and result files of its programs, read into ours; our rows in its layout.
+"""The authors' release: rows and result files of its programs, read into ours.
 
 Its folders are <model>/.../gen/temp_<t>/iter_<guided rounds>/<split>_<first>_<last>_<seed>.parquet, one row a
-problem, and beside `gen` an `eval` with <split>_pass_at_k.csv. Numbers can so be compared without retraining.
+problem, and beside `gen` an `eval` with <split>_pass_at_k.csv. So numbers are compared without training.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,7 @@ import pandas as pd
 from grlib.errors import GrlibError, one_line
 from grlib.results import rows as results
 from grlib.runs.files import write_json, write_table
-from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.puzzle import Problem
-from grlib.tasks.countdown.rows import problem_rows
 from grlib.tasks.countdown.traces import grade
 
 BUDGET = 4096  # tokens of a response in the paper
@@ -158,13 +156,3 @@ def _store(dest: Path, stored: Mapping[str, Sequence[pd.DataFrame]]) -> None:
                 write_table(path, pd.concat(stored[stem], ignore_index=True).drop(columns="verdict"))
             elif stem not in results.OPTIONAL:
                 write_table(path, results.without_rows(kind))
-
-
-def generated_rows(items: Iterable[Solved], attempts: pd.DataFrame) -> pd.DataFrame:
-    """Evaluated problems as the release stores them: one row an attempt (`selftrain.evaluate`), with the
-    columns of `rows.problem_rows`, response, response_length and score."""
-    asked = problem_rows(items)
-    frame = asked.iloc[attempts["index"].to_list()].reset_index(drop=True)
-    turns = [[{"role": "assistant", "content": text}] for text in attempts["response"]]
-    score = attempts["correct"].astype(float).to_list()
-    return frame.assign(response=turns, response_length=attempts["tokens"].to_list(), score=score)

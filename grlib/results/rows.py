@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -44,15 +45,8 @@ FILES = {
     "ppo_curve": ("07_curve",),
     "gradient": ("07_gradient",),
 }
-OPTIONAL = (
-    "05_solved",
-    "07_eval",
-    "07_greedy",
-    "07_curve",
-    "07_gradient",
-    "08_eval",
-    "08_yield",
-)  # files that a run may lack
+# files that a run may lack
+OPTIONAL = ("05_solved", "07_eval", "07_greedy", "07_curve", "07_gradient", "08_eval", "08_yield")
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
 _ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
@@ -103,18 +97,18 @@ def _faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
         if wanted != "number" and frame[column].isna().any():
             yield f"column {column!r} has missing values: none allowed; make the file again"
     for column, allowed in (("method", METHODS), ("split", SPLITS)):
-        for unknown in sorted(set(frame.get(column, ())) - set(allowed)):
+        for unknown in sorted(set(frame[column].unique() if column in frame else ()) - set(allowed)):
             yield f"{column} {unknown!r} is unknown: must be one of {', '.join(allowed)}"
     for column in {"profile", "model"} & set(frame):
         if frame[column].nunique() > 1:
-            yield f"rows of {column}s {sorted(set(frame[column]))} are mixed; keep one {column}"
+            yield f"rows of {column}s {sorted(frame[column].unique())} are mixed; keep one {column}"
     for column in {"index", "sample", "tokens", "nll_tokens"} & set(frame):
         if (frame[column] < 0).any():
             yield f"column {column!r} holds {frame[column].min()}: must not be negative"
     keys = [key for key in _IDENTITY if key in frame]
     if kind not in _REPEATED and frame.duplicated(keys).any():
         twice = frame.loc[frame.duplicated(keys), keys].iloc[0].to_dict()
-        yield f"two rows for {twice}: one row a sample; remove the doubled results"
+        yield f"two rows for {twice}: one row per sample; remove the doubled results"
     if "sample" in keys and len(frame):
         spread = frame.groupby(keys[:-1])["sample"].agg(["size", "max"])
         sizes = spread["size"].groupby(level=keys[:-2]).nunique()
@@ -132,8 +126,9 @@ class Results:
 
     def rows(self, kind: str) -> pd.DataFrame:
         """Rows of one kind; an empty frame with the right columns when nothing was stored."""
-        empty = pd.DataFrame(columns=list(dict.fromkeys([*SCHEMAS[kind], "iteration", "seed"])))
-        return self.frames.get(kind, empty)
+        if kind in self.frames:
+            return self.frames[kind]
+        return pd.DataFrame(columns=list(dict.fromkeys([*SCHEMAS[kind], "iteration", "seed"])))
 
 
 def without_rows(kind: str) -> pd.DataFrame:
@@ -153,7 +148,8 @@ def load(folders: Mapping[int, Path], profile: str) -> Results:
             paths = [Path(folder) / "results" / f"{stem}.parquet" for stem in stems]
             for path in filter(Path.is_file, paths):
                 newest = check_rows(_read(path), kind, str(path)).assign(seed=seed)
-                frames = [old[~old["method"].isin(newest["method"])] for old in frames] + [newest]
+                frames = [old[~old["method"].isin(newest["method"].unique())] for old in frames]
+                frames.append(newest)
             parts.setdefault(kind, []).extend(frames)
     joined = {kind: _joined(frames, kind, profile) for kind, frames in parts.items() if frames}
     return Results(profile, tuple(sorted(folders)), joined)
@@ -163,7 +159,7 @@ def _joined(frames: list[pd.DataFrame], kind: str, profile: str) -> pd.DataFrame
     rows = pd.concat(frames, ignore_index=True)
     if kind in ("eval", "greedy", "hints", "repair"):
         rows["iteration"] = rows["iteration"].fillna(0).astype(int) if "iteration" in rows else 0
-    found = set(rows.get("profile", ()))
+    found = set(rows["profile"].unique()) if "profile" in rows else set[str]()
     if found - {profile}:
         raise GrlibError(f"{kind} results of {sorted(found)}: must all be of profile {profile!r}")
     return check_rows(rows, kind)
@@ -186,7 +182,11 @@ def _check_profile(folder: Path, profile: str) -> None:
 
 def published(name: str) -> pd.DataFrame:
     """One hand-copied table of paper_results/published: `value` as a number, `digits` as printed."""
-    path = PUBLISHED / f"{name}.csv"
+    return _published(PUBLISHED / f"{name}.csv").copy()
+
+
+@cache
+def _published(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise GrlibError(f"{path}: published numbers are missing; use a full checkout of the repository")
     frame = pd.read_csv(path, keep_default_na=False, dtype={"value": str})

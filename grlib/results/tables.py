@@ -69,27 +69,38 @@ def last_iteration(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["iteration"] == rows.groupby("method")["iteration"].transform("max")]
 
 
+# A score for every problem and seed
+
+
+def solved_counts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Samples of each problem, the correct ones of them, mean tokens: `PROBLEM`, samples, correct, tokens."""
+    problems = rows.astype({"correct": bool}).groupby(PROBLEM, observed=True)
+    columns = {"samples": ("correct", "size"), "correct": ("correct", "sum"), "tokens": ("tokens", "mean")}
+    return problems.agg(**columns).reset_index()
+
+
+def scores_of(counts: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """pass@k (0..1) of each problem of `solved_counts`: the columns of `PROBLEM`, then one column per k."""
+    pairs, scores = list(zip(counts["samples"], counts["correct"], strict=True)), counts[PROBLEM].copy()
+    for k in ks:
+        known = {(n, c): metrics.pass_at_k(n, c, k) for n, c in set(pairs)}
+        scores[k] = np.asarray([known[pair] for pair in pairs], dtype=float)
+    return scores
+
+
+def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column per k."""
+    return scores_of(solved_counts(rows), ks)
+
+
 def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
     """The ks that every problem has enough samples for."""
     samples = int(rows.groupby(PROBLEM, observed=True).size().min()) if len(rows) else max(ks)
     return [k for k in ks if k <= samples]
 
 
-# A score for every problem and seed
-
-
-def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column a k."""
-    counts = rows.astype({"correct": bool}).groupby(PROBLEM, observed=True)["correct"].agg(["size", "sum"])
-    pairs = list(zip(counts["size"], counts["sum"], strict=True))
-    for k in ks:
-        known = {(n, c): metrics.pass_at_k(n, c, k) for n, c in set(pairs)}
-        counts[k] = np.asarray([known[pair] for pair in pairs], dtype=float)
-    return counts.drop(columns=["size", "sum"]).reset_index()
-
-
 def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
-    """Share of samples correct within each token budget, per problem: `PROBLEM`, then one column a budget."""
+    """Share of correct samples within each token budget: `PROBLEM`, then one column per budget."""
     found = metrics.within_budgets(rows["correct"], rows["tokens"], budgets)
     within = pd.DataFrame(found, columns=list(budgets), index=rows.index)
     return within.groupby([rows[key] for key in PROBLEM], observed=True).mean().reset_index()
@@ -104,7 +115,7 @@ def shares_by_then(
     rows: pd.DataFrame, column: str, first: int, numbers: Sequence[int], by: Sequence[str]
 ) -> pd.DataFrame:
     """Share of each problem's rows whose `column` lies between `first` and each number: `by`, seed, index,
-    then one column a number."""
+    then one column per number."""
     reached = pd.DataFrame({number: rows[column].astype(int).between(first, number) for number in numbers})
     keys = [rows[key] for key in (*by, "seed", "index")]
     return reached.groupby(keys, observed=True).mean().reset_index()
@@ -151,23 +162,16 @@ def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     return pd.DataFrame(out, columns=[*columns, "problems", "mean_tokens", "seeds"])
 
 
-def truncation(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Samples a problem, percent cut off by the token budget and mean tokens of each group."""
+def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The table with samples per problem, percent cut off by the token budget and mean tokens, per group."""
     numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
     numbers = numbers.astype({"truncated": float, "tokens": float})
     problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
-    counts = {
-        "samples": ("tokens", "size"),
-        "truncated": ("truncated", "mean"),
-        "mean_tokens": ("tokens", "mean"),
-    }
-    table = problems.agg(**counts).groupby(list(by), sort=False, observed=True).mean().reset_index()
-    return table.assign(truncated=100 * table["truncated"])
-
-
-def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The table with the columns of `truncation` added."""
-    return table.merge(truncation(rows, by), on=list(by), how="left")
+    counts = problems.agg(
+        samples=("tokens", "size"), truncated=("truncated", "mean"), mean_tokens=("tokens", "mean")
+    )
+    found = counts.groupby(list(by), sort=False, observed=True).mean().reset_index()
+    return table.merge(found.assign(truncated=100 * found["truncated"]), on=list(by), how="left")
 
 
 def in_order(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -232,7 +236,7 @@ def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFra
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as the paper prints it: one row a method, one column a split and k, 'published / measured'."""
+    """Table 2 as in the paper: one row per method, one column per split and k: published / measured."""
     texts = table[["published", "measured"]].map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
     cells = table.assign(cell=texts["published"] + " / " + texts["measured"])
     wide = cells.pivot(index="method", columns=["split", "k"], values="cell").fillna("-")
@@ -403,6 +407,7 @@ def token_table(
     shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     points: int = 64,
     kind: str = "eval",
+    splits: Sequence[str] = TEST_SPLITS,
 ) -> pd.DataFrame:
     """Tokens each of two methods needs for equal accuracy, and their ratio (the paper's 2x claim, Figure 3).
 
@@ -412,7 +417,7 @@ def token_table(
     """
     rows = test_rows(results, kind, methods=(method, reference))
     budgets, out = default_budgets(rows, points), []
-    for split in TEST_SPLITS:
+    for split in splits:
         parts = [rows[(rows["method"] == name) & (rows["split"] == split)] for name in (method, reference)]
         scores = [budget_shares(part, budgets).set_index(["seed", "index"])[budgets] for part in parts]
         shared = scores[0].index.intersection(scores[1].index)

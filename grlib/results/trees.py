@@ -98,7 +98,11 @@ def _role(node: Node, correct: set[int], special: dict[int, str]) -> str:
 
 
 def _layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: int) -> pd.DataFrame:
-    """One row a drawn box: node, name, parent, operation, text, role, order of visit, x (depth), y (row)."""
+    """One row per box: node, name, parent, operation, text, role, order of visit, x (depth), y (row)."""
+    if not tree.nodes:
+        raise GrlibError("a tree without nodes cannot be drawn: its trace has no root line; give a whole one")
+    if max_nodes < 1:
+        raise GrlibError(f"max_nodes={max_nodes}: must be at least 1; 25 fits a page")
     kept = _kept(tree, {i for i in correct | set(special) if special.get(i) != "dropped"}, max_nodes)
     visits = sorted((n.visited_at, n.index) for n in tree.nodes if n.visited_at is not None)
     order = {index: number for number, (_, index) in enumerate(visits, start=1)}
@@ -164,17 +168,15 @@ def _sheet(panels: Mapping[str, pd.DataFrame], title: str = "", note: str = "", 
 
 
 def draw_tree(
-    tree: Tree, solution: Steps = None, selected: int | None = None, *, max_nodes: int = 25, **words: str
+    tree: Tree, solution: Steps = None, *, max_nodes: int = 25, **words: str
 ) -> tuple[Figure, pd.DataFrame]:
-    """A parsed trace as a tree: the figure and one row a drawn box (`_layout`).
+    """A parsed trace as a tree: the figure and one row per box (`_layout`).
 
-    `solution` (operations) colours the nodes on it; without one, the path to the goal. `selected` marks the
-    node that a rewrite picks. Siblings beyond `max_nodes` boxes fold into '+n more', the solution never.
-    `words`: title, note and profile.
+    `solution` (operations) colours the nodes on it; without one, the path to the goal. Siblings beyond
+    `max_nodes` boxes fold into '+n more', the solution never. `words`: title, note and profile. GrlibError
+    for a tree without nodes.
     """
-    _check(tree, selected, max_nodes)
-    special = {} if selected is None else {selected: "selected"}
-    boxes = _layout(tree, correct_nodes(tree, solution), special, max_nodes)
+    boxes = _layout(tree, correct_nodes(tree, solution), {}, max_nodes)
     heading = f"target {tree.target}" if tree.target is not None else ""
     return _sheet({heading: boxes}, **words), boxes
 
@@ -182,44 +184,29 @@ def draw_tree(
 def draw_rewrite(
     before: Tree,
     after: Tree,
-    selected: int | str | None,
+    child: str | None,
     solution: Steps = None,
     cut: int | None = None,
     *,
     max_nodes: int = 16,
     **words: str,
 ) -> tuple[Figure, pd.DataFrame]:
-    """A rewrite in two panels: the failed trace with the selected node, and the trace it becomes (Figure 2).
+    """A rewrite in two panels: the failed trace with the child to rewrite, and what it becomes (Figure 2).
 
-    `selected` is the node's index in `before` or its name (`Rewrite.child`), which it keeps in `after`; `cut`
-    is the offset in the old trace from which all is dropped (`Rewrite.edits[-1].start`), by default the
-    selected node's first visit. Dropped nodes are drawn faint. None marks no node.
+    `child` is the node's name (`Rewrite.child`), None marks no node; `cut` is the offset in the old trace
+    from which all is dropped (`Rewrite.edits[-1].start`), drawn faint.
     """
-    _check(before, None if isinstance(selected, str) else selected, max_nodes)
-    _check(after, None, max_nodes)
-    name = before.nodes[selected].name if isinstance(selected, int) else selected
-    chosen = next((n for n in before.nodes if n.name == name and (cut is None or n.generated_at < cut)), None)
-    if cut is None and chosen is not None:
-        cut = chosen.generated_at if chosen.visited_at is None else chosen.visited_at
-    old = {n.index: "dropped" for n in before.nodes if n.index and cut is not None and n.generated_at >= cut}
-    old |= {} if chosen is None else {chosen.index: "selected"}
-    new = {n.index: "rewritten" for n in after.nodes if n.name == name and not n.leaf}
+    end = math.inf if cut is None else cut
+    old = {n.index: "dropped" for n in before.nodes[1:] if n.generated_at >= end}
+    chosen = [n.index for n in before.nodes if n.name == child and n.generated_at < end]
+    old |= dict.fromkeys(chosen[:1], "selected")
+    new = {n.index: "rewritten" for n in after.nodes if n.name == child and not n.leaf}
     target = f"target {before.target}: " if before.target is not None else ""
     first = _layout(before, correct_nodes(before, solution) - set(old), old, max_nodes)
     second = _layout(after, correct_nodes(after, solution) - set(new), new, max_nodes)
     panels = {f"{target}the failed search": first, "after the rewrite": second}
     drawn = pd.concat([first.assign(panel="before"), second.assign(panel="after")], ignore_index=True)
     return _sheet(panels, **words), drawn
-
-
-def _check(tree: Tree, selected: int | None, max_nodes: int) -> None:
-    count = len(tree.nodes)
-    if not count:
-        raise GrlibError("a tree without nodes cannot be drawn: its trace has no root line; give a whole one")
-    if selected is not None and not 0 <= selected < count:
-        raise GrlibError(f"selected={selected}: must be a node index below {count}; take one of tree.nodes")
-    if max_nodes < 1:
-        raise GrlibError(f"max_nodes={max_nodes}: must be at least 1; 25 fits a page")
 
 
 def trace_diff(before: str, after: str, continued: str = "", context: int = 3) -> SignedText:

@@ -30,7 +30,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
 
     Every seed keeps its results; the notebooks' outputs, the example figures and the costs are those of the
     lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
-    again, and the README written, from all seeds.
+    again from all seeds.
     Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
     With `request.only` or `start` those notebooks' files join the record, or begin one: all that they used
     must be in it. With `dest` all of it goes there and the repository's own record stays as it is.
@@ -62,7 +62,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
         for kind in STORED:
             _replace(target / kind, kind, request.folder, files, joins)
         if lowest:
-            _replace(figures, "figures", request.folder, files, joins)
+            shown = [name for name in files if dest or not name.endswith((".csv", ".svg"))]
+            _replace(figures, "figures", request.folder, shown, joins)
             recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
     commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
     known = before["stale"] if joins and before else {}
@@ -172,10 +173,11 @@ def _record_notebooks(
 
 
 def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False) -> None:
-    """Draw every figure and table again from all recorded seeds, and refresh the README; says what it wrote.
+    """Draw every figure and table again from all recorded seeds, and say what was written.
 
     Results come from the record of the profile, or from `source`: a folder with seed<number>/results in it,
-    or one run folder. Figures go to figures/<profile>, tables beside the results, or both to `dest`.
+    or one run folder. Figures go to figures/<profile> (PNG, and CSV of what is drawn), tables beside the
+    results, or both to `dest`, there SVG too.
     `outputs`: with several seeds, notebook 09 keeps the outputs of this, with its manifest in the record.
     """
     runs.resolve(profile, 0, {})
@@ -197,7 +199,7 @@ def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False
         places["manifests"] = stored / "manifests"
     for name in _files([notebook], request):
         kind, _, rest = name.partition("/")
-        if kind in places:
+        if kind in places and (dest or not name.endswith(".svg")):
             place = (Path(dest).resolve() / kind if dest else places[kind]) / rest
             artefacts.write_bytes(place, (work / name).read_bytes())
             print("wrote", runs.shown(place))
