@@ -12,10 +12,10 @@ import pytest
 
 import benchmarks as bench
 from benchmarks import plain, reinforce, speed
+from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.models.llama import load_both
 from grlib.ppo import rollouts
-from grlib.profiles import LAPTOP
 from grlib.tasks.countdown.data import sample_problems, split_targets
 from grlib.tasks.countdown.guidance import rewrite
 from grlib.tasks.countdown.puzzle import Problem
@@ -120,7 +120,7 @@ def test_a_ppo_step_is_timed_part_by_part(capsys):
 def test_padded_mini_batches_score_the_same():
     """The plain loop that the benchmark compares with is the same update, only padded."""
     policy, _ = load_both(bench.SHIPPED)
-    settings = ppo_settings(LAPTOP, "guided_rest_ppo")
+    settings = ppo_settings(profiles.get("laptop"), "guided_rest_ppo")
     rows = [rollouts.Rollout((1,), (5, 6, 7)[:n], (0.0,) * n, (0,), (), False, True) for n in (3, 1, 2)]
     batch = reinforce.PaddedLearner(policy, settings).rescored(rollouts.batch_of(rows))
     alone = [reinforce.PaddedLearner(policy, settings).rescored(rollouts.batch_of([row])) for row in rows]

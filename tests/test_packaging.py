@@ -152,7 +152,7 @@ def test_notebooks_declare_parameters_and_artefacts(book):
 
 
 @pytest.mark.skipif(not BOOKS, reason="no notebooks yet")
-@pytest.mark.parametrize("profile", profiles.PROFILES)
+@pytest.mark.parametrize("profile", profiles.DIAL)
 def test_every_artefact_has_one_maker_that_runs_before_its_readers(profile):
     made: dict[str, str] = {}
     for book in BOOKS:

@@ -207,8 +207,8 @@ def test_claims_agree_in_one_line_or_are_told_apart():
 
 def test_profiles_stand_side_by_side():
     header, _, *rows = report.profile_table().splitlines()
-    assert all(f"`{name}`" in header for name in profiles.PROFILES)
-    assert all(row.count("|") == len(profiles.PROFILES) + 2 for row in rows)
+    assert all(f"`{name}`" in header for name in profiles.DIAL)
+    assert all(row.count("|") == len(profiles.DIAL) + 2 for row in rows)
 
 
 # redrawing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import copy
 import difflib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
+from grlib.runs.files import small_png
 from grlib.runs.sources import imported_modules, reached, tree_digest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -228,6 +230,9 @@ def with_outputs(original: Notebook, executed: Notebook, hide: Mapping[str, str]
             for holder in (output, output.get("data", {})):
                 for kind in [kind for kind in holder if kind.startswith("text")]:
                     holder[kind] = _hidden(holder[kind], hide)
+                if "image/png" in holder:
+                    picture = small_png(base64.b64decode(holder["image/png"]))
+                    holder["image/png"] = base64.b64encode(picture).decode()
     return recorded.content
 
 

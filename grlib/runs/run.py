@@ -155,7 +155,7 @@ class Run:
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         artefacts.write_bytes(self.path(f"figures/{name}.svg"), svg.getvalue())
         artefacts.write_table(self.path(f"figures/{name}.csv"), data)
-        return artefacts.write_bytes(self.path(f"figures/{name}.png"), png.getvalue())
+        return artefacts.write_bytes(self.path(f"figures/{name}.png"), artefacts.small_png(png.getvalue()))
 
     # long work
 
