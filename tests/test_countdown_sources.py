@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from grlib import profiles
@@ -38,7 +36,7 @@ def folder(tmp_path):
 
 def sourced(folder, **changes):
     places = {"problems_source": str(folder / "rl"), "imitation_source": str(folder / "sft.parquet")}
-    return replace(SMALL, **places | changes)
+    return profiles.changed(SMALL, **places | changes)
 
 
 def test_every_role_gets_its_split(folder):
@@ -66,12 +64,12 @@ def test_one_source_without_the_other_is_refused(folder, missing):
 
 def test_a_model_from_scratch_learns_from_drawn_examples(folder):
     with pytest.raises(GrlibError, match="profile with a pretrained model"):
-        examples_of(sourced(folder, pretrained=""), 1)
+        examples_of(sourced(folder, model={"pretrained": ""}), 1)
 
 
 def test_too_few_rows_are_counted(folder):
     with pytest.raises(GrlibError, match=r"split train: has 6 rows, 7 are wanted"):
-        splits_of(sourced(folder, train_problems=7), seed=0)
+        splits_of(sourced(folder, self_training={"train_problems": 7}), seed=0)
     with pytest.raises(GrlibError, match=r"has 6 rows, 8 are wanted"):
         examples_of(sourced(folder), 4, start=4)
 

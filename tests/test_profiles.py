@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 def all_code():
     """The package and the code cells of the notebooks as one text."""
-    pieces = [path.read_text() for path in (ROOT / "grlib").rglob("*.py") if path.parent != settings.FOLDER]
+    pieces = [path.read_text() for path in (ROOT / "grlib").rglob("*.py")]
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
         pieces += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

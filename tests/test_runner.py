@@ -23,7 +23,7 @@ from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 from grlib.profiles import settings
-from grlib.runs import chunks, deadline, execute, freshness, notebooks, recording, runner, sources
+from grlib.runs import chunks, deadline, execute, freshness, notebooks, outcome, recording, runner, sources
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 from grlib.sampling import vllm as vllm_engine
@@ -372,7 +372,7 @@ def test_a_shard_that_waits_for_others_ends_with_its_own_code(lab, capsys, monke
 def test_each_class_of_cause_has_its_exit_code(name, text, code):
     error = execute.PapermillExecutionError(3, 2, "source", name, text, [f"{name}: {text}"])
     cause, line = execute._cause(error, execute._Kernel(), None)
-    assert execute.EXIT[cause] == code and line == f"{name}: {text}".strip()
+    assert outcome.EXIT[cause] == code and line == f"{name}: {text}".strip()
 
 
 @integration

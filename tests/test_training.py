@@ -413,7 +413,7 @@ def test_stages_of_one_size_take_different_examples(quick, monkeypatch):
 
     monkeypatch.setattr(imitation, "rows_of_stage", noted)
     stages = (Stage(3, 8, 4), Stage(2, 3, 3), Stage(3, 5, 5))
-    imitation.train_base("sos", replace(PROFILE, stages=stages))
+    imitation.train_base("sos", replace(PROFILE, base=replace(PROFILE.base, stages=stages)))
     assert asked == [(3, 0, 8), (2, 0, 3), (3, 8, 5)]
 
 
@@ -422,7 +422,7 @@ def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
     made = imitation.rows_of_stage("sos", PROFILE, Stage(3, 8, 4), begun=2)
     words = build_tokenizer(PROFILE.whole_numbers)
     examples = imitation.imitation_examples(PROFILE.task, 8, start=2, num_count=3)
-    expected = imitation.imitation_rows("sos", examples, words, PROFILE.row_length)
+    expected = imitation.imitation_rows("sos", examples, words, PROFILE.self_training.row_length)
     assert [(row.ids.tolist(), row.start) for row in made] == [(r.ids.tolist(), r.start) for r in expected]
 
 

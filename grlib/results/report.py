@@ -219,10 +219,12 @@ def headline(record: Record) -> str:
 
 def provenance(record: Record) -> str:
     """Where a record comes from: sizes that are not the profile's own, seeds, devices, commits."""
-    own, sizes = vars(profiles.get(record.profile)), dict[str, str]()
+    own, sizes = profiles.get(record.profile), dict[str, str]()
     for manifest in record.manifests:
-        for name, value in manifest.get("parameters", {}).items():
-            if value and value != own.get(name, value):
+        asked = {name: value for name, value in manifest.get("parameters", {}).items() if type(value) is int}
+        asked.pop("seed", None)
+        for name, value in asked.items():
+            if profiles.with_sizes(own, {name: value}) != own:
                 sizes[name] = f" with `{name}` {value}"
     devices = sorted({str(manifest.get("device")) for manifest in record.manifests})
     commits = sorted({str(manifest.get("commit"))[:10] for manifest in record.manifests})
