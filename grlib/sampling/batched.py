@@ -2,7 +2,7 @@
 
 All waves share one matrix product per layer; attention runs wave by wave over exactly the tokens that a wave
 has, so neither finished rows nor rows of other lengths cost compute. The weights and rotary embedding are
-those of the transformers model; `tests/test_sampling.py` compares logits and greedy output with it, and
+those of the transformers model; `tests/sampling/test_sampling.py` compares logits and greedy output with it, and
 `python -m benchmarks` the speed.
 """
 

@@ -15,7 +15,7 @@ from grlib.profiles import settings
 from grlib.runs import freshness, notebooks
 from grlib.tasks.countdown.data import CountdownSettings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def all_code():

@@ -340,20 +340,20 @@ def test_the_pace_of_checkpoints_and_memory_is_no_part_of_a_run(tmp_path, monkey
 KILLED = """
 import sys, time, torch
 torch.set_num_threads(1)
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = sys.argv[1:4]
 from pathlib import Path
 from test_training import run, training
 step = training.train_step
 training.train_step = lambda *arguments: time.sleep(0.2) or step(*arguments)
-run(Path(sys.argv[3]))
+run(Path(sys.argv[4]))
 """
 
 
 @pytest.mark.integration
 def test_killed_at_any_moment_the_run_ends_in_the_same_weights(tmp_path):
     """A real process, slowed down, gets SIGKILL shortly after its first checkpoint appears."""
-    here = Path(__file__).resolve().parent
-    arguments = [sys.executable, "-c", KILLED, str(here), str(here.parent), str(tmp_path)]
+    here = Path(__file__).resolve()
+    arguments = [sys.executable, "-c", KILLED, *map(str, [*here.parents[:3], tmp_path])]
     process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
     wait_for(lambda: (tmp_path / "checkpoint.pt").is_file() or process.poll() is not None)
     process.send_signal(signal.SIGKILL)

@@ -247,7 +247,7 @@ def test_a_failing_chunk_keeps_the_finished_ones(tmp_path):
     assert len(list(tmp_path.glob("chunk_*.parquet"))) == 2
 
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):

@@ -42,7 +42,7 @@ from grlib.training.loss import states_before
 from grlib.training.rows import make_rows, micro_batches
 
 # Small cases with the outputs of the authors' released advantage estimator and loss.
-CASES = [json.loads(line) for line in (Path(__file__).parent / "data/operation_ppo.jsonl").open()]
+CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "data/operation_ppo.jsonl").open()]
 
 
 def tensor(*rows):
@@ -373,7 +373,7 @@ def test_countdown_from_the_shipped_base(tmp_path, changes):
     settings = toy_settings(
         steps=1, responses=4, minibatch=2, actor_lr=1e-5, critic_lr=1e-4, sampling=sampling, **changes
     )
-    base = Path(__file__).parents[1] / "paper_results/base/sos"
+    base = Path(__file__).parents[2] / "paper_results/base/sos"
     row = run(CountdownTask(200), base, tmp_path, settings, items).iloc[0]
     assert row["rescore_gap"] < 1e-3
     assert row["ratio_01"] == pytest.approx(1, abs=0.2)
@@ -385,7 +385,7 @@ def test_lines_and_tokens_pull_the_same_way_while_the_critic_knows_nothing(tmp_p
     items = countdown_data.draw(profile.task, "train/0", 24)  # of which some are solved
     sampling = Sampling(workers=1, slots=24, chunk=24)
     settings = toy_settings(steps=1, responses=24, minibatch=2, critic="shared", sampling=sampling)
-    base = Path(__file__).parents[1] / "paper_results/base/sos"
+    base = Path(__file__).parents[2] / "paper_results/base/sos"
     how = {"seed": 1, "work": tmp_path}
     cosine = ppo.gradient_cosine(CountdownTask(500), items, base, settings, **how)
     assert 0.99 < cosine <= 1 + 1e-5

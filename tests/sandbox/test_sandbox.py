@@ -23,7 +23,7 @@ from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.sandbox import confinement, server
 
-SAMPLE = Path(__file__).with_name("data") / "attacks.jsonl"
+SAMPLE = Path(__file__).parents[1] / "data" / "attacks.jsonl"
 ATTACKS = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
 SUM = [{"input": "3 4\n", "output": "7\n"}, {"input": "10 -2\n", "output": "8\n"}]
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
