@@ -9,6 +9,8 @@ model, the peaks of the card or the number of cores) or `assumed` (from the card
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from grlib.errors import GrlibError
@@ -131,6 +133,11 @@ def work(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, "index", columns=[*LAPTOP_RATES, "models"]).fillna(0)
 
 
+def recorded_windows() -> list[dict[str, Any]]:
+    """The manifests of the GPU windows that did all after the base (docs/gpu-record.md), in order."""
+    return [files.read_json(path) for path in sorted(MEASURED.glob("gpu/seed0/manifests/iterate*.json"))]
+
+
 def laptop_rates() -> pd.Series:
     """Work per second of the laptop record, by kind; `tested` includes the sampling of the programs."""
     paid, done = costs.known().set_index(["profile", "notebook", "section"])["seconds"], work(get("laptop"))
@@ -144,8 +151,7 @@ def card_rates() -> pd.Series:
     """Tokens per second of the GPU record: seconds from its manifests and curves, tokens from its rows."""
     rows = recorded("gpu", "03_eval", "03_greedy", "06_eval", "06_greedy").groupby("method")["tokens"].sum()
     runs, curve = recorded("gpu", "tuning").groupby(["method", "iteration"]), recorded("gpu", "07_curve")
-    paths = files.manifests_of(MEASURED / "gpu" / "seed0" / "manifests", "iterate")
-    windows, methods = [files.read_json(path) for path in paths], ["sos", "rest", "guided_rest"]
+    windows, methods = recorded_windows(), ["sos", "rest", "guided_rest"]
     seconds = pd.concat([pd.DataFrame(one["parts"]).set_index(0)[1] for one in windows])
     sampled = rows[methods].sum() / seconds[[f"measuring {method}" for method in methods]].sum()
     trained = runs["tokens_seen"].max().sum() / seconds[seconds.index.str.startswith("training ")].sum()

@@ -287,9 +287,3 @@ def seed_folders(measured: Path, profile: str) -> dict[int, Path]:
     folders = (Path(measured) / profile).glob("seed*")
     found = {folder.name[4:]: folder for folder in folders if folder.is_dir()}
     return dict(sorted((int(seed), folder) for seed, folder in found.items() if seed.isdecimal()))
-
-
-def manifests_of(folder: Path, stage: str) -> list[Path]:
-    """The manifests of a stage's windows (docs/gpu-record.md) in order: <stage>, <stage>_2, ..."""
-    found = [path for path in folder.glob(f"{stage}*.json") if path.stem.partition("_")[0] == stage]
-    return sorted(found, key=lambda path: int(path.stem.partition("_")[2] or 1))

@@ -49,10 +49,9 @@ class Request:
     def notebooks(self) -> list[Notebook]:
         """The notebooks to run, in order; GrlibError for any wrong name or value of the request."""
         runs.resolve(self.profile, self.seed, {})
-        if self.timeout is not None and self.timeout <= 0:
-            raise GrlibError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
-        if self.seconds is not None and self.seconds <= 0:
-            raise GrlibError(f"--seconds {self.seconds:g}: must be more than 0; leave it out for no end")
+        for name, limit in (("--timeout", self.timeout), ("--seconds", self.seconds)):
+            if limit is not None and limit <= 0:
+                raise GrlibError(f"{name} {limit:g}: must be more than 0; leave it out for no limit")
         if self.timeout and self.plain:
             raise GrlibError("--timeout with --plain: there is no kernel to stop; use --seconds instead")
         if self.shard:
@@ -109,23 +108,19 @@ def reproduce(request: Request) -> None:
             title = f"[{number}/{len(chosen)}] {notebook.name}"
             reason = freshness.why_stale(notebook, request.injected(notebook), folder)
             if reason is None:
-                say(f"{title}: up to date")
+                print(f"{title}: up to date", flush=True)
                 continue
             if deadline.passed():
                 resume = request.resume_command()
                 raise deadline.OutOfTime(f"the time is over before {notebook.name}; resume: {resume}")
             cost, ahead = expected[number - 1], expected[number:]
-            say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
+            about = f", takes about {in_words(cost)}" if cost else ""
+            print(f"{title}: running ({reason}){about}", flush=True)
             paid = _bring_up_to_date(notebook, request)
             spent = f"{in_words(paid['seconds'])}, peak memory {paid['peak_memory_mb']} MB"
             left = f", about {in_words(sum(ahead))} left" if all(ahead) and ahead else ""
-            say(f"{title}: done in {spent}; {in_words(time.monotonic() - began)} in all{left}")
-    say(f"all up to date in {runs.shown(folder)}")
-
-
-def say(line: str) -> None:
-    """Print one line at once."""
-    print(line, flush=True)
+            print(f"{title}: done in {spent}; {in_words(time.monotonic() - began)} in all{left}", flush=True)
+    print(f"all up to date in {runs.shown(folder)}", flush=True)
 
 
 def _known_seconds(notebook: Notebook, request: Request) -> float:
