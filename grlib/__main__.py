@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
-from grlib.runs import deadline
+from grlib.runs import chunks, deadline, housekeeping  # what a bare Python has; the rest when it is needed
+from grlib.runs import files as artefacts
 from grlib.runs.provenance import cores
 
 COMMANDS = {
@@ -192,20 +193,14 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
 
             unpack(options.packed, request_of(options).folder)
         case "merge-shards":
-            from grlib.runs import chunks
-
             print(*chunks.merge(request_of(options).folder, list(map(Path, options.shards))), sep="\n")
         case "search":
             from grlib.tasks.countdown import live
 
             return live.main(rest)
         case "check":
-            from grlib.runs import housekeeping
-
             return housekeeping.check()
         case "clean":
-            from grlib.runs import housekeeping
-
             housekeeping.clean(options.venv, options.keep_runs)
         case moved:
             raise GrlibError(f"{moved}: {MOVED[moved]}")
@@ -230,8 +225,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(error if planned else f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        from grlib.runs import files as artefacts
-
         if not artefacts.is_disk_full(error):
             raise
         print(f"error: disk full ({error}); free some space and run the same command again", file=sys.stderr)

@@ -73,10 +73,8 @@ def recorded(record: str, *names: str) -> pd.DataFrame:
 
 
 class Lengths:
-    """Mean lengths per method of a task's recorded responses.
-
-    `ratio`: the profile's budget to the recorded one; `row`: tokens of a training row per sampled token.
-    """
+    """Mean lengths by method of recorded responses, times `ratio` (of budgets); of training rows, times `row`
+    too."""
 
     def __init__(self, record: str, tested: list[str], kept: str, ratio: float, row: float = 1) -> None:
         rows, yields = recorded(record, *tested), recorded(record, kept)
@@ -179,10 +177,7 @@ def rates(profile: Profile, weights: float, device: str, gpus: int, cores: int) 
 
 
 def table(profile: Profile, device: str, gpus: int, cores: int) -> pd.DataFrame:
-    """A row per step: hours, GB of disk and memory, and the source of the rates.
-
-    Memory is that of trained weights and logits; on the CPU also the recorded peak of the notebooks.
-    """
+    """A row per step. Memory: trained weights and logits; on the CPU also the recorded peak of notebooks."""
     done, parts = work(profile), list[pd.DataFrame]()
     notebooks_gb = costs.known()["peak_memory_mb"].max() / 1e3 if device == "cpu" else 0
     networks = (2 if profile.ppo.critic == "own" else 1) / (gpus if profile.strategy == "fsdp" else 1)

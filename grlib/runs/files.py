@@ -221,8 +221,8 @@ def problem_with(path: Path) -> str | None:
     if not path.exists():
         return "missing"
     if path.is_dir():
-        faults = [f"{file.name} is {fault}" for file in _files(path) if (fault := problem_with(file))]
-        return next(iter(faults), None) if _files(path) else "empty"
+        faults = (f"{file.name} is {fault}" for file in _files(path) if (fault := problem_with(file)))
+        return next(faults, None) if _files(path) else "empty"
     if path.stat().st_size == 0:
         return "empty"
     try:
@@ -284,6 +284,6 @@ def in_words(seconds: float) -> str:
 
 def seed_folders(measured: Path, profile: str) -> dict[int, Path]:
     """The folders measured/<profile>/seed<number>, by seed, in order."""
-    folders = (Path(measured) / profile).glob("seed*")
-    found = {folder.name[4:]: folder for folder in folders if folder.is_dir()}
-    return dict(sorted((int(seed), folder) for seed, folder in found.items() if seed.isdecimal()))
+    folders = [path for path in (measured / profile).glob("seed*") if path.is_dir()]
+    found = {folder.name.removeprefix("seed"): folder for folder in folders}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}

@@ -51,10 +51,7 @@ def installed(package: str) -> str:
 
 
 def clean(venv: str, keep_runs: bool = False) -> None:
-    """Remove run folders, caches and the virtual environment; a folder with files that git tracks stays.
-
-    GrlibError if another process runs notebooks there.
-    """
+    """Remove run folders, caches and the virtual environment; a folder with files that git tracks stays."""
     places = [path for pattern in CACHES for path in REPOSITORY.glob(pattern)]
     places += [path for path in REPOSITORY.rglob("__pycache__") if ".venv" not in path.parts]
     places += [] if keep_runs else [REPOSITORY / "runs"]
@@ -64,7 +61,7 @@ def clean(venv: str, keep_runs: bool = False) -> None:
         if path.is_dir() and not _tracked(path):
             for lock in path.glob("*/*/lock"):
                 with artefacts.locked(lock.parent):
-                    pass  # no process runs notebooks there
+                    pass  # GrlibError if a process runs notebooks there
             shutil.rmtree(path)
             print(f"removed {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
 

@@ -32,8 +32,7 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
 
     Raises Failure as `execute.execute` does, after the traceback.
     """
-    executed = Notebook(notebook.path, copy.deepcopy(notebook.content))
-    names = {"__name__": "__main__"}
+    executed, names = copy.deepcopy(notebook), {"__name__": "__main__"}
     memory, began = runs.PeakMemory(), time.monotonic()
     os.environ.setdefault("MPLBACKEND", "Agg")
     _stand_in_for_ipython()
