@@ -9,7 +9,7 @@
 
 exit codes: 0 all is well; 2 wrong usage or bad input; 3 an artefact is missing; 4 a cell raised an error;
             5 out of memory or dead kernel; 6 time-out; 7 disk full; 8 other shards' work is needed;
-            9 --seconds are over: the same command goes on; 130 interrupted
+            9 out of time (--seconds): the same command continues; 130 interrupted
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
-from grlib.runs import deadline
+from grlib.runs import chunks, deadline, housekeeping  # what a bare Python has; the rest when it is needed
+from grlib.runs import files as artefacts
 from grlib.runs.provenance import cores
 
 COMMANDS = {
-    "reproduce": "run every notebook that is not up to date, in order; an interrupted one goes on",
+    "reproduce": "run every notebook that is not up to date, in order; an interrupted one continues",
     "status": "show what is up to date, what would run, and why",
     "figures": "draw every figure and table again from stored results; write RESULTS.md",
     "record": "store a finished run's results, figures and outputs in the repository",
-    "plan": "what a run will take: hours, memory and disk, before anything runs",
+    "plan": "estimate hours, memory and disk of a run before it starts",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
-    "pack": "write a run as at most eight files of 16 MB, so that another machine goes on",
-    "unpack": "make a run folder of the files of a packed run",
-    "merge-shards": "bring what several machines did of one run into one run folder",
-    "search": "type a problem, watch the best model that is there search",
-    "gpu": "says what has taken the place of these stages",
-    "bench": "compare the speed of grlib with a textbook version",
+    "pack": "write a run as at most eight files of 16 MB, so that another machine can continue it",
+    "unpack": "make a run folder from the files of a packed run",
+    "merge-shards": "copy the chunks that several machines made of one run into one run folder",
+    "search": "type a problem and watch the best model here search for a solution",
     "check": "check Python, the packages' versions, memory and disk",
     "clean": "remove runs/, caches and .venv (nothing that git tracks)",
+}
+MOVED = {  # old commands, not listed: what to use
+    "bench": "the comparison of speeds is outside grlib now; in a clone, python -m benchmarks",
+    "gpu": "a GPU runs the notebooks now: python -m grlib reproduce --profile gpu --seconds 600 --plain; its "
+    "probe: python -m benchmarks gpu (docs/gpu.md)",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "--profile": {"default": "laptop", "help": "smoke, laptop, gpu or paper (default: laptop)"},
@@ -48,26 +52,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--from": {"dest": "start", "metavar": "NB", "help": "this notebook and those after it"},
     "--base": {
         "choices": ["shipped", "scratch", "gpu"],
-        "help": "start from the shipped base model, train it, or (profile laptop) from the GPU record's",
+        "help": "base model: the shipped one, a new one, or (profile laptop) that of the GPU record",
     },
     "-p": {
         "dest": "parameters", "nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE"),
-        "help": "set a parameter of the notebooks that have it; the others ignore it (repeat for more)",
+        "help": "set a parameter of the notebooks that have it; repeat for more",
     },
     "--force": {"action": "store_true", "help": "run them again from the start, even if up to date"},
-    "--timeout": {"type": float, "metavar": "SECONDS", "help": "stop a notebook after it (default: never)"},
-    "--seconds": {"type": float, "metavar": "N", "help": "stop after N seconds with what is stored by then"},
+    "--timeout": {"type": float, "metavar": "SECONDS", "help": "time limit per notebook (default: none)"},
+    "--seconds": {"type": float, "metavar": "N", "help": "stop the run after N seconds; the work is stored"},
     "--plain": {"action": "store_true", "help": "run code cells as plain Python: no papermill, no kernel"},
-    "--shard": {"default": "", "metavar": "I/N", "help": "of long steps do every N-th chunk, from the I-th"},
+    "--shard": {"default": "", "metavar": "I/N", "help": "do every N-th chunk of long steps, from the I-th"},
     "--gpus": {"type": int, "default": 1, "help": "how many GPUs (default: 1)"},
     "--device": {"default": "cpu", "help": "a card such as t4, rtx4090 or h100 (default: cpu, this machine)"},
     "--cores": {"type": int, "default": cores(), "help": "CPU cores (default: those of this machine)"},
-    "release": {"metavar": "DIR", "help": "its folder checkpoints/countdown"},
+    "release": {"metavar": "DIR", "help": "the folder checkpoints/countdown of the release"},
     "packed": {"type": Path, "metavar": "DIR", "help": "folder of the packed run's files"},
     "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
-    "--dest": {"default": "", "metavar": "DIR", "help": "write here and leave the repository alone"},
-    "--allow-stale": {"action": "store_true", "help": "store results of older code too, and say so"},
+    "--dest": {"default": "", "metavar": "DIR", "help": "write here and do not change the repository"},
+    "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
     "--keep-runs": {"action": "store_true", "help": "keep runs/"},
     "--venv": {"default": ".venv", "help": "the virtual environment to remove (default: .venv)"},
 }  # fmt: skip
@@ -86,47 +90,40 @@ TAKES = {
 }
 
 
-OWN = ("bench", "gpu", "search")  # commands that parse their arguments themselves
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     layout = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="python -m grlib", description=__doc__, formatter_class=layout)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, about in COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=about, add_help=name not in OWN)
+        command = commands.add_parser(name, help=about, description=about, add_help=name != "search")
         for option in TAKES.get(name, ()):
             command.add_argument(option, **OPTIONS[option])
+    for name in MOVED:
+        commands.add_parser(name, add_help=False)
     return top
-
-
-def _on_gpu_base(given: dict[str, Any]) -> dict[str, Any]:
-    """The options with `--base gpu` (or `-p base gpu`) in words of the runner: a profile of its own."""
-    parameters = dict(given.get("parameters", []))
-    if "gpu" not in (given.get("base"), parameters.get("base")):
-        return given
-    parameters.pop("base", None)
-    if given["profile"] not in ("laptop", "gpu_base"):
-        raise GrlibError(f"--base gpu: goes with --profile laptop, not {given['profile']}")
-    return given | {"profile": "gpu_base", "base": None, "parameters": [*parameters.items()]}
 
 
 def request_of(options: argparse.Namespace) -> Any:
     """The runner's request for parsed options."""
     from grlib.runs import runner
 
-    given = _on_gpu_base(vars(options))
+    given = vars(options)
     parameters = dict(given.get("parameters", [])) | ({"base": given["base"]} if given.get("base") else {})
+    if parameters.get("base") == "gpu":  # results from another base are stored as another profile
+        if given["profile"] not in ("laptop", "gpu_base"):
+            raise GrlibError(f"--base gpu: goes with --profile laptop, not {given['profile']}")
+        given = given | {"profile": "gpu_base"}
+        del parameters["base"]
     for name in {"profile", "seed", "run_dir"}.intersection(parameters):
-        raise GrlibError(f"-p {name}: has an option of its own; use --{name.replace('_', '-')}")
+        raise GrlibError(f"-p {name}: there is an option for it; use --{name.replace('_', '-')}")
     taken = {name: given[name] for name in runner.Request.__dataclass_fields__ if name in given}
     return runner.Request(**taken | {"parameters": parameters, "only": tuple(given.get("only", ()))})
 
 
 def _refuse_missing_engine(request: Any) -> None:
-    """GrlibError where notebooks that have to do with models will sample with an engine that is not there:
-    now, and not after the first has been trained."""
+    """GrlibError if notebooks with models need a sampling engine that is not installed: before the first is
+    trained, not after."""
     name = request.profile
     files = {file for book in request.notebooks() for file in (*book.reads(name), *book.writes(name))}
     if any(file.startswith("models/") for file in files):
@@ -137,7 +134,7 @@ def _refuse_missing_engine(request: Any) -> None:
 
 
 def _refresh_report(elsewhere: str) -> None:
-    """Write the generated tables of README.md, RESULTS.md and docs/ again, unless results went elsewhere."""
+    """Write the generated parts of README.md, RESULTS.md and docs/ again, unless results went elsewhere."""
     from grlib.results import report
     from grlib.runs import run as runs
 
@@ -146,7 +143,10 @@ def _refresh_report(elsewhere: str) -> None:
 
 
 def run_command(options: argparse.Namespace, rest: list[str]) -> int:
-    """Carry out one parsed command; `rest` is for `OWN` commands to parse. Returns the exit code."""
+    """Carry out one parsed command; `rest` are the arguments of a command that parses them itself.
+
+    Returns the exit code.
+    """
     match options.command:
         case "reproduce":
             from grlib.runs import runner
@@ -193,36 +193,25 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
 
             unpack(options.packed, request_of(options).folder)
         case "merge-shards":
-            from grlib.runs import chunks
-
             print(*chunks.merge(request_of(options).folder, list(map(Path, options.shards))), sep="\n")
-        case "bench":
-            raise GrlibError("bench: now outside grlib; in a clone, python -m benchmarks " + " ".join(rest))
         case "search":
-            from grlib.tasks.countdown import live as watching
+            from grlib.tasks.countdown import live
 
-            return watching.main(rest)
-        case "gpu":
-            raise GrlibError(
-                "gpu: a GPU runs the notebooks now: python -m grlib reproduce --profile gpu --seconds 600 "
-                "--plain; its probe: python -m benchmarks gpu (docs/gpu.md)"
-            )
+            return live.main(rest)
         case "check":
-            from grlib.runs import housekeeping
-
             return housekeeping.check()
         case "clean":
-            from grlib.runs import housekeeping
-
             housekeeping.clean(options.venv, options.keep_runs)
+        case moved:
+            raise GrlibError(f"{moved}: {MOVED[moved]}")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; mistakes become one line on stderr and an exit code."""
+    """Run one command; an error becomes one line on stderr and an exit code."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
-    if rest and options.command not in OWN:
+    if rest and options.command not in ("search", *MOVED):  # `search` parses its arguments itself
         top.error(f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -232,12 +221,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted; resume: {again}", file=sys.stderr)
         return 130
     except GrlibError as error:
-        planned = error.exit_code == deadline.OutOfTime.exit_code
+        planned = error.exit_code == deadline.OutOfTime.exit_code  # also of a notebook that stopped for it
         print(error if planned else f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        from grlib.runs import files as artefacts
-
         if not artefacts.is_disk_full(error):
             raise
         print(f"error: disk full ({error}); free some space and run the same command again", file=sys.stderr)

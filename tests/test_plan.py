@@ -7,7 +7,7 @@ from grlib import plan, profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 from grlib.models.llama import bake
-from grlib.runs import costs, files
+from grlib.runs import costs
 from grlib.tasks.countdown.base import new_model
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 
@@ -68,9 +68,7 @@ def test_the_laptop_record_is_predicted():
 
 def test_the_gpu_record_is_predicted():
     """Self-training of the recorded windows: a share of the profile's problems."""
-    windows = [
-        files.read_json(path) for path in files.manifests_of(plan.MEASURED / "gpu/seed0/manifests", "iterate")
-    ]
+    windows = plan.recorded_windows()
     parts = [part for window in windows for part in window["parts"]]
     spent = sum(s for name, s in parts if name.startswith(("sampling ", "training ")))
     size = windows[0]["settings"]["train_problems"]

@@ -1,9 +1,9 @@
-"""Long work in chunks, each stored when it is done; alone, on a pool of processes, or split over machines.
+"""Long work in chunks, each stored when it is done: in this process, in a pool, or split over machines.
 
-`chunked` is the whole of it on one machine. `python -m grlib reproduce --shard 2/4` does every fourth chunk
-and stops (exit code 8) at the first step that lacks chunks of other shards; `python -m grlib merge-shards`
-brings them into one run folder, where the run goes on. Shard 0/n does no chunk, only what lies between
-(training): it is for the machine that leads. docs/at-scale.md shows it.
+On one machine, `chunked` does it all. `python -m grlib reproduce --shard 2/4` does every fourth chunk and
+stops (exit code 8) at the first step that needs chunks of other shards. `python -m grlib merge-shards` copies
+them into one run folder, and the same command continues there. Shard 0/n is the leading machine: it does no
+chunk, only the work between them (training). docs/at-scale.md shows an example.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pandas
 
 PROGRESS_SECONDS = 5.0
-KEY, COUNT = "key.json", "count.json"  # of a step, beside its chunks: what they are made from, how many
-VARIABLE = "GRLIB_SHARD"  # tells the processes of a run which shard they are
+KEY, COUNT = "key.json", "count.json"  # files beside the chunks of a step: what they depend on; how many
+VARIABLE = "GRLIB_SHARD"  # the shard of a run, for all its processes; empty: all chunks
 
 
 def chunked(
@@ -40,17 +40,15 @@ def chunked(
     progress: Callable[[str], None] | None = None,
     label: str = "work",
 ) -> pandas.DataFrame:
-    """The rows of chunks 0 .. count-1 in order; each is stored when done, so killed work goes on there.
+    """The rows of chunks 0 .. count-1 in order. Each chunk is stored when done; killed work continues there.
 
     `compute(i)` must depend on `key` and `i` only. `key` (settings, seed, input digests, `code_digest(...)`)
-    is stored with the chunks; chunks of another key are thrown away. `submit(i)` instead starts a chunk
-    elsewhere (as on `worker_pool`) and returns its Future; all open chunks are submitted at once. A shard
-    does its own chunks, and OtherShards names those that are still missing.
+    is stored with the chunks; chunks of another key are deleted. With `submit`, `submit(i)` starts a chunk
+    elsewhere (as in a `worker_pool`) and returns its Future; all missing chunks are submitted at once.
+    OtherShards if chunks of other shards are missing, OutOfTime after the deadline.
     """
     import pandas
 
-    if count < 1:
-        raise GrlibError(f"{label}: {count} chunks; there must be at least 1")
     if artefacts.known_json(folder / KEY) != artefacts.plain(key):
         for chunk in folder.glob("chunk_*.parquet"):
             chunk.unlink()
@@ -59,7 +57,7 @@ def chunked(
     paths = [_path(folder, number) for number in range(count)]
     frames = {}
     for number, path in enumerate(paths):
-        with contextlib.suppress(artefacts.MissingArtefact):
+        with contextlib.suppress(artefacts.MissingArtefact):  # a damaged chunk is computed again
             frames[number] = artefacts.read_table(path)
     say = progress or partial(print, flush=True)
     if frames:
@@ -70,23 +68,23 @@ def chunked(
     try:
         for done, number in enumerate(missing, start=1):
             frame = futures.pop(number).result() if submit else compute(number)
-            # read back, so that fresh and resumed rows went through the same file and have the same types
+            # read back, so that new and resumed rows come from a file and have the same types
             frames[number] = artefacts.read_table(artefacts.write_table(paths[number], frame))
             now = time.monotonic()
             if done == len(missing) or now - shown >= PROGRESS_SECONDS:
                 shown, pace = now, (now - began) / done
-                left, spent = (artefacts.in_words(s) for s in (pace * (len(missing) - done), now - began))
-                rate = f"{pace:.2g} s per chunk"
-                say(f"{label}: {len(frames)}/{count} chunks, {rate}, {left} left, {spent} spent")
+                left = artefacts.in_words(pace * (len(missing) - done))
+                rates = f"{pace:.2g} s per chunk, {left} left, {artefacts.in_words(now - began)} spent"
+                say(f"{label}: {len(frames)}/{count} chunks, {rates}")
             deadline.stop_if(deadline.passed(), label, f"{len(frames)}/{count} chunks")
     finally:
         for future in futures.values():
             future.cancel()
     shard, lacking = os.environ.get(VARIABLE), count - len(frames)
-    if shard and (missing or lacking):  # the leading machine brings all together before anyone goes on
+    if shard and (missing or lacking):  # the leading machine merges all shards before anyone continues
         raise OtherShards(
-            f"{label}: shard {shard} is done with its part, and {lacking} of {count} chunks of "
-            f"{folder.name} are other shards'; `python -m grlib merge-shards`, then go on"
+            f"{label}: shard {shard} has done its part; {lacking} of {count} chunks of {folder.name} belong "
+            "to other shards; run `python -m grlib merge-shards`, then the same command"
         )
     return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
 
@@ -98,7 +96,7 @@ def _path(folder: Path, number: int) -> Path:
 def worker_pool(processes: int, initializer: Callable[[], None] | None = None) -> ProcessPoolExecutor:
     """A pool of fresh processes for `chunked(submit=...)`; `initializer()` runs first in each.
 
-    They end with the process that made them, even if it is killed: nothing computes behind a dead notebook.
+    They end with the process that started them, even if it is killed: none computes for a dead notebook.
     """
     import multiprocessing
 
@@ -107,28 +105,27 @@ def worker_pool(processes: int, initializer: Callable[[], None] | None = None) -
 
 
 def _start_worker(parent: int, initializer: Callable[[], None] | None) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if initializer:
         initializer()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 # Shards
 
 
 class OtherShards(GrlibError):
-    """This shard has done its part of a step, and needs the parts of the others to go on."""
+    """This shard has done its part of a step, and needs those of the others to continue."""
 
     exit_code = 8
 
 
 def parse(text: str) -> tuple[int, int]:
-    """(2, 4) from "2/4", the second of four shards; GrlibError for anything else."""
+    """(2, 4) from "2/4", the second of four shards; GrlibError if the text is not of this form."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     number, count = map(int, found.groups()) if found else (1, 0)
     if not 0 <= number <= count or count < 1:
@@ -137,7 +134,7 @@ def parse(text: str) -> tuple[int, int]:
 
 
 def mine(chunks: Iterable[int]) -> list[int]:
-    """Those of the chunks that this process does: all, or of shard i/n each c with c % n + 1 == i."""
+    """The chunks that this process does: all, or in shard i/n each chunk c with c % n + 1 == i."""
     shard = os.environ.get(VARIABLE)
     if not shard:
         return list(chunks)
@@ -148,7 +145,7 @@ def mine(chunks: Iterable[int]) -> list[int]:
 @contextlib.contextmanager
 def as_a_whole() -> Iterator[None]:
     """Inside, every process does all chunks, and no deadline stops it: for steps that are too short to be
-    handed around, and whose caller stores them whole."""
+    shared, and whose caller stores them as a whole."""
     before = {name: os.environ.pop(name) for name in (VARIABLE, deadline.VARIABLE) if name in os.environ}
     try:
         yield
@@ -157,13 +154,13 @@ def as_a_whole() -> Iterator[None]:
 
 
 def merge(into: Path, shards: Sequence[Path]) -> list[str]:
-    """Bring the chunks of every step of the shards' run folders into `into`; a line for each step.
+    """Copy the chunks of every step of the shards' run folders into `into`; returns a line per step.
 
-    Nothing is written unless all of it fits: GrlibError for a folder of another profile or seed, a step made
+    Nothing is written before all is checked: GrlibError for a folder of another profile or seed, a step made
     with other settings, two results for one chunk, or a chunk that no shard has.
     """
     owner = artefacts.read_json(into / "run.json")
-    found: dict[Path, Path] = {}  # by its name in a run folder, the first file of that name
+    found: dict[Path, Path] = {}  # name in the run folders: the first file of that name
     for folder in (into, *shards):
         if (run := artefacts.read_json(folder / "run.json")) != owner:
             raise GrlibError(f"{folder}: holds a run of {run}, not of {owner}; merge shards of one run")
@@ -182,7 +179,7 @@ def merge(into: Path, shards: Sequence[Path]) -> list[str]:
                 f"{missing[0]}; run the shard that does it (chunk c of n shards: c % n + 1), then merge again"
             )
         new = sum(found[name] != into / name for name in chunks)
-        lines.append(f"{step}: {new} of {count} chunks brought")
+        lines.append(f"{step}: {new} of {count} chunks copied")
     for name, path in found.items():
         if path != into / name:
             artefacts.write_bytes(into / name, path.read_bytes())
@@ -190,7 +187,7 @@ def merge(into: Path, shards: Sequence[Path]) -> list[str]:
 
 
 def _refuse(path: Path, known: Path) -> None:
-    """GrlibError for two files of the same step and name that differ."""
+    """GrlibError about two files of the same step and name that differ."""
     if path.name in (KEY, COUNT):
         raise GrlibError(
             f"{path}: made with other settings, inputs or code than {known}; "

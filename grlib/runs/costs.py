@@ -1,4 +1,4 @@
-"""What each notebook cost in recorded runs with its profile's own sizes: time by section, and memory."""
+"""Time by section and memory of each notebook, in recorded runs with the profile's own sizes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pandas as pd
 from grlib.runs import files as artefacts
 from grlib.runs import freshness, notebooks
 
-COLUMNS = ["profile", "notebook", "section", "seconds", "peak_memory_mb"]  # no section: the whole
-LONG_SECONDS = 10  # shorter sections are not listed
+COLUMNS = ["profile", "notebook", "section", "seconds", "peak_memory_mb"]  # section "": the whole notebook
+LONG_SECONDS = 10  # shorter sections are left out
 
 
 def path() -> Path:
-    """Where the time and memory of recorded runs are kept, a row a profile, notebook and long section."""
+    """The file: one row per profile, notebook and long section."""
     return notebooks.REPOSITORY / "paper_results" / "measured" / "costs.csv"
 
 
 def record(folders: Mapping[str, Path], books: Iterable[notebooks.Notebook]) -> None:
-    """Note what each of some notebooks cost in finished run folders, given by profile; other rows stay."""
+    """Store what these notebooks cost in finished run folders, given by profile; other rows stay."""
     parts = dict(iter(known().groupby(["profile", "notebook"], sort=False)))
     for profile, folder in folders.items():
         for book in books:
@@ -34,13 +34,13 @@ def record(folders: Mapping[str, Path], books: Iterable[notebooks.Notebook]) -> 
 
 
 def known() -> pd.DataFrame:
-    """What each notebook of each profile cost in recorded runs, and its long sections in their order."""
+    """The table, with the sections of a notebook in their order; without rows if nothing is recorded."""
     table = artefacts.read_table(path()) if path().is_file() else pd.DataFrame()
     return table.reindex(columns=COLUMNS).astype({"section": object}).fillna({"section": ""})
 
 
 def whole(profile: str, notebook: str) -> float:
-    """Seconds of a notebook; 0 when none are known."""
+    """Seconds that a notebook took; 0 if unknown."""
     table = known()
     mine = (table["profile"] == profile) & (table["notebook"] == notebook) & (table["section"] == "")
     return float(table.loc[mine, "seconds"].sum())

@@ -1,7 +1,7 @@
-"""`reproduce --seconds N`: long work stops after N seconds, when it has stored what it has.
+"""`reproduce --seconds N`: long work stops after N seconds, as soon as it has stored what is done.
 
-Chunks, training steps and steps of PPO ask `passed`, also in the processes that a run starts: the time is in
-the environment. The same command goes on from the stored work to the same result.
+Chunks, training steps and steps of PPO check `passed`, also in the processes that a run starts: the time is
+in the environment. The same command continues from the stored work to the same result.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ VARIABLE = "GRLIB_DEADLINE"  # seconds since the epoch; empty: none
 
 
 class OutOfTime(GrlibError):
-    """The seconds of this run are over; what is done is stored."""
+    """The time of this run is over; what is done is stored."""
 
     exit_code = 9
 
 
 def set_deadline(seconds: float | None) -> None:
-    """Let the run end after so many seconds from now; None: never."""
+    """Let the run stop this many seconds from now; None: never."""
     os.environ[VARIABLE] = str(time.time() + seconds) if seconds else ""
 
 
 def passed() -> bool:
-    """Whether the run is to stop as soon as it has stored its work."""
+    """Whether the time is over."""
     return time.time() > float(os.environ.get(VARIABLE) or "inf")
 
 
 def stop_if(late: bool, label: str, stored: str) -> None:
-    """OutOfTime where it is late; `stored`: what is done, as "3/8 chunks"."""
+    """OutOfTime if `late`; `stored`: what is done, as "3/8 chunks"."""
     if late:
-        raise OutOfTime(f"{label}: the seconds are over, {stored} are stored; the same command goes on")
+        raise OutOfTime(f"{label}: the time is over, {stored} are stored; the same command continues")

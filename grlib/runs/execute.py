@@ -1,4 +1,4 @@
-"""One notebook run by papermill in a fresh kernel; explains a failure in a few lines."""
+"""Runs one notebook in a fresh kernel with papermill; explains a failure in a few lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def execute(
 ) -> dict[str, Any]:
     """Run one notebook in a fresh kernel of this interpreter and keep the executed file; returns its cost.
 
-    Raises Failure with the section, the cell, the class of the cause and the command that resumes.
+    `timeout` in seconds. Failure names the section, the cell, the cause and the command `resume`.
     """
     final = freshness.executed_path(notebook, folder)
     partial, failed = final.with_suffix(".partial.ipynb"), final.with_suffix(".failed.ipynb")
@@ -64,7 +64,7 @@ def execute(
 
 
 class _Kernel:
-    """What the runner knows of the kernel: the cell it is in, its processes and their memory."""
+    """What the runner knows of the kernel: the cell that runs, its processes and their memory."""
 
     cell, timed_out = 0, False
     memory: runs.PeakMemory | None = None
@@ -89,7 +89,7 @@ class _Kernel:
 
 
 class _Engine(NBClientEngine):
-    """A papermill engine whose kernels are of this interpreter, know this grlib, and report to a _Kernel."""
+    """A papermill engine: its kernels use this interpreter and this grlib, and report to a _Kernel."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
@@ -97,7 +97,7 @@ class _Engine(NBClientEngine):
         client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, coalesce_streams=True, **files)
         client.extra_arguments = ["--log-level=50"]
         client.on_cell_start = lambda cell, cell_index: kernel.entered(cell_index, client.km.provisioner.pid)
-        # without folders to look in, no kernel that the user installed under this name wins
+        # without folders to search, a kernel that the user installed under this name is not found
         client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []
         paths = [str(notebooks.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
         grlib_first = {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -105,7 +105,7 @@ class _Engine(NBClientEngine):
 
 
 def _cell(notebook: Notebook, error: Exception, kernel: _Kernel) -> int:
-    """The cell that failed, as in the notebook's file (papermill adds one cell after the parameters)."""
+    """The number of the failed cell in the notebook's file (papermill adds a cell after the parameters)."""
     failed = error.cell_index if isinstance(error, PapermillExecutionError) else kernel.cell
     tagged = [number for number, cell in enumerate(notebook.cells) if notebooks.is_tagged(cell, "parameters")]
     after_injected = bool(tagged) and failed > tagged[0]
@@ -122,6 +122,6 @@ def _cause(error: Exception, kernel: _Kernel, timeout: float | None) -> tuple[st
     cause = cause_of(f"{name}: {error}")
     if cause == "dead kernel":
         memory = f"peak {kernel.megabytes()} MB of {psutil.virtual_memory().total / 1e6:.0f} MB"
-        line = f"the kernel died, usually for want of memory ({memory}); close other programs"
+        line = f"the kernel died, usually because memory ran out ({memory}); close other programs"
         line += " or use a smaller profile"
     return cause, line

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, stable bytes, digests."""
+"""Files that are either complete or absent: atomic writes, the same bytes for the same content, digests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MissingArtefact(GrlibError):
 
 
 class DiskFull(GrlibError):
-    """There is no room left for a file."""
+    """The disk has no room for a file."""
 
     exit_code = 7
 
@@ -40,10 +40,10 @@ class DiskFull(GrlibError):
 
 @contextlib.contextmanager
 def atomic(path: Path, size: int = 0) -> Iterator[Path]:
-    """Give a temporary path beside `path`; the file or folder made there takes its place at the end.
+    """Give a temporary path beside `path`; the file or folder made there replaces `path` at the end.
 
-    Killed or failing on the way leaves what was there before. A full disk raises DiskFull, which says how
-    many bytes were needed if `size` is known.
+    After a kill or an exception, `path` is as before. A full disk raises DiskFull; its message gives `size`,
+    the bytes that are needed, if known.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f"{os.getpid()}-{threading.get_ident()}"
@@ -71,14 +71,14 @@ def atomic(path: Path, size: int = 0) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """As `atomic`, for a folder (a saved model): gives an empty one, which takes the place of `path`."""
+    """As `atomic`, for a folder (a saved model): gives an empty folder, which replaces `path` at the end."""
     with atomic(path) as temporary:
         temporary.mkdir()
         yield temporary
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file at once or not at all; missing parent folders are made."""
+    """Write a file completely or not at all; makes missing folders above it."""
     with atomic(path, len(content)) as temporary:
         temporary.write_bytes(content)
     return path
@@ -100,13 +100,13 @@ def _remove(path: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk or the quota is full, also when a library wrapped it."""
+    """Whether an error means that the disk or the quota is full, also if a library wrapped it."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     return full or "No space left on device" in str(error)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files under `folder` whose writers are gone (killed, or the machine went down)."""
+    """Remove temporary files under `folder` whose writers no longer run."""
     import psutil
 
     for path in sorted(folder.rglob(".*.tmp")):
@@ -117,7 +117,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder; GrlibError while another process does. A killed process's lock does not count."""
+    """Lock a run folder; GrlibError if another process holds it. The lock of a killed process is free."""
     import fcntl
 
     with (folder / "lock").open("a+") as file:
@@ -138,7 +138,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def small_png(picture: bytes) -> bytes:
-    """The PNG with a palette of 128 colours: figures need no more, and take a third of the space."""
+    """The PNG with a palette of 128 colours: enough for figures, and a third of the size."""
     from PIL import Image
 
     made = io.BytesIO()
@@ -148,7 +148,7 @@ def small_png(picture: bytes) -> bytes:
 
 
 def write_table(path: Path, frame: pandas.DataFrame) -> Path:
-    """Write a table as .parquet or .csv, without its index; the same frame always gives the same bytes."""
+    """Write a table as .parquet or .csv, without its index; the same rows always give the same bytes."""
     if path.suffix == ".csv":
         return write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
     if path.suffix != ".parquet":
@@ -156,7 +156,7 @@ def write_table(path: Path, frame: pandas.DataFrame) -> Path:
     import pyarrow
     import pyarrow.parquet
 
-    # pandas would store its own version in the schema, and the bytes would change with it
+    # without pandas' metadata, whose version number would change the bytes
     table = pyarrow.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer, compression="zstd", write_page_checksum=True)
@@ -191,12 +191,12 @@ def read_json(path: Path) -> Any:
 
 
 def known_json(path: Path) -> Any | None:
-    """The content of a JSON file, None where it is missing or damaged."""
+    """The content of a JSON file, None if it is missing or damaged."""
     return read_json(path) if is_whole(path) else None
 
 
 def plain(value: Any) -> Any:
-    """The same value out of dicts, lists, strings, numbers and None only, as JSON has them."""
+    """The value as JSON can hold it: dicts, lists, strings, finite numbers, booleans and None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -217,12 +217,12 @@ def is_whole(path: Path) -> bool:
 
 
 def problem_with(path: Path) -> str | None:
-    """What is wrong with a file or folder ("missing", "empty", "cut short ..."), None when it is whole."""
+    """What is wrong with a file or folder ("missing", "empty", "cut short ..."), None if it is whole."""
     if not path.exists():
         return "missing"
     if path.is_dir():
-        faults = [f"{file.name} is {fault}" for file in _files(path) if (fault := problem_with(file))]
-        return next(iter(faults), None) if _files(path) else "empty"
+        faults = (f"{file.name} is {fault}" for file in _files(path) if (fault := problem_with(file)))
+        return next(faults, None) if _files(path) else "empty"
     if path.stat().st_size == 0:
         return "empty"
     try:
@@ -233,7 +233,7 @@ def problem_with(path: Path) -> str | None:
 
 
 def _open(path: Path) -> None:
-    """Read as much of a file as shows that it is complete; raises whatever the format's library raises."""
+    """Read enough of a file to see that it is complete; raises whatever the format's library raises."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -259,12 +259,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def without_rows(path: Path) -> bool:
-    """Whether a file is a table without a single row."""
+    """Whether a file is a table without rows."""
     return path.suffix in (".parquet", ".csv") and read_table(path).empty
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, or of a folder's relative names and contents; temporary files do not count."""
+    """SHA-256 (hex) of a file, or of the names and contents in a folder, without temporary files."""
     if path.is_dir():
         listing = "".join(f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in _files(path))
         return hashlib.sha256(listing.encode()).hexdigest()
@@ -273,7 +273,7 @@ def digest(path: Path) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A duration as a person says it: "8 s", "3 min 20 s", "2 h 5 min"."""
+    """A duration for people: "8 s", "3 min 20 s", "2 h 5 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -283,13 +283,7 @@ def in_words(seconds: float) -> str:
 
 
 def seed_folders(measured: Path, profile: str) -> dict[int, Path]:
-    """Folders `seed<number>` under measured/profile, by seed."""
-    folders = (Path(measured) / profile).glob("seed*")
-    found = {folder.name[4:]: folder for folder in folders if folder.is_dir()}
-    return dict(sorted((int(seed), folder) for seed, folder in found.items() if seed.isdecimal()))
-
-
-def manifests_of(folder: Path, stage: str) -> list[Path]:
-    """The manifests of a stage's windows, in their order: <stage>, <stage>_2, ..."""
-    found = [path for path in folder.glob(f"{stage}*.json") if path.stem.partition("_")[0] == stage]
-    return sorted(found, key=lambda path: int(path.stem.partition("_")[2] or 1))
+    """The folders measured/<profile>/seed<number>, by seed, in order."""
+    folders = [path for path in (measured / profile).glob("seed*") if path.is_dir()]
+    found = {folder.name.removeprefix("seed"): folder for folder in folders}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}

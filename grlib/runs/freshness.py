@@ -1,4 +1,4 @@
-"""Is a notebook's work up to date? Digests of code, parameters, inputs and outputs decide."""
+"""Is a notebook's work up to date? Settings, parameters and digests of code, inputs and outputs decide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grlib.runs.notebooks import IN_REPOSITORY, REPOSITORY, Notebook
 
 
 def located(name: str, folder: Path) -> Path:
-    """The path of a declared artefact: in the run folder, or in the repository if it starts with "repo:"."""
+    """The path of an artefact: in the run folder, or in the repository if its name starts with "repo:"."""
     root = REPOSITORY if name.startswith(IN_REPOSITORY) else folder
     path = root / name.removeprefix(IN_REPOSITORY)
     if not path.resolve().is_relative_to(root.resolve()):
@@ -23,20 +23,20 @@ def located(name: str, folder: Path) -> Path:
 
 
 def state_path(notebook: Notebook, folder: Path) -> Path:
-    """Where the record of a notebook's last finished run is kept."""
+    """The file with the record of a notebook's last finished run."""
     return folder / "state" / f"{notebook.name}.json"
 
 
 def executed_path(notebook: Notebook, folder: Path) -> Path:
-    """Where the executed notebook is kept."""
+    """The file of the executed notebook."""
     return folder / "executed" / notebook.path.name
 
 
 def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What a run of this notebook depends on: values and digests by the words that name them to a reader."""
+    """What a run of this notebook depends on: values and digests, by the names that messages give them."""
     resolved = {**notebook.parameters(), **parameters}
     resolved.pop("run_dir", None)  # a moved run folder is still up to date
-    profile = resolved.get("profile")  # the values of its own profile alone, not the file of all
+    profile = resolved.get("profile")
     settings = asdict(profiles.get(profile)) if profile else {}
     return {
         "the notebook's code": notebook.code_digest(),
@@ -48,20 +48,21 @@ def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) ->
 
 
 def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: Mapping[str, Any]) -> None:
-    """Store that a run with this snapshot finished, with the digests of what it wrote and what it cost.
+    """Store that a run with the snapshot `before` finished, the digests of what it wrote, and its cost.
 
-    Of the settings those that the notebook asked for count; its manifest names them.
+    Of the settings, only those that the notebook read are kept; its manifest names them.
     """
     manifest = artefacts.known_json(folder / "manifests" / f"{notebook.name}.json") or {}
     read = {f"setting {name}" for name in manifest.get("settings_read", ())}
     if read:
-        before = {name: value for name, value in before.items() if not _is_setting(name) or name in read}
+        unread = {name for name in before if name.startswith("setting ")} - read
+        before = {name: value for name, value in before.items() if name not in unread}
     written = _digests("output", notebook.writes(str(before.get("parameter profile"))), folder)
     artefacts.write_json(state_path(notebook, folder), {"depends_on": before, "written": written, **cost})
 
 
 def recall(notebook: Notebook, folder: Path) -> dict[str, Any] | None:
-    """The stored record of the last finished run, None when there is none."""
+    """The record of the last finished run, None if there is none."""
     return artefacts.known_json(state_path(notebook, folder))
 
 
@@ -72,12 +73,12 @@ def recorded_parameters(notebook: Notebook, folder: Path) -> dict[str, Any]:
 
 
 def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -> str | None:
-    """Why a notebook must run again, in a few words; None when its work is up to date."""
+    """Why a notebook must run again, as "parameter seed changed"; None if its work is up to date."""
     record = recall(notebook, folder)
     if record is None:
         return "not finished here yet"
     now, before = snapshot(notebook, parameters, folder), record.get("depends_on", {})
-    unread = {name for name in now if _is_setting(name) and name not in before}
+    unread = {name for name in now if name.startswith("setting ")} - before.keys()
     changed = [name for name in now | before if now.get(name) != before.get(name) and name not in unread]
     if changed:
         return f"{changed[0]} changed" + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
@@ -86,10 +87,6 @@ def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -
         if written.get(name) is None or written[name] != record["written"].get(name):
             return f"{name} is missing or was changed"
     return None if executed_path(notebook, folder).exists() else "the executed notebook is missing"
-
-
-def _is_setting(name: str) -> bool:
-    return name.startswith("setting ")
 
 
 def _digests(kind: str, names: list[str], folder: Path) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""The environment: is it the pinned one, is the machine big enough, and removing what can be made again."""
+"""The commands `check` (versions of packages, size of the machine) and `clean` (what can be made again)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMORY_GB, DISK_GB = 4, 2
 
 
 def check() -> int:
-    """Print one line per check of the environment; returns 0 when all passed, else 2."""
+    """Print a line per check of the environment; returns the exit code: 0 if all passed, else 2."""
     checks = list(_checks())
     for passed, text in checks:
         print("ok  " if passed else "FAIL", text)
@@ -51,7 +51,7 @@ def installed(package: str) -> str:
 
 
 def clean(venv: str, keep_runs: bool = False) -> None:
-    """Remove run folders, caches and the virtual environment; whatever holds a file that git tracks stays."""
+    """Remove run folders, caches and the virtual environment; a folder with files that git tracks stays."""
     places = [path for pattern in CACHES for path in REPOSITORY.glob(pattern)]
     places += [path for path in REPOSITORY.rglob("__pycache__") if ".venv" not in path.parts]
     places += [] if keep_runs else [REPOSITORY / "runs"]
@@ -61,7 +61,7 @@ def clean(venv: str, keep_runs: bool = False) -> None:
         if path.is_dir() and not _tracked(path):
             for lock in path.glob("*/*/lock"):
                 with artefacts.locked(lock.parent):
-                    pass  # nobody runs notebooks there
+                    pass  # GrlibError if a process runs notebooks there
             shutil.rmtree(path)
             print(f"removed {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
 

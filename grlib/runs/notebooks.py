@@ -1,4 +1,7 @@
-"""The notebooks as data: order, parameters, declared artefacts, code, and outputs cleaned for storing."""
+"""The notebooks as data: order, parameters, declared artefacts, code, and outputs cleaned for storing.
+
+nbformat reads notebooks too, but takes a second to import.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +27,12 @@ FOLDER = REPOSITORY / "notebooks"
 IN_REPOSITORY = "repo:"  # prefix of a declared input that comes with the repository, not from the run folder
 
 
-class Node(dict):
-    """A part of a notebook's JSON, its lines joined, whose keys are attributes too.
-
-    It stands for nbformat's class, which takes a second to import.
-    """
-
-    def __init__(self, part: Mapping[str, Any]) -> None:
-        for name, value in part.items():
-            lines = isinstance(value, list) and (name in ("source", "text") or "/" in name)  # "image/png"
-            self[name] = "".join(value) if lines else value
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self:
-            raise AttributeError(name)
-        return self[name]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-
 @dataclass(frozen=True)
 class Notebook:
-    """One notebook file, read once."""
+    """One notebook file: its path and its JSON, in which each text is one string."""
 
     path: Path
-    content: Node
+    content: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -57,34 +40,32 @@ class Notebook:
         return self.path.stem
 
     @property
-    def cells(self) -> list[Any]:
+    def cells(self) -> list[dict[str, Any]]:
         """All cells in order."""
-        cells: list[Any] = self.content.cells
-        return cells
+        return list(self.content["cells"])
 
     @property
     def declared(self) -> Mapping[str, Any]:
         """The notebook's declaration: lists `reads`, `may_read`, `writes` and `may_write`."""
-        declared: Mapping[str, Any] = self.content.metadata.get("grlib", {})
-        return declared
+        return dict(self.content["metadata"].get("grlib", {}))
 
     def _names(self, kind: str, profile: str) -> list[str]:
         return [name.replace("{profile}", profile) for name in self.declared.get(kind, [])]
 
     def reads(self, profile: str) -> list[str]:
-        """Declared inputs, "{profile}" filled in; names with "repo:" in front are in the repository."""
+        """Declared inputs, "{profile}" filled in; names that start with "repo:" are in the repository."""
         return self._names("reads", profile)
 
     def may_read(self, profile: str) -> list[str]:
-        """Declared inputs that are used where they are there: those of notebooks that not every run has."""
+        """Declared inputs that are used if they exist: those of notebooks that not every run has."""
         return self._names("may_read", profile)
 
     def inputs(self, profile: str) -> list[str]:
-        """All that it may use: `reads` and `may_read`."""
+        """`reads` and `may_read`."""
         return [*self.reads(profile), *self.may_read(profile)]
 
     def writes(self, profile: str) -> list[str]:
-        """Declared outputs relative to the run folder, "{profile}" filled in."""
+        """Declared outputs, "{profile}" filled in, relative to the run folder."""
         return self._names("writes", profile)
 
     def parameters(self) -> dict[str, Any]:
@@ -93,9 +74,9 @@ class Notebook:
         assigned = [line for line in lines if isinstance(line, ast.Assign)]
         return {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in assigned}
 
-    def code(self) -> list[Any]:
+    def code(self) -> list[dict[str, Any]]:
         """The code cells, without the one that papermill added."""
-        cells = [cell for cell in self.cells if cell.cell_type == "code"]
+        cells = [cell for cell in self.cells if cell["cell_type"] == "code"]
         return [cell for cell in cells if not is_tagged(cell, "injected-parameters")]
 
     def code_digest(self) -> str:
@@ -103,23 +84,23 @@ class Notebook:
         return hashlib.sha256("".join(tree_digest(_tree(cell)) for cell in self.code()).encode()).hexdigest()
 
     def modules(self) -> dict[str, str]:
-        """Every grlib module that the code reaches, with its digest."""
+        """Every grlib module that the code imports, directly or not, with its digest."""
         return reached(name for cell in self.code() for name in imported_modules(_tree(cell)))
 
     def sections(self) -> list[str]:
         """For every cell the first- or second-level heading that it stands under."""
         found, heading = [], "(before the first heading)"
         for cell in self.cells:
-            if cell.cell_type == "markdown":
-                heading = [heading, *re.findall(r"^##? +(.+)$", cell.source, re.MULTILINE)][-1]
+            if cell["cell_type"] == "markdown":
+                heading = [heading, *re.findall(r"^##? +(.+)$", cell["source"], re.MULTILINE)][-1]
             found.append(heading)
         return found
 
     def seconds_by_section(self) -> list[tuple[str, float]]:
-        """How long the cells of each section took, in order; papermill noted it in an executed notebook."""
+        """Each section of an executed notebook with the seconds of its cells, in order."""
         seconds = dict.fromkeys(self.sections(), 0.0)
         for section, cell in zip(self.sections(), self.cells, strict=True):
-            seconds[section] += cell.metadata.get("papermill", {}).get("duration") or 0.0
+            seconds[section] += cell["metadata"].get("papermill", {}).get("duration") or 0.0
         return [(section, round(spent, 1)) for section, spent in seconds.items()]
 
 
@@ -136,7 +117,7 @@ def _tree(cell: Mapping[str, Any]) -> ast.Module:
 
     with contextlib.suppress(SyntaxError):
         return ast.parse(TransformerManager().transform_cell(code))  # magics become calls
-    return ast.parse(f"damaged = {code!r}")  # the run will name the mistake
+    return ast.parse(f"damaged = {code!r}")  # the run will report the syntax error
 
 
 # Finding notebooks
@@ -145,10 +126,18 @@ def _tree(cell: Mapping[str, Any]) -> ast.Module:
 def read(path: Path) -> Notebook:
     """Read a notebook file; a damaged one raises GrlibError."""
     with contextlib.suppress(ValueError, AttributeError):  # no JSON, or no object
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=Node)
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=_joined)
         if content.keys() >= {"cells", "metadata"}:
             return Notebook(path, content)
     raise GrlibError(f"{path}: not a notebook; restore it with `git checkout {path}`")
+
+
+def _joined(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a notebook's JSON; a text stored as a list of lines becomes one string."""
+    for name, value in part.items():
+        if isinstance(value, list) and (name in ("source", "text") or "/" in name):  # "image/png"
+            part[name] = "".join(value)
+    return part
 
 
 def every() -> list[Notebook]:
@@ -157,7 +146,7 @@ def every() -> list[Notebook]:
 
 
 def select(only: Iterable[str] = (), start: str | None = None) -> list[Notebook]:
-    """The notebooks named in `only` (all when empty) from `start` on, by number ("06") or full name."""
+    """The notebooks named in `only` (default: all), beginning with `start`; names as "06" or in full."""
     available = every()
     if not available:
         raise GrlibError(f"{FOLDER}: no notebooks here; use a clone of the repository (pip install -e .)")
@@ -165,12 +154,12 @@ def select(only: Iterable[str] = (), start: str | None = None) -> list[Notebook]
     first = find(available, start).name if start else ""
     chosen = [notebook for notebook in available if notebook.name in wanted and notebook.name >= first]
     if not chosen:
-        raise GrlibError(f"--from {start}: comes after every notebook of --only; leave one of them out")
+        raise GrlibError(f"--from {start}: comes after every notebook of --only; leave out one of the two")
     return chosen
 
 
 def find(available: list[Notebook], name: str) -> Notebook:
-    """The notebook with this number or name; an unknown one raises GrlibError with the nearest names."""
+    """The notebook with this number or name; GrlibError with the nearest name if there is none."""
     stem = name.removesuffix(".ipynb").rpartition("/")[2]
     for notebook in available:
         if stem == notebook.name or stem.isdigit() and notebook.name.startswith(f"{stem.zfill(2)}_"):
@@ -179,14 +168,14 @@ def find(available: list[Notebook], name: str) -> Notebook:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    """The end of a message about an unknown name: the nearest known name, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown; did you mean {near[0]!r}?" if near else f"unknown; there are {', '.join(known)}"
 
 
 def maker(name: str, profile: str) -> str | None:
-    """The notebook that declares to write an artefact (or a folder around it), None when none does."""
+    """The name of the notebook that writes an artefact (or a folder that holds it); None if none does."""
     for notebook in every():
         if any(f"{name}/".startswith(f"{written}/") for written in notebook.writes(profile)):
             return notebook.name
@@ -194,7 +183,7 @@ def maker(name: str, profile: str) -> str | None:
 
 
 def bind(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given values that this notebook has as parameters, checked against the types of the defaults."""
+    """Those of the given values that are parameters of this notebook; each must have its default's type."""
     defaults = notebook.parameters()
     return {name: _typed(name, value, defaults[name]) for name, value in given.items() if name in defaults}
 
@@ -214,19 +203,19 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 # Outputs for storing
 
 
-def with_outputs(original: Notebook, executed: Notebook, hide: Mapping[str, str]) -> Node:
-    """The notebook with an executed one's outputs, without times and this machine's paths and addresses.
+def with_outputs(original: Notebook, executed: Notebook, hide: Mapping[str, str]) -> dict[str, Any]:
+    """The notebook's JSON with the outputs of its executed copy, without times, paths and memory addresses.
 
-    `hide` maps texts (absolute paths) to what stands for them. GrlibError when the code is not the same.
+    `hide` maps texts (absolute paths) to their replacements. GrlibError if the code is not the same.
     """
     if original.code_digest() != executed.code_digest():
         raise GrlibError(f"{original.name}: its code changed since it ran; first `python -m grlib reproduce`")
     recorded = copy.deepcopy(original)
     for count, (cell, done) in enumerate(zip(recorded.code(), executed.code(), strict=True), start=1):
-        cell.execution_count, cell.outputs = count, copy.deepcopy(done.outputs)
-        for output in cell.outputs:
+        cell["execution_count"], cell["outputs"] = count, copy.deepcopy(done["outputs"])
+        for output in cell["outputs"]:
             if "execution_count" in output:
-                output.execution_count = count
+                output["execution_count"] = count
             for holder in (output, output.get("data", {})):
                 for kind in [kind for kind in holder if kind.startswith("text")]:
                     holder[kind] = _hidden(holder[kind], hide)

@@ -1,4 +1,4 @@
-"""What a notebook's run shows: its output, marked line by line, and why and where it failed."""
+"""What the runner shows of a notebook: its output, marked line by line, and where and why it failed."""
 
 from __future__ import annotations
 
@@ -10,45 +10,37 @@ from typing import Any
 from grlib.errors import GrlibError
 from grlib.runs.notebooks import Notebook
 
-EXIT = {
-    "missing artefact": 3,
-    "error": 4,
-    "memory": 5,
-    "dead kernel": 5,
-    "time-out": 6,
-    "disk full": 7,
-    "other shards": 8,
-    "out of time": 9,
+CAUSES = {  # exit code, and a pattern for the exception's "Name: text"; the first that matches counts
+    "other shards": (8, r"^OtherShards"),
+    "out of time": (9, r"^OutOfTime"),
+    "missing artefact": (3, r"^MissingArtefact"),
+    "disk full": (7, r"^DiskFull|No space left on device|Disk quota exceeded"),
+    "memory": (5, r"^(MemoryError|OutOfMemoryError|BrokenProcessPool)|can't allocate memory|out of memory"),
+    "dead kernel": (5, r"^DeadKernelError|Kernel died"),
+    "error": (4, r""),
+    "time-out": (6, r""),  # only the runner's timer finds it
 }
-CAUSES = {  # by the exception's name and text
-    r"^OtherShards": "other shards",
-    r"^OutOfTime": "out of time",
-    r"^MissingArtefact": "missing artefact",
-    r"^DiskFull|No space left on device|Disk quota exceeded": "disk full",
-    r"^(MemoryError|OutOfMemoryError|BrokenProcessPool)|can't allocate memory|out of memory": "memory",
-    r"^DeadKernelError|Kernel died": "dead kernel",
-}
-HAPPENED = {"other shards": "waits for", "out of time": "stopped"}  # else: failed
+HAPPENED = {"other shards": "waits for", "out of time": "stopped"}  # other causes: failed
 
 
 class Failure(GrlibError):
-    """A notebook that did not finish, or finished without its artefacts."""
+    """A notebook did not finish, or finished without its artefacts."""
 
     def __init__(self, message: str, cause: str) -> None:
         super().__init__(message)
-        self.exit_code = EXIT[cause]
+        self.exit_code, _ = CAUSES[cause]
 
 
 def cause_of(text: str) -> str:
-    """The class of a cause (a key of `EXIT`) from an exception's name and text, "Name: text"."""
-    return next((cause for pattern, cause in CAUSES.items() if re.search(pattern, text)), "error")
+    """The class of a cause (a key of `CAUSES`) from an exception's name and text, "Name: text"."""
+    return next(cause for cause, (_, pattern) in CAUSES.items() if re.search(pattern, text))
 
 
 def failure(
     notebook: Notebook, cell: int, cause: str, why: str, resume: str, more: Sequence[str] = ()
 ) -> Failure:
-    """The failure in cell `cell` (0, 1, ... in the notebook's file), with the command that resumes."""
-    code_number = sum(one.cell_type == "code" for one in notebook.cells[: cell + 1])
+    """The failure of cell number `cell` (from 0, in the notebook's file), with the command that resumes."""
+    code_number = sum(one["cell_type"] == "code" for one in notebook.cells[: cell + 1])
     lines = [
         f"{notebook.name} {HAPPENED.get(cause, 'failed')} ({cause})",
         f"section: {notebook.sections()[cell]}",
@@ -61,7 +53,7 @@ def failure(
 
 
 class Indented(io.StringIO):
-    """A stream that passes each line of a notebook's output on, marked, and keeps the text."""
+    """Writes each line of a notebook's output to `stream` with a mark, and keeps the text."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""One notebook run as plain Python (`reproduce --plain`): its code cells in order, in this process, without
+"""Runs one notebook as plain Python (`reproduce --plain`): its code cells in order, in this process, without
 papermill, kernel or IPython.
 
-What one notebook has loaded and compiled is there for the next. The executed copy holds printed text alone.
+What one notebook has loaded and compiled stays for the next. The executed copy holds printed text only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from grlib.errors import GrlibError, one_line
 from grlib.runs import files as artefacts
 from grlib.runs import freshness, notebooks
 from grlib.runs import run as runs
-from grlib.runs.notebooks import Node, Notebook
+from grlib.runs.notebooks import Notebook
 from grlib.runs.outcome import Indented, cause_of, failure
 
 
@@ -32,17 +32,17 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
 
     Raises Failure as `execute.execute` does, after the traceback.
     """
-    executed, names = copy.deepcopy(notebook.content), {"__name__": "__main__"}
+    executed, names = copy.deepcopy(notebook), {"__name__": "__main__"}
     memory, began = runs.PeakMemory(), time.monotonic()
     os.environ.setdefault("MPLBACKEND", "Agg")
     _stand_in_for_ipython()
     for number, cell in enumerate(executed.cells):
-        if cell.cell_type != "code":
+        if cell["cell_type"] != "code":
             continue
         output, started = Indented(sys.stdout), time.monotonic()
         try:
             with contextlib.chdir(folder), contextlib.redirect_stdout(output):
-                run_cell(cell.source, names, f"<{notebook.name}, cell {number + 1}>")
+                run_cell(cell["source"], names, f"<{notebook.name}, cell {number + 1}>")
         except Exception as error:
             if not isinstance(error, GrlibError):
                 traceback.print_exc()
@@ -50,19 +50,21 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
             raise failure(notebook, number, cause, one_line(error), resume) from error
         if notebooks.is_tagged(cell, "parameters"):
             names |= parameters
-        cell.metadata.papermill = {"duration": time.monotonic() - started}
-        text = Node({"output_type": "stream", "name": "stdout", "text": output.getvalue()})
-        cell.outputs = [text] if text.text else []
-    artefacts.write_json(freshness.executed_path(notebook, folder), executed)
+        cell["metadata"]["papermill"] = {"duration": time.monotonic() - started}
+        text = output.getvalue()
+        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": text}] if text else []
+    artefacts.write_json(freshness.executed_path(notebook, folder), executed.content)
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
-    sections = Notebook(notebook.path, executed).seconds_by_section()
-    seconds = round(time.monotonic() - began, 1)
-    return {"seconds": seconds, "peak_memory_mb": memory.megabytes(), "sections": sections}
+    return {
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mb": memory.megabytes(),
+        "sections": executed.seconds_by_section(),
+    }
 
 
 def run_cell(source: str, names: dict[str, Any], place: str) -> None:
-    """Run a cell in the namespace `names`; the value of its last expression is printed, unless None."""
+    """Run a cell in the namespace `names`; prints the value of its last expression, unless None."""
     # where tracebacks and `inspect.getsource` look for the text
     linecache.cache[place] = (len(source), None, f"{source}\n".splitlines(keepends=True), place)
     tree, value = ast.parse(source, place), None
@@ -75,7 +77,7 @@ def run_cell(source: str, names: dict[str, Any], place: str) -> None:
 
 
 def _stand_in_for_ipython() -> None:
-    """Where IPython is not installed, `display` prints, and `Markdown` and `HTML` are their texts."""
+    """Without IPython, `display` prints its arguments, and `Markdown` and `HTML` return their text."""
     try:
         import IPython.display  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""Where a result came from: versions, device, commit. It needs no notebook packages: a GPU may have none."""
+"""Where a result comes from: versions, device, commit. It works without the notebook packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from grlib.runs import housekeeping
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pandas", "pyarrow", "matplotlib")
-MANIFEST_SCHEMA = 1
 
 
 def versions() -> dict[str, str]:
@@ -20,7 +19,7 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str:
-    """What computes: the GPU when torch is loaded and has one, else the processor and its number of cores."""
+    """The name of the GPU if torch is loaded and has one, else the processor and its number of cores."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
@@ -28,12 +27,12 @@ def device() -> str:
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_state() -> dict[str, Any]:
-    """The commit and whether tracked files were changed since; both None outside a git clone."""
+    """The commit, and whether tracked files differ from it; both None outside a git clone."""
     git = ["git", "-C", str(housekeeping.REPOSITORY)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 30, "check": True}
     try:

@@ -1,4 +1,4 @@
-"""Stored results: copy a finished run into the repository; redraw figures and tables from what is stored."""
+"""Recorded results: copies a finished run into the repository; redraws figures and tables from the record."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ STORED = ("results", "tables", "manifests")
 
 
 def measured_folder(profile: str, seed: int) -> Path:
-    """Where the recorded results of a profile and seed are kept."""
+    """The folder of the recorded results of a profile and seed."""
     return REPOSITORY / "paper_results" / "measured" / profile / f"seed{seed}"
 
 
 def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -> list[str]:
-    """Store a finished run: results, tables, manifests, figures, the notebooks' outputs; returns notes.
+    """Store a finished run: results, tables, manifests, figures, the notebooks' outputs. Returns notes.
 
-    Every seed keeps its results; the notebooks' outputs, the example figures and the costs are those of the
+    Every seed keeps its results. The notebooks' outputs, the example figures and the costs are those of the
     lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
     again from all seeds.
-    Refuses a run whose notebooks are not all up to date, and a smoke run unless `dest` names a folder.
-    With `request.only` or `start` those notebooks' files join the record, or begin one: all that they used
-    must be in it. With `dest` all of it goes there and the repository's own record stays as it is.
+    With `request.only` or `request.start`, the files of those notebooks join the record or begin one; it must
+    hold every file that they used. With `dest`, all is written there and the repository's record does not
+    change. GrlibError for a run whose notebooks are not all up to date, and for a profile without evidence
+    (smoke, rehearsal) unless `dest` is given.
     """
     if request.profile in NO_EVIDENCE and not dest:
         raise GrlibError(f"profile {request.profile!r}: its numbers mean nothing, so give --dest for a trial")
@@ -41,10 +42,9 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     request = _as_it_ran(request, chosen)
     stale = _stale(chosen, request, allow_stale)
     target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
-    owner = {"profile": request.profile, "seed": request.seed}
     kept = target / "record.json"
     before = artefacts.read_json(kept) if kept.exists() else None
-    if before and {name: before[name] for name in owner} != owner:
+    if before and (before["profile"], before["seed"]) != (request.profile, request.seed):
         raise GrlibError(
             f"{target}: holds the record of profile {before['profile']}, seed {before['seed']}; "
             f"it is not overwritten with {request.profile}, {request.seed}: name another --dest"
@@ -66,9 +66,11 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
             _replace(figures, "figures", request.folder, shown, joins)
             recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
     commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
-    known = before["stale"] if joins and before else {}
-    others = {name: known[name] for name in known if name not in {book.name for book in chosen}}
-    artefacts.write_json(kept, owner | {"commits": commits, "stale": others | stale})
+    known = dict(before["stale"]) if joins and before else {}
+    for notebook in chosen:
+        known.pop(notebook.name, None)
+    owner = {"profile": request.profile, "seed": request.seed}
+    artefacts.write_json(kept, owner | {"commits": commits, "stale": known | stale})
     if not dest:
         if lowest:
             own_sizes = {} if request.parameters else {request.profile: request.folder}
@@ -76,14 +78,14 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
         redraw(request.profile, outputs=True)
     notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
     if not recorded:
-        notes.append("notebooks: left as they are, since they hold another profile or a lower seed")
+        notes.append("notebooks: not changed, since they hold another profile or a lower seed")
     if len(commits) > 1:
         notes.append(f"note: the notebooks ran at {len(commits)} different commits")
     return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
 
 
 def _refuse_loose_ends(chosen: list[Notebook], folder: Path, target: Path) -> None:
-    """GrlibError where a notebook that joins a record used a file that is not in it, or another version."""
+    """GrlibError if a notebook that joins a record used a file, or a version of one, that is not in it."""
     paths = {path.stem: path for path in target.glob("manifests/*.json")}
     paths |= {book.name: folder / "manifests" / f"{book.name}.json" for book in chosen}
     manifests = {name: artefacts.read_json(path) for name, path in paths.items()}
@@ -98,7 +100,7 @@ def _refuse_loose_ends(chosen: list[Notebook], folder: Path, target: Path) -> No
 
 
 def _as_it_ran(request: runner.Request, chosen: list[Notebook]) -> runner.Request:
-    """The request with the parameters that its notebooks were given; the first decides where they differ."""
+    """The request with the parameters that its notebooks ran with; if they differ, the first one's."""
     given: dict[str, Any] = {}
     for notebook in chosen:
         defaults = notebook.parameters() | {"profile": request.profile, "seed": request.seed}
@@ -109,7 +111,7 @@ def _as_it_ran(request: runner.Request, chosen: list[Notebook]) -> runner.Reques
 
 
 def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> dict[str, str]:
-    """Notebooks out of date and why; GrlibError when one never finished, or none is allowed."""
+    """Notebooks out of date and why; GrlibError if one never finished, or if none is `allowed`."""
     found = {}
     for notebook in chosen:
         reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
@@ -122,7 +124,7 @@ def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> di
 
 
 def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
-    """The files of the run that the notebooks declare, figures in all formats, and the manifests."""
+    """Names of the files that the notebooks declare, figures in all formats, and of the manifests."""
     folder, found = request.folder, set[Path]()
     for notebook in chosen:
         for name in (*notebook.writes(request.profile), f"manifests/{notebook.name}.json"):
@@ -131,9 +133,8 @@ def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def _replace(target: Path, kind: str, folder: Path, files: list[str], joins: bool = False) -> None:
-    """Make `target` hold exactly these files of one kind (the first part of their names); if they join what
-    is there, these and the others."""
+def _replace(target: Path, kind: str, folder: Path, files: list[str], joins: bool) -> None:
+    """Make `target` hold the files of one kind (the first part of a name); with `joins` the others stay."""
     names = [name.removeprefix(f"{kind}/") for name in files if name.startswith(f"{kind}/")]
     if names:
         with artefacts.atomic_folder(target) as fresh:
@@ -147,9 +148,10 @@ def _replace(target: Path, kind: str, folder: Path, files: list[str], joins: boo
 def _record_notebooks(
     chosen: list[Notebook], request: runner.Request, dest: Path | None, seeds: tuple[int, ...] = ()
 ) -> bool:
-    """Write the cleaned outputs, each with the digest of its manifest; returns whether there were any.
+    """Write the notebooks with cleaned outputs and the digest of their manifests; returns if there were any.
 
-    Into the repository only those whose default is this profile. `seeds`: those that the outputs are about.
+    Without `dest` they go into the repository, but only those whose default is this profile. `seeds`: those
+    that the outputs show, if several.
     """
     import nbformat
 
@@ -163,7 +165,7 @@ def _record_notebooks(
         manifest = artefacts.digest(request.folder / "manifests" / f"{notebook.name}.json")
         recorded = {"profile": request.profile, "seed": request.seed, "manifest": manifest}
         recorded |= {"seeds": list(seeds)} if seeds else {}
-        content.metadata["grlib"] = {**notebook.declared, "recorded": recorded}
+        content["metadata"]["grlib"] = {**notebook.declared, "recorded": recorded}
         path = dest / notebook.path.name if dest else notebook.path
         artefacts.write_bytes(path, f"{nbformat.writes(nbformat.from_dict(content))}\n".encode())
     return bool(chosen)
@@ -173,12 +175,12 @@ def _record_notebooks(
 
 
 def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False) -> None:
-    """Draw every figure and table again from all recorded seeds, and say what was written.
+    """Draw every figure and table again from all recorded seeds, and print what was written.
 
     Results come from the record of the profile, or from `source`: a folder with seed<number>/results in it,
-    or one run folder. Figures go to figures/<profile> (PNG, and CSV of what is drawn), tables beside the
-    results, or both to `dest`, there SVG too.
-    `outputs`: with several seeds, notebook 09 keeps the outputs of this, with its manifest in the record.
+    or one run folder. Figures go to figures/<profile> (PNG, and CSV of what is drawn) and tables beside the
+    results, or both to `dest`, with SVG.
+    `outputs`: with several seeds, the outputs of notebook 09 are stored too, with its manifest.
     """
     runs.resolve(profile, 0, {})
     stored = Path(source).expanduser().resolve() if source else measured_folder(profile, 0).parent
@@ -191,7 +193,7 @@ def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False
     first = min(folders)
     shutil.copytree(folders[first] / "results", work / "results")
     notebook = notebooks.find(notebooks.every(), FIGURE_NOTEBOOK)
-    parameters = {"results_dir": str(work / "measured")} if "results_dir" in notebook.parameters() else {}
+    parameters = {"results_dir": str(work / "measured")}
     request = runner.Request(profile, first, str(work), only=(notebook.name,), parameters=parameters)
     runner.reproduce(request)
     places = {"figures": FIGURES / profile, "tables": stored / "tables"}
@@ -199,14 +201,14 @@ def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False
         places["manifests"] = stored / "manifests"
     for name in _files([notebook], request):
         kind, _, rest = name.partition("/")
-        if kind in places and (dest or not name.endswith(".svg")):
+        if kind in places and (dest or not name.endswith(".svg")):  # the repository keeps no SVG
             place = (Path(dest).resolve() / kind if dest else places[kind]) / rest
             artefacts.write_bytes(place, (work / name).read_bytes())
             print("wrote", runs.shown(place))
 
 
 def _stored_seeds(stored: Path, profile: str) -> dict[int, Path]:
-    """The folders with results under `stored`, by seed; MissingArtefact when there are none."""
+    """The folders with results under `stored`, by seed; MissingArtefact if there are none."""
     if (stored / "results").is_dir():
         owners = [stored / name for name in ("record.json", "run.json") if (stored / name).is_file()]
         return {int(artefacts.read_json(owners[0])["seed"]) if owners else 0: stored}

@@ -1,4 +1,10 @@
-"""One notebook's run: its profile, seed and folder, and every file that it reads and writes there."""
+"""The run of one notebook: its profile, seed and folder, and every file that it reads and writes there.
+
+run = runs.start("03_imitate_search", profile=profile, seed=seed, run_dir=run_dir)
+problems = run.load_table("data/problems_seen.parquet")
+run.save_table(rows, "results/03_eval.parquet")
+run.finish()
+"""
 
 from __future__ import annotations
 
@@ -40,9 +46,9 @@ def start(
 ) -> Run:
     """Begin a notebook: check its parameters, make the run folder, seed the random generators.
 
-    `base` says where the base model comes from ("shipped" or "scratch"); it is only recorded here.
-    `sizes` are profile fields that the notebook offers as parameters; 0 and "" keep the profile's value.
-    Wrong types, unknown names and a folder that belongs to another profile or seed raise GrlibError.
+    `base`: where the base model comes from, "shipped" or "scratch"; here it is only checked and recorded.
+    `sizes`: profile fields that the notebook has as parameters; 0 and "" keep the profile's value.
+    GrlibError for wrong types, unknown names, and a folder that holds a run of another profile or seed.
     """
     if not isinstance(run_dir, str | Path):
         raise GrlibError(f"run_dir={run_dir!r}: must be a path as text, or '' for runs/<profile>/seed<seed>")
@@ -69,14 +75,14 @@ def run_folder(profile: str, seed: int, run_dir: str | Path = "") -> Path:
 
 
 def resolve(profile: str, seed: int, sizes: Mapping[str, Any]) -> profiles.Profile:
-    """The named profile with the given fields replaced; GrlibError for a bad name, value or seed."""
+    """The profile with these sizes (see `profiles.with_sizes`); GrlibError for a bad name, value or seed."""
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
     return profiles.with_sizes(profiles.get(profile), sizes)
 
 
 def claim(folder: Path, profile: str, seed: int) -> None:
-    """Make a run folder for this profile and seed; GrlibError when it already holds another run."""
+    """Make the run folder of this profile and seed; GrlibError if it holds a run of another one."""
     owner = {"profile": profile, "seed": seed}
     found = artefacts.known_json(folder / "run.json")
     if found is None:
@@ -87,7 +93,7 @@ def claim(folder: Path, profile: str, seed: int) -> None:
 
 
 class Run:
-    """What a notebook holds on to: settings, and paths of artefacts relative to the run folder."""
+    """What a notebook works with: `profile`, `seed`, and artefacts by their names in the run folder."""
 
     def __init__(
         self, notebook: str, profile: profiles.Profile, folder: Path, parameters: dict[str, Any]
@@ -100,7 +106,7 @@ class Run:
         self._memory = PeakMemory()
 
     def show(self) -> pandas.DataFrame:
-        """A small table: resolved settings, seed, run folder, device and versions."""
+        """A table of one column: settings, seed, run folder, device and versions."""
         import pandas
 
         values = {"profile": self.profile.name, "seed": self.seed, "run folder": shown(self.folder)}
@@ -112,7 +118,7 @@ class Run:
     # paths
 
     def path(self, name: str) -> Path:
-        """The path of an artefact to write, its folders made."""
+        """The path of an artefact to write; makes the folders above it."""
         path = freshness.located(name, self.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not name.startswith("steps/"):
@@ -120,9 +126,9 @@ class Run:
         return path
 
     def require(self, name: str) -> Path:
-        """The path of an artefact to read; if it is not whole, MissingArtefact names the notebook behind it.
+        """The path of an artefact to read; a name that starts with "repo:" is a file of the repository.
 
-        A name that starts with "repo:" is a file of the repository.
+        MissingArtefact if it is not whole; the message names the notebook that makes it.
         """
         refuse_missing([name], self.profile.name, self.folder)
         path = freshness.located(name, self.folder)
@@ -130,7 +136,7 @@ class Run:
         return path
 
     def shipped(self, model: str) -> Path:
-        """The base of this name that comes with the repository for this profile."""
+        """The folder of a base model ("sos", "bc") that comes with the repository for this profile."""
         return self.require(f"repo:paper_results/{self.profile.base.folder}/{model}")
 
     # tables and figures
@@ -144,7 +150,10 @@ class Run:
         return artefacts.read_table(self.require(name))
 
     def save_figure(self, figure: Figure, name: str, data: pandas.DataFrame) -> Path:
-        """Write figures/<name>.png, .svg and .csv (`data`: what is drawn), without dates or versions."""
+        """Write figures/<name>.png, .svg and .csv (`data`: what is drawn), without dates or versions.
+
+        Returns the path of the PNG.
+        """
         import matplotlib
 
         if not re.fullmatch(r"\w+", name):
@@ -169,25 +178,25 @@ class Run:
         modules: Iterable[str],
         inputs: Iterable[str] = (),
     ) -> pandas.DataFrame:
-        """`chunks.chunked` under steps/<notebook>/<name>; `reproduce --force` throws its chunks away.
+        """`chunks.chunked` in the folder steps/<notebook>/<name>; `reproduce --force` deletes its chunks.
 
-        The seed, the code of `modules` and the digests of `inputs` (artefact names) join the key.
+        The key also gets the seed, the code of `modules` and the digests of `inputs` (artefact names).
         """
         digests = {artefact: artefacts.digest(self.require(artefact)) for artefact in inputs}
         full_key = {**key, "seed": self.seed, "code": code_digest(*modules), "inputs": digests}
         return chunks.chunked(self.steps(name), full_key, count, compute, label=name)
 
     def steps(self, name: str) -> Path:
-        """The folder for checkpoints of long work: steps/<notebook>/<name>."""
+        """The folder for chunks and checkpoints of long work: steps/<notebook>/<name>."""
         folder = self.folder / "steps" / self.notebook / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def finish(self) -> dict[str, Any]:
-        """Write manifests/<notebook>.json: where these results come from and what they cost."""
+        """Write manifests/<notebook>.json, which says where the results come from and what they cost."""
         paths = {name: self.folder / name for name in sorted(self._outputs)}
         manifest = {
-            "schema": provenance.MANIFEST_SCHEMA,
+            "schema": 1,
             "notebook": self.notebook,
             "profile": self.profile.name,
             "seeds": [self.seed],
@@ -207,12 +216,11 @@ class Run:
 
 
 def refuse_missing(names: Iterable[str], profile: str, folder: Path) -> None:
-    """MissingArtefact for the first that is not whole: what is wrong, who makes it, the command for that."""
+    """MissingArtefact for the first artefact that is not whole, with the command that makes it."""
     for name in names:
-        fault = artefacts.problem_with(freshness.located(name, folder))
+        fault, place = artefacts.problem_with(freshness.located(name, folder)), shown(folder)
         if fault is None:
             continue
-        place = shown(folder)
         if name.startswith(notebooks.IN_REPOSITORY):
             name, place = name.removeprefix(notebooks.IN_REPOSITORY), "the repository"
             remedy = f"restore it with `git checkout {name}`"
@@ -225,15 +233,15 @@ def refuse_missing(names: Iterable[str], profile: str, folder: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """A path as messages show it: relative to the repository where it lies inside."""
+    """A path as messages show it: relative to the repository if it lies inside."""
     root = notebooks.REPOSITORY
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 class PeakMemory:
-    """Watches the resident memory of a process and its children, twice a second, from a background thread.
+    """Measures the resident memory of a process and its children twice a second, in a background thread.
 
-    Memory that processes share is counted in each of them, so the peak is an upper bound.
+    Memory that processes share counts in each of them, so the peak is an upper bound.
     """
 
     def __init__(self, pid: int | None = None) -> None:
@@ -241,13 +249,13 @@ class PeakMemory:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def processes(self) -> list[psutil.Process]:
-        """The children, however deep, and the process itself; none when it has ended."""
+        """The descendants and the process itself; empty if it has ended."""
         with contextlib.suppress(psutil.Error):
             return [*self._process.children(recursive=True), self._process]
         return []
 
     def megabytes(self) -> int:
-        """The highest sum seen so far, in MB (1e6 bytes)."""
+        """The highest sum so far, in MB (1e6 bytes)."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""Runs notebooks in order, each in a fresh kernel; checks their artefacts and explains failures."""
+"""Brings notebooks up to date, in order; checks what they read and write, and explains failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Request:
     force: bool = False
     timeout: float | None = None
     shard: str = ""  # "i/n": only every n-th chunk of the long steps (grlib.runs.chunks)
-    seconds: float | None = None  # stop with what is stored after so many (grlib.runs.deadline)
+    seconds: float | None = None  # stop after this time with what is stored (grlib.runs.deadline)
     plain: bool = False  # in this process, without papermill and kernels (grlib.runs.plain)
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -42,19 +42,18 @@ class Request:
         return runs.run_folder(self.profile, self.seed, self.run_dir)
 
     def injected(self, notebook: Notebook) -> dict[str, Any]:
-        """The papermill parameters for one notebook: those that it declares."""
+        """The values for those parameters that the notebook has."""
         common = {"profile": self.profile, "seed": self.seed, "run_dir": str(self.folder)}
         return notebooks.bind(notebook, {**common, **self.parameters})
 
     def notebooks(self) -> list[Notebook]:
-        """The notebooks to run, in order; every name and value of the request is checked first."""
+        """The notebooks to run, in order; GrlibError for any wrong name or value of the request."""
         runs.resolve(self.profile, self.seed, {})
-        if self.timeout is not None and self.timeout <= 0:
-            raise GrlibError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
-        if self.seconds is not None and self.seconds <= 0:
-            raise GrlibError(f"--seconds {self.seconds:g}: must be more than 0; leave it out for no end")
+        for name, limit in (("--timeout", self.timeout), ("--seconds", self.seconds)):
+            if limit is not None and limit <= 0:
+                raise GrlibError(f"{name} {limit:g}: must be more than 0; leave it out for no limit")
         if self.timeout and self.plain:
-            raise GrlibError("--timeout with --plain: no kernel is there to be ended; use --seconds instead")
+            raise GrlibError("--timeout with --plain: there is no kernel to stop; use --seconds instead")
         if self.shard:
             chunks.parse(self.shard)
         chosen = notebooks.select(self.only, self.start)
@@ -65,7 +64,7 @@ class Request:
         return chosen
 
     def resume_command(self) -> str:
-        """The command that goes on after a failure; what was forced and finished is not run again."""
+        """The command that continues after a failure, without --force: what is finished is not run again."""
         words = ["python", "-m", "grlib", "reproduce", "--profile", self.profile, "--seed", str(self.seed)]
         words += ["--run-dir", str(self.folder)] if self.run_dir else []
         words += ["--only", *self.only] if self.only else []
@@ -93,11 +92,11 @@ def status(request: Request) -> Iterator[tuple[str, str]]:
 
 
 def reproduce(request: Request) -> None:
-    """Bring the selected notebooks up to date, in order; Failure at the first that does not get there."""
+    """Bring the selected notebooks up to date, in order; Failure at the first that fails."""
     deadline.set_deadline(request.seconds)
     chosen, folder, began = request.notebooks(), request.folder, time.monotonic()
     runs.claim(folder, request.profile, request.seed)
-    os.environ[chunks.VARIABLE] = request.shard  # the kernels and their workers look there
+    os.environ[chunks.VARIABLE] = request.shard  # for the kernels and their workers
     with artefacts.locked(folder):
         artefacts.remove_leftovers(folder)
         if request.force:
@@ -109,39 +108,34 @@ def reproduce(request: Request) -> None:
             title = f"[{number}/{len(chosen)}] {notebook.name}"
             reason = freshness.why_stale(notebook, request.injected(notebook), folder)
             if reason is None:
-                say(f"{title}: up to date")
+                print(f"{title}: up to date", flush=True)
                 continue
             if deadline.passed():
-                raise deadline.OutOfTime(
-                    f"the seconds are over before {notebook.name}; resume: {request.resume_command()}"
-                )
+                resume = request.resume_command()
+                raise deadline.OutOfTime(f"the time is over before {notebook.name}; resume: {resume}")
             cost, ahead = expected[number - 1], expected[number:]
-            say(f"{title}: running ({reason})" + (f", takes about {in_words(cost)}" if cost else ""))
+            about = f", takes about {in_words(cost)}" if cost else ""
+            print(f"{title}: running ({reason}){about}", flush=True)
             paid = _bring_up_to_date(notebook, request)
             spent = f"{in_words(paid['seconds'])}, peak memory {paid['peak_memory_mb']} MB"
             left = f", about {in_words(sum(ahead))} left" if all(ahead) and ahead else ""
-            say(f"{title}: done in {spent}; {in_words(time.monotonic() - began)} in all{left}")
-    say(f"all up to date in {runs.shown(folder)}")
-
-
-def say(line: str) -> None:
-    """Print one line at once."""
-    print(line, flush=True)
+            print(f"{title}: done in {spent}; {in_words(time.monotonic() - began)} in all{left}", flush=True)
+    print(f"all up to date in {runs.shown(folder)}", flush=True)
 
 
 def _known_seconds(notebook: Notebook, request: Request) -> float:
-    """What a notebook cost here before, or in a recorded run of the same sizes; 0 when nothing is known."""
+    """Seconds that a notebook took here before, or in a recorded run of the same sizes; 0 if unknown."""
     if known := freshness.recall(notebook, request.folder):
         return float(known["seconds"])
     if request.parameters:
         return 0.0
-    from grlib.runs import costs  # pandas: not for commands that need no table
+    from grlib.runs import costs  # imports pandas, which `status` does not need
 
     return costs.whole(request.profile, notebook.name)
 
 
 def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
-    """Run a notebook between the checks of what it reads and writes; returns what it cost."""
+    """Check what a notebook reads, run it, check what it wrote; returns its cost."""
     folder, parameters = request.folder, request.injected(notebook)
     try:
         runs.refuse_missing(notebook.reads(request.profile), request.profile, folder)
@@ -152,10 +146,10 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     if request.plain:
         cost = plain.execute(notebook, parameters, folder, request.resume_command())
     else:
-        from grlib.runs.execute import execute  # papermill: a second, not for `status`
+        from grlib.runs.execute import execute  # imports papermill: a second, which `status` does not need
 
         cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
-    # a figure of what was not run has no rows; the model of a rehearsal may solve nothing at all
+    # a figure of what was not run has no rows; the model of a rehearsal may solve no problem
     used = [freshness.located(name, folder) for name in notebook.may_read(request.profile)]
     may_be_empty = request.profile == "rehearsal" or not all(path.exists() for path in used)
     for name in notebook.writes(request.profile):

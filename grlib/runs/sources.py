@@ -16,17 +16,16 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_digest(*modules: str) -> str:
-    """One digest (hex) for the named modules (as "grlib.errors") and all grlib modules
-    that they reach."""
+    """One digest (hex) for the named modules (as "grlib.errors") and all grlib modules that they import."""
     lines = [f"{name} {digest}\n" for name, digest in sorted(reached(modules).items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def reached(modules: Iterable[str]) -> dict[str, str]:
-    """The digest of each named grlib module and of all grlib modules imported from there, however deep.
+    """The digest of each named grlib module and of all grlib modules that it imports, directly or not.
 
-    Imports inside functions count too, so a module that is loaded late still makes its users stale.
-    An unknown name raises GrlibError.
+    Imports inside functions count, so a change of a module that is loaded late makes its users stale too.
+    GrlibError for an unknown name.
     """
     found: dict[str, str] = {}
     todo = [PACKAGE.name, *modules]
@@ -40,12 +39,12 @@ def reached(modules: Iterable[str]) -> dict[str, str]:
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         found[name], imported = _parsed(path.read_text(encoding="utf-8"), package)
         todo += [other for other in imported if module_file(other)]
-        if (data := path.with_suffix(".txt")).is_file():  # a module's own data
+        if (data := path.with_suffix(".txt")).is_file():  # the data of the module
             found[name] += hashlib.sha256(data.read_bytes()).hexdigest()
     return found
 
 
-@cache  # by the text itself: a loop asks for the same digests at each of its steps
+@cache  # by the text itself: a loop needs the same digests at each of its steps
 def _parsed(text: str, package: str) -> tuple[str, list[str]]:
     """The digest of a module's text and the names that it imports."""
     tree = ast.parse(text)
@@ -54,7 +53,7 @@ def _parsed(text: str, package: str) -> tuple[str, list[str]]:
 
 
 def module_file(name: str) -> Path | None:
-    """The file of a grlib module, None when there is no such module."""
+    """The file of a grlib module, None if there is no such module."""
     base = PACKAGE.parent.joinpath(*name.split("."))
     candidates = (base.with_name(f"{base.name}.py"), base / "__init__.py")
     found = next((path for path in candidates if path.is_file()), None)
@@ -67,7 +66,7 @@ def imported_modules(tree: ast.AST) -> list[str]:
 
 
 def _imported(tree: ast.AST, package: str) -> list[str]:
-    """All names that a syntax tree may import, of modules and of what is in them; `package` resolves dots."""
+    """All names that a syntax tree imports: modules, and what comes from them; `package` resolves dots."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -79,7 +78,7 @@ def _imported(tree: ast.AST, package: str) -> list[str]:
 
 
 def tree_digest(tree: ast.AST) -> str:
-    """Digest of a syntax tree without positions and docstrings (the tree is changed in place)."""
+    """Digest of a syntax tree without positions and docstrings; changes the tree in place."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             del node.body[0]

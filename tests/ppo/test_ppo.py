@@ -280,7 +280,7 @@ def test_a_run_that_is_out_of_time_after_every_step_ends_alike(tmp_path, monkeyp
     whole = run(TwoArms(words), base, tmp_path / "a", settings)
     monkeypatch.setenv(deadline.VARIABLE, "1")  # 1970
     for step in (1, 2):
-        with pytest.raises(deadline.OutOfTime, match=f"PPO: the seconds are over, {step}/3 steps are stored"):
+        with pytest.raises(deadline.OutOfTime, match=f"PPO: the time is over, {step}/3 steps are stored"):
             run(TwoArms(words), base, tmp_path / "b", settings)
     found = run(TwoArms(words), base, tmp_path / "b", settings)
     pd.testing.assert_frame_equal(*(one.drop(columns=[*ppo_watch.TIMES]) for one in (found, whole)))

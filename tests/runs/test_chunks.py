@@ -36,16 +36,16 @@ def test_merged_shards_are_what_one_machine_makes(tmp_path, monkeypatch, count):
     parts = [work(folder, monkeypatch, f"{number}/{count}")[1] for number, folder in enumerate(folders)]
     assert parts[0] == [] and sorted(sum(parts, [])) == list(range(COUNT))
     said = chunks.merge(folders[0], folders[1:])
-    assert said == [f"steps/06/sampled: {COUNT} of {COUNT} chunks brought"]
+    assert said == [f"steps/06/sampled: {COUNT} of {COUNT} chunks copied"]
     rows, again = work(folders[0], monkeypatch, f"0/{count}")
     assert again == []
     pd.testing.assert_frame_equal(rows, whole)
-    assert chunks.merge(folders[0], folders[1:]) == [f"steps/06/sampled: 0 of {COUNT} chunks brought"]
+    assert chunks.merge(folders[0], folders[1:]) == [f"steps/06/sampled: 0 of {COUNT} chunks copied"]
 
 
 def test_a_shard_says_what_it_waits_for_and_does_nothing_twice(tmp_path, monkeypatch):
     said, done = work(tmp_path, monkeypatch, "2/3")
-    assert done == [1, 4] and "shard 2/3 is done with its part, and 5 of 7 chunks" in said
+    assert done == [1, 4] and "shard 2/3 has done its part; 5 of 7 chunks" in said
     assert work(tmp_path, monkeypatch, "2/3")[1] == []
 
 
@@ -94,7 +94,7 @@ def test_the_command_merges(tmp_path, monkeypatch, capsys):
     for number in (1, 2):
         work(tmp_path / str(number), monkeypatch, f"{number}/2")
     assert main(["merge-shards", "--run-dir", str(tmp_path / "1"), str(tmp_path / "2")]) == 0
-    assert capsys.readouterr().out == "steps/06/sampled: 3 of 7 chunks brought\n"
+    assert capsys.readouterr().out == "steps/06/sampled: 3 of 7 chunks copied\n"
     assert main(["merge-shards", "--run-dir", str(tmp_path / "1"), str(tmp_path / "none")]) == 3
 
 

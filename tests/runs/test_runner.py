@@ -66,14 +66,14 @@ def make_notebook(
 def in_process(notebook, parameters, folder, resume, timeout):
     """Stands for `execute`: runs the cells without a kernel and keeps what they print."""
     names, content = {}, copy.deepcopy(notebook.content)
-    for cell in [cell for cell in content.cells if cell.cell_type == "code"]:
+    for cell in [cell for cell in content["cells"] if cell["cell_type"] == "code"]:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(cell.source, names)
+            exec(cell["source"], names)
         if notebooks.is_tagged(cell, "parameters"):
             names |= parameters
         stream = {"output_type": "stream", "name": "stdout", "text": printed.getvalue()}
-        cell.outputs = [stream] if printed.getvalue() else []
+        cell["outputs"] = [stream] if printed.getvalue() else []
     artefacts.write_json(freshness.executed_path(notebook, folder), content)
     return {"seconds": 1.0, "peak_memory_mb": 1, "sections": []}
 
@@ -128,7 +128,7 @@ def test_a_run_that_is_out_of_time_says_how_to_go_on(lab, capsys, monkeypatch):
         assert "02_read stopped (out of time)" in said and "OutOfTime: True" in said
         assert " ".join(["--seconds 600", *more]) in said.splitlines()[-1]
     assert main(["reproduce", "--profile", "smoke", "--seconds", "1e-9", "--force"]) == 9
-    assert "the seconds are over before 01_write; resume: python -m grlib" in capsys.readouterr().err
+    assert "the time is over before 01_write; resume: python -m grlib" in capsys.readouterr().err
     for wrong in (["--seconds", "0"], ["--timeout", "5", "--plain"]):
         assert main(["reproduce", "--profile", "smoke", *wrong]) == 2
 
@@ -151,7 +151,7 @@ def test_plain_python_makes_the_same_files(lab, capsys):
     assert "      | 2\n      | def f():\n      |     return 1\n" in said
     assert main([*options]) == 0 and ran(capsys) == []  # a run with kernels finds it up to date
     executed = notebooks.read(lab / "plain" / "executed" / "02_read.ipynb")
-    assert executed.code()[1].outputs[0].text.startswith("2\n") and dict(executed.seconds_by_section())
+    assert executed.code()[1]["outputs"][0]["text"].startswith("2\n") and dict(executed.seconds_by_section())
 
 
 def test_a_failure_in_plain_python_is_explained(lab, capsys):
@@ -372,7 +372,7 @@ def test_a_shard_that_waits_for_others_ends_with_its_own_code(lab, capsys, monke
 def test_each_class_of_cause_has_its_exit_code(name, text, code):
     error = execute.PapermillExecutionError(3, 2, "source", name, text, [f"{name}: {text}"])
     cause, line = execute._cause(error, execute._Kernel(), None)
-    assert outcome.EXIT[cause] == code and line == f"{name}: {text}".strip()
+    assert outcome.CAUSES[cause][0] == code and line == f"{name}: {text}".strip()
 
 
 @integration
