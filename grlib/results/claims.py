@@ -77,11 +77,6 @@ class Evidence:
         part = self.counts[kind].get((method, split))
         return pd.DataFrame(dtype=float) if part is None else _percent(tables.scores_of(part, [k]), k)
 
-    def groups(self, kind: str, split: str) -> pd.Series | None:
-        """The group of each problem of a split, resampled as a whole; None if each problem stands alone."""
-        rows = self.results.rows(kind)
-        return rows[rows["split"] == split].groupby("index")["group"].first() if "group" in rows else None
-
 
 Rule = Callable[[Evidence, str], Found]  # for a split; '' for a claim about training problems
 
@@ -120,10 +115,10 @@ def _judged(values: pd.DataFrame, groups: pd.Series | None = None, side: Side = 
 
 
 def _finding(interval: metrics.Interval, by_seed: pd.Series, problems: int, side: Side) -> Found:
-    found: Found = dict(zip(("measured", "low", "high"), interval, strict=True))
-    found |= {"seed_sd": by_seed.std(ddof=1), "problems": problems, "seeds": len(by_seed)}
     if math.isnan(interval.low):
         return {}
+    found: Found = {"measured": interval.mean, "low": interval.low, "high": interval.high}
+    found |= {"seed_sd": by_seed.std(ddof=1), "problems": problems, "seeds": len(by_seed)}
     found["status"] = side.status(interval.low, interval.high)
     if found["status"] == UNDECIDED:
         found["needed"] = side.needed(interval, problems)
@@ -170,6 +165,9 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
         counts = [part for (method, _), part in evidence.counts[kind].items() if method in methods]
         samples = min((part["samples"].min() for part in counts), default=max(tables.KS))
         largest = max(k for k in tables.KS if k <= samples)
+        rows = evidence.results.rows(kind)
+        rows = rows[rows["split"] == split]
+        groups = rows.groupby("index")["group"].first() if "group" in rows else None  # resampled as a whole
         findings, rules = [], []
         for formula, side in conditions:
             used = re.sub(r"@(\d+)", lambda k: f"@{min(int(k[1]), largest)}", formula)
@@ -177,7 +175,7 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
             too_few = len({k for *_, k in terms[formula]}) > 1 and largest == 1
             # a sum is nan where one of its methods lacks a problem or seed
             values = sum(s * evidence.passed(kind, method, split, k) for s, method, k in _terms(used))
-            findings.append({} if too_few else _judged(values, evidence.groups(kind, split), side))
+            findings.append({} if too_few else _judged(values, groups, side))
         found: Found = {"rule": "95 % interval of " + ", and of ".join(rules)}
         first = terms[conditions[0][0]]
         paper = [

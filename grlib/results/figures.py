@@ -24,7 +24,7 @@ from grlib.results.style import Sheet, handle, percent_axis
 from grlib.results.tables import BENCHMARKS, REPAIR_SPLITS, TEST_SPLITS, in_order
 
 Drawing = tuple[Figure, pd.DataFrame]
-PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems a split, 32 samples each, no interval given"
+PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems per split, 32 samples each, no interval given"
 SMOOTHED = 20  # steps in the running mean of a learning curve
 CURVE_POINTS = 200  # of that mean that are drawn per method
 LINES = ("-", "--", ":", "-.")
@@ -113,17 +113,14 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
 
 
 def accuracy_against_budget(
-    table: pd.DataFrame,
-    profile: str,
-    title: str = "Accuracy against token budget",
-    asked: Sequence[str] = (),
+    table: pd.DataFrame, profile: str, title: str = "Accuracy against token budget", asked: Sequence[str] = ()
 ) -> Drawing:
     """Accuracy within a token budget, on seen and on unseen targets (Figures 3 to 6). The footnote names the
     methods of `asked` that have no rows."""
     absent = [style.STYLES[key].label for key in asked if key not in set(table["method"])]
     note = f"not run: {', '.join(absent)}" if absent else ""
-    look: dict[str, Any] = {"xlabel": "token budget (whole response)", "xlim": (0, None)}
-    return _by_split(table, profile, title, "budget", "accuracy, %", note, **look)
+    axes: dict[str, Any] = {"xlabel": "token budget (whole response)", "xlim": (0, None)}
+    return _by_split(table, profile, title, "budget", "accuracy, %", note, **axes)
 
 
 def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
@@ -157,9 +154,9 @@ def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
 def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@k against the cost of k samples: k times the mean tokens of the method's traces."""
     table = table.dropna(subset="measured").assign(spent=table["k"] * table["mean_tokens"].astype(float))
-    solved = "problems solved by at least one sample, %"
-    look = {"xlabel": "tokens sampled per problem", "xscale": "log"}
-    return _by_split(table, profile, "Solved problems for the same number of tokens", "spent", solved, **look)
+    title = "Solved problems for the same number of tokens"
+    axes = {"xlabel": "tokens sampled per problem", "xscale": "log"}
+    return _by_split(table, profile, title, "spent", "problems solved by at least one sample, %", **axes)
 
 
 def headline(table: pd.DataFrame, profile: str) -> Drawing:
@@ -235,7 +232,7 @@ def data_yield(table: pd.DataFrame, profile: str, of: str = "problems") -> Drawi
 
 
 def _fill(number: int) -> dict[str, Any]:
-    """Grey for what a model solves by itself, then tints of the colour of Guided-ReST, one per round."""
+    """The look of a guided round: grey for a model's own samples, then tints of the colour of Guided-ReST."""
     return {"facecolor": ROUNDS[number % 4], "hatch": HATCHES[number % 7], "edgecolor": "white"}
 
 
@@ -293,9 +290,9 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
 def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
     """Percent of the episodes of code self-repair that are right after at most 1, 2, ... answers."""
     title = "What does repairing add to the first answer?"
-    look: dict[str, Any] = {"xlabel": "answers of an episode, at most"}
-    look["xticks"] = sorted(table["answer"].unique())
-    return _by_split(table, profile, title, "answer", "episodes right, %", **look)
+    answers = sorted(table["answer"].unique())
+    axes: dict[str, Any] = {"xlabel": "answers of an episode, at most", "xticks": answers}
+    return _by_split(table, profile, title, "answer", "episodes right, %", **axes)
 
 
 def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
@@ -316,7 +313,7 @@ def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
 PPO_PANELS = {
     "accuracy": "samples correct, %",
     "reward": "reward of a response",
-    "tokens": "tokens a response",
+    "tokens": "tokens per response",
     "truncated": "cut off by the budget, %",
     "clipped": "actions clipped, %",
     "entropy": "entropy, nats per token",

@@ -8,7 +8,7 @@ any training.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,7 +123,14 @@ def import_results(folder: Path, dest: Path, progress: Callable[[str], None]) ->
         line |= {"grader_disagrees": int((frame["correct"] != frame["verdict"]).sum())}
         lines.append(line | {"largest_difference": _difference(frame, files[0].path.parent, split)})
         progress(f"{method} {iteration}, {kind}, {split}: {len(frame):,} rows")
-    _store(dest, stored)
+    write_json(dest / "run.json", {"profile": "paper", "seed": 0})
+    for kind, stems in results.FILES.items():
+        for stem in stems:
+            path = dest / "results" / f"{stem}.parquet"
+            if stem in stored:
+                write_table(path, pd.concat(stored[stem], ignore_index=True).drop(columns="verdict"))
+            elif stem not in results.OPTIONAL:  # the release does not hold it
+                write_table(path, results.without_rows(kind))
     return pd.DataFrame(lines)
 
 
@@ -138,15 +145,3 @@ def _difference(frame: pd.DataFrame, place: Path, split: str) -> float:
     ks, budgets = sorted(theirs["k"].unique()), sorted(theirs["budget"].unique())
     both = tables.pass_at_budgets(frame.assign(seed=0), budgets, ks).merge(theirs, on=["budget", "k"])
     return float((both["mean_x"] - both["mean_y"]).abs().max())
-
-
-def _store(dest: Path, stored: Mapping[str, Sequence[pd.DataFrame]]) -> None:
-    """Write the rows as a run of profile paper, and empty tables for what the release does not hold."""
-    write_json(dest / "run.json", {"profile": "paper", "seed": 0})
-    for kind, stems in results.FILES.items():
-        for stem in stems:
-            path = dest / "results" / f"{stem}.parquet"
-            if stem in stored:
-                write_table(path, pd.concat(stored[stem], ignore_index=True).drop(columns="verdict"))
-            elif stem not in results.OPTIONAL:
-                write_table(path, results.without_rows(kind))

@@ -329,24 +329,20 @@ def greedy_table(results: Results) -> pd.DataFrame:
 
 
 NO_GOAL = "no goal line"  # the verdict of `traces.grade` on a search that claims no goal
-ENDINGS = ("right", "false_goal", "gave_up", "cut_off")
+ENDINGS = ("right", "false_goal", "cut_off", "gave_up")
 
 
 def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
     """How samples end, in percent, by method, split and ending: right, false goal (a goal line after wrong
     arithmetic or an unavailable number), given up, cut off by the budget; together 100."""
     rows, by = test_rows(results, methods=methods), ["method", "split"]
-    right, false_goal = rows["correct"].astype(bool), rows["reason"].ne(NO_GOAL)
-    stopped = ~right & ~false_goal
-    truncated = rows["truncated"].astype(bool)
-    ends = pd.DataFrame(
-        {
-            "right": right,
-            "false_goal": ~right & false_goal,
-            "cut_off": stopped & truncated,
-            "gave_up": stopped & ~truncated,
-        }
-    )
+    first_that_holds = [
+        rows["correct"].astype(bool),
+        rows["reason"].ne(NO_GOAL),
+        rows["truncated"].astype(bool),
+    ]
+    ending = np.select(first_that_holds, ENDINGS[:3], ENDINGS[3])
+    ends = pd.DataFrame({name: ending == name for name in ENDINGS}, index=rows.index)
     table = summarise(problem_means(ends, rows, by), by, ENDINGS, "ending")
     return in_order(table, ["split", "method", "ending"])
 
