@@ -1,11 +1,11 @@
-"""The status of every claim, computed from stored results by rules fixed before the results were seen.
+"""The status of every claim of the paper, computed from stored results by rules fixed before the results.
 
 A rule says where a value must lie, for instance a difference of two accuracies above 0. The claim is
-*reproduced* when the 95 % interval of the value lies there as a whole, *contradicted* when it lies on the
-other side as a whole, *undecided* when it holds both, *not run* when its inputs are missing. Intervals
-resample problems and seeds together; all runs of a profile start from one base. A claim may also be
-marked: *by construction* (it could not fail), *owed to the start* (a reinforced model is ahead by no more
-than the models that the two runs started from), *same gradient* (the two methods take the same step).
+*reproduced* if the whole 95 % interval of the value lies there, *contradicted* if the whole interval lies on
+the other side, *undecided* otherwise, and *not run* if results are missing. Intervals resample problems and
+seeds together; all runs of a profile start from one base. A claim may also have a mark: *by construction* (it
+could not fail), *owed to the start* (a reinforced model is ahead by no more than the models that the two runs
+started from), *same gradient* (the two methods take the same step).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLUMNS += ["problems", "seeds", "rule", "status", "mark", "needed", "source", "
 
 
 class Side(NamedTuple):
-    """Where a claim says that a value lies: above the limit (sign 1) or below it (sign -1)."""
+    """Where a value must lie: above the limit (sign 1) or below it (sign -1)."""
 
     sign: int
     limit: float
@@ -39,25 +39,25 @@ class Side(NamedTuple):
         return f"{'above' if self.sign > 0 else 'below'} {self.limit:g}"
 
     def status(self, low: float, high: float) -> str:
-        """What an interval says of the claim."""
-        ends = sorted((self.sign * (low - self.limit), self.sign * (high - self.limit)))
-        return REPRODUCED if ends[0] > 0 else CONTRADICTED if ends[1] < 0 else UNDECIDED
+        """The status of a claim whose value has this interval."""
+        nearest, farthest = sorted((self.sign * (low - self.limit), self.sign * (high - self.limit)))
+        return REPRODUCED if nearest > 0 else CONTRADICTED if farthest < 0 else UNDECIDED
 
     def needed(self, interval: metrics.Interval, problems: int) -> float:
-        """Problems at which an interval around the same value would no longer hold the limit: it shrinks with
-        the root of their number. Infinite where the value is the limit itself."""
+        """Problems at which the interval of the same value would exclude the limit: it shrinks with the root
+        of their number. Infinite if the value equals the limit."""
         distance = abs(interval.mean - self.limit)
         reach = interval.mean - interval.low if interval.mean > self.limit else interval.high - interval.mean
         return max(problems + 1, problems * (reach / distance) ** 2) if distance else math.inf
 
 
 ABOVE, BELOW = Side(1, 0.0), Side(-1, 0.0)
-NO_GAIN, NO_LOSS = Side(-1, 2.0), Side(1, -2.0)  # less than two points more; not two points less
+NO_GAIN, NO_LOSS = Side(-1, 2.0), Side(1, -2.0)  # below two points more; above two points fewer
 Found = dict[str, Any]  # rule; when measured also measured, low, high, seed_sd, problems, seeds, status
 
 
 class Evidence:
-    """Stored results, and pass@k of every problem, counted once for all rules.
+    """Stored results with the counts of solved samples, which most rules share.
 
     `kind` below is "eval" (samples of test problems), "greedy" (one trace each) or "repair".
     """
@@ -67,61 +67,44 @@ class Evidence:
         self.decoded = "greedy" if len(results.rows("greedy")) else "eval"  # the paper decodes greedily
         paper = pd.concat([published("table2_countdown"), published("table3_code_repair")])
         self.paper = paper.set_index(["method", "split", "k"])["value"].to_dict()
-        self._counts: dict[str, dict[tuple[str, str], pd.DataFrame]] = {}
-        self._passed: dict[tuple[str, str, str, int], pd.DataFrame] = {}
-
-    def counts(self, kind: str) -> dict[tuple[str, str], pd.DataFrame]:
-        """`tables.solved_counts` of each method's last iteration, by method and split."""
-        if kind not in self._counts:
-            rows = tables.last_iteration(self.results.rows(kind))
-            self._counts[kind] = dict(iter(tables.solved_counts(rows).groupby(["method", "split"])))
-        return self._counts[kind]
+        self.counts: dict[str, dict[tuple[str, str], pd.DataFrame]] = {}  # by kind, then method and split
+        for kind in ("eval", "greedy", "repair"):
+            counts = tables.solved_counts(tables.last_iteration(results.rows(kind)))
+            self.counts[kind] = dict(iter(counts.groupby(["method", "split"])))
 
     def passed(self, kind: str, method: str, split: str, k: int) -> pd.DataFrame:
-        """pass@k in percent, problems by seeds; empty where the method was not tested."""
-        key = (kind, method, split, k)
-        if key not in self._passed:
-            part = self.counts(kind).get((method, split))
-            scores = pd.DataFrame(dtype=float)
-            self._passed[key] = scores if part is None else _percent(tables.scores_of(part, [k]), k)
-        return self._passed[key]
-
-    def groups(self, kind: str, split: str) -> pd.Series | None:
-        """What the problems of a split share, by problem; None where each stands alone."""
-        rows = self.results.rows(kind)
-        return rows[rows["split"] == split].groupby("index")["group"].first() if "group" in rows else None
+        """pass@k in percent, problems by seeds; empty if the method was not tested."""
+        part = self.counts[kind].get((method, split))
+        return pd.DataFrame(dtype=float) if part is None else _percent(tables.scores_of(part, [k]), k)
 
 
-Rule = Callable[[Evidence, str], Found]  # of a split, '' for a claim about training problems
+Rule = Callable[[Evidence, str], Found]  # for a split; '' for a claim about training problems
 
 
 def claims(results: Results) -> pd.DataFrame:
-    """One row per claim and split: published, measured with interval, the rule and the status it gives."""
+    """One row per claim and split (`COLUMNS`): published, measured with interval, rule and status.
+
+    The split is '' for a claim about training problems.
+    """
     rows, evidence = [], Evidence(results)
     for claim in published("claims").to_dict("records"):
         name = claim["claim"]
-        for split in splits_of(name):
+        splits = ("",) if name in WHOLE else tables.REPAIR_SPLITS if name in REPAIR else tables.TEST_SPLITS
+        for split in splits:
             found = {"published": claim["value"], "problems": 0, "seeds": 0, "status": NOT_RUN, "mark": ""}
             found |= RULES[name](evidence, split)
             if found["status"] != NOT_RUN and name in MARKS:
                 found["mark"] = MARKS[name](evidence, split, found)
-            said = "; ".join(filter(None, (claim["note"], found.get("note", ""))))
-            rows.append(claim | found | {"split": split, "note": said})
+            note = "; ".join(filter(None, (claim["note"], found.get("note", ""))))
+            rows.append(claim | found | {"split": split, "note": note})
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def splits_of(claim: str) -> tuple[str, ...]:
-    """The test splits that a claim is about; '' for one about training problems."""
-    if claim in WHOLE:
-        return ("",)
-    return tables.REPAIR_SPLITS if claim in REPAIR else tables.TEST_SPLITS
 
 
 # From values to a status
 
 
 def _judged(values: pd.DataFrame, groups: pd.Series | None = None, side: Side = ABOVE) -> Found:
-    """Mean of the values (problems by seeds), its interval, and what it says."""
+    """Mean of the values (problems by seeds), its interval, and the status; empty if nothing was measured."""
     values = values.dropna(how="all").dropna(how="all", axis=1)
     if values.empty:
         return {}
@@ -132,10 +115,10 @@ def _judged(values: pd.DataFrame, groups: pd.Series | None = None, side: Side = 
 
 
 def _finding(interval: metrics.Interval, by_seed: pd.Series, problems: int, side: Side) -> Found:
-    found: Found = dict(zip(("measured", "low", "high"), interval, strict=True))
-    found |= {"seed_sd": by_seed.std(ddof=1), "problems": problems, "seeds": len(by_seed)}
     if math.isnan(interval.low):
         return {}
+    found: Found = {"measured": interval.mean, "low": interval.low, "high": interval.high}
+    found |= {"seed_sd": by_seed.std(ddof=1), "problems": problems, "seeds": len(by_seed)}
     found["status"] = side.status(interval.low, interval.high)
     if found["status"] == UNDECIDED:
         found["needed"] = side.needed(interval, problems)
@@ -143,18 +126,23 @@ def _finding(interval: metrics.Interval, by_seed: pd.Series, problems: int, side
 
 
 def _all_of(findings: Sequence[Found]) -> Found:
-    """Several conditions as one, with the values of the first: reproduced where all hold, contradicted where
-    one is contradicted."""
+    """Several conditions as one, with the values of the first: reproduced if all are, contradicted if one is;
+    empty if one was not measured."""
     if not all(findings):
         return {}
     statuses = {found["status"] for found in findings}
     status = next(status for status in (CONTRADICTED, UNDECIDED, REPRODUCED) if status in statuses)
+    return findings[0] | {"status": status, "needed": _most_needed(findings, status)}
+
+
+def _most_needed(findings: Sequence[Found], status: str) -> float:
+    """Problems that would decide all conditions; nan if they are decided."""
     needed = [found["needed"] for found in findings if "needed" in found]
-    return findings[0] | {"status": status, "needed": max(needed) if status == UNDECIDED else math.nan}
+    return max(needed) if status == UNDECIDED else math.nan
 
 
 def _percent(scores: pd.DataFrame, name: object = "correct", **where: object) -> pd.DataFrame:
-    """Column `name` of the scores where the columns equal the values, in percent: problems by seeds."""
+    """Column `name` of the scores in percent, problems by seeds, of the rows with the values `where`."""
     for column, value in where.items():
         scores = scores[scores[column] == value]
     return 100 * scores.pivot(index="index", columns="seed", values=name).astype(float)
@@ -164,31 +152,36 @@ def _percent(scores: pd.DataFrame, name: object = "correct", **where: object) ->
 
 
 def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = False) -> Rule:
-    """Signed sums of pass@k values (method@k), paired by problem and seed, each of which lies on its side.
+    """Rule: signed sums of pass@k (method@k), paired by problem and seed, each lie on their side.
 
-    The first sum is the claim's value. Where fewer samples were drawn than a claim's k, the largest k
-    measured takes its place. Of the paper's two benchmarks of code self-repair the smaller sum stands.
+    The first sum is the claim's value. If fewer than k samples were drawn, the largest k measured is used. Of
+    the paper's two benchmarks of code self-repair, the smaller sum is the published value.
     """
-    asked = {formula: _terms(formula) for formula, _ in conditions}
-    methods = {method for terms in asked.values() for _, method, _ in terms}
+    terms = {formula: _terms(formula) for formula, _ in conditions}
+    methods = {method for formula in terms.values() for _, method, _ in formula}
 
     def judge(evidence: Evidence, split: str) -> Found:
         kind = "repair" if repair else evidence.decoded if greedy else "eval"
-        counts = [part for (method, _), part in evidence.counts(kind).items() if method in methods]
+        counts = [part for (method, _), part in evidence.counts[kind].items() if method in methods]
         samples = min((part["samples"].min() for part in counts), default=max(tables.KS))
         largest = max(k for k in tables.KS if k <= samples)
-        findings, said = [], []
+        rows = evidence.results.rows(kind)
+        rows = rows[rows["split"] == split]
+        groups = rows.groupby("index")["group"].first() if "group" in rows else None  # resampled as a whole
+        findings, rules = [], []
         for formula, side in conditions:
             used = re.sub(r"@(\d+)", lambda k: f"@{min(int(k[1]), largest)}", formula)
-            said.append(f"{used} {side}")
-            too_few = len({k for *_, k in asked[formula]}) > 1 and largest == 1
-            # where one of the methods lacks a problem or seed, the sum is nan
+            rules.append(f"{used} {side}")
+            too_few = len({k for *_, k in terms[formula]}) > 1 and largest == 1
+            # a sum is nan where one of its methods lacks a problem or seed
             values = sum(s * evidence.passed(kind, method, split, k) for s, method, k in _terms(used))
-            findings.append({} if too_few else _judged(values, evidence.groups(kind, split), side))
-        found: Found = {"rule": "95 % interval of " + ", and of ".join(said)}
-        splits = tables.BENCHMARKS if repair else (split,)
-        first = asked[conditions[0][0]]
-        paper = [sum(s * evidence.paper.get((m, name, k), math.nan) for s, m, k in first) for name in splits]
+            findings.append({} if too_few else _judged(values, groups, side))
+        found: Found = {"rule": "95 % interval of " + ", and of ".join(rules)}
+        first = terms[conditions[0][0]]
+        paper = [
+            sum(s * evidence.paper.get((m, name, k), math.nan) for s, m, k in first)
+            for name in (tables.BENCHMARKS if repair else (split,))
+        ]
         found |= {} if math.isnan(paper[0]) else {"published": round(min(paper), 2)}
         return found | _all_of(findings)
 
@@ -202,33 +195,32 @@ def _terms(formula: str) -> list[tuple[int, str, int]]:
 
 
 def _bc(evidence: Evidence, split: str) -> Found:
-    """BC against SoS by greedy decoding, as in the paper; the note says in words what samples show."""
+    """BC against SoS by greedy decoding, as in the paper; the note compares them by samples."""
     found = _sums(("sos@1 - bc@1", ABOVE), ("bc@1", Side(-1, 40.0)), greedy=True)(evidence, split)
-    counts = evidence.counts("eval")
+    counts = evidence.counts["eval"]
     if "measured" not in found or not {("bc", split), ("sos", split)} <= set(counts):
         return found
-    bc, sos = counts["bc", split]["tokens"].mean(), counts["sos", split]["tokens"].mean()
-    ks = [
-        k for k in tables.KS if k <= min(counts[method, split]["samples"].min() for method in ("bc", "sos"))
-    ]
+    bc, sos = (counts[method, split]["tokens"].mean() for method in ("bc", "sos"))
+    samples = min(counts[method, split]["samples"].min() for method in ("bc", "sos"))
+    ks = [k for k in tables.KS if k <= samples]
     k, fair = ks[-1], max((k for k in ks if k * bc <= sos), default=1)
 
     def solved(method: str, k: int) -> str:
         return f"{np.nanmean(evidence.passed('eval', method, split, k)):.1f} %"
 
-    said = (
+    note = (
         f"sampled, BC solves {solved('bc', k)} at {k} samples ({k * bc:,.0f} tokens), SoS {solved('sos', k)} "
         f"({k * sos:,.0f}); for the tokens of one trace of SoS ({sos:,.0f}; {solved('sos', 1)}) BC draws "
         f"{fair} and solves {solved('bc', fair)}"
     )
-    return found | {"note": said}
+    return found | {"note": note}
 
 
 # Rules: tokens at equal accuracy
 
 
 def _tokens(method: str, reference: str, at_least: float) -> Rule:
-    """The geometric mean of the token ratios at four levels of accuracy lies above `at_least`."""
+    """Rule: the geometric mean of the token ratios at four levels of accuracy lies above `at_least`."""
     side = Side(1, at_least)
     rule = (
         f"95 % interval of tokens({reference}) / tokens({method}), the geometric mean at 0.25, 0.5, 0.75 and "
@@ -237,17 +229,15 @@ def _tokens(method: str, reference: str, at_least: float) -> Rule:
 
     def judge(evidence: Evidence, split: str) -> Found:
         table = tables.token_table(evidence.results, method, reference, kind=evidence.decoded, splits=[split])
-        table = table[table["ratio"].notna()]
-        found: Found = {"rule": rule}
-        for row in table[table["share"].isna()].to_dict("records"):
-            interval = metrics.Interval(row["ratio"], row["low"], row["high"])
-            found |= _finding(interval, pd.Series(dtype=float), row["problems"], side)
-            found |= {"seed_sd": row["seed_sd"], "seeds": row["seeds"]}
-            each = table[table["share"].notna()]
-            found["note"] = "ratios " + ", ".join(
-                f"{ratio:.2f} at {share:g}" for share, ratio in zip(each["share"], each["ratio"], strict=True)
-            )
-        return found
+        rows = table.dropna(subset="ratio").to_dict("records")
+        if not rows or not math.isnan(rows[-1]["share"]):
+            return {"rule": rule}
+        *levels, mean = rows
+        interval = metrics.Interval(mean["ratio"], mean["low"], mean["high"])
+        found = _finding(interval, pd.Series(dtype=float), mean["problems"], side)
+        ratios = ", ".join(f"{level['ratio']:.2f} at {level['share']:g}" for level in levels)
+        spread = {"seed_sd": mean["seed_sd"], "seeds": mean["seeds"]}
+        return {"rule": rule, "note": f"ratios {ratios}"} | found | spread
 
     return judge
 
@@ -256,11 +246,12 @@ def _tokens(method: str, reference: str, at_least: float) -> Rule:
 
 
 def _training(kind: str, rule: str, judge: Callable[[pd.DataFrame], Found]) -> Rule:
-    """A rule about rows of training problems."""
+    """Rule about the rows of training problems of one kind."""
     return lambda evidence, split: {"rule": rule} | judge(tables.training_rows(evidence.results, kind))
 
 
 def _published_hints(quantity: str, digits: int) -> Found:
+    """The published value with two steps given minus that with none (Table 1)."""
     paper = published("table1_hints").query("quantity == @quantity").set_index("steps")["value"]
     return {"published": round(paper[2] - paper[0], digits)}
 
@@ -276,8 +267,8 @@ def _hints_accuracy(rows: pd.DataFrame) -> Found:
 
 
 def _surprise(rows: pd.DataFrame, column: str, a: object, b: object, same: bool = False) -> Found:
-    """Pooled nats per token of the successful traces with `column` a minus those with b; `same`: on the
-    problems that have both."""
+    """Pooled nats per token of the successful traces with `column` a minus those with b; with `same`, on the
+    problems that have both only."""
     rows = rows[rows["nll"].notna() & (rows["nll_tokens"] > 0)]
     rows = rows[rows["correct"].astype(bool)] if "correct" in rows else rows
     sums = rows.groupby([column, "seed", "index"])[["nll", "nll_tokens"]].sum()
@@ -287,14 +278,14 @@ def _surprise(rows: pd.DataFrame, column: str, a: object, b: object, same: bool 
     pair = pair.dropna() if same else pair.fillna(0.0)
     if pair.empty:
         return {}
-    pair.columns = ["n", "t", "m", "u"]
+    pair.columns = ["nll_a", "tokens_a", "nll_b", "tokens_b"]
 
     def nats(totals: np.ndarray) -> metrics.Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(totals[:, 0] / totals[:, 1] - totals[:, 2] / totals[:, 3])
 
     drawn = metrics.resampled_means(tables.cells(pair.reset_index(), list(pair)))
-    interval = metrics.interval_of(float(nats(pair.sum().to_numpy()[None])[0]), nats(drawn))
+    interval = metrics.interval_of(nats(pair.sum().to_numpy()[None])[0], nats(drawn))
     by_seed = pd.Series(nats(pair.groupby("seed").sum().to_numpy()))
     return _finding(interval, by_seed, len(pair), ABOVE)
 
@@ -323,7 +314,7 @@ def _yield_at_equal_samples(rows: pd.DataFrame) -> Found:
 
 
 def _choices(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Success in percent by node choice."""
+    """Success in percent by node choice, problems by seeds."""
     shares = tables.correct_shares(rows, "choose")
     return {choose: _percent(shares, choose=choose) for choose in sorted(rows["choose"].unique())}
 
@@ -332,13 +323,12 @@ def _node_choice(rows: pd.DataFrame) -> Found:
     success = _choices(rows)
     if not {"first", "last"} <= set(success):
         return {}
-    found, surprise = _judged(success["first"] - success["last"]), _surprise(rows, "choose", "first", "last")
-    if not found or not surprise:
+    findings = [_judged(success["first"] - success["last"]), _surprise(rows, "choose", "first", "last")]
+    if not all(findings):
         return {}
-    statuses = {found["status"], surprise["status"]}
+    statuses = {found["status"] for found in findings}
     status = UNDECIDED if UNDECIDED in statuses else REPRODUCED if len(statuses) == 1 else CONTRADICTED
-    needed = max(found.get("needed", 0.0), surprise.get("needed", 0.0)) if status == UNDECIDED else math.nan
-    return found | {"status": status, "needed": needed}
+    return findings[0] | {"status": status, "needed": _most_needed(findings, status)}
 
 
 def _random_balances(rows: pd.DataFrame) -> Found:
@@ -349,16 +339,15 @@ def _random_balances(rows: pd.DataFrame) -> Found:
     likelihood = tables.cross_entropy(rows[rows["correct"].astype(bool)], "choose").set_index("choose")
     nats = likelihood["cross_entropy"]
     unlikely = max(("first", "last"), key=lambda choose: nats.get(choose, -math.inf))
-    return _all_of(
-        [_judged(success["random"] - success[worse]), _surprise(rows, "choose", unlikely, "random")]
-    )
+    gain = _judged(success["random"] - success[worse])
+    return _all_of([gain, _surprise(rows, "choose", unlikely, "random")])
 
 
 # Marks
 
 
 def _owed_to_start(a: str, b: str, start_a: str, start_b: str) -> Callable[[Evidence, str, Found], str]:
-    """Is a's lead over b no more than that of the models they start from?"""
+    """Mark if a leads b by no more than the models that they start from."""
 
     def mark(evidence: Evidence, split: str, found: Found) -> str:
         more = _sums((f"{a}@1 - {b}@1 - {start_a}@1 + {start_b}@1", ABOVE), greedy=True)(evidence, split)
@@ -369,7 +358,7 @@ def _owed_to_start(a: str, b: str, start_a: str, start_b: str) -> Callable[[Evid
 
 
 def _same_gradient(evidence: Evidence, split: str, found: Found) -> str:
-    """Do lines and tokens give one and the same gradient, as with a critic that explains nothing?"""
+    """Mark if lines and tokens give the same gradient, as with a critic that explains nothing."""
     cosine = evidence.results.rows("gradient")["cosine"].astype(float)
     curve = evidence.results.rows("ppo_curve").query("method == 'guided_rest_ppo'")
     explained = curve["explained"].astype(float)

@@ -1,4 +1,4 @@
-"""An episode of self-repair as a conversation to read: answers, and what every test says to them."""
+"""An episode of code self-repair as a conversation to read: answers with the outcome of every test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grlib.tasks.repair.task import Episode
 def conversation(problem: CodeProblem, episode: Episode, limits: sandbox.Limits | None = None) -> SignedText:
     """The problem, then each answer (>) with its tests, passed (+) or not (-).
 
-    The model sees the failed public tests only; how the private ones end is added for the reader.
+    The model sees only the failed public tests; the outcomes of the private ones are for the reader.
     """
     lines = ["PROBLEM", *_indented(episodes.question(problem))]
     for number, turn in enumerate(episode.turns, 1):
@@ -23,9 +23,8 @@ def conversation(problem: CodeProblem, episode: Episode, limits: sandbox.Limits 
             continue
         tests = [case._asdict() for case in problem.public + problem.private]
         outcomes = sandbox.run(answer.code, tests, problem.style, problem.entry, limits)
-        lines += [
-            _public_line(number, outcome) for number, outcome in enumerate(outcomes[: len(problem.public)], 1)
-        ]
+        public = outcomes[: len(problem.public)]
+        lines += [_public_line(number, outcome) for number, outcome in enumerate(public, 1)]
         private = [outcome.passed for outcome in outcomes[len(problem.public) :]]
         lines.append(f"{'+' if all(private) else '-'} private tests: {sum(private)} of {len(private)} pass")
         lines += ["", "THE MODEL IS TOLD", *_indented(turn.feedback)] if turn.feedback else []
@@ -39,7 +38,6 @@ def _indented(text: str) -> list[str]:
 def _public_line(number: int, outcome: sandbox.Outcome) -> str:
     if outcome.passed:
         return f"+ public test {number}: passed"
-    found = (
-        f"got {episodes.shortened(outcome.output.strip())}" if outcome.kind == "wrong" else outcome.message
-    )
+    output = episodes.shortened(outcome.output.strip())
+    found = f"got {output}" if outcome.kind == "wrong" else outcome.message
     return f"- public test {number}: {outcome.kind}" + (f", {found}" if found else "")

@@ -24,7 +24,7 @@ from grlib.results.style import Sheet, handle, percent_axis
 from grlib.results.tables import BENCHMARKS, REPAIR_SPLITS, TEST_SPLITS, in_order
 
 Drawing = tuple[Figure, pd.DataFrame]
-PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems a split, 32 samples each, no interval given"
+PUBLISHED_RUN = "published: Llama-3.2-1B, 10,000 problems per split, 32 samples each, no interval given"
 SMOOTHED = 20  # steps in the running mean of a learning curve
 CURVE_POINTS = 200  # of that mean that are drawn per method
 LINES = ("-", "--", ":", "-.")
@@ -38,7 +38,7 @@ def _lines(
     sheet: Sheet, axis: Axes, panel: str, table: pd.DataFrame, x: str, y: str = "measured", **look: Any
 ) -> list[str]:
     """One line per method of the table against column `x`; returns the methods drawn. Measured points stand
-    side by side, unless x counts tokens: there a place on the axis has a meaning."""
+    side by side, except on an axis of tokens, where a reader reads the exact place."""
     keys = style.measured_methods(table, y)
     apart = 3 if y == "measured" and x not in ("budget", "spent") else 0
     for i, key in enumerate(keys):
@@ -53,7 +53,7 @@ def _key(label: str, **look: Any) -> Line2D:
 
 
 def _seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """What the footnote of a figure without intervals counts: the seeds."""
+    """The number of seeds, for the footnote of a figure without intervals."""
     return pd.DataFrame({"seeds": [rows["seed"].nunique() if "seed" in rows else 1]})
 
 
@@ -66,7 +66,7 @@ def _nats(table: pd.DataFrame) -> pd.DataFrame:
 def _splits(
     sheet: Sheet, table: pd.DataFrame, splits: tuple[str, ...] = TEST_SPLITS
 ) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
-    """Panel, split and its rows."""
+    """Each panel with its split and the rows of that split."""
     for axis, split in zip(sheet.axes, splits, strict=True):
         axis.set_title(f"{split} {'targets' if split in TEST_SPLITS else 'problems'}", loc="left")
         yield axis, split, table[table["split"] == split]
@@ -89,16 +89,19 @@ def _by_split(
 
 
 def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Drawing:
-    """Training (line) and validation loss (marks) against tokens seen, by method; `to` do what they learn."""
+    """Training loss (line) and validation loss (marks) against tokens seen, by method.
+
+    The title says that the models learn to do `to`.
+    """
     sheet = Sheet(f"How the loss falls while the models learn to {to}", profile)
     axis, numbers = sheet.axes[0], curve.astype({"tokens_seen": float, "loss": float})
     table = numbers.groupby(["method", "step"], as_index=False).mean(numeric_only=True)
     table["millions"] = table["tokens_seen"] / 1e6
     for _, rows in table.groupby("method"):
-        apart = int(rows["step"].diff().median()) if len(rows) > 1 else 1  # a row may be a mean already
+        apart = int(rows["step"].diff().median()) if len(rows) > 1 else 1  # steps that one row averages
         running = rows["loss"].rolling(max(1, SMOOTHED // max(1, apart)), min_periods=1).mean()
         shown = np.linspace(0, len(rows) - 1, min(len(rows), CURVE_POINTS)).astype(int)
-        table.loc[rows.index, "loss"] = running.iloc[shown]  # and nan elsewhere: a line needs no more
+        table.loc[rows.index, "loss"] = running.iloc[shown]  # nan elsewhere: a line needs no more points
     methods = _lines(sheet, axis, "training", table, "millions", "loss", marker="", linewidth=1.6)
     if "valid_loss" in table:
         _lines(sheet, axis, "validation", table, "millions", "valid_loss", linestyle="none")
@@ -110,17 +113,14 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
 
 
 def accuracy_against_budget(
-    table: pd.DataFrame,
-    profile: str,
-    title: str = "Accuracy against token budget",
-    asked: Sequence[str] = (),
+    table: pd.DataFrame, profile: str, title: str = "Accuracy against token budget", asked: Sequence[str] = ()
 ) -> Drawing:
     """Accuracy within a token budget, on seen and on unseen targets (Figures 3 to 6). The footnote names the
-    methods `asked` for that have no rows."""
+    methods of `asked` that have no rows."""
     absent = [style.STYLES[key].label for key in asked if key not in set(table["method"])]
     note = f"not run: {', '.join(absent)}" if absent else ""
-    look: dict[str, Any] = {"xlabel": "token budget (whole response)", "xlim": (0, None)}
-    return _by_split(table, profile, title, "budget", "accuracy, %", note, **look)
+    axes: dict[str, Any] = {"xlabel": "token budget (whole response)", "xlim": (0, None)}
+    return _by_split(table, profile, title, "budget", "accuracy, %", note, **axes)
 
 
 def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
@@ -137,13 +137,13 @@ def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def _measured_and_published(table: pd.DataFrame) -> list[Line2D]:
-    """Legend entries of the methods that have such values."""
+    """Legend entries of the methods with measured values, then of those with published ones."""
     kinds = ("measured", "published")
     return [handle(key, kind) for kind in kinds for key in style.measured_methods(table, kind)]
 
 
 def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
-    """pass@k of models before (solid) and after PPO (dashed), up to the k that both were sampled for."""
+    """pass@k of models before (solid) and after PPO (dashed), up to the largest k that all of them have."""
     table = table.dropna(subset="measured")
     largest = table.groupby("method")["k"].max().min()
     table = table[table["k"] <= largest] if table["method"].isin(list(STARTS)).any() else table.head(0)
@@ -152,15 +152,15 @@ def sharpening(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def pass_at_tokens(table: pd.DataFrame, profile: str) -> Drawing:
-    """pass@k against what k samples cost: k times the mean tokens of the method's traces."""
+    """pass@k against the cost of k samples: k times the mean tokens of the method's traces."""
     table = table.dropna(subset="measured").assign(spent=table["k"] * table["mean_tokens"].astype(float))
-    solved = "problems solved by at least one sample, %"
-    look = {"xlabel": "tokens sampled per problem", "xscale": "log"}
-    return _by_split(table, profile, "Solved problems for the same number of tokens", "spent", solved, **look)
+    title = "Solved problems for the same number of tokens"
+    axes = {"xlabel": "tokens sampled per problem", "xscale": "log"}
+    return _by_split(table, profile, title, "spent", "problems solved by at least one sample, %", **axes)
 
 
 def headline(table: pd.DataFrame, profile: str) -> Drawing:
-    """The README's first figure: pass@k of SoS, ReST and Guided-ReST, published left, measured right."""
+    """The first figure of README.md: pass@k of SoS, ReST and Guided-ReST, published left, measured right."""
     title = "Does guidance teach a model to solve more problems?"
     story = "ReST retrains a search model (SoS) on its own successes; Guided-ReST repairs its failures first."
     sheet = Sheet(title, profile, 2, 6.6, story, nrows=2, sharex=True, sharey=True)
@@ -206,14 +206,14 @@ def hints(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def data_yield(table: pd.DataFrame, profile: str, of: str = "problems") -> Drawing:
-    """Share of training problems (or `of` what) that each method turns into training data, by iteration and
+    """Share of training problems (or of other items `of`) that become training data, by method, iteration and
     guided round."""
     sheet = Sheet(f"How many {of} become training data?", profile)
     ticks: dict[float, str] = {}
     axis, table = sheet.axes[0], in_order(table, ["iteration", "method", "round"])
     for (iteration, key), part in table.groupby(["iteration", "method"], sort=False):
         at = len(ticks) + 0.4 * iteration
-        ticks[at] = f"{style.style_of(key).label}\niteration {iteration}"
+        ticks[at] = f"{style.STYLES[key].label}\niteration {iteration}"
         below = part["measured"].shift(fill_value=0)
         bars = axis.bar([at] * len(part), part["measured"] - below, 0.9, bottom=below)
         for bar, r in zip(bars, part["round"], strict=True):
@@ -232,7 +232,7 @@ def data_yield(table: pd.DataFrame, profile: str, of: str = "problems") -> Drawi
 
 
 def _fill(number: int) -> dict[str, Any]:
-    """Grey for what a model solves by itself, then tints of the colour of Guided-ReST, one per round."""
+    """The look of a guided round: grey for a model's own samples, then tints of the colour of Guided-ReST."""
     return {"facecolor": ROUNDS[number % 4], "hatch": HATCHES[number % 7], "edgecolor": "white"}
 
 
@@ -288,11 +288,11 @@ def repair_pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
-    """Percent of the episodes of code self-repair that are right after at most so many answers."""
+    """Percent of the episodes of code self-repair that are right after at most 1, 2, ... answers."""
     title = "What does repairing add to the first answer?"
-    look: dict[str, Any] = {"xlabel": "answers of an episode, at most"}
-    look["xticks"] = sorted(table["answer"].unique())
-    return _by_split(table, profile, title, "answer", "episodes right, %", **look)
+    answers = sorted(table["answer"].unique())
+    axes: dict[str, Any] = {"xlabel": "answers of an episode, at most", "xticks": answers}
+    return _by_split(table, profile, title, "answer", "episodes right, %", **axes)
 
 
 def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
@@ -313,7 +313,7 @@ def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
 PPO_PANELS = {
     "accuracy": "samples correct, %",
     "reward": "reward of a response",
-    "tokens": "tokens a response",
+    "tokens": "tokens per response",
     "truncated": "cut off by the budget, %",
     "clipped": "actions clipped, %",
     "entropy": "entropy, nats per token",
@@ -325,7 +325,7 @@ PPO_PANELS = {
 
 
 def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
-    """What happens while PPO runs, one line per method: accuracy, length, cut-off share, entropy, ..."""
+    """What happens while PPO runs: one panel for each of `PPO_PANELS`, one line per method."""
     sheet = Sheet("What happens while PPO runs", profile, 2, 13.5, nrows=len(PPO_PANELS) // 2, sharex=True)
     for axis, (column, label) in zip(sheet.axes, PPO_PANELS.items(), strict=True):
         scale = 100 if label.endswith("%") else 1
@@ -371,7 +371,7 @@ def likelihood(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def node_selection(table: pd.DataFrame, profile: str) -> Drawing:
-    """Node selection: success after the guided rounds beside the cross-entropy of the traces it makes."""
+    """Node selection: success after the guided rounds, beside the cross-entropy of the resulting traces."""
     sheet = Sheet("Which child to rewrite: success against likelihood", profile, 2, 4.2)
     rows = table.set_index("choose")
     sheet.bars(sheet.axes[0], "success", rows, "success", rows["success"].map("{:.1f}".format))
@@ -385,15 +385,14 @@ def node_selection(table: pd.DataFrame, profile: str) -> Drawing:
 
 
 def trace_lengths(rows: pd.DataFrame, profile: str, group: str = "solver") -> Drawing:
-    """Cumulative share of traces by length in tokens, one line per value of `group` (solver or method)."""
+    """Cumulative share of traces by length in tokens, one line per value of the column `group`."""
     sheet = Sheet(f"How long are the traces, by {group}?", profile)
     axis = sheet.axes[0]
     for i, (name, part) in enumerate(rows.groupby(group)):
         lengths, share = np.sort(part["tokens"]), 100 * np.arange(1, len(part) + 1) / len(part)
         solved = f", {100 * part['correct'].mean():.0f} % reach the goal" if "correct" in part else ""
-        label = style.STYLES[name].label if name in style.STYLES else name
         (line,) = axis.plot(lengths, share, drawstyle="steps-post", linewidth=2, color=SHADES[i % 7])
-        line.set(linestyle=LINES[i % 4], label=f"{label}: {len(part)} traces{solved}")
+        line.set(linestyle=LINES[i % 4], label=f"{name}: {len(part)} traces{solved}")
         sheet.record("lengths", str(name), "measured", lengths, share)
     percent_axis(axis, "traces of at most this length, %")
     if rows["tokens"].max() > 4 * rows["tokens"].median():

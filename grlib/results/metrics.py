@@ -1,12 +1,11 @@
-"""pass@k, bootstrap intervals over problems and seeds, tokens at equal accuracy; numpy, no files, no plots.
+"""pass@k, bootstrap intervals over problems and seeds, tokens at equal accuracy.
 
-Everything here is a share in 0..1.
+Every accuracy is a share in 0..1. Only numpy is needed: no files, no plots.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,8 +18,8 @@ Floats = NDArray[np.float64]
 
 # Once C(n-c, k) / C(n, k) is below exp(-40) the estimator rounds to 1 in double precision.
 _NEGLIGIBLE = 40
-_VALUES_PER_CHUNK = 4_000_000
-_KEPT_DRAWS = 32_000_000  # two bytes each
+_VALUES_PER_CHUNK = 4_000_000  # of a bootstrap: bounds memory
+LEVEL = 0.95  # of every interval
 
 
 class Interval(NamedTuple):
@@ -35,8 +34,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate of P(at least one of k samples is correct) from n samples of which c are correct.
 
     1 - C(n-c, k) / C(n, k), computed in integers and rounded once. Raises GrlibError (a ValueError) when
-    an argument is not an integer (a boolean is none), or not 0 <= c <= n and 1 <= k <= n. Table 2 of the
-    paper.
+    an argument is not an integer (a boolean is not one), or unless 0 <= c <= n and 1 <= k <= n. Table 2 of
+    the paper.
     """
     for name, value in (("n", n), ("c", c), ("k", k)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
@@ -58,9 +57,9 @@ def resampled_means(
 ) -> Floats:
     """Means of bootstrap samples of problems *and* seeds: (problems, seeds, columns) -> (draws, columns).
 
-    A cell is nan where a seed did not have a problem (in all columns). `groups` (problems,) names what
-    problems share: then whole groups are drawn. Problems and seeds are drawn independently of each other and
-    of the values, so two calls on tables of one shape resample the same ones: their difference is paired.
+    A cell is nan in all columns if a seed did not have the problem. `groups` (problems,): the group of each
+    problem; then whole groups are drawn. Problems and seeds are drawn independently of each other and of the
+    values, so two calls with tables of equal shape draw the same ones, and differences are paired.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 3 or not np.isfinite(table).any() or np.isinf(table).any():
@@ -75,51 +74,42 @@ def resampled_means(
         belongs = (member[None, :] == np.arange(len(names))[:, None]).astype(np.float64)
         sums, counts = np.tensordot(belongs, sums, axes=1), belongs @ counts
     units, seeds, columns = sums.shape
-    drawn = _kept_draws if draws * units <= _KEPT_DRAWS else _draws
-    each_seed = _kept_draws((seed, 1), draws, seeds)[0] if seeds > 1 else np.ones((draws, 1))
-    parts, start = [], 0
-    for counted in drawn(seed, draws, units):
-        times, each = counted.astype(np.float64), each_seed[start : start + len(counted)]
-        start += len(counted)
+    drawn = _draws(seed, draws, units)
+    drawn_seeds = _draws((seed, 1), draws, seeds) if seeds > 1 else np.ones((draws, 1))
+    parts, step = [], max(1, _VALUES_PER_CHUNK // units)
+    for chunk in (slice(start, start + step) for start in range(0, draws, step)):
+        times, each = drawn[chunk].astype(np.float64), drawn_seeds[chunk]
         total = (times @ sums.reshape(units, -1)).reshape(len(times), seeds, columns)
+        total, count = (total * each[..., None]).sum(axis=1), ((times @ counts) * each).sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):  # no cell was drawn: nan
-            parts.append(
-                (total * each[..., None]).sum(axis=1) / ((times @ counts) * each).sum(axis=1)[:, None]
-            )
+            parts.append(total / count[:, None])
     return np.concatenate(parts)
 
 
-def _draws(seed: int | tuple[int, int], draws: int, units: int) -> Iterator[NDArray[Any]]:
-    """How often each of `units` is drawn with replacement: (draws, units), in chunks that fit into memory."""
-    rng, chunk = np.random.default_rng(seed), max(1, _VALUES_PER_CHUNK // units)
-    for start in range(0, draws, chunk):
-        picks = rng.integers(0, units, size=(min(chunk, draws - start), units))
-        offsets = np.arange(len(picks))[:, None] * units
-        times = np.bincount((picks + offsets).ravel(), minlength=picks.size)
-        yield times.reshape(picks.shape).astype(np.uint16)
+@lru_cache(maxsize=4)  # the claims draw many times from tables of few sizes
+def _draws(seed: int | tuple[int, int], draws: int, units: int) -> NDArray[np.uint16]:
+    """How often each of `units` is drawn with replacement: (draws, units)."""
+    rng, drawn = np.random.default_rng(seed), np.empty((draws, units), dtype=np.uint16)
+    step = max(1, _VALUES_PER_CHUNK // units)
+    for chunk in (slice(start, start + step) for start in range(0, draws, step)):
+        picks = rng.integers(0, units, size=drawn[chunk].shape)
+        picks += np.arange(len(picks))[:, None] * units
+        drawn[chunk] = np.bincount(picks.ravel(), minlength=picks.size).reshape(picks.shape)
+    return drawn
 
 
-@lru_cache(maxsize=8)
-def _kept_draws(seed: int | tuple[int, int], draws: int, units: int) -> list[NDArray[Any]]:
-    """The same, kept for the next table of so many units: the claims draw from a few sizes many times."""
-    return list(_draws(seed, draws, units))
-
-
-def interval_of(centre: float | Floats, draws: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval over axis 0 of bootstrap `draws` (not-a-number ones ignored) around `centre`."""
+def interval_of(centre: float | Floats, draws: Floats) -> Interval:
+    """Percentile interval over axis 0 of bootstrap `draws`, without those that are nan, around `centre`."""
     if np.isnan(draws).all():
         return Interval(centre, math.nan, math.nan)
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    if np.ndim(centre) == 0:
-        return Interval(float(centre), float(low), float(high))
-    return Interval(centre, low, high)
+    return Interval(centre, *np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
 
 
 def bootstrap_interval(
-    values: ArrayLike, level: float = 0.95, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None
+    values: ArrayLike, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None
 ) -> Interval:
-    """Mean with its percentile bootstrap interval, of one value per problem (problems,), or of a table
-    (problems, seeds, columns), which gives one interval per column."""
+    """Mean with its 95 % bootstrap interval, of one value per problem (problems,) or of each column of a
+    table (problems, seeds, columns). Arguments and errors as in `resampled_means`."""
     table = np.asarray(values, dtype=np.float64)
     flat = table.ndim == 1
     if flat and not np.isfinite(table).all():
@@ -127,7 +117,7 @@ def bootstrap_interval(
     table = table[:, None, None] if flat else table
     means = resampled_means(table, draws, seed, groups)
     centre = np.nanmean(table, axis=(0, 1))
-    return interval_of(float(centre[0]), means[:, 0], level) if flat else interval_of(centre, means, level)
+    return interval_of(centre[0], means[:, 0]) if flat else interval_of(centre, means)
 
 
 def bootstrap_ratio(sums: ArrayLike, draws: int = 2000, seed: int = 0) -> Interval:
@@ -141,21 +131,9 @@ def bootstrap_ratio(sums: ArrayLike, draws: int = 2000, seed: int = 0) -> Interv
         return interval_of(float(top / bottom), means[:, 0] / means[:, 1])
 
 
-def within_budgets(correct: ArrayLike, tokens: ArrayLike, budgets: ArrayLike) -> NDArray[np.bool_]:
-    """Which samples are correct within each budget: the shape of `correct`, and an axis of budgets.
-
-    A sample counts when it is correct and its whole response, end token included, is at most the budget
-    (the authors' rule).
-    """
-    right, lengths = np.asarray(correct, dtype=bool), np.asarray(tokens)
-    if right.shape != lengths.shape:
-        raise GrlibError(f"tokens of shape {lengths.shape}: must be one per sample, as correct {right.shape}")
-    return right[..., None] & (lengths[..., None] <= np.atleast_1d(budgets))
-
-
 def tokens_at_accuracy(budgets: ArrayLike, curves: ArrayLike, level: ArrayLike) -> Floats:
     """Smallest budget at which each curve (..., budgets) reaches its level (...,), linear between points;
-    infinite where it never does."""
+    infinite if it never does. Raises GrlibError unless the budgets rise."""
     x, y = np.asarray(budgets, dtype=np.float64), np.asarray(curves, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape[-1:] or (np.diff(x) <= 0).any():
         raise GrlibError(f"budgets {x.tolist()}: must rise, one for each of {y.shape} accuracies; sort them")
@@ -169,8 +147,8 @@ def tokens_at_accuracy(budgets: ArrayLike, curves: ArrayLike, level: ArrayLike) 
 
 
 def token_ratio(budgets: ArrayLike, curves: ArrayLike, references: ArrayLike, share: float) -> Floats:
-    """Tokens each reference needs over those its curve needs, both for `share` of the lower of the two final
-    accuracies: 2 means half the tokens. nan where one of them solves nothing. (..., budgets) -> (...,)"""
+    """Tokens that a reference needs divided by those that its curve needs, both for `share` of the lower of
+    the two final accuracies; 2: half the tokens. nan if one solves nothing. (..., budgets) -> (...,)"""
     level = share * np.minimum(np.asarray(curves)[..., -1], np.asarray(references)[..., -1])
     ours, theirs = (tokens_at_accuracy(budgets, each, level) for each in (curves, references))
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,30 +1,30 @@
-"""The authors' release: rows and result files of its programs, read into ours.
+"""Read the authors' release: the rows and result files of their programs, as results of ours.
 
-Its folders are <model>/.../gen/temp_<t>/iter_<guided rounds>/<split>_<first>_<last>_<seed>.parquet, one row a
-problem, and beside `gen` an `eval` with <split>_pass_at_k.csv. So numbers are compared without training.
+Its folders are <model>/.../gen/temp_<t>/iter_<guided rounds>/<split>_<first>_<last>_<seed>.parquet, a row per
+problem, and beside `gen` an `eval` with <split>_pass_at_k.csv. `import_results` compares the numbers without
+any training.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from grlib.errors import GrlibError, one_line
 from grlib.results import rows as results
+from grlib.results import tables
 from grlib.runs.files import write_json, write_table
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.traces import grade
 
 BUDGET = 4096  # tokens of a response in the paper
-BUDGETS = tuple(range(0, BUDGET + 1, 512))  # of its result files
 COLUMNS = ("extra_info", "response", "response_length", "score")
-SPLITS = {"test_seen": "seen", "test_unseen": "unseen"}
-FILE = re.compile(r"(?P<split>\w+)_(?P<first>\d+)_(?P<last>\d+)_(?P<seed>\d+)\.parquet")
-MODELS = (  # part of a folder's name -> method; a number after it is the iteration
+FILE = re.compile(r"test_(?P<split>seen|unseen)_\d+_\d+_(?P<seed>\d+)\.parquet")
+MODELS = (  # part of a folder's name -> method; the number is the iteration
     (r"guided_rest_sft_(\d+)", "guided_rest"),
     (r"rest_sft_(\d+)", "rest"),
     (r"base_sft", "sos"),
@@ -32,44 +32,42 @@ MODELS = (  # part of a folder's name -> method; a number after it is the iterat
     (r"rest_rl", "rest_ppo"),
     (r"base_rl", "sos_ppo"),
 )
-STEMS = {"eval": {"sos": "03_eval", "rest": "06_eval", "guided_rest": "06_eval"}}  # others: notebook 07's
-STEMS |= {"greedy": {"sos": "03_greedy", "rest": "06_greedy", "guided_rest": "06_greedy"}}
+NOTEBOOKS = {"sos": "03", "rest": "06", "guided_rest": "06"}  # that store a method; others: notebook 07
 
 
 class Source(NamedTuple):
-    """One file of generated rows, and what its place says of it."""
+    """One file of generated rows, and what its path says about them."""
 
     path: Path
     method: str
     iteration: int
-    greedy: bool
+    kind: str  # "greedy" or "eval"
     split: str
     seed: int
 
 
 def sources(folder: Path) -> list[Source]:
-    """The files of test rows without guided rounds below `folder`; GrlibError where there are none."""
+    """The files of test rows without guided rounds below `folder`; GrlibError if there are none."""
     found = []
     for path in sorted(folder.rglob("*.parquet")):
         name, place = FILE.fullmatch(path.name), path.parent.as_posix()
-        told = re.search(r"/gen/temp_(?P<temperature>[\d.]+)/iter_0$", place)
-        if not name or not told or name["split"] not in SPLITS:
-            continue
-        method, iteration = _model(place[: told.start()], path)
-        greedy = float(told["temperature"]) == 0
-        found.append(Source(path, method, iteration, greedy, SPLITS[name["split"]], int(name["seed"])))
+        generated = re.search(r"/gen/temp_([\d.]+)/iter_0$", place)
+        if name and generated:
+            kind = "greedy" if float(generated[1]) == 0 else "eval"
+            model = _model(place[: generated.start()], path)
+            found.append(Source(path, *model, kind, name["split"], int(name["seed"])))
     if not found:
         raise GrlibError(
             f"{folder}: no <model>/gen/temp_<t>/iter_0/<split>_<first>_<last>_<seed>.parquet of the splits "
-            f"{', '.join(SPLITS)} in it; name the release's folder checkpoints/countdown"
+            "test_seen, test_unseen in it; name the release's folder checkpoints/countdown"
         )
     return found
 
 
 def _model(place: str, path: Path) -> tuple[str, int]:
     for pattern, method in MODELS:
-        if told := re.search(pattern, place):
-            return method, int(told[1]) if told.groups() else 0
+        if match := re.search(pattern, place):
+            return method, int(match[1]) if match.groups() else 0
     known = ", ".join(pattern for pattern, _ in MODELS)
     raise GrlibError(f"{path}: its folder names no model of the release; one part must match {known}")
 
@@ -104,55 +102,46 @@ def read_rows(source: Source, sample: int) -> pd.DataFrame:
 
 def import_results(folder: Path, dest: Path, progress: Callable[[str], None]) -> pd.DataFrame:
     """Store the test rows below `folder` in `dest`, as a run of profile paper, and compare each result file
-    of the release with what our tables make of the same rows.
+    of the release with our tables of the same rows.
 
-    Returns a line for each model and split: rows, samples, accuracy, how often our grader disagrees, and the
-    largest difference to the release's own result file (points), where there is one. The figures come from
-    `python -m grlib figures --profile paper --source DEST`.
+    Returns a row per model and split: rows, samples, accuracy, on how many rows our grader disagrees, and the
+    largest difference from the release's result file (points; nan without one). The figures come from `python
+    -m grlib figures --profile paper --source DEST`.
     """
-    groups: dict[tuple[Any, ...], list[Source]] = {}
+    groups: dict[tuple[str, int, str, str], list[Source]] = {}
     for source in sources(folder):
-        groups.setdefault(source[1:-1], []).append(source)
+        groups.setdefault((source.method, source.iteration, source.kind, source.split), []).append(source)
     stored: dict[str, list[pd.DataFrame]] = {}
     lines = []
-    for (method, iteration, greedy, split), files in groups.items():
+    for (method, iteration, kind, split), files in groups.items():
         seeds = sorted({file.seed for file in files})
         frame = pd.concat([read_rows(file, seeds.index(file.seed)) for file in files], ignore_index=True)
-        kind = "greedy" if greedy else "eval"
         results.check_rows(frame, kind, f"{files[0].path.parent}, {split}")
-        stored.setdefault(STEMS[kind].get(method, f"07_{kind}"), []).append(frame)
+        stored.setdefault(f"{NOTEBOOKS.get(method, '07')}_{kind}", []).append(frame)
         line = {"method": method, "iteration": iteration, "kind": kind, "split": split, "rows": len(frame)}
         line |= {"samples": len(seeds), "accuracy": 100 * frame["correct"].mean()}
         line |= {"grader_disagrees": int((frame["correct"] != frame["verdict"]).sum())}
-        lines.append(line | {"largest_difference": _difference(frame, files[0].path, split)})
+        lines.append(line | {"largest_difference": _difference(frame, files[0].path.parent, split)})
         progress(f"{method} {iteration}, {kind}, {split}: {len(frame):,} rows")
-    _store(dest, stored)
-    return pd.DataFrame(lines)
-
-
-def _difference(frame: pd.DataFrame, path: Path, split: str) -> float:
-    """Largest difference in points between the release's pass@k and ours from the same rows."""
-    theirs = {ours: name for name, ours in SPLITS.items()}[split]
-    place = Path(re.sub("/gen/(?=temp_[^/]+/iter_0$)", "/eval/", path.parent.as_posix()))
-    file = place / f"{theirs}_pass_at_k.csv"
-    if not file.is_file():
-        return float("nan")
-    from grlib.results import tables
-
-    told = results.read_authors_csv(file)
-    told = told[told["k"] <= frame["sample"].max() + 1]  # beyond it the release's estimate has no meaning
-    ks, budgets = sorted(told["k"].unique()), sorted(told["budget"].unique())
-    made = tables.pass_at_budgets(frame.assign(seed=0), budgets, ks).merge(told, on=["budget", "k"])
-    return float((made["mean_x"] - made["mean_y"]).abs().max())
-
-
-def _store(dest: Path, stored: Mapping[str, Sequence[pd.DataFrame]]) -> None:
-    """Write the rows as a run of profile paper; of what the release does not hold, tables without rows."""
     write_json(dest / "run.json", {"profile": "paper", "seed": 0})
     for kind, stems in results.FILES.items():
         for stem in stems:
             path = dest / "results" / f"{stem}.parquet"
             if stem in stored:
                 write_table(path, pd.concat(stored[stem], ignore_index=True).drop(columns="verdict"))
-            elif stem not in results.OPTIONAL:
+            elif stem not in results.OPTIONAL:  # the release does not hold it
                 write_table(path, results.without_rows(kind))
+    return pd.DataFrame(lines)
+
+
+def _difference(frame: pd.DataFrame, place: Path, split: str) -> float:
+    """Largest difference in points between the release's pass@k and ours from the same rows."""
+    evaluated = re.sub("/gen/(?=temp_[^/]+/iter_0$)", "/eval/", place.as_posix())
+    file = Path(evaluated, f"test_{split}_pass_at_k.csv")
+    if not file.is_file():
+        return float("nan")
+    theirs = results.read_authors_csv(file)
+    theirs = theirs[theirs["k"] <= frame["sample"].max() + 1]  # above it their estimate has no meaning
+    ks, budgets = sorted(theirs["k"].unique()), sorted(theirs["budget"].unique())
+    both = tables.pass_at_budgets(frame.assign(seed=0), budgets, ks).merge(theirs, on=["budget", "k"])
+    return float((both["mean_x"] - both["mean_y"]).abs().max())

@@ -5,9 +5,9 @@ A page (README.md, paper_results/RESULTS.md, docs/*.md) marks the place of a gen
     <!-- table2 gpu -->
     <!-- end -->
 
-`refresh` writes the table between the two lines; the name is one of `TABLES` or `FACTS`, the second word the
-record that a table is made from. `python -m grlib figures` and `record` call it, or `python -m
-grlib.results.report` alone.
+`refresh` writes the table between the two lines. The first word is one of `TABLES` or `FACTS`, the second the
+record that a table is made from. `python -m grlib figures` and `record` call it, as does
+`python -m grlib.results.report` alone.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ MARKED = re.compile(r"(<!-- (\w+)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 class Record:
-    """What is stored under paper_results/measured/<name>: all seeds of a profile.
+    """The results of all seeds under paper_results/measured/<name>, where the name is a profile.
 
-    A name with "_pretrained" holds code self-repair of that profile with a pretrained model.
+    With "_pretrained" after it: code self-repair of that profile with a pretrained model.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,7 +51,7 @@ class Record:
 
     @cached_property
     def status(self) -> pd.DataFrame:
-        """The claims, judged."""
+        """The claims with their status (`claims.claims`)."""
         return claims.claims(self.results)
 
 
@@ -90,8 +90,8 @@ def _filled(mark: re.Match[str], records: dict[str, Record]) -> str:
         raise GrlibError(f"mark {first.strip()!r}: must be one of {known}; correct it")
     if record not in records:
         records[record] = Record(record)
-    content = TABLES[name](records[record]) if records[record].folders else NOTHING
-    return f"{first}\n{content}\n\n{last}"
+    table = TABLES[name](records[record]) if records[record].folders else NOTHING
+    return f"{first}\n{table}\n\n{last}"
 
 
 # Cells
@@ -108,8 +108,8 @@ def _number(value: float, digits: int) -> str:
     return MISSING if pd.isna(value) else f"{style.steady(value):.{digits}f}".replace("-", "\u2212")
 
 
-def _seeds_apart(row: Mapping[str, Any], digits: int) -> str:
-    """The standard deviation of the seeds' values."""
+def _plus_minus(row: Mapping[str, Any], digits: int) -> str:
+    """The standard deviation of the seeds' values, after the measured value."""
     return "" if pd.isna(row["seed_sd"]) else f" ± {_number(row['seed_sd'], digits)}"
 
 
@@ -117,7 +117,7 @@ def _seeds_apart(row: Mapping[str, Any], digits: int) -> str:
 
 
 def in_numbers(status: pd.DataFrame) -> str:
-    """How many claims have which status; one about seen and unseen targets counts twice."""
+    """How many checks have each status; a claim about seen and unseen targets has two."""
     listed = [f"{(status['status'] == kind).sum()} {kind}" for kind in claims.STATUSES]
     return f"of {len(status)} checks of the paper's claims and our controls, {', '.join(listed)}"
 
@@ -141,7 +141,7 @@ def _claim_cells(check: Mapping[str, Any]) -> tuple[str, str, str]:
     remarks = ", ".join(filter(None, (check["mark"], _problems_needed(check["needed"]))))
     return (
         check["source"] if check["source"] == "our control" else published,
-        measured if measured == MISSING else f"{measured} [{low}, {high}]{_seeds_apart(check, digits)}",
+        measured if measured == MISSING else f"{measured} [{low}, {high}]{_plus_minus(check, digits)}",
         f"{status} ({remarks})" if remarks else status,
     )
 
@@ -157,7 +157,7 @@ def _problems_needed(needed: float) -> str:
 
 
 def _by_split(splits: Iterable[str], cells: tuple[str, ...]) -> str:
-    """One text where all agree, else one line per split."""
+    """One text if all splits agree, else a line per split."""
     each = [f"{split}: {cell}" for split, cell in zip(splits, cells, strict=True)]
     return cells[0] if len(set(cells)) == 1 else "<br>".join(each)
 
@@ -166,10 +166,10 @@ def _by_split(splits: Iterable[str], cells: tuple[str, ...]) -> str:
 
 
 def pass_table(table: pd.DataFrame, ks: Iterable[int] = (1, 8, 32)) -> str:
-    """Table 2 or 3 in short: published / measured for some k, and the sizes below."""
+    """Table 2 or 3 as Markdown: published / measured for these k, with the sizes below it."""
     shown = table[table["k"].isin(list(ks))]
     wide = tables.side_by_side(shown).replace("-", MISSING, regex=True)
-    rows = [[style.style_of(method).label, *cells] for method, *cells in wide.itertuples(name=None)]
+    rows = [[style.STYLES[method].label, *cells] for method, *cells in wide.itertuples(name=None)]
     header = ["method", *(f"{split} @{k}" for split, k in wide.columns)]
     return f"{markdown(header, rows)}\n\n{_sizes_of(table)}"
 
@@ -178,33 +178,33 @@ def _sizes_of(table: pd.DataFrame) -> str:
     """Problems, samples, seeds, and the share of traces cut off."""
     once = table[(table["k"] == 1) & table["measured"].notna()]
     shares = once.groupby("method", sort=False)["truncated"].agg(["min", "max"]).itertuples(name=None)
-    listed = [f"{style.style_of(method).label} {low:.1f} to {high:.1f} %" for method, low, high in shares]
+    listed = [f"{style.STYLES[method].label} {low:.1f} to {high:.1f} %" for method, low, high in shares]
     problems, samples, seeds = (
         " or ".join(map(str, sorted(set(once[name].astype(int)))))
         for name in ("problems", "samples", "seeds")
     )
-    apart = table.loc[table["measured"].notna(), "seed_sd"].dropna()
-    spread = f" (s.d. of the seeds: up to {apart.max():.1f} points)" if len(apart) else ""
+    deviations = table.loc[table["measured"].notna(), "seed_sd"].dropna()
+    spread = f" (s.d. of the seeds: up to {deviations.max():.1f} points)" if len(deviations) else ""
     cut = f"Cut off by the token budget, by split: {', '.join(listed)}."
     return f"{problems} problems per split, {samples} samples each, seeds: {seeds}{spread}. {cut}"
 
 
 def greedy(record: Record) -> str:
-    """Greedy accuracy, what PPO adds to the model that it starts from, and the share of traces cut off."""
+    """Greedy accuracy, with the gain of PPO over the model that it starts from, and the share cut off."""
     table, rows = tables.in_order(tables.greedy_table(record.results), ["method"]), []
     for method, part in table.groupby("method", sort=False):
         splits = [part[part["split"] == split] for split in tables.TEST_SPLITS]
         cut = " / ".join(f"{share:.0f}" for one in splits for share in one["truncated"])
-        rows.append([style.style_of(method).label, *map(_gained, splits), cut])
+        rows.append([style.STYLES[method].label, *map(_gained, splits), cut])
     return markdown(["method", *tables.TEST_SPLITS, "cut off, %, seen / unseen"], rows)
 
 
 def _gained(row: pd.DataFrame) -> str:
-    """Accuracy of the one row, and its gain if it has one."""
+    """Accuracy of a single row, and its gain if it has one."""
     if row.empty:
         return MISSING
     found = row.iloc[0]
-    text = _number(found["measured"], 1) + _seeds_apart(found, 1)
+    text = _number(found["measured"], 1) + _plus_minus(found, 1)
     if pd.isna(found["gain"]):
         return text
     gain, low, high = (_number(found[name], 1) for name in ("gain", "gain_low", "gain_high"))
@@ -212,19 +212,18 @@ def _gained(row: pd.DataFrame) -> str:
 
 
 def headline(record: Record) -> str:
-    """pass@1 and pass@32 of the three methods that the paper compares, and the claims in numbers."""
+    """pass@1 and pass@32 of the three methods that the paper compares, and how many claims hold."""
     table = tables.table2(record.results, methods=("sos", "rest", "guided_rest"))
     return f"{pass_table(table, (1, 32))}\n\nClaims: {in_numbers(record.status)}."
 
 
 def provenance(record: Record) -> str:
-    """Where a record comes from: sizes that are not the profile's own, seeds, devices, commits."""
-    own, sizes = profiles.get(record.profile), dict[str, str]()
+    """Where a record comes from: sizes that differ from the profile's, seeds, devices, commits."""
+    profile, sizes = profiles.get(record.profile), dict[str, str]()
     for manifest in record.manifests:
-        asked = {name: value for name, value in manifest.get("parameters", {}).items() if type(value) is int}
-        asked.pop("seed", None)
-        for name, value in asked.items():
-            if profiles.with_sizes(own, {name: value}) != own:
+        for name, value in manifest.get("parameters", {}).items():
+            is_size = type(value) is int and name != "seed"
+            if is_size and profiles.with_sizes(profile, {name: value}) != profile:
                 sizes[name] = f" with `{name}` {value}"
     devices = sorted({str(manifest.get("device")) for manifest in record.manifests})
     commits = sorted({str(manifest.get("commit"))[:10] for manifest in record.manifests})
@@ -238,7 +237,7 @@ def provenance(record: Record) -> str:
 
 
 def profile_table() -> str:
-    """The profiles side by side, a row per setting that decides their scale."""
+    """The profiles side by side: a row per setting that decides the scale."""
     columns = [_scale(profiles.get(name)) for name in profiles.DIAL]
     rows = [[row, *(column[row] for column in columns)] for row in columns[0]]
     return markdown(["setting", *(f"`{name}`" for name in profiles.DIAL)], rows)
@@ -267,25 +266,24 @@ def _scale(p: Profile) -> dict[str, str]:
 
 
 def cost_table() -> str:
-    """Time and memory of the recorded runs: of each notebook, and of the long sections of the laptop's."""
-    paid = costs.known()
-    if paid.empty:
+    """Time and memory of the recorded runs: each notebook, and the long sections of profile laptop."""
+    known = costs.known()
+    if known.empty:
         return NOTHING
-    names = [name for name in profiles.DIAL if name in set(paid["profile"])]
+    names = [name for name in profiles.DIAL if name in set(known["profile"])]
     rows = []
     for book in notebooks.every():
-        mine = paid[paid["notebook"] == book.name]
-        rows.append([f"**{book.name.replace('_', ' ')}**", *(_cost(mine, name) for name in names)])
-        long = mine[(mine["profile"] == profiles.get("laptop").name) & (mine["section"] != "")]
-        for row in long.itertuples():
-            rows.append([row.section, *("" if name != row.profile else _time(row.seconds) for name in names)])
-    rows.append(["**all**", *(_cost(paid, name) for name in names)])
+        cost = known[known["notebook"] == book.name]
+        rows.append([f"**{book.name.replace('_', ' ')}**", *(_cost(cost, name) for name in names)])
+        for row in cost[(cost["profile"] == "laptop") & (cost["section"] != "")].itertuples():
+            rows.append([row.section, *(_time(row.seconds) if name == "laptop" else "" for name in names)])
+    rows.append(["**all**", *(_cost(known, name) for name in names)])
     return markdown(["notebook, its long sections", *(f"`{name}`" for name in names)], rows)
 
 
-def _cost(paid: pd.DataFrame, profile: str) -> str:
-    """Time and memory of whole notebooks together."""
-    whole = paid[(paid["profile"] == profile) & (paid["section"] == "")]
+def _cost(known: pd.DataFrame, profile: str) -> str:
+    """Total time and peak memory of whole notebooks."""
+    whole = known[(known["profile"] == profile) & (known["section"] == "")]
     if whole.empty:
         return MISSING
     return f"{_time(whole['seconds'].sum())}, {whole['peak_memory_mb'].max() / 1000:.1f} GB"
@@ -296,15 +294,15 @@ def _time(seconds: float) -> str:
 
 
 def speed_table(name: str = "bench") -> str:
-    """A recorded benchmark: what is faster than a plain version of the same, and by how much."""
+    """A recorded benchmark: grlib against a plain version of the same step."""
     path, rows = _measured() / f"{name}.json", []
     if not path.is_file():
         return NOTHING
     for row in artefacts.read_json(path)["rows"]:
         if row["ratio"]:
-            plain, ours = (f"{row[side]:,.{0 if row[side] >= 100 else 3}f}" for side in ("plain", "grlib"))
-            cells = [f"{plain} {row['unit']}", f"{ours} {row['unit']}", f"{row['ratio']:.1f}", row["note"]]
-            rows.append([row["what"], *cells])
+            times = (row["plain"], row["grlib"])
+            plain, ours = (f"{time:,.{0 if time >= 100 else 3}f} {row['unit']}" for time in times)
+            rows.append([row["what"], plain, ours, f"{row['ratio']:.1f}", row["note"]])
     return markdown(["what", "plain version", "grlib", "times as fast", "of"], rows)
 
 

@@ -1,7 +1,7 @@
-"""Stored results: reading and checking per-example rows, published numbers and the authors' result files.
+"""Stored results: the per-example rows with their checks, published numbers, the authors' result files.
 
-A row is one sampled trace; `grlib.results.tables` makes the tables and `grlib.results.claims` judges the
-paper's claims.
+A row is one sampled trace. `load` reads the rows of a run, `grlib.results.tables` summarises them and
+`grlib.results.claims` judges the paper's claims.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +18,7 @@ from grlib.runs.files import read_json, write_bytes
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "paper_results" / "published"
 IMITATED = ("base", "bc", "sos", "rest", "rest_matched", "guided_rest")  # trained on traces
-STARTS = {  # by reinforcement learning, and what each starts from
+STARTS = {  # trained by reinforcement learning: method -> the model that it starts from
     "sos_ppo": "sos",
     "rest_ppo": "rest",
     "guided_rest_ppo": "guided_rest",
@@ -28,9 +27,9 @@ STARTS = {  # by reinforcement learning, and what each starts from
     "guided_rest_grpo": "guided_rest",
 }
 METHODS = (*IMITATED, *STARTS)
-SPLITS = ("seen", "unseen", "valid", "train", "near", "far")  # the last two: of code self-repair
+SPLITS = ("seen", "unseen", "valid", "train", "near", "far")  # near and far: of code self-repair
 
-# Later files replace earlier ones for the methods they hold: notebook 06 may test the SoS model again.
+# A later file replaces the rows of earlier ones for its methods: notebook 06 may test the SoS model again.
 FILES = {
     "eval": ("03_eval", "06_eval", "07_eval"),
     "greedy": ("03_greedy", "06_greedy", "07_greedy"),
@@ -76,13 +75,13 @@ _IS = {
     "bool": pd.api.types.is_bool_dtype,
     "number": pd.api.types.is_numeric_dtype,
 }
-# Together these name one row, as far as a kind has them; a problem may give several likelihood rows.
+# Those of these columns that a kind has identify one row. A problem may give several likelihood rows.
 _IDENTITY = ("method", "choose", "steps", "iteration", "split", "seed", "index", "sample")
 _REPEATED = ("likelihood", "curve", "ppo_curve")
 
 
 def check_rows(frame: pd.DataFrame, kind: str, name: str = "") -> pd.DataFrame:
-    """The frame itself when its columns, types, keys and sample counts are right; else GrlibError."""
+    """The frame itself; GrlibError unless its columns, types, keys and sample counts suit its kind."""
     for fault in _faults(frame, kind):
         raise GrlibError(f"{name or f'{kind} results'}: {fault}")
     return frame
@@ -125,27 +124,30 @@ class Results:
     frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def rows(self, kind: str) -> pd.DataFrame:
-        """Rows of one kind; an empty frame with the right columns when nothing was stored."""
+        """Rows of one kind; an empty frame with the right columns if nothing was stored."""
         if kind in self.frames:
             return self.frames[kind]
         return pd.DataFrame(columns=list(dict.fromkeys([*SCHEMAS[kind], "iteration", "seed"])))
 
 
 def without_rows(kind: str) -> pd.DataFrame:
-    """A table of a kind with its columns and types, and nothing in it."""
+    """An empty table with the columns and types of a kind."""
     types = {"str": "str", "int": "int64", "bool": "bool", "number": "float64"}
     columns = {name: pd.Series(dtype=types[wanted]) for name, wanted in SCHEMAS[kind].items()}
     return pd.DataFrame(columns)
 
 
 def load(folders: Mapping[int, Path], profile: str) -> Results:
-    """Read and check the files of each seed's folder (`results/*.parquet`); absent ones are skipped."""
+    """Read and check the files of each seed's folder (`results/*.parquet`); absent ones are skipped.
+
+    Raises GrlibError, with the file, for unreadable or wrong rows and for those of another profile.
+    """
     parts: dict[str, list[pd.DataFrame]] = {}
     for seed, folder in folders.items():
-        _check_profile(Path(folder), profile)
+        _check_profile(folder, profile)
         for kind, stems in FILES.items():
             frames: list[pd.DataFrame] = []
-            paths = [Path(folder) / "results" / f"{stem}.parquet" for stem in stems]
+            paths = [folder / "results" / f"{stem}.parquet" for stem in stems]
             for path in filter(Path.is_file, paths):
                 newest = check_rows(_read(path), kind, str(path)).assign(seed=seed)
                 frames = [old[~old["method"].isin(newest["method"].unique())] for old in frames]
@@ -181,12 +183,9 @@ def _check_profile(folder: Path, profile: str) -> None:
 
 
 def published(name: str) -> pd.DataFrame:
-    """One hand-copied table of paper_results/published: `value` as a number, `digits` as printed."""
-    return _published(PUBLISHED / f"{name}.csv").copy()
-
-
-@cache
-def _published(path: Path) -> pd.DataFrame:
+    """One table of paper_results/published, copied by hand from the paper: `value` is a number, `digits` the
+    text as printed."""
+    path = PUBLISHED / f"{name}.csv"
     if not path.is_file():
         raise GrlibError(f"{path}: published numbers are missing; use a full checkout of the repository")
     frame = pd.read_csv(path, keep_default_na=False, dtype={"value": str})
@@ -197,22 +196,23 @@ def write_authors_csv(table: pd.DataFrame, path: Path) -> None:
     """Write `budget, pass_at_{k}_mean, pass_at_{k}_std` (percent, two decimals), as the authors do.
 
     `table` has the columns budget, k, mean and std (`tables.pass_at_budgets`). The std is our bootstrap
-    standard error over problems; theirs is that of a Beta posterior.
+    standard error over problems; the authors' is that of a Beta posterior.
     """
     wide = table.pivot(index="budget", columns="k", values=["mean", "std"])
     ordered = [(part, k) for k in sorted(table["k"].unique()) for part in ("mean", "std")]
     wide = wide[ordered].set_axis([f"pass_at_{k}_{part}" for part, k in ordered], axis=1)
-    write_bytes(Path(path), wide.to_csv(float_format="%.2f", lineterminator="\n").encode())
+    write_bytes(path, wide.to_csv(float_format="%.2f", lineterminator="\n").encode())
 
 
 def read_authors_csv(path: Path) -> pd.DataFrame:
     """Read the authors' result file into the columns budget, k, mean, std (percent)."""
-    wide = _read(Path(path))
-    ks = [int(match[1]) for name in wide if (match := re.fullmatch(r"pass_at_(\d+)_mean", str(name)))]
+    wide = _read(path)
+    ks = [int(k) for k in re.findall(r"pass_at_(\d+)_mean", " ".join(wide))]
     columns = {k: ["budget", f"pass_at_{k}_mean", f"pass_at_{k}_std"] for k in ks}
     wanted = {name for names in columns.values() for name in names}
     if not wanted or not wanted <= set(wide.select_dtypes("number")):
-        names = list(wide)
-        raise GrlibError(f"{path}: columns {names}: must be budget, pass_at_K_mean, pass_at_K_std in numbers")
+        raise GrlibError(
+            f"{path}: columns {list(wide)}: must be budget, pass_at_K_mean, pass_at_K_std in numbers"
+        )
     parts = [wide[columns[k]].set_axis(["budget", "mean", "std"], axis=1).assign(k=k) for k in ks]
     return pd.concat(parts)[["budget", "k", "mean", "std"]].sort_values(["budget", "k"], ignore_index=True)

@@ -1,4 +1,4 @@
-"""One look for every figure: colours, markers, tags, footnotes, and a sheet that records what is drawn."""
+"""One look for every figure: colours, markers, tags, footnotes, and a `Sheet` that records what is drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from grlib.errors import GrlibError
 from grlib.profiles import NO_EVIDENCE
 
 
@@ -35,8 +34,8 @@ class Style:
     hatch: str = ""
 
 
-# Okabe-Ito colours; methods that share a hue are one family, its PPO version darker and dashed. The two other
-# ways to reinforce Guided-ReST stand beside PPO in one figure, so they have hues of their own.
+# Okabe-Ito colours. Methods of one family share a hue, the PPO version is darker and dashed. Other ways to
+# reinforce Guided-ReST appear beside PPO in one figure, so they have different hues.
 GREY, SKY, BLUE, GREEN = "#777777", "#56B4E9", "#0072B2", "#009E73"
 ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
 STYLES = {
@@ -75,22 +74,6 @@ FONTS = {"font.size": 10.5, "axes.titlesize": 11, "axes.spines.top": False, "axe
 FONTS |= {"axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "hatch.linewidth": 0.6}
 
 
-def style_of(key: str) -> Style:
-    """The style of a method, trace kind or node choice; GrlibError for a key no figure knows."""
-    if key not in STYLES:
-        raise GrlibError(f"series {key!r} has no style: must be one of {', '.join(STYLES)}; add it to STYLES")
-    return STYLES[key]
-
-
-def profile_tag(fig: Figure, profile: str) -> None:
-    """Mark a figure that is not at the paper's scale, top right."""
-    if profile in TAGS:
-        colour = VERMILLION if profile in NO_EVIDENCE else BLUE
-        box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour}
-        top: dict[str, Any] = {"y": 1 - 0.07 / fig.get_figheight(), "ha": "right", "va": "top"}
-        fig.text(x=0.992, s=TAGS[profile], **top, fontsize=9, weight="bold", color=colour, bbox=box)
-
-
 def _span(numbers: pd.Series) -> str:
     """'3' or '3 to 5'."""
     ends = dict.fromkeys(f"{end:.0f}" for end in (numbers.min(), numbers.max()))
@@ -98,17 +81,16 @@ def _span(numbers: pd.Series) -> str:
 
 
 def footnote(profile: str, table: pd.DataFrame, extra: str = "", interval: str = INTERVAL) -> list[str]:
-    """The lines under a figure: n, seeds, interval, profile; then traces cut off; then anything else."""
+    """The lines under a figure: sizes, interval, profile; then the traces cut off; then `extra`."""
     known = table.dropna(axis=1, how="all")
     counts = {"problems": "problems", "samples": "samples of each", "seeds": "seeds"}
-    counted = [f"{words}: {_span(known[name])}" for name, words in counts.items() if name in known]
+    counted = [f"{label}: {_span(known[name])}" for name, label in counts.items() if name in known]
     spread = "dashes: ± 1 s.d. of the seeds" if "seed_sd" in known else ""
     first = [", ".join(counted) or "no measured data yet", interval, spread, f"profile {profile}"]
     lines = ["; ".join(filter(None, first))]
     if "truncated" in known:
-        names = (
-            known["method"].map(lambda key: STYLES[key].label) if "method" in known else lambda row: "traces"
-        )
+        keys = known["method"] if "method" in known else pd.Series("traces", index=known.index)
+        names = keys.map(lambda key: STYLES[key].label if key in STYLES else key)
         cut = known["truncated"].dropna().groupby(names, sort=False)
         shares = [f"{name} {_span(part)} %" for name, part in cut]
         lines.append(f"cut off by the token budget: {', '.join(shares)}")
@@ -124,7 +106,7 @@ SIGNS = {
 
 
 class SignedText(str):
-    """Lines with a sign before each that says what it is (`SIGNS`); notebooks show them in colour too."""
+    """Text whose lines begin with a sign (`SIGNS`); a notebook shows them in colour."""
 
     def _repr_html_(self) -> str:
         lines = [(*SIGNS.get(line[:1], ("span", "")), html.escape(line)) for line in self.split("\n")]
@@ -146,12 +128,17 @@ class Sheet:
         self.points: list[pd.DataFrame] = []
         self.handles: list[Line2D | Patch] = []
         self.height, self.top = height, 0.70 if story else 0.42
-        self.fig.text(0.008, 1 - 0.07 / height, title, ha="left", va="top", fontsize=13, weight="bold")
+        first = 1 - 0.07 / height
+        self.fig.text(0.008, first, title, ha="left", va="top", fontsize=13, weight="bold")
         self.fig.text(0.008, 1 - 0.38 / height, story, ha="left", va="top", fontsize=10, color="#444444")
-        profile_tag(self.fig, profile)
+        if profile in TAGS:  # not at the paper's scale
+            colour = VERMILLION if profile in NO_EVIDENCE else BLUE
+            box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour}
+            look: dict[str, Any] = {"fontsize": 9, "weight": "bold", "color": colour, "bbox": box}
+            self.fig.text(0.992, first, TAGS[profile], ha="right", va="top", **look)
 
     def record(self, panel: str, series: Any, kind: str, x: Any, y: Any, *spread: Any) -> None:
-        """Note points as drawn; `spread` is low, high and seed_sd, as far as they are known."""
+        """Record points as drawn; `spread` is low, high and seed_sd, as far as they are known."""
         rows = pd.DataFrame({"x": np.atleast_1d(np.asarray(x))})
         for name, values in zip(("y", *SPREAD), (y, *spread, None, None, None), strict=False):
             rows[name] = math.nan if values is None else np.asarray(values, dtype=float)
@@ -162,10 +149,10 @@ class Sheet:
     ) -> None:
         """A series (columns x, `y`, low, high, seed_sd): published hollow and thin, measured with interval.
 
-        `shift` moves it by some points to the right, so that intervals at the same x stand side by side.
+        `shift` moves it to the right by this many points, so that intervals at the same x stand side by side.
         """
         shift = look.pop("shift", 0) / 72
-        style, kind = style_of(key), "published" if y.startswith("published") else "measured"
+        style, kind = STYLES[key], "published" if y.startswith("published") else "measured"
         options: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
         options |= {"markersize": 6, "linewidth": 2, "gid": f"{panel}|{key}|{kind}", "label": kind}
         if kind == "published":
@@ -178,13 +165,12 @@ class Sheet:
         self.record(panel, key, kind, data["x"], data[y], *map(data.get, SPREAD))
 
     def bars(self, axis: Axes, panel: str, data: pd.DataFrame, y: str, notes: pd.Series) -> None:
-        """One bar a row, whose index is its key, with its interval and its note on top."""
+        """One bar per row with its interval, its note on top; the row's index is its key in `STYLES`."""
         data = data[data[y].notna()]
-        styles, ends = [style_of(key) for key in data.index], [data[y] - data["low"], data["high"] - data[y]]
-        looks: Any = {"color": [style.colour for style in styles], "hatch": [style.hatch for style in styles]}
-        bars = axis.bar(
-            [style.label for style in styles], data[y], 0.6, yerr=ends, edgecolor="white", **looks
-        )
+        styles = [STYLES[key] for key in data.index]
+        look: Any = {"color": [style.colour for style in styles], "hatch": [style.hatch for style in styles]}
+        look["yerr"] = [data[y] - data["low"], data["high"] - data[y]]
+        bars = axis.bar([style.label for style in styles], data[y], 0.6, edgecolor="white", **look)
         axis.bar_label(bars, notes[data.index], padding=4, fontsize=9.5)
         spread(axis, data[[y, "seed_sd"]].assign(x=range(len(data))), y, "black")
         axis.set_ylim(0, 1.3 * max(data["high"], default=0) or 1)
@@ -199,7 +185,7 @@ class Sheet:
     def finish(
         self, profile: str, table: pd.DataFrame, extra: str = "", interval: str = INTERVAL
     ) -> tuple[Figure, pd.DataFrame]:
-        """Mark empty panels, add legend and footnote, and give the figure with the points drawn on it."""
+        """Mark empty panels, add legend and footnote; the figure and the points drawn on it (`COLUMNS`)."""
         for axis in self.axes:
             if not axis.has_data():
                 axis.text(0.5, 0.5, "not measured yet", ha="center", transform=axis.transAxes, color=GREY)
@@ -208,25 +194,20 @@ class Sheet:
         return self.fig, drawn
 
     def close(self, lines: Sequence[str]) -> None:
-        """Legend and footnote lines below the panels, the panels in the space that is left."""
+        """Put legend and footnote lines below the panels, and the panels into the rest of the figure."""
         foot = 0.14 + 0.15 * len(lines)
         self.fig.text(0.008, 0.05 / self.height, "\n".join(lines), va="bottom", fontsize=8.5, color="#444444")
         if self.handles:
-            look: dict[str, Any] = {
-                "fontsize": 9.5,
-                "frameon": False,
-                "borderpad": 0.2,
-                "ncols": self.columns,
-            }
-            at = (0.5, (foot - 0.02) / self.height)
-            self.fig.legend(handles=self.handles, loc="lower center", bbox_to_anchor=at, **look)
+            look: dict[str, Any] = {"fontsize": 9.5, "frameon": False, "borderpad": 0.2}
+            look["bbox_to_anchor"] = (0.5, (foot - 0.02) / self.height)
+            self.fig.legend(handles=self.handles, loc="lower center", ncols=self.columns, **look)
             foot += 0.06 + 0.21 * math.ceil(len(self.handles) / self.columns)
         space = (self.top + foot) / self.height
         self.fig.get_layout_engine().set(rect=(0.004, foot / self.height, 0.992, 1 - space))
 
 
 def spread(axis: Axes, data: pd.DataFrame, y: str, colour: str) -> list[Artist]:
-    """Intervals as lines, and a dash one standard deviation of the seeds above and below."""
+    """Draw intervals as lines, and a dash one standard deviation of the seeds above and below."""
     artists: list[Artist] = []
     if "low" in data:
         artists.append(axis.vlines(data["x"], data["low"], data["high"], linewidth=1.4, color=colour))
@@ -238,26 +219,26 @@ def spread(axis: Axes, data: pd.DataFrame, y: str, colour: str) -> list[Artist]:
 
 def handle(key: str, kind: str = "measured") -> Line2D:
     """A legend entry: hollow and named (published) for published numbers."""
-    style, hollow = style_of(key), kind == "published"
+    style, hollow = STYLES[key], kind == "published"
     look: dict[str, Any] = {"markerfacecolor": "white", "linewidth": 1} if hollow else {"linewidth": 2}
     look |= {"color": style.colour, "marker": style.marker, "linestyle": style.line}
     return Line2D([], [], label=f"{style.label} (published)" if hollow else style.label, **look)
 
 
 def steady(value: float) -> float:
-    """The value without the last digits' noise, so that 23.25 is written in one way wherever it stands."""
+    """The value rounded to six digits, so that noise in the last ones never changes how 23.25 is printed."""
     return round(value, 6)
 
 
 def percent_axis(axis: Axes, label: str, values: Sequence[float] = (), top: float = 100) -> None:
-    """A percent axis from 0 to `top`, or to the first round number above all values."""
+    """A percent axis from 0 to the first round number above all values, or to `top`."""
     highest = max(values, default=100)
     limits = [limit for limit in (10, 20, 30, 40, 50, 60, 80) if highest <= 0.98 * limit]
     axis.set(ylim=(0, 1.03 * limits[0] if limits else 1.03 * top), ylabel=label)
 
 
 def k_axis(axis: Axes, ks: Sequence[int], room: float = 1.25) -> None:
-    """A logarithmic axis of the numbers of samples."""
+    """A logarithmic x axis with the numbers of samples, and `room` to the right of the last."""
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.xaxis.set_minor_locator(NullLocator())
@@ -265,7 +246,7 @@ def k_axis(axis: Axes, ks: Sequence[int], room: float = 1.25) -> None:
 
 
 def label_ends(axis: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 8) -> None:
-    """Write each series' name at the right end (x, y) of its line, at least `gap` of the y axis apart."""
+    """Write each series' name at the right end (x, y) of its line, at least `gap` units of y apart."""
     height = -gap
     for key, (x, y) in sorted(ends.items(), key=lambda end: end[1][1]):
         height, style = max(y, height + gap), STYLES[key]

@@ -1,9 +1,9 @@
 """The tables: per-example rows summarised with intervals, published numbers beside them.
 
-Accuracies are in percent. `low` and `high` are the 95 % bootstrap interval over problems and seeds, both
-drawn anew; `seed_sd` is the standard deviation of the seeds' means, `truncated` the percentage of the traces
-that the token budget cut off. The test problems are the same for every seed, the training problems are not. A
-table whose results are missing keeps its published rows, unmeasured.
+Accuracies are in percent. `low` and `high` are the 95 % bootstrap interval over problems and seeds, `seed_sd`
+is the standard deviation of the seeds' means, `truncated` the percentage of traces that the token budget cut
+off. Test problems are the same for every seed, training problems are not. A table whose results are missing
+keeps its published rows, with nothing measured.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first"
 
 
 def training_rows(results: Results, kind: str) -> pd.DataFrame:
-    """Rows made from training problems, numbered anew: problem 3 of another seed is another problem.
+    """Rows of training problems, renumbered: problem 3 of another seed is another problem.
 
-    Not so in code self-repair: there a number stands for a statement, whatever the seed.
+    Except in code self-repair, where a number means the same problem in every seed.
     """
     rows = results.rows(kind)
-    if kind == "repair_yield":
+    if kind == "repair_yield" or rows.empty:
         return rows
-    return rows.assign(index=rows.groupby(["seed", "index"]).ngroup()) if len(rows) else rows
+    return rows.assign(index=rows.groupby(["seed", "index"]).ngroup())
 
 
 def test_rows(
     results: Results, kind: str = "eval", last: bool = True, methods: Sequence[str] = IMITATED
 ) -> pd.DataFrame:
-    """Rows of test problems by some methods; with `last` those of each method's last iteration only.
+    """Rows of test problems of the `methods`; with `last`, of each method's last iteration only.
 
-    Where reinforced methods are among them, those of the problems and seeds that they were tested on.
+    If some are reinforced methods, only the problems and seeds that these were tested on.
     """
     rows = results.rows(kind)
     rows = _comparable(rows[rows["split"].isin(TEST_SPLITS) & rows["method"].isin(list(methods))])
@@ -53,8 +53,8 @@ def test_rows(
 
 
 def _comparable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of rows with reinforced methods those of the problems and seeds that all of these were tested on:
-    others would shift the methods that they start from, and not them."""
+    """The rows of the problems and seeds that all reinforced methods were tested on: other problems would
+    shift the accuracy of the methods that they start from, but not theirs."""
     reinforced = rows[rows["method"].isin(list(STARTS))]
     if reinforced.empty:
         return rows
@@ -73,14 +73,14 @@ def last_iteration(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def solved_counts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Samples of each problem, the correct ones of them, mean tokens: `PROBLEM`, samples, correct, tokens."""
+    """Per problem: number of samples, number of correct ones, mean tokens; after the columns `PROBLEM`."""
     problems = rows.astype({"correct": bool}).groupby(PROBLEM, observed=True)
     columns = {"samples": ("correct", "size"), "correct": ("correct", "sum"), "tokens": ("tokens", "mean")}
     return problems.agg(**columns).reset_index()
 
 
 def scores_of(counts: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """pass@k (0..1) of each problem of `solved_counts`: the columns of `PROBLEM`, then one column per k."""
+    """pass@k (0..1) of each problem, from `solved_counts`: the columns `PROBLEM`, then one column per k."""
     pairs, scores = list(zip(counts["samples"], counts["correct"], strict=True)), counts[PROBLEM].copy()
     for k in ks:
         known = {(n, c): metrics.pass_at_k(n, c, k) for n, c in set(pairs)}
@@ -89,7 +89,7 @@ def scores_of(counts: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
 
 
 def pass_scores(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """pass@k (0..1) of each problem: the columns of `PROBLEM`, then one column per k."""
+    """pass@k (0..1) of each problem, from rows: the columns `PROBLEM`, then one column per k."""
     return scores_of(solved_counts(rows), ks)
 
 
@@ -99,26 +99,37 @@ def largest_ks(rows: pd.DataFrame, ks: Sequence[int] = KS) -> list[int]:
     return [k for k in ks if k <= samples]
 
 
-def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
-    """Share of correct samples within each token budget: `PROBLEM`, then one column per budget."""
-    found = metrics.within_budgets(rows["correct"], rows["tokens"], budgets)
-    within = pd.DataFrame(found, columns=list(budgets), index=rows.index)
-    return within.groupby([rows[key] for key in PROBLEM], observed=True).mean().reset_index()
+def problem_means(values: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean of each column of `values`, which has a line per row, over the rows of each problem: the columns
+    `by`, seed, index, then those of `values`."""
+    keys = [rows[key] for key in (*by, "seed", "index")]
+    return values.astype(float).groupby(keys, observed=True).mean().reset_index()
 
 
 def correct_shares(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Share of correct samples of each problem, by the column `by`: `by`, seed, index, correct."""
-    return rows.astype({"correct": float}).groupby([by, "seed", "index"])["correct"].mean().reset_index()
+    """Share of correct samples of each problem: the columns `by`, seed, index, correct."""
+    return problem_means(rows[["correct"]], rows, [by])
 
 
-def shares_by_then(
+def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
+    """Share of correct samples within each token budget: `PROBLEM`, then one column per budget.
+
+    A sample counts if it is correct and its whole response, end token included, is at most the budget (the
+    authors' rule).
+    """
+    right, tokens = rows["correct"].astype(bool), rows["tokens"]
+    within = pd.DataFrame({budget: right & (tokens <= budget) for budget in budgets})
+    return problem_means(within, rows, PROBLEM[:3])
+
+
+def shares_up_to(
     rows: pd.DataFrame, column: str, first: int, numbers: Sequence[int], by: Sequence[str]
 ) -> pd.DataFrame:
     """Share of each problem's rows whose `column` lies between `first` and each number: `by`, seed, index,
     then one column per number."""
-    reached = pd.DataFrame({number: rows[column].astype(int).between(first, number) for number in numbers})
-    keys = [rows[key] for key in (*by, "seed", "index")]
-    return reached.groupby(keys, observed=True).mean().reset_index()
+    values = rows[column].astype(int)
+    reached = pd.DataFrame({number: values.between(first, number) for number in numbers})
+    return problem_means(reached, rows, by)
 
 
 # Groups of rows summarised
@@ -130,24 +141,23 @@ def cells(scores: pd.DataFrame, names: Sequence[object]) -> np.ndarray:
     return wide.to_numpy().reshape(len(wide), len(names), -1).swapaxes(1, 2)
 
 
-def summarise(
-    scores: pd.DataFrame, by: Sequence[str], names: Sequence[object], label: str, scale: float = 100.0
-) -> pd.DataFrame:
-    """Means with intervals, long: columns `by`, `label` (the score's name), measured, low, high, ..."""
+def summarise(scores: pd.DataFrame, by: Sequence[str], names: Sequence[object], label: str) -> pd.DataFrame:
+    """Means of scores (0..1) in percent, with intervals: a row for each group `by` and each score of `names`,
+    whose name goes to the column `label`."""
     rows = []
     for key, group in scores.groupby(list(by), sort=False, observed=True):
         table = cells(group, names)
         by_seed = group.groupby("seed")[list(names)].mean()
         numbers = [*metrics.bootstrap_interval(table), by_seed.std(ddof=1)]
-        for name, *values in zip(names, *(scale * np.asarray(column) for column in numbers), strict=True):
+        for name, *values in zip(names, *(100 * np.asarray(column) for column in numbers), strict=True):
             rows.append([*key, name, *values, len(table), len(by_seed)])
     columns = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Nats per token of each group: pooled (all tokens weigh the same) with its interval, and the mean and
-    the median over traces, which a few long or very unlikely traces cannot decide."""
+    """Nats per token of each group: pooled over tokens, with its interval; and mean and median over traces,
+    which a few long or very unlikely traces do not dominate."""
     out = []
     scored = rows[rows["nll"].notna() & (rows["nll_tokens"] > 0)]
     for key, group in scored.groupby(by, sort=False, observed=True):
@@ -163,7 +173,7 @@ def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The table with samples per problem, percent cut off by the token budget and mean tokens, per group."""
+    """The table with samples per problem, percent cut off by the budget and mean tokens of each group."""
     numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
     numbers = numbers.astype({"truncated": float, "tokens": float})
     problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
@@ -187,7 +197,7 @@ def in_order(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def success_by(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Share of correct samples, cross-entropy of the successful traces and truncation, by one column."""
+    """Share of correct samples, cross-entropy of successful traces and truncation, grouped by a column."""
     table = summarise(correct_shares(rows, by), [by], ["correct"], "what").drop(columns="what")
     likelihood = cross_entropy(rows[rows["correct"].astype(bool)], by)
     likelihood = likelihood.drop(columns=["problems", "mean_tokens", "seeds"])
@@ -203,29 +213,24 @@ def table1(results: Results) -> pd.DataFrame:
 
 
 def table2(results: Results, ks: Sequence[int] = KS, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
-    """pass@k by method, split and k, last iteration of each method, with truncation shares (Table 2).
+    """pass@k by method, split and k, last iteration of each method (Table 2).
 
-    Each method up to the k that its samples allow.
+    Each method up to the largest k that its samples allow.
     """
     table = _pass_table(test_rows(results, methods=methods), "table2_countdown", ks)
     return table[table["method"].isin(list(methods))].reset_index(drop=True)
 
 
-def table3(results: Results, ks: Sequence[int] = KS) -> pd.DataFrame:
+def table3(results: Results) -> pd.DataFrame:
     """pass@k of code self-repair by method, split and k (Table 3).
 
     The paper's splits are two benchmarks, ours near and far problems: no row has both numbers.
     """
-    return _pass_table(repair_rows(results), "table3_code_repair", ks)
-
-
-def repair_rows(results: Results) -> pd.DataFrame:
-    """Test rows of code self-repair, each method's last iteration."""
-    return last_iteration(results.rows("repair"))
+    return _pass_table(last_iteration(results.rows("repair")), "table3_code_repair", KS)
 
 
 def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFrame:
-    """pass@k of rows beside the published table called `paper`."""
+    """pass@k of the rows beside the published table `paper`."""
     parts = [(part, largest_ks(part, ks)) for _, part in rows.groupby("method", sort=False, observed=True)]
     each = [summarise(pass_scores(part, own), ["method", "split"], own, "k") for part, own in parts]
     measured = pd.concat(each) if each else summarise(pass_scores(rows, ks), ["method", "split"], ks, "k")
@@ -236,7 +241,7 @@ def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFra
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as in the paper: one row per method, one column per split and k: published / measured."""
+    """Table 2 as in the paper: a row per method, a column per split and k, cells "published / measured"."""
     texts = table[["published", "measured"]].map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
     cells = table.assign(cell=texts["published"] + " / " + texts["measured"])
     wide = cells.pivot(index="method", columns=["split", "k"], values="cell").fillna("-")
@@ -255,8 +260,8 @@ def budget_table(
 ) -> pd.DataFrame:
     """Accuracy against token budget by method and split (Figures 3 to 6); no published points exist.
 
-    Rows of `kind` "eval" are sampled at temperature 1, so a point is the expected accuracy of one sample; the
-    paper decodes greedily (kind "greedy").
+    With `kind` "eval", sampled at temperature 1, a point is the expected accuracy of one sample; the paper
+    decodes greedily ("greedy").
     """
     rows, by = test_rows(results, kind, methods=methods), ["method", "split"]
     budgets = list(budgets) or default_budgets(rows)
@@ -276,13 +281,13 @@ def pass_at_budgets(rows: pd.DataFrame, budgets: Sequence[int], ks: Sequence[int
     return pd.concat(parts, ignore_index=True)
 
 
-def iteration_table(results: Results, ks: Sequence[int] = (1, 4, 8, 32)) -> pd.DataFrame:
+def iteration_table(results: Results) -> pd.DataFrame:
     """pass@k of every stored iteration; each method starts from the SoS model, its iteration 0."""
     rows = test_rows(results, last=False)
     trained, start = rows[rows["iteration"] > 0], rows[rows["method"] == "sos"]
     methods = trained["method"].unique()
     rows = pd.concat([trained, *(start.assign(method=method, iteration=0) for method in methods)])
-    ks, by = largest_ks(rows, ks), ["method", "iteration", "split"]
+    ks, by = largest_ks(rows, (1, 4, 8, 32)), ["method", "iteration", "split"]
     table = with_truncation(summarise(pass_scores(rows, ks), by, ks, "k"), rows, by)
     return in_order(table, ["split", "k", "method", "iteration"])
 
@@ -290,15 +295,15 @@ def iteration_table(results: Results, ks: Sequence[int] = (1, 4, 8, 32)) -> pd.D
 def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15)) -> pd.DataFrame:
     """pass@1 and pass@k of the self-trained methods by how often SoS solves a problem; both splits together.
 
-    `group` 0 holds the problems that no sample of SoS solves, group i those it solves in more than
-    edges[i - 1] and at most edges[i] of its samples. SoS itself is left out: its samples made the groups.
+    `group` 0 holds the problems that no sample of SoS solves; in group i it solves them with a share of its
+    samples above edges[i - 1], at most edges[i]. SoS itself is left out: its samples define the groups.
     """
     rows = test_rows(results)
     key, by = ["split", "seed", "index"], ["method", "group"]
     groups = correct_shares(rows[rows["method"] == "sos"], "split")
     groups["group"] = np.searchsorted(np.asarray(edges), groups.pop("correct"), side="left")
     rows = rows[rows["method"].isin(["rest", "rest_matched", "guided_rest"])].merge(groups, on=key)
-    # the same problem number means another problem in the other split
+    # the two splits number their problems alike
     rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())
     ks = sorted({1, *largest_ks(rows)[-1:]})
     scores = pass_scores(rows, ks).merge(
@@ -310,54 +315,52 @@ def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15))
 
 
 def greedy_table(results: Results) -> pd.DataFrame:
-    """Greedy accuracy in percent at the full budget, by split and method; `gain` of each reinforced method
-    over the model that it starts from, in points, paired by problem."""
+    """Greedy accuracy in percent at the full budget, by split and method; `gain` is what a reinforced method
+    adds to the model that it starts from, in points, paired by problem."""
     rows, by = test_rows(results, "greedy", methods=METHODS), ["method", "split"]
     scores = pass_scores(rows, [1])
     table = with_truncation(summarise(scores, by, [1], "k").drop(columns="k"), rows, by)
-    gains = []
-    for method, start in STARTS.items():
-        key = ["split", "seed", "index"]
-        pair = (scores[scores["method"] == name].set_index(key)[[1]] for name in (method, start))
-        gain = next(pair).sub(next(pair)).dropna().reset_index().assign(method=method)
-        gains.append(summarise(gain, by, [1], "k")[[*by, "measured", "low", "high"]])
-    gained = pd.concat(gains).set_axis([*by, *GAINS], axis=1).astype(dict.fromkeys(GAINS, float))
+    wide = scores.pivot(index=["split", "seed", "index"], columns="method", values=1).reindex(columns=METHODS)
+    gains = {method: wide[method] - wide[start] for method, start in STARTS.items()}
+    paired = pd.concat(gains, names=["method"]).dropna().reset_index(name=1)
+    gained = summarise(paired, by, [1], "k")[[*by, "measured", "low", "high"]]
+    gained = gained.set_axis([*by, *GAINS], axis=1).astype(dict.fromkeys(GAINS, float))
     return in_order(table.merge(gained, on=by, how="left"), ["split", "method"])
 
 
 NO_GOAL = "no goal line"  # the verdict of `traces.grade` on a search that claims no goal
-ENDINGS = ("right", "false_goal", "gave_up", "cut_off")
+ENDINGS = ("right", "false_goal", "cut_off", "gave_up")
 
 
 def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.DataFrame:
-    """How samples end, in percent, by method, split and ending: right, with a false goal (a goal line over a
-    wrong sum, or with a number that is not there), given up, cut off by the budget; together 100."""
+    """How samples end, in percent, by method, split and ending: right, false goal (a goal line after wrong
+    arithmetic or an unavailable number), given up, cut off by the budget; together 100."""
     rows, by = test_rows(results, methods=methods), ["method", "split"]
-    ends = pd.DataFrame(index=rows.index)
-    right = rows["correct"].astype(bool)
-    ends["right"] = right
-    ends["false_goal"] = ~right & rows["reason"].ne(NO_GOAL)
-    ends["cut_off"] = ~right & ~ends["false_goal"] & rows["truncated"].astype(bool)
-    ends["gave_up"] = ~(ends["right"] | ends["false_goal"] | ends["cut_off"])
-    shares = ends.astype(float).groupby([rows[key] for key in (*by, "seed", "index")], observed=True).mean()
-    table = summarise(shares.reset_index(), by, ENDINGS, "ending")
+    first_that_holds = [
+        rows["correct"].astype(bool),
+        rows["reason"].ne(NO_GOAL),
+        rows["truncated"].astype(bool),
+    ]
+    ending = np.select(first_that_holds, ENDINGS[:3], ENDINGS[3])
+    ends = pd.DataFrame({name: ending == name for name in ENDINGS}, index=rows.index)
+    table = summarise(problem_means(ends, rows, by), by, ENDINGS, "ending")
     return in_order(table, ["split", "method", "ending"])
 
 
-def answer_table(results: Results, answers: int = 4) -> pd.DataFrame:
-    """Percent of the episodes of code self-repair that are right after at most 1, 2, ... answers."""
-    rows, by, numbers = repair_rows(results), ["method", "split"], list(range(1, answers + 1))
-    shares = shares_by_then(rows, "right_answer", 1, numbers, by)
+def answer_table(results: Results) -> pd.DataFrame:
+    """Percent of the episodes of code self-repair that are right after at most 1 to 4 answers."""
+    rows, by, numbers = last_iteration(results.rows("repair")), ["method", "split"], [1, 2, 3, 4]
+    shares = shares_up_to(rows, "right_answer", 1, numbers, by)
     table = with_truncation(summarise(shares, by, numbers, "answer"), rows, by)
     return in_order(table, ["split", "method", "answer"])
 
 
 def copy_table(results: Results) -> pd.DataFrame:
-    """Of the training episodes that each method keeps: do they copy the reference, or repair?
+    """Do the training episodes that a method keeps copy the reference program, or repair?
 
-    By method and by whether the model was shown the reference (guided). `copied` is the percentage whose
-    last program is the reference, word for word; likeness is the mean share of equal lines (0..1), to the
-    reference and to the answer before.
+    By method and by whether the model was shown the reference (guided). `copied` is the percentage whose last
+    program equals the reference; `like_reference` and `like_before` are the mean shares of equal lines (0..1)
+    with the reference and with the previous answer.
     """
     rows = training_rows(results, "repair_yield")
     kept = rows[rows["round_solved"] >= 0].assign(guided=rows["round_solved"] > 0)
@@ -372,15 +375,15 @@ def copy_table(results: Results) -> pd.DataFrame:
 
 
 def yield_table(results: Results, kind: str = "yield") -> pd.DataFrame:
-    """Share of training problems solved by each method and iteration after guided round 0 (none), 1, 2, ...
+    """Share of training problems that each method and iteration solves by guided round 0 (none), 1, 2, ...
 
-    `measured` is cumulative: what is solved in that round or before, so what becomes training data. Of code
-    self-repair (`kind` "repair_yield") it is the share of episodes.
+    `measured` counts what is solved in that round or before: what becomes training data. For code self-repair
+    (`kind` "repair_yield") it is the share of episodes.
     """
     rows, by = training_rows(results, kind), ["method", "iteration"]
     last = rows.groupby("method")["round_solved"].max().clip(lower=0)
     rounds = list(range(max(last, default=0) + 1))
-    shares = shares_by_then(rows, "round_solved", 0, rounds, by)
+    shares = shares_up_to(rows, "round_solved", 0, rounds, by)
     table = summarise(shares, by, rounds, "round")
     table = table[table["round"] <= table["method"].map(last)]  # ReST has no guided rounds
     return in_order(with_truncation(table, rows, by), [*by, "round"])
@@ -409,10 +412,10 @@ def token_table(
     kind: str = "eval",
     splits: Sequence[str] = TEST_SPLITS,
 ) -> pd.DataFrame:
-    """Tokens each of two methods needs for equal accuracy, and their ratio (the paper's 2x claim, Figure 3).
+    """Tokens that two methods need for equal accuracy, and their ratio (the paper's 2x claim, Figure 3).
 
-    Levels are `shares` of the lower of the two final accuracies, taken anew in each resample; the row with
-    share nan is the geometric mean of the others. `ratio` is reference / method tokens, 2 for half the
+    The levels are `shares` of the lower of the two final accuracies, computed again in each resample; the row
+    with share nan is the geometric mean of the others. `ratio` is reference / method tokens, 2 for half the
     tokens; its interval is paired by problem and seed.
     """
     rows = test_rows(results, kind, methods=(method, reference))
@@ -423,21 +426,19 @@ def token_table(
         shared = scores[0].index.intersection(scores[1].index)
         if shared.empty:
             continue
-        tables = [cells(score.loc[shared].reset_index(), budgets) for score in scores]
-        curves = [np.nanmean(table, axis=(0, 1)) for table in tables]
-        drawn = _ratios(budgets, [metrics.resampled_means(table) for table in tables], shares)
-        each = _ratios(budgets, [np.nanmean(table, axis=0) for table in tables], shares)
+        pair = [cells(score.loc[shared].reset_index(), budgets) for score in scores]
+        curves = [np.nanmean(table, axis=(0, 1)) for table in pair]
         found = _ratios(budgets, [curve[None] for curve in curves], shares)[0]
+        drawn = _ratios(budgets, [metrics.resampled_means(table) for table in pair], shares)
+        by_seed = _ratios(budgets, [np.nanmean(table, axis=0) for table in pair], shares)
         cut = [100 * part["truncated"].astype(float).mean() for part in parts]
-        levels = [share * min(curve[-1] for curve in curves) for share in shares]
         for i, share in enumerate([*shares, np.nan]):
-            level = levels[i] if i < len(levels) else np.nan
+            level = share * min(curve[-1] for curve in curves)
             needed = [float(metrics.tokens_at_accuracy(budgets, curve, level)) for curve in curves]
             needed = needed if level > 0 else [np.nan, np.nan]
-            head = [split, method, reference, share, 100 * level, *needed, *cut]
             interval = metrics.interval_of(found[i], drawn[:, i])
-            spread = pd.Series(each[:, i]).std(ddof=1)
-            out.append([*head, *interval, spread, tables[0].shape[0], tables[0].shape[1]])
+            sizes = [pd.Series(by_seed[:, i]).std(ddof=1), *pair[0].shape[:2]]
+            out.append([split, method, reference, share, 100 * level, *needed, *cut, *interval, *sizes])
     columns = ["split", "method", "reference", "share", "accuracy", "tokens", "reference_tokens", "truncated"]
     columns += ["reference_truncated", "ratio", "low", "high", "seed_sd", "problems", "seeds"]
     return pd.DataFrame(out, columns=columns)

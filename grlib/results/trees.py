@@ -1,7 +1,8 @@
-"""Search trees as pictures, and what a rewrite changed as a text diff (Figures 1 and 2 of the paper).
+"""Search trees as pictures, and a text diff of what a rewrite changed (Figures 1 and 2 of the paper).
 
 A tree is drawn from left to right: a box holds the numbers that remain, the text on the edge into it is the
-operation that leads there, and the small number is the order of visits.
+operation that leads there, and the small number is the order of visits. Use `draw_tree`, `draw_rewrite` and
+`trace_diff`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Steps = Sequence[str] | None  # operations of a solution
 
 @dataclass(frozen=True)
 class Look:
-    """One kind of node: its name in the legend, colours, border and the sign that goes with it."""
+    """One kind of node: its name in the legend, colours, border, and the sign after its numbers."""
 
     label: str
     fill: str
@@ -60,7 +61,7 @@ FADED, STRONG = ("dropped", "more"), ("correct", "goal", "rewritten")
 
 
 def _canonical(operation: str) -> object:
-    """The operation without its result, the operands of + and * in one order."""
+    """The same for 2+3=5 and 3+2=5: operands of + and * sorted, without the result."""
     match = OPERATION.fullmatch(operation)
     if match and match[2] in "+*":
         return match[2], *sorted((match[1], match[3]))
@@ -80,29 +81,35 @@ def correct_nodes(tree: Tree, solution: Steps = None) -> set[int]:
 
 
 def _kept(tree: Tree, important: set[int], max_nodes: int) -> set[int]:
-    """About `max_nodes` nodes at most: important ones first, then visited ones, in order of appearance."""
+    """The nodes to draw: all important ones, then others up to `max_nodes`, visited ones first."""
     nodes = sorted(tree.nodes, key=lambda node: (node.visited_at is None, node.generated_at))
     kept = {0}
     for node in sorted(nodes, key=lambda node: node.index not in important):
-        line = set(tree.path(node.index))
-        if node.index in important or len(kept | line) <= max_nodes:
-            kept |= line
+        path = set(tree.path(node.index))
+        if node.index in important or len(kept | path) <= max_nodes:
+            kept |= path
     return kept
 
 
 def _role(node: Node, correct: set[int], special: dict[int, str]) -> str:
-    """The first kind that fits."""
-    fits = {"root": node.index == 0, "goal": node.outcome == "goal", "correct": node.index in correct}
-    fits |= {"miss": node.outcome == "miss", "unvisited": node.visited_at is None, "wrong": True}
-    return special.get(node.index) or next(role for role, holds in fits.items() if holds)
+    """The kind of a node (a key of `LOOKS`): the first that fits."""
+    if node.index in special:
+        return special[node.index]
+    if node.index == 0:
+        return "root"
+    if node.outcome == "goal":
+        return "goal"
+    if node.index in correct:
+        return "correct"
+    if node.outcome == "miss":
+        return "miss"
+    return "unvisited" if node.visited_at is None else "wrong"
 
 
 def _layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: int) -> pd.DataFrame:
     """One row per box: node, name, parent, operation, text, role, order of visit, x (depth), y (row)."""
     if not tree.nodes:
-        raise GrlibError("a tree without nodes cannot be drawn: its trace has no root line; give a whole one")
-    if max_nodes < 1:
-        raise GrlibError(f"max_nodes={max_nodes}: must be at least 1; 25 fits a page")
+        raise GrlibError("a tree without nodes: its trace has no root line; give the whole trace")
     kept = _kept(tree, {i for i in correct | set(special) if special.get(i) != "dropped"}, max_nodes)
     visits = sorted((n.visited_at, n.index) for n in tree.nodes if n.visited_at is not None)
     order = {index: number for number, (_, index) in enumerate(visits, start=1)}
@@ -152,7 +159,7 @@ def _draw(axis: Axes, boxes: pd.DataFrame) -> None:
 
 
 def _sheet(panels: Mapping[str, pd.DataFrame], title: str = "", note: str = "", profile: str = "") -> Figure:
-    """Panels one above the other, each as high as its rows need, a legend of the node kinds that occur."""
+    """Panels one above the other, each as high as its rows need, and a legend of the node kinds drawn."""
     heights = [boxes["y"].max() + 1.5 for boxes in panels.values()]
     found = set(pd.concat(panels.values())["role"]) - {"more"}
     looks = [look for role, look in LOOKS.items() if role in found]
@@ -168,17 +175,17 @@ def _sheet(panels: Mapping[str, pd.DataFrame], title: str = "", note: str = "", 
 
 
 def draw_tree(
-    tree: Tree, solution: Steps = None, *, max_nodes: int = 25, **words: str
+    tree: Tree, solution: Steps = None, *, max_nodes: int = 25, **texts: str
 ) -> tuple[Figure, pd.DataFrame]:
     """A parsed trace as a tree: the figure and one row per box (`_layout`).
 
-    `solution` (operations) colours the nodes on it; without one, the path to the goal. Siblings beyond
-    `max_nodes` boxes fold into '+n more', the solution never. `words`: title, note and profile. GrlibError
-    for a tree without nodes.
+    The nodes on the `solution` (operations) are coloured; without one, the path to the goal. Nodes beyond
+    `max_nodes` boxes fold into '+n more', those on the solution never. `texts`: title, note and profile.
+    Raises GrlibError for a tree without nodes.
     """
     boxes = _layout(tree, correct_nodes(tree, solution), {}, max_nodes)
     heading = f"target {tree.target}" if tree.target is not None else ""
-    return _sheet({heading: boxes}, **words), boxes
+    return _sheet({heading: boxes}, **texts), boxes
 
 
 def draw_rewrite(
@@ -189,12 +196,12 @@ def draw_rewrite(
     cut: int | None = None,
     *,
     max_nodes: int = 16,
-    **words: str,
+    **texts: str,
 ) -> tuple[Figure, pd.DataFrame]:
-    """A rewrite in two panels: the failed trace with the child to rewrite, and what it becomes (Figure 2).
+    """A rewrite in two panels: the failed trace with the child to rewrite, then the new trace (Figure 2).
 
-    `child` is the node's name (`Rewrite.child`), None marks no node; `cut` is the offset in the old trace
-    from which all is dropped (`Rewrite.edits[-1].start`), drawn faint.
+    `child` is the node's name (`Rewrite.child`), None marks no node. What the old trace holds after offset
+    `cut` (`Rewrite.edits[-1].start`) is dropped and drawn faint.
     """
     end = math.inf if cut is None else cut
     old = {n.index: "dropped" for n in before.nodes[1:] if n.generated_at >= end}
@@ -206,13 +213,13 @@ def draw_rewrite(
     second = _layout(after, correct_nodes(after, solution) - set(new), new, max_nodes)
     panels = {f"{target}the failed search": first, "after the rewrite": second}
     drawn = pd.concat([first.assign(panel="before"), second.assign(panel="after")], ignore_index=True)
-    return _sheet(panels, **words), drawn
+    return _sheet(panels, **texts), drawn
 
 
 def trace_diff(before: str, after: str, continued: str = "", context: int = 3) -> SignedText:
-    """What a rewrite kept, cut (-) and wrote (+), line by line, then how the model `continued` it (>).
+    """What a rewrite kept, cut (-) and wrote (+), line by line, then the model's continuation (>).
 
-    Stretches of more than 2 * `context` + 1 kept, cut or continued lines are folded.
+    More than 2 * `context` + 1 kept, cut or continued lines in a row are folded.
     """
     old, new = before.splitlines(), after.splitlines()
     pairs = enumerate(zip(old, new, strict=False))

@@ -219,8 +219,6 @@ def test_accuracy_axes_start_at_zero(name, full):
 def test_styles_differ_and_cover_every_method():
     methods = [style.STYLES[key] for key in results.METHODS if key != "base"]
     assert len({look.colour for look in methods}) == len({look.marker for look in methods}) == len(methods)
-    with pytest.raises(GrlibError, match="nonsense"):
-        style.style_of("nonsense")
 
 
 def tree_of(seed=1, beam=3):
@@ -280,8 +278,6 @@ def test_a_rewrite_marks_selected_dropped_and_rewritten():
 def test_trees_refuse_nonsense():
     with pytest.raises(GrlibError):
         trees.draw_tree(traces.Tree())
-    with pytest.raises(GrlibError):
-        trees.draw_tree(tree_of(), max_nodes=0)
 
 
 def test_diff_marks_kept_cut_written_and_continued_lines():

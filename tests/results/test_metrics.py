@@ -86,8 +86,6 @@ def test_bootstrap_repeats_and_brackets_the_mean():
     assert first == again
     assert first.low < first.mean < first.high
     assert first.mean == pytest.approx(values.mean())
-    narrow = metrics.bootstrap_interval(values, level=0.5)
-    assert first.low < narrow.low < narrow.high < first.high
     assert metrics.bootstrap_interval([0.25]) == (0.25, 0.25, 0.25)
 
 
@@ -102,6 +100,7 @@ def test_bootstrap_chunks_do_not_change_the_draws(monkeypatch):
     values = np.random.default_rng(1).random((50, 2, 1))
     whole = metrics.resampled_means(values, draws=300)
     monkeypatch.setattr(metrics, "_VALUES_PER_CHUNK", 1000)
+    metrics._draws.cache_clear()
     assert metrics.resampled_means(values, draws=300) == pytest.approx(whole)
 
 
@@ -167,16 +166,6 @@ def test_ratio_weights_by_the_denominator():
     assert (ratio.low, ratio.high) == (pytest.approx(0.1), pytest.approx(0.3))
     with pytest.raises(GrlibError):
         metrics.bootstrap_ratio([[[0.0, 0]]])
-
-
-def test_within_budgets_by_hand():
-    within = metrics.within_budgets(
-        [[True, True], [False, True]], [[100, 300], [50, 200]], [0, 99, 100, 200, 300]
-    )
-    assert within.mean(axis=(0, 1)) == pytest.approx([0, 0, 0.25, 0.5, 0.75])
-    assert metrics.within_budgets([True, False], [10, 5], [10]).mean() == pytest.approx(0.5)
-    with pytest.raises(GrlibError):
-        metrics.within_budgets([[True, True]], [[1, 2], [3, 4]], [5])
 
 
 def test_tokens_at_equal_accuracy_by_hand():
