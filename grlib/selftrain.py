@@ -70,10 +70,8 @@ class Attempt:
         return [Example(self.prompt, self.response, self.ended)]
 
 
-class Policy(Protocol):
-    """A model to sample from, as a task sees it: one response per request, in order."""
-
-    def __call__(self, requests: Sequence[Request]) -> list[Sampled]: ...
+# A model to sample from, as a task sees it: one response per request, in order.
+Policy = Callable[[Sequence[Request]], list[Sampled]]
 
 
 class Task(Protocol):

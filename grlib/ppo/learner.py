@@ -162,7 +162,7 @@ class Learner:
         seen: list[dict[str, float]] = []
         for first in range(0, len(order), settings.minibatch):
             part = order[first : first + settings.minibatch]
-            found = self._gradients(batch, part, advantage, old_value, returns)
+            found = self.gradients(batch, part, advantage, old_value, returns)
             seen.append(found | {"gradient": self._take_step()})
         row = {name: float(np.mean([one[name] for one in seen])) for name in seen[0]}
         # how far the sampler is from the trainer; later minibatches are scored by a changed policy
@@ -170,7 +170,7 @@ class Learner:
         row["scoring_s"] = scoring
         return row | self._critic_quality(old_value, returns, batch.action_start)
 
-    def _gradients(
+    def gradients(
         self,
         batch: Batch,
         part: list[int],
@@ -206,7 +206,7 @@ class Learner:
                 gap = float((new - old).abs().max())
                 clipped = float(clipped_share(old, new, gain, start, settings.clip)) * share
                 ratios = to_tokens(action_log_ratio(old, new, start), start)[start > 0].exp()
-                seen.append((float(loss), float(error), gap, clipped, ratios.cpu()))
+                seen.append((float(loss.detach()), float(error.detach()), gap, clipped, ratios.cpu()))
         return self._watched([one for several in self.team.gathered(seen) for one in several])
 
     def _watched(self, seen: Sequence[Seen]) -> dict[str, float]:

@@ -64,9 +64,9 @@ def train_ppo(
     `work` holds the last checkpoint, the curve so far and the newest rollouts, so a call that was killed
     continues when it is made again, to the same end. Raises GrlibError where a loss is not finite.
     """
-    posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
-    chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
-    key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
+    trained = {name: value for name, value in asdict(settings).items() if name not in PACE}
+    content = hashlib.sha256(repr(list(items)).encode()).hexdigest()
+    key = {"base": digest(base), "seed": seed, "settings": trained, "items": content}
     if finished(work, key, out):
         return read_table(out / "curve.csv")
     release_gpus()
@@ -147,7 +147,7 @@ def gradient_cosine(
         advantage, returns = operation_advantages(
             batch.reward, value, batch.action_start, settings.gamma, settings.lam
         )
-        learner._gradients(batch, list(range(len(rollouts))), advantage, value, returns)
+        learner.gradients(batch, list(range(len(rollouts))), advantage, value, returns)
         gradients = [weights.grad for weights in policy.parameters() if weights.grad is not None]
         found.append(torch.cat([gradient.flatten().double() for gradient in gradients]))
         policy.zero_grad()

@@ -45,13 +45,6 @@ class Wave:
     keys: list[torch.Tensor] = field(default_factory=list)  # (n, kv heads, head size, capacity)
     values: list[torch.Tensor] = field(default_factory=list)  # (n, kv heads, capacity, head size)
 
-    def keep(self, chosen: torch.Tensor) -> None:
-        """Drop every row not in the bool mask `chosen`."""
-        for name in ("rows", "pads", "limits", "running", "last"):
-            setattr(self, name, getattr(self, name)[chosen])
-        self.keys = [k[chosen] for k in self.keys]
-        self.values = [v[chosen] for v in self.values]
-
 
 def generate(
     model: LlamaForCausalLM,
@@ -295,12 +288,14 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 def _compact(wave: Wave) -> bool:
     """Drop finished rows once they are many; False when none is left."""
-    running = int(wave.running.sum())
-    if running == 0:
-        return False
-    if running < COMPACT_BELOW * len(wave.rows):
-        wave.keep(wave.running.clone())
-    return True
+    running = wave.running
+    left = int(running.sum())
+    if 0 < left < COMPACT_BELOW * len(wave.rows):
+        for name in ("rows", "pads", "limits", "running", "last"):
+            setattr(wave, name, getattr(wave, name)[running])
+        wave.keys = [keys[running] for keys in wave.keys]
+        wave.values = [values[running] for values in wave.values]
+    return left > 0
 
 
 def _make_room(wave: Wave) -> None:

@@ -312,5 +312,5 @@ def _loaded(folder: Path, content: str, engine: str) -> tuple[Any, PreTrainedTok
     """Model (as its engine takes it) and tokenizer of a folder; `content` is its digest, so that a folder
     that has changed is loaded again."""
     if engine == "vllm":
-        return vllm.ServedModel(str(folder), content), load_tokenizer(folder)
+        return vllm.served(folder, content), load_tokenizer(folder)
     return load_both(folder)

@@ -29,6 +29,8 @@ STRIDE = 16  # steps between two checks for finished rows
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
 MEMORY = 0.4  # share of a GPU's memory that the cache may take: training in the same process needs half
 
+Finished = tuple[int, np.ndarray, np.ndarray]  # number of a request, its new tokens, their log probabilities
+
 _KEPT: dict[tuple[Any, ...], StaticDecoder] = {}  # the last decoder, by the model's shape and the sizes
 
 
@@ -136,7 +138,8 @@ class StaticDecoder(Decoder):
         order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
         waiting, holds = deque(order), dict[int, int]()  # slot -> request
         filled = [0] * self.count  # columns of a slot that may be in use
-        done: list[tuple[int, np.ndarray, np.ndarray]] = []
+        done: list[Finished] = []
+        outputs: Drawn = [[] for _ in prompts], [[] for _ in prompts]
         while waiting or holds:
             free = [slot for slot in range(self.count) if slot not in holds]
             if waiting and len(free) >= min(len(waiting), max(1, self.count // 8)):
@@ -152,10 +155,9 @@ class StaticDecoder(Decoder):
                 step()
             for slot in holds:
                 filled[slot] += STRIDE
-            done += self._leave(holds)
-        outputs: Drawn = [[] for _ in prompts], [[] for _ in prompts]
-        for request, tokens, logprobs in done:  # lists only now: a GPU does not wait for their making
-            outputs[0][request], outputs[1][request] = tokens.tolist(), logprobs.tolist()
+            _store(done, outputs)  # makes lists while a GPU runs the steps that were just queued
+            done = self._leave(holds)
+        _store(done, outputs)
         return outputs
 
     def _enter(
@@ -277,8 +279,8 @@ class StaticDecoder(Decoder):
         noise = torch.empty(logits.shape, device=self.device).exponential_(generator=self.generator)
         return self.draw(logits, noise, temperature)
 
-    def _leave(self, holds: dict[int, int]) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Take finished requests out of `holds`: their numbers, new tokens and log probabilities."""
+    def _leave(self, holds: dict[int, int]) -> list[Finished]:
+        """Take finished requests out of `holds`."""
         running = self.slots.running.tolist()
         done = [slot for slot in holds if not running[slot]]
         if not done:
@@ -299,6 +301,11 @@ class StaticDecoder(Decoder):
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         """As `Decoder._normed`, by the kernel that GPUs have for it."""
         return F.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
+def _store(done: Sequence[Finished], outputs: Drawn) -> None:
+    for request, tokens, logprobs in done:
+        outputs[0][request], outputs[1][request] = tokens.tolist(), logprobs.tolist()
 
 
 def _drawn(

@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
+
+import torch
 
 from grlib.errors import GrlibError, one_line
 from grlib.profiles import Sampling
 from grlib.sampling.batched import Drawn
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
     from vllm import LLM
 
@@ -36,11 +36,14 @@ class ServedModel:
 
     folder: str
     content: str
+    config: PretrainedConfig
 
-    @property
-    def config(self) -> PretrainedConfig:
-        """The model's configuration."""
-        return _config(self.folder, self.content)
+
+def served(folder: Path, content: str) -> ServedModel:
+    """The model in a folder that has the digest `content`."""
+    from transformers import AutoConfig
+
+    return ServedModel(str(folder), content, AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def generate(
@@ -83,13 +86,6 @@ def generate(
     return tokens, logprobs
 
 
-@lru_cache(maxsize=4)
-def _config(folder: str, content: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-
-
 class _Engine:
     """The engine of this process, and the digest of the model whose weights it holds."""
 
@@ -125,8 +121,6 @@ def _holds_apart(config: PretrainedConfig) -> bool:
     """Whether the engine holds the output matrix apart from the embedding table, though the model ties them.
     On a CPU vLLM packs a copy of that matrix when it starts, and loading new tied weights would not renew the
     copy."""
-    import torch
-
     return bool(config.tie_word_embeddings) and not torch.cuda.is_available()
 
 
@@ -137,7 +131,7 @@ class Untied:
 
     folder: str
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         from safetensors.torch import load_file
 
         found = False
@@ -160,8 +154,6 @@ _engine = _Engine()
 def _memory_share(gpus: int) -> float:
     """The share of the memory of its GPUs that an engine may take: nine tenths of what is free, since a
     trainer may hold the rest and vLLM does not start for more than is free."""
-    import torch
-
     if not torch.cuda.is_available():
         return 0.9  # not used: on a CPU, CACHE_GIB sets the memory
     free = [torch.cuda.mem_get_info(number) for number in range(gpus)]
@@ -174,7 +166,6 @@ def _started(folder: str, length: int, settings: Sampling, apart: bool) -> LLM:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this is a worker process already
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    import torch
     from vllm import LLM
 
     gpu = torch.cuda.is_available()
