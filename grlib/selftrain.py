@@ -86,7 +86,7 @@ class Task(Protocol):
     ) -> list[Attempt | None]:
         """Attempt each item once, from scratch (start None) or from a start that `guide` made.
 
-        None where a start leaves the model no room to continue: the attempt before it then stands.
+        None where a start leaves the model no room to continue: then the attempt before it counts.
         """
 
     def guide(self, item: Any, attempt: Attempt, number: int, rng: Random) -> Any | None:

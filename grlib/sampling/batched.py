@@ -162,7 +162,7 @@ class Decoder:
     def _advance(self, waves: list[Wave]) -> torch.Tensor:
         """One step of all rows of all waves: logits (rows, vocabulary) of their next tokens."""
         sizes = [len(wave.rows) for wave in waves]
-        # a finished row that is not dropped yet may stand beyond the last position: its result is not used
+        # a finished row that is not dropped yet may be beyond the last position: its result is not used
         places = torch.cat([wave.length - wave.pads for wave in waves]).clamp(max=len(self.cos) - 1)
         masks = [_padding_mask(wave) for wave in waves]
         for wave in waves:

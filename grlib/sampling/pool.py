@@ -42,7 +42,7 @@ InMemory = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]
 
 
 class Request(NamedTuple):
-    """A prompt, the part of the response that already stands (a hint, a rewritten trace), and the budget of
+    """A prompt, the part of the response that is already given (a hint, a rewritten trace), and the budget of
     the whole response in tokens, with that part and the end token."""
 
     prompt: str
