@@ -1,7 +1,9 @@
-"""The self-training loop: ReST and Guided-ReST on any task (the paper's Algorithm 2).
+"""The self-training loop: ReST and Guided-ReST on any task (the paper's Algorithm 2), and evaluation.
 
-A task knows its problems: how to attempt them, how to grade an attempt, and where a failed attempt should be
-taken up again. The loop knows none of that. ReST is Guided-ReST without guided rounds.
+A task knows its problems: how to attempt them, how to grade an attempt, and from where a failed attempt is to
+be continued. The loop does not. ReST is Guided-ReST without guided rounds.
+
+`self_train` runs the loop: per iteration `gather` attempts, `fine_tune` the base on the correct ones.
 """
 
 from __future__ import annotations
@@ -11,18 +13,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
 from grlib.errors import GrlibError
+from grlib.models.llama import load_both, save_model
+from grlib.models.lora import low_rank
+from grlib.models.tokenizer import load_tokenizer
 from grlib.profiles import Profile, Sampling, SelfTraining, Training
 from grlib.profiles.settings import refuse_uneven
-from grlib.runs.files import digest
-from grlib.sampling.pool import AtHand, Request, Sampled, sample
-
-if TYPE_CHECKING:
-    from grlib.training.rows import Row
+from grlib.runs.files import digest, read_table
+from grlib.sampling.pool import InMemory, Request, Sampled, release_gpus, sample
+from grlib.training.checkpoint import finished, write_finished
+from grlib.training.loop import rows_digest, train
+from grlib.training.optim import PACE
+from grlib.training.parallel import first_process, launch, launched
+from grlib.training.rows import Row, make_rows
 
 
 class Example(NamedTuple):
@@ -45,7 +52,7 @@ class Attempt:
     reason: str
 
     def row(self) -> dict[str, Any]:
-        """What a table of results says of it."""
+        """The attempt in a table of results."""
         return {
             "correct": self.correct,
             "reason": self.reason,
@@ -59,33 +66,32 @@ class Attempt:
         return {}
 
     def examples(self) -> list[Example]:
-        """What it teaches when it is kept."""
+        """The training examples of the attempt, if it is kept."""
         return [Example(self.prompt, self.response, self.ended)]
 
 
-class Policy(Protocol):
-    """A model to sample from, as the task sees it: one response for each request, in order."""
-
-    def __call__(self, requests: Sequence[Request]) -> list[Sampled]: ...
+# A model to sample from, as a task sees it: one response per request, in order.
+Policy = Callable[[Sequence[Request]], list[Sampled]]
 
 
 class Task(Protocol):
-    """What a problem domain must offer to be self-trained on. `Item` and `Start` are the task's own types."""
+    """What a problem domain must offer to be self-trained on. `Item` and `Start` are types of the task."""
 
     @property
     def rounds(self) -> int:
-        """Guided rounds that make sense at most."""
+        """The largest useful number of guided rounds."""
 
     def attempt(
         self, policy: Policy, items: Sequence[Any], starts: Sequence[Any | None]
     ) -> list[Attempt | None]:
         """Attempt each item once, from scratch (start None) or from a start that `guide` made.
 
-        None where a start leaves the model no room to go on: the attempt before it then stands.
+        None where a start leaves the model no room to continue: then the attempt before it counts.
         """
 
     def guide(self, item: Any, attempt: Attempt, number: int, rng: Random) -> Any | None:
-        """Where to take up a failed attempt in guided round `number` (1, 2, ...); None: leave it as it is."""
+        """The start from which guided round `number` (1, 2, ...) continues a failed attempt; None: it is not
+        attempted again."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +102,19 @@ class Gathered:
     solved_in: list[int]
 
     def kept(self) -> list[Attempt]:
-        """What becomes training data: the correct attempts."""
+        """The correct attempts, which become training data."""
         return [attempt for attempt in self.attempts if attempt.correct]
 
 
 def gather(
     task: Task, items: Sequence[Any], policy_of_round: Callable[[int], Policy], rounds: int, seed: int | str
 ) -> Gathered:
-    """Sample one attempt an item, then guide the failed ones for at most `rounds` rounds (0: ReST).
+    """Attempt every item once, then guide the failed attempts for at most `rounds` rounds (0: ReST).
 
-    Each round works on the newest attempt, whether or not the last round failed again.
+    Each round works on the newest attempt, even if the round before it failed again.
     """
-    attempts = [
-        attempt for attempt in task.attempt(policy_of_round(0), items, [None] * len(items)) if attempt
-    ]
+    first = task.attempt(policy_of_round(0), items, [None] * len(items))
+    attempts = [attempt for attempt in first if attempt]
     if len(attempts) != len(items):
         raise GrlibError(
             f"{len(items) - len(attempts)} of {len(items)} items leave no room for an attempt; "
@@ -117,44 +122,20 @@ def gather(
         )
     solved_in = [0 if attempt.correct else -1 for attempt in attempts]
     for number in range(1, min(rounds, task.rounds) + 1):
-        starts: dict[int, Any] = {}
-        for i, attempt in enumerate(attempts):
-            if not attempt.correct:
-                start = task.guide(items[i], attempt, number, Random(f"guide/{seed}/{number}/{i}"))
-                if start is not None:
-                    starts[i] = start
+        guided = {
+            i: task.guide(items[i], attempt, number, Random(f"guide/{seed}/{number}/{i}"))
+            for i, attempt in enumerate(attempts)
+            if not attempt.correct
+        }
+        starts = {i: start for i, start in guided.items() if start is not None}
         if not starts:
             break
-        chosen = [items[i] for i in starts]
-        renewed = task.attempt(policy_of_round(number), chosen, list(starts.values()))
-        for i, new in zip(starts, renewed, strict=True):
-            if new is not None:
-                attempts[i] = new
-                solved_in[i] = number if new.correct else -1
+        renewed = task.attempt(policy_of_round(number), [items[i] for i in starts], list(starts.values()))
+        for i, attempt in zip(starts, renewed, strict=True):
+            if attempt is not None:
+                attempts[i] = attempt
+                solved_in[i] = number if attempt.correct else -1
     return Gathered(attempts, solved_in)
-
-
-def sampled_policy(
-    model: Path | AtHand,
-    settings: Sampling,
-    seed: int | str,
-    folder: Path,
-    label: str,
-    progress: Callable[[str], None],
-) -> Policy:
-    """A policy that samples from a model (`pool.sample`), in resumable chunks kept in `folder`.
-
-    A task with several turns asks it once a turn; each time has its own seed and its own place in `folder`.
-    """
-    times = itertools.count()
-
-    def policy(requests: Sequence[Request]) -> list[Sampled]:
-        turn = next(times)
-        place, own_seed = (folder / f"turn_{turn}", f"{seed}/{turn}") if turn else (folder, seed)
-        name = f"{label}, turn {turn + 1}" if turn else label
-        return sample(model, requests, settings, seed=own_seed, folder=place, progress=progress, label=name)
-
-    return policy
 
 
 def self_train(
@@ -169,36 +150,24 @@ def self_train(
     work: Path,
     progress: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Run all iterations and return one row an item and iteration: how it was solved and what it cost.
+    """Run all iterations and return one row per item and iteration: how it was solved and what it cost.
 
-    Every iteration samples with the newest model and fine-tunes *the base* on what it kept. Models are
-    written to `models`/iteration_<n>; `work` holds sampled chunks and checkpoints, so a killed call goes on
-    when made again.
+    Every iteration samples with the newest model and fine-tunes *the base* on the correct attempts. Models
+    are written to `models`/iteration_<n>; `work` holds sampled chunks and checkpoints, so a call that was
+    killed continues when it is made again.
     """
     records = []
     for iteration in range(1, settings.iterations + 1):
         newest = base if iteration == 1 else models / f"iteration_{iteration - 1}"
         gathered = gather_iteration(
-            task,
-            items,
-            newest,
-            settings,
-            method=method,
-            iteration=iteration,
-            seed=seed,
-            work=work,
+            task, items, newest, settings, method=method, iteration=iteration, seed=seed, work=work,
             progress=progress,
-        )
+        )  # fmt: skip
         fine_tune(
-            gathered.kept(),
-            base,
-            settings,
-            seed=f"{seed}/{iteration}",
-            out=models / f"iteration_{iteration}",
-            work=work / f"training_{iteration}",
-            label=f"{method} {iteration}",
-            progress=progress,
-        )
+            gathered.kept(), base, settings, seed=f"{seed}/{iteration}",
+            out=models / f"iteration_{iteration}", work=work / f"training_{iteration}",
+            label=f"{method} {iteration}", progress=progress,
+        )  # fmt: skip
         records.append(yield_rows(gathered, method, iteration))
     return pd.concat(records, ignore_index=True)
 
@@ -220,7 +189,7 @@ def gather_iteration(
 
     def policy_of_round(number: int) -> Policy:
         label = f"{method} {iteration}, round {number}"
-        shared = iteration == 1 and number == 0  # the base's own first samples serve every method
+        shared = iteration == 1 and number == 0  # all methods share the first samples of the base
         folder = (work.parent / "shared" if shared else work) / f"sampled_{iteration}_{number}"
         return sampled_policy(model, settings.sampling, f"{name}/{number}", folder, label, progress)
 
@@ -239,79 +208,18 @@ def fine_tune(
     progress: Callable[[str], None],
     steps: int = 0,
 ) -> pd.DataFrame:
-    """Fine-tune the base on kept attempts, save it in `out` with its curve; `steps` overrides the epochs.
-
-    Where nothing was kept there is nothing to learn: the model stays the base.
-    """
-    from grlib.models.tokenizer import load_tokenizer
-    from grlib.training.rows import make_rows
-
-    tokenizer = load_tokenizer(base)
-    examples = [one for attempt in kept for one in attempt.examples()]
+    """The training half of one iteration: fine-tune the base on kept attempts, save it in `out` and return
+    its curve. `steps` overrides the epochs. Where nothing was kept, the model stays the base."""
+    examples = [example for attempt in kept for example in attempt.examples()]
     prompts, responses = [one.prompt for one in examples], [one.response for one in examples]
-    rows = make_rows(tokenizer, prompts, responses, settings.row_length, [one.ended for one in examples])
+    ended = [one.ended for one in examples]
+    rows = make_rows(load_tokenizer(base), prompts, responses, settings.row_length, ended)
     training = replace(settings.training, steps=steps) if steps else settings.training
     return fine_tune_rows(rows, training, base, out, work, seed=seed, label=label, progress=progress)
 
 
-def fine_tune_rows(
-    rows: Sequence[Row],
-    training: Training,
-    base: Path,
-    out: Path,
-    work: Path,
-    *,
-    seed: int | str,
-    label: str,
-    progress: Callable[[str], None],
-) -> pd.DataFrame:
-    """`fine_tune` on rows: in this process, or by several that are started for it, call it again together
-    and end with it; the first of them saves the model."""
-    from grlib.models.llama import load_both, save_model
-    from grlib.models.lora import low_rank
-    from grlib.runs.files import read_table
-    from grlib.sampling.pool import release_gpus
-    from grlib.training.checkpoint import finished, write_finished
-    from grlib.training.loop import rows_digest, train
-    from grlib.training.optim import PACE
-    from grlib.training.parallel import first_process, launch, launched
-
-    trained = {name: value for name, value in asdict(training).items() if name not in PACE}
-    start = digest(base)
-    key = {"base": start, "rows": rows_digest(rows), "settings": trained, "seed": seed}
-    if finished(work, key, out):
-        return read_table(out / "curve.csv")
-    release_gpus()
-    if training.processes > 1 and not launched():
-        refuse_uneven(training.processes, "batch_rows", training.batch_rows)
-        job = {"rows": list(rows), "training": training, "seed": seed, "label": label}
-        job |= {"base": base, "out": out, "work": work}
-        launch(fine_tune_rows, job, training.processes, work / "job", label, progress)
-        return read_table(out / "curve.csv")
-    model, tokenizer = load_both(base)
-    batches: list[list[int]] | None = None if rows else []
-    if not rows:
-        progress(f"{label}: no attempt was correct, so the model stays the base")
-    with low_rank(model, training.lora_rank, seed):
-        curve = train(
-            model,
-            rows,
-            training,
-            seed=seed,
-            start=start,
-            folder=work,
-            batches=batches,
-            progress=progress,
-            label=label,
-        )
-    if first_process():
-        save_model(model, tokenizer, out, curve)
-        write_finished(work, key, out)
-    return curve
-
-
 def yield_rows(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
-    """One row an item: in which round it was solved, and what that cost."""
+    """One row per item: the round in which it was solved, and what that cost."""
     rows = pd.DataFrame(
         {
             "method": method,
@@ -331,9 +239,10 @@ def yield_rows(gathered: Gathered, method: str, iteration: int) -> pd.DataFrame:
 def evaluate(
     task: Task, policy: Policy, items: Sequence[Any], samples: int, starts: Sequence[Any | None] | None = None
 ) -> pd.DataFrame:
-    """`samples` attempts at each item, a row each: index, sample, and what `Attempt.row` says.
+    """`samples` attempts at each item, one row each: index, sample, and the columns of `Attempt.row`.
 
-    `starts` gives each item something to go on from (a hint); one that leaves no room is a bad argument.
+    `starts` gives each item a start (a hint) to continue from. Raises GrlibError where a start leaves the
+    model no room.
     """
     repeated = [item for item in items for _ in range(samples)]
     begun = [start for start in starts or [None] * len(items) for _ in range(samples)]
@@ -358,9 +267,10 @@ def evaluate_splits(
     samples: int = 0,
     temperature: float | None = None,
 ) -> pd.DataFrame:
-    """`evaluate` of a model folder on every split, with columns method and split.
+    """`evaluate` a model folder on every split; adds the columns method and split.
 
-    `samples` 0 and `temperature` None: the profile's; temperature 0 decodes greedily, one sample a problem.
+    `samples` 0 and `temperature` None take the profile's values; temperature 0 decodes greedily, with one
+    sample per problem.
     """
     count = 1 if temperature == 0 else samples or profile.samples
     frames = []
@@ -372,3 +282,68 @@ def evaluate_splits(
         policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
         frames.append(evaluate(task, policy, items, count).assign(method=method, split=split))
     return pd.concat(frames, ignore_index=True)
+
+
+# Models: sampling from a folder, training in this process or in several
+
+
+def sampled_policy(
+    model: Path | InMemory,
+    settings: Sampling,
+    seed: int | str,
+    folder: Path,
+    label: str,
+    progress: Callable[[str], None],
+) -> Policy:
+    """A policy that samples from a model (`pool.sample`), in resumable chunks kept in `folder`.
+
+    A task with several turns calls it once per turn; each call has its own seed and its own subfolder.
+    """
+    turns = itertools.count()
+
+    def policy(requests: Sequence[Request]) -> list[Sampled]:
+        turn = next(turns)
+        place, own_seed = (folder / f"turn_{turn}", f"{seed}/{turn}") if turn else (folder, seed)
+        name = f"{label}, turn {turn + 1}" if turn else label
+        return sample(model, requests, settings, seed=own_seed, folder=place, progress=progress, label=name)
+
+    return policy
+
+
+def fine_tune_rows(
+    rows: Sequence[Row],
+    training: Training,
+    base: Path,
+    out: Path,
+    work: Path,
+    *,
+    seed: int | str,
+    label: str,
+    progress: Callable[[str], None],
+) -> pd.DataFrame:
+    """`fine_tune` on rows. With `training.processes` it starts that many processes, which all call it with
+    the same arguments and train together; the first of them saves the model."""
+    start = digest(base)
+    trained = {name: value for name, value in asdict(training).items() if name not in PACE}
+    key = {"base": start, "rows": rows_digest(rows), "settings": trained, "seed": seed}
+    if finished(work, key, out):
+        return read_table(out / "curve.csv")
+    release_gpus()
+    if training.processes > 1 and not launched():
+        refuse_uneven(training.processes, "batch_rows", training.batch_rows)
+        job = {"rows": list(rows), "training": training, "seed": seed, "label": label}
+        job |= {"base": base, "out": out, "work": work}
+        launch(fine_tune_rows, job, training.processes, work / "job", label, progress)
+        return read_table(out / "curve.csv")
+    model, tokenizer = load_both(base)
+    if not rows:
+        progress(f"{label}: no attempt was correct, so the model stays the base")
+    with low_rank(model, training.lora_rank, seed):
+        curve = train(
+            model, rows, training, seed=seed, start=start, folder=work, batches=None if rows else [],
+            progress=progress, label=label,
+        )  # fmt: skip
+    if first_process():
+        save_model(model, tokenizer, out, curve)
+        write_finished(work, key, out)
+    return curve

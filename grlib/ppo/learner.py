@@ -1,4 +1,4 @@
-"""Policy, critic and their optimisers: one update on a batch of rollouts."""
+"""Policy, critic and their optimisers: one update of PPO on a batch of rollouts (`Learner.update`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,16 +22,14 @@ from grlib.ppo.losses import (
     group_advantages,
     operation_advantages,
     operation_policy_loss,
+    to_tokens,
     value_loss,
 )
 from grlib.ppo.rollouts import Batch
 from grlib.profiles import PPO
 from grlib.training.checkpoint import read_checkpoint, write_checkpoint
 from grlib.training.loss import nll_of, states_before
-from grlib.training.parallel import (
-    Team,
-    free_cache,
-)
+from grlib.training.parallel import Team, free_cache
 from grlib.training.rows import Row, micro_batches
 
 if TYPE_CHECKING:
@@ -39,16 +37,21 @@ if TYPE_CHECKING:
 
     from grlib.training.packed import Packed
 
-PLACES = 64  # tokens in which a response's places count as one
+PLACES = 64  # tokens of a response that count as one place, when a critic is judged
 WAVES = 8  # cosines and sines of the place in a response, for the critic "placed"
+
+# Of one micro-batch: its part of the policy loss, of the value loss and of the clipped share, the largest
+# difference of a log probability from the sampler's, and the ratios of its actions.
+Seen = tuple[float, float, float, float, torch.Tensor]
 
 
 class Critic(nn.Module):
-    """The value of the state before a token: a head on a copy of the policy's body, or ("shared", "placed") a
-    larger head on what the policy's own body says, without teaching it, which spares a second body's passes.
+    """The value of the state before a token. Kind "own": a linear head on a copy of the policy's body.
+    "shared" and "placed": a larger head on the policy's own states, which saves the passes of a second body;
+    the policy gets no gradient from it.
 
-    Attention knows distances, not places: "placed" adds how many tokens of the response are spent, as a share
-    of the model's positions (which a model from scratch has for little more than the budget).
+    Attention sees distances, not places: "placed" adds how much of the response is spent, as a share of the
+    model's positions (a model from scratch has few more than the budget).
     """
 
     def __init__(self, policy: LlamaForCausalLM, kind: str, seed: int = 0) -> None:
@@ -59,21 +62,20 @@ class Critic(nn.Module):
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.head = (
-                last
-                if kind == "own"
-                else nn.Sequential(nn.Linear(width + self.waves, width), nn.SiLU(), last)
-            )
+        self.head: nn.Module = last
+        if kind != "own":
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                self.head = nn.Sequential(nn.Linear(width + self.waves, width), nn.SiLU(), last)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """Values before every masked token: (masked tokens,). `states`: the policy's there."""
+        """Values before every masked token: (masked tokens,). `states` (masked tokens, width) are the
+        policy's before these tokens; a critic with its own body does not use them."""
         states = states.detach() if self.body is None else states_before(self.body, ids, mask)
         return self.values(states, (mask.cumsum(1) - 1)[mask])
 
     def values(self, states: torch.Tensor, spent: torch.Tensor) -> torch.Tensor:
-        """Of states (n, width) before which (n,) tokens of the response are `spent`: (n,)."""
+        """Values (n,) of states (n, width), each after (n,) `spent` tokens of the response."""
         if self.waves:
             turns = math.pi * spent[:, None] / self.most * torch.arange(1, WAVES + 1, device=spent.device)
             states = torch.cat([states, turns.cos().to(states.dtype), turns.sin().to(states.dtype)], 1)
@@ -91,30 +93,32 @@ class ActorCritic(nn.Module):
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, only_values: bool = False
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Log probability of every masked token, and value before it: two (masked tokens,)."""
+        """The log probability of every masked token (None if `only_values`), and the value before it (None
+        without a critic): two (masked tokens,)."""
+        logprobs: torch.Tensor | None = None
+        states: Any = None
         if self.pack:
             nats, states = self.pack.nats_and_states(ids, mask)
-            return -nats, None if self.critic is None else self.critic(ids, mask, states)
-        needed = not only_values or (self.critic is not None and self.critic.body is None)
-        states = states_before(self.policy.model, ids, mask) if needed else ids
-        logprobs = None if only_values else -nll_of(self.policy, states, ids, mask)
+            logprobs = -nats
+        elif not only_values or (self.critic is not None and self.critic.body is None):
+            states = states_before(self.policy.model, ids, mask)
+            logprobs = None if only_values else -nll_of(self.policy, states, ids, mask)
         return logprobs, None if self.critic is None else self.critic(ids, mask, states)
 
 
 class Learner:
-    """Policy, critic and their optimisers, as one process or one of several trains them.
+    """Policy, critic and their optimisers, trained by one process or by several together.
 
     With a `pack` the old log probabilities are computed again, by the kernels that compute the new ones: in
-    bfloat16 the sampler's differ for some tokens by nats, and their ratio would clip actions before anything
+    bfloat16 the sampler's differ by nats for some tokens, and their ratio would clip actions before anything
     is learnt.
     """
 
     def __init__(
         self, policy: LlamaForCausalLM, settings: PPO, seed: int = 0, pack: Packed | None = None
     ) -> None:
-        """`pack`: reads rollouts without padding, for one process and a critic without a body of its own."""
-        self.policy, self.settings = policy, settings  # the policy that was given; `net` may hold a copy
-        self.pack = pack
+        """`pack` reads rollouts without padding; it needs one process, and a critic without its own body."""
+        self.policy, self.settings, self.pack = policy, settings, pack  # `net` may hold a copy of the policy
         self.team = Team(settings.strategy, settings.precision)
         if settings.recompute:
             policy.gradient_checkpointing_enable()
@@ -123,33 +127,19 @@ class Learner:
         inner = self.team.inside(self.net)
         self.critic: Critic | None = inner.critic
         self.networks: list[nn.Module] = [inner.policy]
-        weights = inner.policy.parameters()
+        self.optimizers: list[torch.optim.Optimizer] = []
+        weights, decay = inner.policy.parameters(), settings.weight_decay
         if settings.optimizer == "normed_sgd":
-            first: torch.optim.Optimizer = torch.optim.SGD(weights, lr=settings.actor_lr)
+            self.optimizers.append(torch.optim.SGD(weights, settings.actor_lr))
         else:
-            first = torch.optim.AdamW(weights, settings.actor_lr, weight_decay=settings.weight_decay)
-        self.optimizers = [first]
+            self.optimizers.append(torch.optim.AdamW(weights, settings.actor_lr, weight_decay=decay))
         if self.critic is not None:
             self.networks.append(self.critic)
-            self.optimizers.append(
-                torch.optim.AdamW(
-                    self.critic.parameters(), settings.critic_lr, weight_decay=settings.weight_decay
-                )
-            )
-
-    def hand_over(self) -> None:
-        """Make the policy that was given hold what has been learnt so far, before it samples."""
-        self.team.refresh(self.net, self.policy, "policy")
-        free_cache()
-
-    def set_rate(self, step: int) -> None:
-        """The policy's rate in step 0, 1, ..."""
-        if self.settings.schedule == "linear":
-            for group in self.optimizers[0].param_groups:
-                group["lr"] = self.settings.actor_lr * (1 - step / self.settings.steps)
+            weights = self.critic.parameters()
+            self.optimizers.append(torch.optim.AdamW(weights, settings.critic_lr, weight_decay=decay))
 
     def update(self, batch: Batch, rng: Random) -> dict[str, float]:
-        """One pass over a batch of rollouts, and what to watch."""
+        """One pass over a batch of rollouts; returns the numbers to watch."""
         settings = self.settings
         self.net.train()
         began = time.monotonic()
@@ -169,36 +159,18 @@ class Learner:
         scoring = time.monotonic() - began
         order = list(range(len(batch.rows)))
         rng.shuffle(order)
-        parts = [order[i : i + settings.minibatch] for i in range(0, len(order), settings.minibatch)]
         seen: list[dict[str, float]] = []
-        for part in parts:
-            found = self._gradients(batch, part, advantage, old_value, returns)
+        for first in range(0, len(order), settings.minibatch):
+            part = order[first : first + settings.minibatch]
+            found = self.gradients(batch, part, advantage, old_value, returns)
             seen.append(found | {"gradient": self._take_step()})
         row = {name: float(np.mean([one[name] for one in seen])) for name in seen[0]}
-        # the sampler's distance; later parts are scored by a changed policy
+        # how far the sampler is from the trainer; later minibatches are scored by a changed policy
         row["rescore_gap"] = gap if self.pack else seen[0]["rescore_gap"]
         row["scoring_s"] = scoring
-        return row | self._of_the_critic(old_value, returns, batch.action_start)
+        return row | self._critic_quality(old_value, returns, batch.action_start)
 
-    def _of_the_critic(
-        self, value: torch.Tensor, returns: torch.Tensor, action_start: torch.Tensor
-    ) -> dict[str, float]:
-        """How well the critic predicts the returns, beside what the place in the response alone says."""
-        if self.critic is None:
-            return dict.fromkeys(("value_error", "explained", "explained_by_place"), math.nan)
-        at = action_start > 0
-        error, goals, spread = (value - returns)[at], returns[at], float(returns[at].var())
-        place = (torch.arange(returns.shape[1]).expand_as(returns)[at] // PLACES).long()
-        counts = torch.bincount(place)
-        means = torch.bincount(place, weights=goals) / counts.clamp(min=1)
-        left = float((goals - means[place]).square().mean())
-        return {
-            "value_error": float(error.square().mean().sqrt()),
-            "explained": 1 - float(error.var()) / spread if spread else math.nan,
-            "explained_by_place": 1 - left / spread if spread else math.nan,
-        }
-
-    def _gradients(
+    def gradients(
         self,
         batch: Batch,
         part: list[int],
@@ -206,10 +178,11 @@ class Learner:
         old_value: torch.Tensor,
         returns: torch.Tensor,
     ) -> dict[str, float]:
-        """The gradients of both losses on the rollouts numbered in `part`, and what to watch."""
+        """Add up the gradients of both losses on the rollouts numbered in `part`; returns the numbers to
+        watch."""
         settings, device = self.settings, self.team.device
         total = float(batch.action_start[part].sum())
-        seen = [Seen(0.0, 0.0, 0.0, 0.0, torch.ones(0))]
+        seen: list[Seen] = [(0.0, 0.0, 0.0, 0.0, torch.ones(0))]
         groups = list(self.batches([batch.rows[i] for i in part]))
         for numbers, ids, mask, weight in self.team.share(self.net, groups):
             chosen = [part[number] for number in numbers]
@@ -229,12 +202,16 @@ class Learner:
                 error = value_loss(guess, value, goal, start, settings.value_clip) * share
                 (error * weight).backward()
             if weight:
-                seen.append(_seen(loss, error, old, new, gain, start, settings.clip, share))
+                new = new.detach()
+                gap = float((new - old).abs().max())
+                clipped = float(clipped_share(old, new, gain, start, settings.clip)) * share
+                ratios = to_tokens(action_log_ratio(old, new, start), start)[start > 0].exp()
+                seen.append((float(loss.detach()), float(error.detach()), gap, clipped, ratios.cpu()))
         return self._watched([one for several in self.team.gathered(seen) for one in several])
 
     def _watched(self, seen: Sequence[Seen]) -> dict[str, float]:
-        """What all micro-batches of all processes say of an optimiser step; GrlibError unless losses are
-        finite."""
+        """The numbers to watch of an optimiser step, from all micro-batches of all processes; GrlibError
+        unless the losses are finite."""
         losses, errors, gaps, clipped, ratios = zip(*seen, strict=True)
         policy, value = sum(losses), sum(errors)
         if not np.isfinite([policy, value]).all():
@@ -247,27 +224,22 @@ class Learner:
         return row | dict(zip(("ratio_01", "ratio_50", "ratio_99"), quantiles, strict=True))
 
     def _take_step(self) -> float:
-        """Change the weights; returns how long the policy's gradient was."""
-        lengths = []
+        """Change the weights; returns the norm of the policy's gradient."""
+        norms = []
         for network, optimizer in zip(self.networks, self.optimizers, strict=True):
             weights = list(network.parameters())
             if network is self.networks[0] and self.settings.optimizer == "normed_sgd":
-                lengths.append(to_length_one([weight.grad for weight in weights if weight.grad is not None]))
+                norms.append(to_length_one([weight.grad for weight in weights if weight.grad is not None]))
             else:
-                norm = nn.utils.clip_grad_norm_(weights, self.settings.max_norm)
-                lengths.append(float(getattr(norm, "full_tensor", lambda norm=norm: norm)()))
+                norms.append(_number(nn.utils.clip_grad_norm_(weights, self.settings.max_norm)))
             optimizer.step()
             optimizer.zero_grad()
-        return lengths[0]
-
-    def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Rows for one forward pass each, as `rows.micro_batches` gives them."""
-        return self.pack.batches(rows) if self.pack else micro_batches(rows, self.settings.micro_tokens)
+        return norms[0]
 
     @torch.no_grad()
     def score(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Before the update, the policy's log probabilities of the batch's tokens (with a `pack`, else zeros)
-        and the critic's values before them: two (rollouts, tokens)."""
+        """Before the update: the policy's log probabilities of the batch's tokens (zeros without a `pack`)
+        and the critic's values before them, two (rollouts, tokens)."""
         found = torch.zeros_like(batch.reward), torch.zeros_like(batch.reward)
         for numbers, ids, mask, weight in self.team.share(self.net, list(self.batches(batch.rows))):
             width = int(mask.sum(1).max())
@@ -276,8 +248,42 @@ class Learner:
                     kept[numbers, :width] = by_place(flat.float(), mask, width).cpu()
         return self.team.summed(found[0]), self.team.summed(found[1])
 
+    def _critic_quality(
+        self, value: torch.Tensor, returns: torch.Tensor, action_start: torch.Tensor
+    ) -> dict[str, float]:
+        """The critic's error, the share of the returns' variance that it explains, and the share that the
+        place in the response alone would explain; NaN without a critic."""
+        if self.critic is None:
+            return dict.fromkeys(("value_error", "explained", "explained_by_place"), math.nan)
+        at = action_start > 0
+        error, goals, spread = (value - returns)[at], returns[at], float(returns[at].var())
+        place = (torch.arange(returns.shape[1]).expand_as(returns)[at] // PLACES).long()
+        counts = torch.bincount(place)
+        means = torch.bincount(place, weights=goals) / counts.clamp(min=1)
+        left = float((goals - means[place]).square().mean())
+        return {
+            "value_error": float(error.square().mean().sqrt()),
+            "explained": 1 - float(error.var()) / spread if spread else math.nan,
+            "explained_by_place": 1 - left / spread if spread else math.nan,
+        }
+
+    def set_rate(self, step: int) -> None:
+        """Set the policy's learning rate of step 0, 1, ..."""
+        if self.settings.schedule == "linear":
+            for group in self.optimizers[0].param_groups:
+                group["lr"] = self.settings.actor_lr * (1 - step / self.settings.steps)
+
+    def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Rows for one forward pass each, as `rows.micro_batches` gives them."""
+        return self.pack.batches(rows) if self.pack else micro_batches(rows, self.settings.micro_tokens)
+
+    def hand_over(self) -> None:
+        """Copy the weights so far into the policy that was given, before it samples."""
+        self.team.refresh(self.net, self.policy, "policy")
+        free_cache()
+
     def checkpoint(self, folder: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
-        """All state of a run; every random choice follows from the seed and the step."""
+        """Store the state of a run; every random choice follows from the seed and the step."""
         if self.team.size > 1:
             self.team.save(folder, key, self.net, self.optimizers, [step, curve])
             return
@@ -290,7 +296,7 @@ class Learner:
         write_checkpoint(folder / "checkpoint.pt", key, state)
 
     def restore(self, folder: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
-        """(step, curve) of the newest checkpoint that belongs to this run, or a fresh start."""
+        """(step, curve) of the newest checkpoint of this run; (0, []) where there is none."""
         state = read_checkpoint(folder / "checkpoint.pt", key) if self.team.size == 1 else None
         several = self.team.load(folder, key, self.net, self.optimizers)
         if several and several[0] > (state["step"] if state else 0):
@@ -298,52 +304,28 @@ class Learner:
             return several[0], [{k: empty.get(v, v) for k, v in row.items()} for row in several[1]]
         if state is None:
             return 0, []
-        for things, states in ((self.networks, state["networks"]), (self.optimizers, state["optimizers"])):
-            for thing, saved in zip(things, states, strict=True):
-                thing.load_state_dict(saved)
+        for part, saved in zip(
+            [*self.networks, *self.optimizers], [*state["networks"], *state["optimizers"]], strict=True
+        ):
+            part.load_state_dict(saved)
         return state["step"], state["curve"]
 
 
-class Seen(NamedTuple):
-    """What one micro-batch says: its part of both losses and of the clipped share, the largest distance of a
-    log probability from the sampler's, and the ratios of its actions."""
-
-    policy_loss: float
-    value_loss: float
-    gap: float
-    clipped: float
-    ratios: torch.Tensor
-
-
-@torch.no_grad()
-def _seen(
-    loss: torch.Tensor,
-    error: torch.Tensor,
-    old: torch.Tensor,
-    new: torch.Tensor,
-    gain: torch.Tensor,
-    start: torch.Tensor,
-    clip: float,
-    share: float,
-) -> Seen:
-    counts = start.sum(1, keepdim=True)
-    real = torch.arange(int(counts.max()), device=start.device) < counts
-    ratios = action_log_ratio(old, new, start)[real].exp()
-    clipped = float(clipped_share(old, new, gain, start, clip)) * share
-    return Seen(float(loss), float(error), float((new - old).abs().max()), clipped, ratios.cpu())
-
-
 def to_length_one(gradients: Sequence[torch.Tensor]) -> float:
-    """Scale gradients in place so that together they have norm 1, and return that of before; gradients of
-    zero stay so."""
-    norm = nn.utils.get_total_norm(gradients)
-    size = float(getattr(norm, "full_tensor", lambda: norm)())  # sharded: over all processes
+    """Scale gradients in place so that together they have norm 1, and return the norm before; zeros stay
+    zeros."""
+    norm = _number(nn.utils.get_total_norm(gradients))
     for gradient in gradients:
-        gradient.div_(max(size, 1e-12))
-    return size
+        gradient.div_(max(norm, 1e-12))
+    return norm
+
+
+def _number(norm: Any) -> float:
+    """A norm as a number; that of sharded gradients is over all processes."""
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 def by_place(flat: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
-    """Numbers of the masked tokens, row by row, as (rows, width) counted from each response's first token."""
+    """Numbers of masked tokens (masked tokens,) as (rows, width); a row starts at its first masked token."""
     places = torch.arange(width, device=mask.device) < mask.sum(1, keepdim=True)
     return flat.new_zeros(len(mask), width).masked_scatter(places, flat)

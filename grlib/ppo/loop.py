@@ -1,8 +1,9 @@
 """Operation-level PPO: one line of the trace is one action (the paper's reinforcement learning section).
 
-Advantages and losses are pure functions (`grlib.ppo.losses`), an update is `grlib.ppo.learner`; this is the
-loop around them. It knows no task: responses come from `Task.rollouts`, with their actions and rewards.
-Several processes may update together (`grlib.training.parallel`); the first of them samples.
+`train_ppo` is the loop: sample responses, grade them, update policy and critic, again. Advantages and losses
+are pure functions in `grlib.ppo.losses`, the update is `grlib.ppo.learner`. The loop knows no task: responses
+come from `Task.rollouts`, with their actions and rewards. Several processes may update together
+(`grlib.training.parallel`); the first of them samples.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ import pandas as pd
 import torch
 from torch import nn
 
+from grlib.models.llama import load_both, save_model
 from grlib.ppo.learner import Learner
-from grlib.ppo.losses import (
-    operation_advantages,
-)
+from grlib.ppo.losses import operation_advantages
 from grlib.ppo.rollouts import Rollout, batch_of
-from grlib.ppo.watch import Concerns, progress_line, watched
+from grlib.ppo.watch import concerns, progress_line, watched
 from grlib.profiles import PPO
 from grlib.runs import chunks, deadline
 from grlib.runs.files import digest, read_table, write_table
@@ -33,23 +33,19 @@ from grlib.selftrain import Policy, sampled_policy
 from grlib.training.checkpoint import finished, write_finished
 from grlib.training.loop import checkpoint_due, out_of_time
 from grlib.training.optim import PACE
-from grlib.training.parallel import (
-    Team,
-    launch,
-    launched,
-)
+from grlib.training.parallel import Team, launch, launched
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 class Task(Protocol):
-    """What a problem domain must offer to be reinforced. `Item` is the task's own type."""
+    """What a problem domain must offer for reinforcement learning. Items are of a type of the task."""
 
     def rollouts(
         self, policy: Policy, items: Sequence[Any], tokenizer: PreTrainedTokenizerFast, settings: PPO
     ) -> list[Rollout]:
-        """One response an item, graded, with its actions and rewards."""
+        """One response per item, graded, with its actions and rewards."""
 
 
 def train_ppo(
@@ -63,16 +59,14 @@ def train_ppo(
     work: Path,
     progress: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Reinforce the model in `base`, save it in `out`, and return the curve: one row a step.
+    """Reinforce the model in `base`, save it in `out`, and return the curve: one row per step.
 
-    `work` holds the last checkpoint, the curve so far and the newest rollouts, so a killed call goes on when
-    it is made again, to the same end. Raises GrlibError where a loss is not finite.
+    `work` holds the last checkpoint, the curve so far and the newest rollouts, so a call that was killed
+    continues when it is made again, to the same end. Raises GrlibError where a loss is not finite.
     """
-    from grlib.models.llama import load_both, save_model
-
-    posed = hashlib.sha256(repr(list(items)).encode()).hexdigest()
-    chosen_settings = {name: value for name, value in asdict(settings).items() if name not in PACE}
-    key = {"base": digest(base), "seed": seed, "settings": chosen_settings, "items": posed}
+    trained = {name: value for name, value in asdict(settings).items() if name not in PACE}
+    content = hashlib.sha256(repr(list(items)).encode()).hexdigest()
+    key = {"base": digest(base), "seed": seed, "settings": trained, "items": content}
     if finished(work, key, out):
         return read_table(out / "curve.csv")
     release_gpus()
@@ -85,26 +79,27 @@ def train_ppo(
     learner = _learner(policy, settings, seed)
     team = learner.team
     step, curve = learner.restore(work, key)
-    saved, concerns = time.monotonic(), Concerns(settings.precision)
+    saved, warned = time.monotonic(), set[str]()
     while step < settings.steps:
         began = time.monotonic()
         learner.hand_over()
         rollouts: list[Rollout] = []
         if team.rank == 0:
-            rollouts = _sampled(task, items, policy, tokenizer, settings, seed, step, work)
+            rollouts = _rollouts(task, items, policy, tokenizer, settings, seed, step, work)
         rollouts = team.told(rollouts)
         sampled = time.monotonic()
         learner.set_rate(step)
         row = learner.update(batch_of(rollouts), Random(f"{seed}/{step}")) | watched(rollouts)
         step += 1
         spent = {"sampling_s": sampled - began, "updating_s": time.monotonic() - sampled - row["scoring_s"]}
-        row |= {"step": step} | spent
-        curve.append(row)
+        curve.append(row | {"step": step} | spent)
         if team.rank == 0:
             write_table(work / "curve.csv", pd.DataFrame(curve))
-            progress(progress_line(row, settings))
-            for concern in concerns.new(curve):
-                progress(f"PPO: warning, step {step}: {concern}")
+            progress(progress_line(curve[-1], settings))
+            for kind, text in concerns(curve, settings.precision).items():
+                if kind not in warned:
+                    progress(f"PPO: warning, step {step}: {text}")
+                warned.add(kind)
         if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
             learner.checkpoint(work, key, step, curve)
             saved = time.monotonic()
@@ -120,19 +115,46 @@ def train_ppo(
     return frame
 
 
-def _learner(policy: LlamaForCausalLM, settings: PPO, seed: int) -> Learner:
-    """Without padding where that can be done."""
-    from grlib.training.packed import Packed, packs
+def problems_of_step(items: Sequence[Any], settings: PPO, seed: int, step: int) -> list[Any]:
+    """The problems of a step: each epoch takes all items in a new order, and none twice."""
+    found: list[Any] = []
+    place = step * settings.problems
+    while len(found) < settings.problems:
+        epoch, first = divmod(place + len(found), len(items))
+        order = list(range(len(items)))
+        Random(f"{seed}/epoch/{epoch}").shuffle(order)
+        found += [items[i] for i in order[first : first + settings.problems - len(found)]]
+    return found
 
-    own = settings.baseline == "value" and settings.critic == "own"
-    pack = None
-    if packs(policy, Team(settings.strategy, settings.precision), settings.recompute or own):
-        longest = policy.config.max_position_embeddings
-        pack = Packed(policy, settings.micro_tokens, longest, settings.precision)
-    return Learner(policy, settings, seed, pack)
+
+def gradient_cosine(
+    task: Task, items: Sequence[Any], base: Path, settings: PPO, *, seed: int, work: Path
+) -> float:
+    """The cosine between two gradients of the policy on the responses of step 0: with lines as actions, and
+    with tokens.
+
+    The critic is untrained: all values are 0. With gamma = lambda = 1 the advantage of a line is then that of
+    each of its tokens, and at the first step all ratios are 1: where the cosine is 1, the methods differ only
+    in the clip.
+    """
+    policy, tokenizer = load_both(base)
+    lines = _rollouts(task, items, policy, tokenizer, replace(settings, action="operation"), seed, 0, work)
+    tokens = [rollout._replace(starts=tuple(range(len(rollout.response)))) for rollout in lines]
+    found = []
+    for rollouts in (lines, tokens):
+        learner, batch = Learner(policy, settings, seed), batch_of(rollouts)
+        _, value = learner.score(batch)
+        advantage, returns = operation_advantages(
+            batch.reward, value, batch.action_start, settings.gamma, settings.lam
+        )
+        learner.gradients(batch, list(range(len(rollouts))), advantage, value, returns)
+        gradients = [weights.grad for weights in policy.parameters() if weights.grad is not None]
+        found.append(torch.cat([gradient.flatten().double() for gradient in gradients]))
+        policy.zero_grad()
+    return float(nn.functional.cosine_similarity(found[0], found[1], dim=0))
 
 
-def _sampled(
+def _rollouts(
     task: Task,
     items: Sequence[Any],
     policy: LlamaForCausalLM,
@@ -142,63 +164,31 @@ def _sampled(
     step: int,
     work: Path,
 ) -> list[Rollout]:
-    """The responses of one step: from the policy itself where sampling is resident, else from its copy in
-    `work`, which workers load."""
-    from grlib.models.llama import save_model
-
-    if not settings.sampling.resident:
-        save_model(policy, tokenizer, work / "policy")
+    """The responses of one step: sampled from the policy itself where sampling is resident, else from its
+    copy in `work`, which workers load."""
+    model = (policy, tokenizer) if settings.sampling.resident else work / "policy"
+    if isinstance(model, Path):
+        save_model(policy, tokenizer, model)
     problems = problems_of_step(items, settings, seed, step)
     chosen = [item for item in problems for _ in range(settings.samples_each)]
+    sampling = replace(settings.sampling.for_requests(len(chosen)), logprobs=True)
     sampler = sampled_policy(
-        (policy, tokenizer) if settings.sampling.resident else work / "policy",
-        replace(settings.sampling.for_requests(len(chosen)), logprobs=True),
-        f"{seed}/{step}",
-        work / "rollouts",
-        f"step {step}",
-        lambda line: None,
+        model, sampling, f"{seed}/{step}", work / "rollouts", f"step {step}", lambda message: None
     )
-    with chunks.as_a_whole():  # a step is too short to be handed around
+    with chunks.as_a_whole():  # a step is too short to be divided among machines
         rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
     if settings.sampling.engine == "vllm":  # takes nearly all of a GPU's memory
         release_gpus()
     return rollouts
 
 
-def gradient_cosine(
-    task: Task, items: Sequence[Any], base: Path, settings: PPO, *, seed: int, work: Path
-) -> float:
-    """Cosine of two gradients of the policy on the responses of one step: lines as actions, and tokens.
+def _learner(policy: LlamaForCausalLM, settings: PPO, seed: int) -> Learner:
+    """A learner that reads rollouts without padding where that is possible."""
+    from grlib.training.packed import Packed, packs
 
-    The critic knows nothing yet. With gamma = lambda = 1 a line's advantage is then that of each of its
-    tokens, and at the first step all ratios are 1: where this is 1, the methods differ in the clip alone.
-    """
-    from grlib.models.llama import load_both
-
-    policy, tokenizer = load_both(base)
-    drawn = _sampled(task, items, policy, tokenizer, replace(settings, action="operation"), seed, 0, work)
-    found = []
-    for rollouts in (drawn, [one._replace(starts=tuple(range(len(one.response)))) for one in drawn]):
-        learner, batch = Learner(policy, settings, seed), batch_of(rollouts)
-        _, value = learner.score(batch)
-        advantage, returns = operation_advantages(
-            batch.reward, value, batch.action_start, settings.gamma, settings.lam
-        )
-        learner._gradients(batch, list(range(len(rollouts))), advantage, value, returns)
-        found.append(
-            torch.cat([w.grad.flatten().double() for w in policy.parameters() if w.grad is not None])
-        )
-        policy.zero_grad()
-    return float(nn.functional.cosine_similarity(found[0], found[1], dim=0))
-
-
-def problems_of_step(items: Sequence[Any], settings: PPO, seed: int, step: int) -> list[Any]:
-    """The problems of a step: the items in a new order each epoch, none twice before all were seen."""
-    found: list[Any] = []
-    place = step * settings.problems
-    while len(found) < settings.problems:
-        epoch, first = divmod(place + len(found), len(items))
-        order = list(range(len(items)))
-        Random(f"{seed}/epoch/{epoch}").shuffle(order)
-        found += [items[i] for i in order[first : first + settings.problems - len(found)]]
-    return found
+    own = settings.baseline == "value" and settings.critic == "own"
+    pack = None
+    if packs(policy, Team(settings.strategy, settings.precision), settings.recompute or own):
+        longest = policy.config.max_position_embeddings
+        pack = Packed(policy, settings.micro_tokens, longest, settings.precision)
+    return Learner(policy, settings, seed, pack)

@@ -1,10 +1,10 @@
 """Advantages, returns and losses of operation-level PPO, as pure functions on tensors.
 
-A response is split into actions by `action_start`: 1.0 at the first token of each action, 0.0 elsewhere. With
-one start a line this is the paper's operation-level MDP, with a start at every token it is ordinary PPO.
-All tensors are float, shaped (batch, tokens), and begin with the first token of the response; padding stands
-on the right, is no start, earns no reward and carries equal log probabilities. Nothing here knows what a
-line is.
+`action_start` splits a response into actions: 1.0 at the first token of each action, 0.0 elsewhere. With one
+start per line this is the paper's operation-level MDP, with a start at every token it is ordinary PPO. All
+tensors are float, have the shape (batch, tokens), and begin with the first token of the response; padding is
+on the right, is no start, earns no reward and has equal log probabilities. No function here knows what a line
+is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from grlib.errors import GrlibError
 
-LARGEST_STEP = 20.0  # bound of one token's difference of log probabilities, as in the authors' release
+LARGEST_STEP = 20.0  # bounds the difference of a token's log probabilities, as in the authors' release
 WHITENING_EPSILON = 1e-8
 
 
@@ -22,10 +22,10 @@ def operation_advantages(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantages and returns over actions: two (batch, tokens) tensors, zero off the starts.
 
-    An action's reward is the sum over its tokens; the value at its first token is that of the state it
-    leaves, and after the last action the value is 0. The advantage is whitened over all action starts of the
-    batch, the return (advantage + value) is not. Raises GrlibError on shapes that disagree, a response whose
-    first token is no start, and numbers that are not finite.
+    The reward of an action is the sum over its tokens; the value at its first token is that of the state
+    before it, and after the last action the value is 0. The advantage is whitened over all action starts of
+    the batch, the return (advantage + value) is not. Raises GrlibError on shapes that differ, a response
+    whose first token is no start, and numbers that are not finite.
     """
     _check(action_start, reward=reward, value=value)
     rewards = by_action(reward, action_start)
@@ -43,9 +43,9 @@ def operation_advantages(
 def group_advantages(reward: torch.Tensor, action_start: torch.Tensor, group: int) -> torch.Tensor:
     """Advantages without a critic (GRPO): (batch, tokens), the same at every start of a response, else zero.
 
-    Rows come in groups of `group` samples of one problem; a response's advantage is its total reward less the
-    group's mean, over the group's standard deviation (zero where all are equal). Raises GrlibError on a group
-    of one, which has nothing to be compared with, and on a batch that groups do not fill.
+    Rows come in groups of `group` samples of one problem; the advantage of a response is its total reward
+    minus the group's mean, divided by the group's standard deviation (zero where all are equal). Raises
+    GrlibError on a group of one, which has nothing to compare with, and on a batch that is not whole groups.
     """
     _check(action_start, reward=reward)
     if group < 2 or len(reward) % group:
@@ -70,8 +70,7 @@ def operation_policy_loss(
     """The clipped surrogate, a scalar: mean over all actions of the batch.
 
     The log ratio of an action is the sum over its tokens (`action_log_ratio`). A negative advantage costs at
-    most `dual_clip` times its size, however far the ratio has run. Raises GrlibError as
-    `operation_advantages`.
+    most `dual_clip` times its size, however large the ratio is. Raises GrlibError as `operation_advantages`.
     """
     _check(action_start, old_logprob=old_logprob, new_logprob=new_logprob, advantage=advantage)
     ratio = action_log_ratio(old_logprob, new_logprob, action_start).exp()
@@ -88,7 +87,7 @@ def clipped_share(
     action_start: torch.Tensor,
     clip: float,
 ) -> torch.Tensor:
-    """Share of the actions whose loss the clip changes, so that they teach nothing: a scalar to watch."""
+    """Share of the actions whose loss the clip changes, so that they have no gradient: a scalar to watch."""
     ratio = action_log_ratio(old_logprob, new_logprob, action_start).exp()
     gain = by_action(advantage * action_start, action_start)
     return (gain * ratio > gain * ratio.clamp(1 - clip, 1 + clip)).sum() / action_start.sum()
@@ -103,7 +102,8 @@ def value_loss(
 ) -> torch.Tensor:
     """Half the squared error of the critic, a scalar: mean over action starts.
 
-    The worse of two errors counts: the value's, and that of the value kept within `clip` of the old one.
+    The larger of two errors counts: that of the value, and that of the value kept within `clip` of the old
+    one.
     """
     _check(action_start, value=value, old_value=old_value, returns=returns)
     kept = old_value + (value - old_value).clamp(-clip, clip)
@@ -117,7 +117,7 @@ def action_log_ratio(
     """log(new / old) probability of each action, (batch, actions); 0 for actions that a row does not have.
 
     The sum of the tokens' differences, each bounded by `LARGEST_STEP`. The sum is bounded too, far beyond
-    every clip, since an infinite ratio would turn the gradient of the clipped loss into not-a-number.
+    every clip, since an infinite ratio would make the gradient of the clipped loss NaN.
     """
     steps = (new_logprob - old_logprob).clamp(-LARGEST_STEP, LARGEST_STEP)
     return by_action(steps, action_start).clamp(max=2 * LARGEST_STEP)
@@ -131,7 +131,7 @@ def by_action(tokens: torch.Tensor, action_start: torch.Tensor) -> torch.Tensor:
 
 
 def to_tokens(actions: torch.Tensor, action_start: torch.Tensor) -> torch.Tensor:
-    """Each action's number at its first token, zero elsewhere: the way back from `by_action`."""
+    """The inverse of `by_action`: the number of each action at its first token, zero elsewhere."""
     return actions.gather(1, action_start.long().cumsum(1) - 1) * action_start
 
 
@@ -143,7 +143,7 @@ def whitened(advantage: torch.Tensor, action_start: torch.Tensor) -> torch.Tenso
 
 
 def _check(action_start: torch.Tensor, **others: torch.Tensor) -> None:
-    """Raise GrlibError unless all tensors have one shape, are finite, and every response begins an action."""
+    """GrlibError unless all tensors have one shape, are finite, and every response begins with an action."""
     shape = tuple(action_start.shape)
     for name, tensor in others.items():
         if tuple(tensor.shape) != shape or len(shape) != 2 or 0 in shape:

@@ -1,4 +1,4 @@
-"""Sampled responses as reinforcement learning sees them: tokens, beginnings of actions, rewards."""
+"""Sampled responses for reinforcement learning: tokens, starts of actions, rewards; and a batch of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from grlib.training.rows import Row
 
 
 class Rollout(NamedTuple):
-    """One response, all places counted in its own tokens: the first is 0."""
+    """One response. Places are counted in response tokens, from 0."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
-    logprobs: tuple[float, ...]  # of each response token when it was drawn
-    starts: tuple[int, ...]  # places where actions begin; the first is 0
+    logprobs: tuple[float, ...]  # that each response token was drawn with
+    starts: tuple[int, ...]  # the places where actions start; the first is 0
     rewards: tuple[tuple[int, float], ...]  # (place of the token that earns it, amount)
     correct: bool
     ended: bool  # False: it ran into the budget
@@ -27,7 +27,7 @@ class Rollout(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rollouts as tensors (rollouts, tokens of the longest response), see `grlib.ppo.loop`."""
+    """Rollouts as tensors (rollouts, tokens of the longest response), as `grlib.ppo.losses` takes them."""
 
     rows: list[Row]
     old_logprob: torch.Tensor
@@ -36,7 +36,7 @@ class Batch:
 
 
 def batch_of(rollouts: Sequence[Rollout]) -> Batch:
-    """Pad rollouts to one length. Raises GrlibError where the parts of one disagree, naming it."""
+    """Pad rollouts to one length. Raises GrlibError for a rollout whose parts do not fit together."""
     width = max(len(rollout.response) for rollout in rollouts)
     logprob, start, reward = (torch.zeros(len(rollouts), width) for _ in range(3))
     rows = []
@@ -46,7 +46,7 @@ def batch_of(rollouts: Sequence[Rollout]) -> Batch:
         if len(rollout.logprobs) != tokens or not all(0 <= place < tokens for place in places):
             raise GrlibError(
                 f"rollout {i}: {len(rollout.logprobs)} log probabilities and places {places} for {tokens} "
-                "tokens; there must be one a token, and all places among them"
+                "tokens; there must be one per token, and every place must be that of a token"
             )
         rows.append(Row(np.asarray(rollout.prompt + rollout.response, dtype=np.int32), len(rollout.prompt)))
         logprob[i, :tokens] = torch.from_numpy(np.asarray(rollout.logprobs, dtype=np.float32))
@@ -57,11 +57,11 @@ def batch_of(rollouts: Sequence[Rollout]) -> Batch:
 
 
 def line_starts(response: Sequence[int], line_ends: Collection[int]) -> tuple[int, ...]:
-    """Places of a response where lines begin: 0, and after every token whose text holds a newline."""
+    """The places where lines of a response start: 0, and after every token whose text holds a newline."""
     ends = [place + 1 for place, token in enumerate(response[:-1]) if token in line_ends]
     return (0, *ends)
 
 
 def line_last(starts: Sequence[int], tokens: int, line: int) -> int:
-    """Place of the last token of line `line` (0, 1, ...) of a response of `tokens` tokens."""
+    """The place of the last token of line `line` (0, 1, ...) of a response of `tokens` tokens."""
     return starts[line + 1] - 1 if line + 1 < len(starts) else tokens - 1

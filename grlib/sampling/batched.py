@@ -1,8 +1,8 @@
-"""Sampling from a Llama on the CPU, many rows at once: rows enter in waves, finished rows leave the batch.
+"""Engine "batched": a Llama samples many rows at once on the CPU; rows enter in waves, finished ones leave.
 
 All waves share one matrix product per layer; attention runs wave by wave over exactly the tokens that a wave
-has, so neither finished rows nor rows of other lengths cost compute. The weights and rotary embedding are
-those of the transformers model; `tests/sampling/test_sampling.py` compares logits and greedy output with it, and
+has, so neither finished rows nor rows of other lengths cost compute. The weights and the rotary embedding are
+those of the transformers model; `tests/sampling/test_sampling.py` compares the greedy output with it, and
 `python -m benchmarks` the speed.
 """
 
@@ -19,9 +19,13 @@ from torch.nn import functional as F
 
 from grlib.errors import GrlibError
 from grlib.models.llama import output_matrix
+from grlib.profiles import Sampling
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+# The new tokens of each prompt, and the log probability that each token was drawn with (0 when greedy).
+Drawn = tuple[list[list[int]], list[list[float]]]
 
 GROWTH = 128  # columns a wave's cache grows by
 COMPACT_BELOW = 0.92  # a wave drops its finished rows when fewer than this share are still running
@@ -37,23 +41,30 @@ class Wave:
     length: int  # columns filled so far
     running: torch.Tensor  # (n,) bool
     last: torch.Tensor  # (n,) the newest token of each row
-    # a layer each; keys lie transposed, because then the product with the queries runs along memory
+    # one per layer; keys are transposed, because then the product with the queries runs along memory
     keys: list[torch.Tensor] = field(default_factory=list)  # (n, kv heads, head size, capacity)
     values: list[torch.Tensor] = field(default_factory=list)  # (n, kv heads, capacity, head size)
 
-    def keep(self, chosen: torch.Tensor) -> None:
-        """Drop every row not in the bool mask `chosen`."""
-        for name in ("rows", "pads", "limits", "running", "last"):
-            setattr(self, name, getattr(self, name)[chosen])
-        self.keys = [k[chosen] for k in self.keys]
-        self.values = [v[chosen] for v in self.values]
+
+def generate(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    settings: Sampling,
+    seed: int,
+) -> Drawn:
+    """`Decoder.generate` of a new decoder."""
+    return Decoder(model, tokenizer.eos_token_id).generate(
+        prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
+    )
 
 
 class Decoder:
     """A Llama's weights laid out for one-token steps."""
 
-    def __init__(self, model: LlamaForCausalLM, engine: str = "batched", end: int | None = None) -> None:
-        """`end`: the token that ends a row; None: that of the model's configuration, which must be one."""
+    def __init__(self, model: LlamaForCausalLM, end: int) -> None:
+        """`end`: the token that ends a row. GrlibError for a model that is not a plain Llama."""
         config = model.config
         if (
             config.model_type != "llama"
@@ -62,13 +73,12 @@ class Decoder:
             or config.mlp_bias
         ):
             raise GrlibError(
-                f"engine {engine!r} runs plain Llama models, not {config.model_type!r}; use 'transformers'"
+                f"engines 'batched' and 'static' run plain Llama models, not {config.model_type!r} with "
+                f"{config.hidden_act!r}; use 'transformers'"
             )
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.eps, self.eos = config.rms_norm_eps, config.eos_token_id if end is None else end
-        if not isinstance(self.eos, int):
-            raise GrlibError(f"the model ends with any of {self.eos}: say which by `end`")
+        self.eps, self.end = config.rms_norm_eps, end
         base = model.model
         self.embedding = base.embed_tokens.weight.detach()
         self.output = _after_norm(base.norm, output_matrix(model))
@@ -88,15 +98,15 @@ class Decoder:
         temperature: float,
         seed: int,
         slots: int,
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """New tokens for each prompt, the end token included; a row stops there or after its budget of them.
-        Beside them, the log probability that each token was drawn with (0 when greedy).
+    ) -> Drawn:
+        """New tokens of each prompt, up to the end token (which is one of them) or the budget, and their log
+        probabilities.
 
         The result depends on the arguments alone. `temperature` 0 is greedy. At most `slots` rows run at
-        once. A prompt and its budget must fit the model's positions, see `check_room`.
+        once. A prompt and its budget must fit the model's positions.
         """
         generator = torch.Generator().manual_seed(seed)
-        outputs: tuple[list[list[int]], list[list[float]]] = ([[] for _ in prompts], [[] for _ in prompts])
+        outputs: Drawn = [[] for _ in prompts], [[] for _ in prompts]
         waiting = deque(
             sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
         )
@@ -130,12 +140,9 @@ class Decoder:
         )
         columns = torch.arange(length)
         places = (columns[None] - pads[:, None]).clamp(min=0)
-        visible = (columns[None, :] <= columns[:, None])[None] & (
-            columns[None, None, :] >= pads[:, None, None]
-        )
-        visible |= torch.eye(length, dtype=torch.bool)[
-            None
-        ]  # a padding token sees itself, so that no row is all masked
+        visible = (columns <= columns[:, None]) & (columns >= pads[:, None, None])
+        # a padding token sees itself, so that no row is all masked
+        visible |= torch.eye(length, dtype=torch.bool)[None]
         n, capacity = len(chosen), length + GROWTH
         x = self.embedding[ids].flatten(0, 1)
         cos, sin = self.cos[places][:, None], self.sin[places][:, None]
@@ -155,8 +162,7 @@ class Decoder:
     def _advance(self, waves: list[Wave]) -> torch.Tensor:
         """One step of all rows of all waves: logits (rows, vocabulary) of their next tokens."""
         sizes = [len(wave.rows) for wave in waves]
-        # a finished row that still waits to be dropped may stand beyond the last position; nobody reads its
-        # result
+        # a finished row that is not dropped yet may be beyond the last position: its result is not used
         places = torch.cat([wave.length - wave.pads for wave in waves]).clamp(max=len(self.cos) - 1)
         masks = [_padding_mask(wave) for wave in waves]
         for wave in waves:
@@ -188,8 +194,8 @@ class Decoder:
         mask: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
-        """Attention of one query a head over the first `end` columns; `out` is shaped as q, (n, kv heads,
-        groups, head size). The scores live in a buffer that is kept, as a fresh one costs page faults."""
+        """Attention of one query per head over the first `end` columns; q and `out` are (n, kv heads, groups,
+        head size). The scores lie in a buffer that is kept, as a new one costs page faults."""
         n, groups = len(q) * self.kv_heads, q.shape[2]
         if self.scores.numel() < n * groups * end:
             self.scores = torch.empty(n * groups * (end + GROWTH))
@@ -219,7 +225,7 @@ class Decoder:
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         """x over its root mean square; the norm's weights are in the next matrix. F.rms_norm, which has no
-        kernel of its own on the CPU, takes twice the time."""
+        CPU kernel, takes twice the time."""
         squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
         return x * squares.div_(x.shape[-1]).add_(self.eps).rsqrt_()
 
@@ -229,10 +235,10 @@ class Decoder:
         logits: torch.Tensor,
         temperature: float,
         generator: torch.Generator,
-        outputs: tuple[list[list[int]], list[list[float]]],
+        outputs: Drawn,
     ) -> None:
         """Draw the next token of every row, store it, and mark the rows that are done."""
-        if temperature > 0:  # one uniform number a row, looked up in the cumulated probabilities
+        if temperature > 0:  # one uniform number per row, looked up in the cumulative probabilities
             chances = torch.softmax(logits.div_(temperature), -1)
             sums = chances.cumsum(-1)
             draws = torch.rand(len(logits), 1, generator=generator) * sums[:, -1:]
@@ -250,13 +256,12 @@ class Decoder:
                     outputs[0][request].append(token)
                     outputs[1][request].append(score)
             wave.last = new
-            # the new token will stand in column `length`, so a row is out of budget one column before its
-            # limit
-            wave.running &= (new != self.eos) & (wave.length + 1 < wave.limits)
+            # the new token will be in column `length`, so a row is out of budget one column before its limit
+            wave.running &= (new != self.end) & (wave.length + 1 < wave.limits)
 
 
 def _layer_weights(layer: nn.Module) -> dict[str, torch.Tensor]:
-    """One block's matrices, those read together side by side, stored (in, out)."""
+    """One block's matrices as (in, out); those that multiply the same input are side by side."""
     attention, mlp = layer.self_attn, layer.mlp
     queries = attention.q_proj.weight * attention.scaling
     joint = [queries, attention.k_proj.weight, attention.v_proj.weight]
@@ -283,12 +288,14 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 def _compact(wave: Wave) -> bool:
     """Drop finished rows once they are many; False when none is left."""
-    running = int(wave.running.sum())
-    if running == 0:
-        return False
-    if running < COMPACT_BELOW * len(wave.rows):
-        wave.keep(wave.running.clone())
-    return True
+    running = wave.running
+    left = int(running.sum())
+    if 0 < left < COMPACT_BELOW * len(wave.rows):
+        for name in ("rows", "pads", "limits", "running", "last"):
+            setattr(wave, name, getattr(wave, name)[running])
+        wave.keys = [keys[running] for keys in wave.keys]
+        wave.values = [values[running] for values in wave.values]
+    return left > 0
 
 
 def _make_room(wave: Wave) -> None:

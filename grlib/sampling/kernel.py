@@ -1,6 +1,5 @@
-"""Attention of one new token a row over a static cache, as a Triton kernel: it writes the token's key and
-value into the cache, and reads what a row has filled, not what the cache could hold, and nothing of rows that
-are done.
+"""Attention of one new token per row over a static cache, as a Triton kernel. It writes the key and value of
+the token into the cache, reads only the columns that a row has filled, and skips rows that are done.
 
 With TRITON_INTERPRET=1 it runs without a GPU: where Triton is installed, a test compares it with PyTorch.
 """
@@ -11,8 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK, WARPS, STAGES = 64, 2, 3  # columns read at once; how the kernel is laid out
-ROWS = 16  # the least that a matrix unit takes: heads that share keys and values, and padding
+BLOCK, WARPS, STAGES = 64, 2, 3  # columns read at once; launch parameters
+ROWS = 16  # the least that a matrix unit takes: the heads that share keys and values, and padding
 
 
 @triton.jit
@@ -21,8 +20,8 @@ def _attend(  # type: ignore[no-untyped-def]
     slot_stride, head_stride,
     GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Program (slot, kv head): the GROUPS query heads that share this head's keys and values, of SIZE numbers
-    each, scaled already; columns 0 .. length[slot] - 1 are read, column length[slot] is written."""
+    """Program (slot, kv head): the GROUPS query heads (scaled, of SIZE numbers each) that share the keys and
+    values of this head; columns 0 .. length[slot] - 1 are read, column length[slot] is written."""
     slot, head = tl.program_id(0), tl.program_id(1)
     row, place, column = tl.arange(0, ROWS), tl.arange(0, SIZE), tl.arange(0, BLOCK)
     own = slot * tl.num_programs(1) + head
@@ -63,13 +62,13 @@ def attend(
     length: torch.Tensor,
     running: torch.Tensor,
 ) -> torch.Tensor:
-    """Attention of the new tokens, whose keys and values come to stand in column `length` of a slot.
+    """Attention of the new tokens, whose keys and values are written to column `length` of their slots.
 
     queries (slots, kv heads, groups, size), scaled; new keys and values (slots, kv heads, size); keys and
-    values (slots, kv heads, columns, size), of whose columns 0 .. `length` - 1 are filled; all in one piece.
-    The result is shaped as the queries; that of a slot which is not `running` has no meaning, and its cache
-    stays as it is. At most `ROWS` groups, and a size that is a power of two of 16 or more
-    (`static_decoding.kernel_takes`)."""
+    values (slots, kv heads, columns, size), with columns 0 .. `length` - 1 filled; all contiguous. The result
+    has the shape of the queries; where a slot is not `running` it has no meaning, and the slot's cache does
+    not change. At most `ROWS` groups, and a size that is a power of two of 16 or more
+    (`static.kernel_takes`)."""
     slots, heads, groups, size = queries.shape
     out = torch.empty_like(queries)
     _attend[(slots, heads)](

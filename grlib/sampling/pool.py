@@ -1,16 +1,19 @@
-"""One interface to sample from a model: requests in, responses out, in resumable chunks on all cores.
+"""Requests in, responses out: sampling from a model, in resumable chunks, on all cores or GPUs.
 
-An engine turns a chunk of requests into responses; the content of a chunk depends on its requests, the model,
-the temperature, the seed and the chunk's number alone.
+`sample` answers requests of any number and stores each chunk as a file; `answer` answers them at once, in
+this process. What a chunk holds depends only on its requests, the model, the temperature, the seed and the
+number of the chunk, not on the number of workers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,25 +21,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 import pandas as pd
+import torch
 
 from grlib.errors import GrlibError
+from grlib.models.llama import digest_of, load_both
+from grlib.models.tokenizer import decode, encode, load_tokenizer
 from grlib.profiles import Sampling
 from grlib.profiles.settings import ON_GPUS
 from grlib.runs.chunks import chunked, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
 from grlib.runs.provenance import cores
 from grlib.runs.sources import code_digest
-from grlib.sampling.vllm import ServedModel, refuse_few_gpus, refuse_missing, take_devices
+from grlib.sampling import batched, static, vllm
+from grlib.sampling.batched import Drawn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from grlib.sampling.static import Finished
+InMemory = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]
 
 
 class Request(NamedTuple):
-    """A prompt, the part of the response that already stands (a hint, a rewritten trace), and the budget of
-    the whole response in tokens, that part and the end token included."""
+    """A prompt, the part of the response that is already given (a hint, a rewritten trace), and the budget of
+    the whole response in tokens, with that part and the end token."""
 
     prompt: str
     prefix: str
@@ -44,9 +51,9 @@ class Request(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """A response: its text (prefix included), its tokens (prefix and end token included), whether it ended by
-    itself (otherwise it ran into the budget), and how many of the tokens are new (0: the prefix filled the
-    budget). Where the settings ask for them, the new tokens and the log probability that each was drawn with.
+    """A response: its text (with the prefix), its tokens (with the prefix and the end token), whether it
+    ended by itself (else it ran into the budget), and how many of its tokens are new (0: the prefix filled
+    the budget). With `Sampling.logprobs`: the new tokens and the log probability that each was drawn with.
     """
 
     text: str
@@ -57,15 +64,11 @@ class Sampled(NamedTuple):
     logprobs: tuple[float, ...] = ()
 
 
-_POOLS: dict[tuple[str, int, int], ProcessPoolExecutor] = {}  # the one that runs, by its kind
-_ON_REQUEST = ("ids", "logprobs")  # fields of `Sampled` that are kept only where the settings ask for them
-
-
-AtHand = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]  # a model in this process, and its tokenizer
+OPTIONAL = ("ids", "logprobs")  # fields of `Sampled` that only `Sampling.logprobs` fills
 
 
 def sample(
-    model: Path | AtHand,
+    model: Path | InMemory,
     requests: Sequence[Request],
     settings: Sampling,
     *,
@@ -74,10 +77,11 @@ def sample(
     progress: Callable[[str], None] | None = None,
     label: str = "sampling",
 ) -> list[Sampled]:
-    """Answer all requests with a model, in order. Done chunks are kept in `folder`.
+    """Answer all requests with a model, in order; finished chunks are kept in `folder`.
 
-    The model is a folder, or at hand where the settings say `resident`. A killed call goes on where it was
-    when it is made again with the same arguments.
+    The model is a folder, or in memory where the settings are `resident`. A call that was killed continues
+    when it is made again with the same arguments. Raises GrlibError for a model that is missing or damaged,
+    an engine that is not installed, and a prompt that does not fit the model.
     """
     if not requests:
         return []
@@ -86,10 +90,7 @@ def sample(
             raise MissingArtefact(f"model {model}: {fault}; delete the folder and make it again")
         content = digest(model)
     else:
-        from grlib.models.llama import digest_of
-
         content = digest_of(model[0])
-    parts = [list(requests[i : i + settings.chunk]) for i in range(0, len(requests), settings.chunk)]
     key = {
         "model": content,
         "requests": hashlib.sha256(repr(list(requests)).encode()).hexdigest(),
@@ -101,210 +102,78 @@ def sample(
         "code": code_digest("grlib.sampling.pool"),
     }
     check_engine(settings)
-
-    def arguments(number: int) -> tuple[Path | AtHand, list[Request], Sampling, int]:
-        return model, parts[number], settings, crc32(f"{seed}/{number}".encode())
-
-    def here(number: int) -> pd.DataFrame:
-        return sample_alone(*arguments(number))
-
-    def submit(number: int) -> Future[pd.DataFrame]:
-        return _pool(settings).submit(sample_chunk, *arguments(number))
-
+    parts = [list(requests[i : i + settings.chunk]) for i in range(0, len(requests), settings.chunk)]
+    jobs = [(model, part, settings, crc32(f"{seed}/{number}".encode())) for number, part in enumerate(parts)]
+    # starting workers for a single chunk costs more than they save; a GPU is free when its process ends
+    several = len(parts) > 1 and _processes(settings) > 1
+    workers = (several or settings.engine in ON_GPUS) and not settings.resident
     try:
-        # starting workers for a single chunk costs more than they save; a GPU is free when its process ends
-        several = len(parts) > 1 and processes_of(settings) > 1
-        workers = (several or settings.engine in ON_GPUS) and not settings.resident
-        elsewhere = submit if workers else None
-        frame = chunked(folder, key, len(parts), here, submit=elsewhere, progress=progress, label=label)
+        frame = chunked(
+            folder,
+            key,
+            len(parts),
+            lambda number: _sample_here(*jobs[number]),
+            submit=(lambda number: _pool(settings).submit(sample_chunk, *jobs[number])) if workers else None,
+            progress=progress,
+            label=label,
+        )
     except BrokenProcessPool:  # a worker was killed, mostly for want of memory: the next call needs new ones
         end_workers()
         raise
-    for name in set(_ON_REQUEST) & set(frame):  # lists come out of the files as arrays
+    for name in set(OPTIONAL) & set(frame):  # lists come out of the files as arrays
         frame[name] = [tuple(values.tolist()) for values in frame[name]]
     return [Sampled(*row) for row in zip(*(frame[name].tolist() for name in frame), strict=True)]
 
 
-def check_engine(settings: Sampling) -> None:
-    """GrlibError, before any work, where the engine or a GPU that it is to have is not there."""
-    if settings.engine == "vllm":
-        refuse_missing()
-    if settings.engine in ON_GPUS:
-        refuse_few_gpus(settings)
-
-
-def processes_of(settings: Sampling) -> int:
-    """How many workers there are: on GPUs (and with vLLM) one per copy of the model."""
-    return settings.data_parallel if settings.engine in ON_GPUS else settings.workers or cores()
-
-
-def _pool(settings: Sampling) -> ProcessPoolExecutor:
-    """Worker processes, started once: they keep torch, and the last model, loaded."""
-    engine, processes, gpus = settings.engine, processes_of(settings), settings.tensor_parallel
-    kind = (engine, processes, gpus)
-    if kind not in _POOLS:
-        end_workers()
-        first: Callable[[], None] = _one_thread
-        if engine in ON_GPUS:
-            first = partial(take_devices, multiprocessing.get_context("spawn").Value("i", 0), gpus)
-        _POOLS[kind] = worker_pool(processes, first)
-    return _POOLS[kind]
-
-
-def end_workers() -> None:
-    """End the workers; the next call starts them anew."""
-    while _POOLS:
-        _POOLS.popitem()[1].shutdown()
-
-
-def release_gpus() -> None:
-    """End the workers where they may hold a GPU's memory, nearly all of it with vLLM: training needs it."""
-    import torch
-
-    if torch.cuda.is_available():
-        end_workers()
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # one process a core: threads of several processes would fight over the cores
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook ends its workers itself
-
-
-def sample_alone(
-    model: Path | AtHand, requests: list[Request], settings: Sampling, seed: int
-) -> pd.DataFrame:
-    """`sample_chunk` in this process, on one thread as in a worker: the same rows come out."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return sample_chunk(model, requests, settings, seed)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def sample_chunk(
-    model: Path | AtHand, requests: list[Request], settings: Sampling, seed: int
+    model: Path | InMemory, requests: list[Request], settings: Sampling, seed: int
 ) -> pd.DataFrame:
-    """Answer one chunk in this process: columns as in `Sampled`, those on request only if asked for."""
-    at_hand = _loaded(model, digest(model), settings.engine) if isinstance(model, Path) else model
-    found = answer(*at_hand, requests, settings, seed)
-    frame = pd.DataFrame(found, columns=list(Sampled._fields))
-    return frame if settings.logprobs else frame.drop(columns=list(_ON_REQUEST))
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, content: str, engine: str) -> tuple[Any, PreTrainedTokenizerFast]:
-    """The model, as its engine takes it, and tokenizer of a folder; `content` tells a changed one apart."""
-    from grlib.models.llama import load_both
-    from grlib.models.tokenizer import load_tokenizer
-
-    if engine == "vllm":
-        return ServedModel(str(folder), content), load_tokenizer(folder)
-    return load_both(folder)
+    """Answer one chunk in this process: a row per request, columns as in `Sampled`."""
+    loaded = _loaded(model, digest(model), settings.engine) if isinstance(model, Path) else model
+    frame = pd.DataFrame(answer(*loaded, requests, settings, seed), columns=list(Sampled._fields))
+    return frame if settings.logprobs else frame.drop(columns=list(OPTIONAL))
 
 
 def answer(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | vllm.ServedModel,
     tokenizer: PreTrainedTokenizerFast,
     requests: Sequence[Request],
     settings: Sampling,
     seed: int,
 ) -> list[Sampled]:
-    """Answer requests with a model at hand, in this process.
+    """Answer requests, in order, in this process.
 
-    vLLM serves folders from processes of its own: a model at hand is sampled by transformers in its stead.
+    vLLM samples from folders only, so a model in memory is sampled by transformers instead. Raises GrlibError
+    where a prompt and its budget do not fit the model.
     """
-    return by_number(answers(model, tokenizer, requests, settings, seed), len(requests))
-
-
-def by_number(found: Iterable[tuple[int, Sampled]], count: int) -> list[Sampled]:
-    """Answers to `count` requests by their numbers; GrlibError where one has none or several."""
-    answers: dict[int, Sampled] = {}
-    for number, one in found:
-        if number in answers or not 0 <= number < count:
-            raise GrlibError(f"an answer to request {number} of 0..{count - 1}, which waits for none")
-        answers[number] = one
-    if missing := set(range(count)) - set(answers):
-        raise GrlibError(f"no answer to {len(missing)} of {count} requests, first number {min(missing)}")
-    return [answers[number] for number in range(count)]
-
-
-def answers(
-    model: PreTrainedModel | ServedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    requests: Sequence[Request],
-    settings: Sampling,
-    seed: int,
-) -> Iterator[tuple[int, Sampled]]:
-    """`answer`, each with the number of its request, in the order in which they are finished: with engine
-    "static" a GPU goes on with the others meanwhile."""
-    from grlib.models.tokenizer import decode, encode
-
-    served = isinstance(model, ServedModel)
-    engine = "transformers" if settings.engine == "vllm" and not served else settings.engine
-    if settings.logprobs and engine == "transformers":
-        raise GrlibError("log probabilities by vLLM need a model in a folder, not one at hand")
+    engine = settings.engine
+    if engine == "vllm" and not isinstance(model, vllm.ServedModel):
+        if settings.logprobs:
+            raise GrlibError(
+                "log probabilities of engine 'vllm' need a model in a folder; this one is in memory"
+            )
+        engine = "transformers"
     prompts = encode(tokenizer, [request.prompt for request in requests])
     prefixes = encode(tokenizer, [request.prefix for request in requests])
-    left = [max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)]
+    budgets = [
+        max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)
+    ]
     full = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
-    check_room(full, left, model.config.max_position_embeddings)
-    for i, tokens, logprobs in ENGINES[engine](model, tokenizer, full, left, settings, seed):
-        ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
-        text = requests[i].prefix + decode(tokenizer, tokens[:-1] if ended else tokens)
-        kept = (tuple(tokens), tuple(logprobs)) if settings.logprobs else ()
-        yield i, Sampled(text, len(prefixes[i]) + len(tokens), ended, len(tokens), *kept)
-
-
-def check_room(prompts: Sequence[Sequence[int]], budgets: Sequence[int], positions: int) -> None:
-    """Raise GrlibError where a prompt and its budget of new tokens do not fit a model of `positions`."""
-    for prompt, budget in zip(prompts, budgets, strict=True):
-        if budget > 0 and not 0 < len(prompt) <= positions - budget:
+    positions = model.config.max_position_embeddings
+    for ids, budget in zip(full, budgets, strict=True):
+        if budget > 0 and not 0 < len(ids) <= positions - budget:
             raise GrlibError(
-                f"a prompt of {len(prompt)} tokens with a budget of {budget} more does not fit: the model "
-                f"takes 1 to {positions} in all; shorten the prompt or lower the budget"
+                f"a prompt of {len(ids)} tokens with a budget of {budget} more does not fit: the model takes "
+                f"1 to {positions} in all; shorten the prompt or lower the budget"
             )
-
-
-def _batched(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[Sequence[int]],
-    budgets: Sequence[int],
-    settings: Sampling,
-    seed: int,
-) -> Iterator[Finished]:
-    from grlib.sampling.batched import Decoder
-
-    new, logprobs = Decoder(model, end=tokenizer.eos_token_id).generate(
-        prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
-    )
-    return zip(range(len(prompts)), new, logprobs, strict=True)
-
-
-def _static(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[Sequence[int]],
-    budgets: Sequence[int],
-    settings: Sampling,
-    seed: int,
-) -> Iterator[Finished]:
-    from grlib.sampling.static import generate
-
-    return generate(
-        model,
-        prompts,
-        budgets,
-        temperature=settings.temperature,
-        seed=seed,
-        slots=settings.slots,
-        end=tokenizer.eos_token_id,
-    )
+    drawn = ENGINES[engine](model, tokenizer, full, budgets, settings, seed)
+    found = []
+    for request, prefix, ids, logprobs in zip(requests, prefixes, *drawn, strict=True):
+        ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
+        text = request.prefix + decode(tokenizer, ids[:-1] if ended else ids)
+        optional = (tuple(ids), tuple(logprobs)) if settings.logprobs else ()
+        found.append(Sampled(text, len(prefix) + len(ids), ended, len(ids), *optional))
+    return found
 
 
 def _transformers(
@@ -314,60 +183,134 @@ def _transformers(
     budgets: Sequence[int],
     settings: Sampling,
     seed: int,
-) -> Iterator[Finished]:
-    """`generate` of transformers, `slots` rows at a time: slower, any architecture, the tests' reference."""
-    import torch
+) -> Drawn:
+    """`generate` of transformers, `slots` rows at a time: slow, for any architecture; the tests' reference.
+    It gives no log probabilities."""
     from transformers import GenerationConfig
 
     torch.manual_seed(seed)
+    found: list[list[int]] = [[] for _ in prompts]
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     choice = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
     if settings.temperature == 0:
         choice = {"do_sample": False}
-    choice["eos_token_id"] = tokenizer.eos_token_id
-    yield from ((i, [], []) for i, budget in enumerate(budgets) if budget <= 0)
     order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
     for first in range(0, len(order), settings.slots):
         rows = order[first : first + settings.slots]
         width = max(len(prompts[i]) for i in rows)
-        pads = [width - len(prompts[i]) for i in rows]
-        ids = torch.tensor(
-            [[tokenizer.pad_token_id] * pad + prompts[i] for i, pad in zip(rows, pads, strict=True)]
-        )
-        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
-        most = max(budgets[i] for i in rows)
-        own, model.generation_config = model.generation_config, GenerationConfig()  # it steers nothing here
+        ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in rows])
+        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
+        # the model's own configuration, which may hold penalties and other end tokens, is set aside
+        own, model.generation_config = model.generation_config, GenerationConfig()
         try:
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                max_new_tokens=most,
-                pad_token_id=tokenizer.pad_token_id,
+                max_new_tokens=max(budgets[i] for i in rows),
+                eos_token_id=end,
+                pad_token_id=pad,
                 **choice,
             )
         finally:
             model.generation_config = own
-        for i, tokens in zip(rows, output[:, width:].tolist(), strict=True):
-            end = (
-                tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
-            )
-            yield i, tokens[: min(end, budgets[i])], []
+        for i, new in zip(rows, output[:, width:].tolist(), strict=True):
+            length = new.index(end) + 1 if end in new else len(new)
+            found[i] = new[: min(length, budgets[i])]
+    return found, [[] for _ in prompts]
 
 
-def _vllm(
-    model: ServedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[list[int]],
-    budgets: Sequence[int],
-    settings: Sampling,
-    seed: int,
-) -> Iterator[Finished]:
-    new, logprobs = model.generate(prompts, budgets, tokenizer.eos_token_id, settings, seed)
-    return zip(range(len(prompts)), new, logprobs, strict=True)
-
-
-ENGINES: dict[str, Callable[..., Iterator[Finished]]] = {
-    "batched": _batched,
-    "static": _static,
+# (model, tokenizer, prompts, budgets, settings, seed) -> new tokens and log probabilities of each prompt
+ENGINES: dict[str, Callable[..., Drawn]] = {
+    "batched": batched.generate,
+    "static": static.generate,
     "transformers": _transformers,
-    "vllm": _vllm,
+    "vllm": vllm.generate,
 }
+
+
+# Worker processes
+
+
+def check_engine(settings: Sampling) -> None:
+    """GrlibError, before any work, where the engine is not installed or needs more GPUs than there are."""
+    if settings.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise GrlibError(
+            "engine 'vllm': vLLM is not installed; run `make vllm`, or choose another engine "
+            "(field `engine` of the profile in grlib/profiles/)"
+        )
+    gpus, needed = torch.cuda.device_count(), settings.tensor_parallel * settings.data_parallel
+    if settings.engine in ON_GPUS and 0 < gpus < needed:  # without a GPU, engines run on the CPU
+        raise GrlibError(
+            f"tensor_parallel={settings.tensor_parallel} x data_parallel={settings.data_parallel} needs "
+            f"{needed} GPUs, and there are {gpus}; lower one of them"
+        )
+
+
+def _processes(settings: Sampling) -> int:
+    """The number of workers: one per core, or one per copy of the model on GPUs."""
+    return settings.data_parallel if settings.engine in ON_GPUS else settings.workers or cores()
+
+
+_POOLS: dict[tuple[str, int, int], ProcessPoolExecutor] = {}  # the running pool, by its kind
+
+
+def _pool(settings: Sampling) -> ProcessPoolExecutor:
+    """Worker processes, started once: they keep torch and the last model loaded."""
+    kind = (settings.engine, _processes(settings), settings.tensor_parallel)
+    if kind not in _POOLS:
+        end_workers()
+        prepare: Callable[[], None] = _use_one_thread
+        if settings.engine in ON_GPUS:
+            started = multiprocessing.get_context("spawn").Value("i", 0)
+            prepare = partial(take_devices, started, settings.tensor_parallel)
+        _POOLS[kind] = worker_pool(_processes(settings), prepare)
+    return _POOLS[kind]
+
+
+def end_workers() -> None:
+    """End the workers; the next call of `sample` starts new ones."""
+    while _POOLS:
+        _POOLS.popitem()[1].shutdown()
+
+
+def release_gpus() -> None:
+    """End workers that may hold the memory of a GPU (nearly all of it with vLLM): training needs it."""
+    if torch.cuda.is_available():
+        end_workers()
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)  # one process per core: threads of several processes would fight over the cores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook ends its workers itself
+
+
+def take_devices(started: Any, per_engine: int) -> None:
+    """In a new worker: keep `per_engine` of the GPUs that no other worker has (`started` counts workers)."""
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    if names:
+        own = names.split(",")[number * per_engine : (number + 1) * per_engine]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+
+
+def _sample_here(
+    model: Path | InMemory, requests: list[Request], settings: Sampling, seed: int
+) -> pd.DataFrame:
+    """`sample_chunk` on one thread, as in a worker, so that the same rows come out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return sample_chunk(model, requests, settings, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, content: str, engine: str) -> tuple[Any, PreTrainedTokenizerFast]:
+    """Model (as its engine takes it) and tokenizer of a folder; `content` is its digest, so that a folder
+    that has changed is loaded again."""
+    if engine == "vllm":
+        return vllm.served(folder, content), load_tokenizer(folder)
+    return load_both(folder)

@@ -1,15 +1,15 @@
-"""Sampling from a Llama on a GPU: one captured step, again and again, over a cache that never moves.
+"""Engine "static": a Llama samples on a GPU, one captured step after the other over a cache of fixed size.
 
-Every row has a slot of the cache and its own place in it, so a finished row is replaced at once. A step is
-captured as a CUDA graph whose attention reads what each row has filled (`decode_kernel`). Without a GPU, and
-for heads that the kernel does not take, attention reads as many columns as the fullest row has; without a GPU
-the step runs as it is, which is how the tests compare it with transformers.
+Every row has a slot of the cache, so a new row takes the place of a finished one at once. A step is captured
+as a CUDA graph whose attention (`kernel`) reads only what each row has filled. For heads that the kernel does
+not take, attention reads as many columns as the fullest row has. Without a GPU the same step runs uncaptured:
+so the tests compare it with transformers.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +17,50 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from grlib.errors import GrlibError
 from grlib.models.llama import ALIGNED
-from grlib.sampling.batched import Decoder
+from grlib.profiles import Sampling
+from grlib.sampling.batched import Decoder, Drawn
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-COLUMNS = 256  # the cache has, and attention without the kernel reads, a multiple of so many columns
-STRIDE = 16  # steps between two looks at which rows are done
+COLUMNS = 256  # the columns of the cache, and those that plain attention reads, are a multiple of this
+STRIDE = 16  # steps between two checks for finished rows
 PREFILL = 65_536  # padded prompt tokens that enter in one pass
 MEMORY = 0.4  # share of a GPU's memory that the cache may take: training in the same process needs half
 
-Finished = tuple[int, list[int], list[float]]  # number of a request, its new tokens, their log probabilities
+Finished = tuple[int, np.ndarray, np.ndarray]  # number of a request, its new tokens, their log probabilities
+
+_KEPT: dict[tuple[Any, ...], StaticDecoder] = {}  # the last decoder, by the model's shape and the sizes
+
+
+def generate(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    settings: Sampling,
+    seed: int,
+) -> Drawn:
+    """`StaticDecoder.respond` by the decoder of the last call, with its graphs, where it fits; else by a new
+    one."""
+    most = max(budgets, default=0)
+    if most <= 0:
+        return [[] for _ in prompts], [[] for _ in prompts]
+    columns = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
+    sizes = (settings.slots, _rounded(columns), _rounded(most), tokenizer.eos_token_id)
+    kind = (model.config.to_json_string(), *sizes)
+    if kind in _KEPT:
+        _KEPT[kind].load(model)
+    else:
+        _KEPT.clear()  # frees its memory first
+        _KEPT[kind] = StaticDecoder(model, *sizes)
+    return _KEPT[kind].respond(prompts, budgets, temperature=settings.temperature, seed=seed)
 
 
 @dataclass
 class Slots:
-    """What every slot holds, (slots,) each unless said otherwise, on the device."""
+    """The state of every slot, on the device: (slots,) unless a comment gives another shape."""
 
     last: torch.Tensor  # the newest token, whose keys and values the next step writes
     length: torch.Tensor  # columns filled
@@ -42,18 +68,20 @@ class Slots:
     budget: torch.Tensor
     running: torch.Tensor  # bool
     tokens: torch.Tensor  # (slots, largest budget): the new tokens
-    logprobs: torch.Tensor  # as tokens: with which log probability each was drawn
+    logprobs: torch.Tensor  # (slots, largest budget): the log probabilities that they were drawn with
 
 
 class StaticDecoder(Decoder):
     """The layers of `Decoder` over a static cache, on a GPU in bfloat16 where there is one."""
 
-    def __init__(
-        self, model: LlamaForCausalLM, slots: int, columns: int, most: int, end: int | None = None
-    ) -> None:
-        super().__init__(model, engine="static", end=end)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+    def __init__(self, model: LlamaForCausalLM, slots: int, columns: int, most: int, end: int) -> None:
+        """For `slots` rows at once (on a GPU: as many as fit), `columns` tokens each, up to `most` of them
+        new."""
+        super().__init__(model, end)
+        gpu = torch.cuda.is_available()
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        if gpu:
+            self.device, self.dtype = torch.device("cuda"), torch.bfloat16
         self.embedding, self.output, self.cos, self.sin = (  # copies, which `load` may overwrite
             tensor.to(self.device, self.dtype, copy=True)
             for tensor in (self.embedding, _aligned(self.output), self.cos, self.sin)
@@ -62,73 +90,56 @@ class StaticDecoder(Decoder):
             {name: matrix.to(self.device, self.dtype, copy=True) for name, matrix in layer.items()}
             for layer in self.layers
         ]
-        self.kernel = self.device.type == "cuda" and kernel_takes(self.heads // self.kv_heads, self.head)
-        self.columns = _rounded(columns)
-        self.count = self._slots_that_fit(slots)
+        self.kernel = gpu and kernel_takes(self.heads // self.kv_heads, self.head)
+        self.columns, self.count = _rounded(columns), slots
+        if gpu:
+            whole, each = torch.cuda.mem_get_info()[1], self.dtype.itemsize
+            self.count = rows_that_fit(
+                slots, whole, len(self.layers), self.kv_heads, self.head, self.columns, each
+            )
         shape = (self.count, self.kv_heads, self.columns, self.head)
         self.keys, self.values = (
             [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers] for _ in range(2)
         )
-        self.slots = self._empty(most)
+
+        def zeros(*more: int, dtype: torch.dtype = torch.long) -> torch.Tensor:
+            return torch.zeros(self.count, *more, dtype=dtype, device=self.device)
+
+        self.slots = Slots(
+            last=zeros(), length=zeros(), made=zeros(), budget=zeros(), running=zeros(dtype=torch.bool),
+            tokens=zeros(most), logprobs=zeros(most, dtype=torch.float32),
+        )  # fmt: skip
         self.places = torch.arange(self.columns, device=self.device)
         self.rows = torch.arange(self.count, device=self.device)
         self.generator = torch.Generator(self.device)
         self.graphs: dict[tuple[int, float], Callable[[], None]] = {}
-        self.calls = 0  # of `finished`
         # the parts of a step, on a GPU compiled into few kernels; prompts differ in size and take plain ones
         parts: list[Callable[..., Any]] = [self._project_one, self._finish_layer, _drawn]
-        if self.device.type == "cuda":
+        if gpu:
             parts = [torch.compile(part) for part in parts]
         self.project, self.finish, self.draw = parts
 
     def load(self, model: LlamaForCausalLM) -> None:
-        """Take the weights of another model of the same shape, where the captured steps find them."""
-        new = Decoder(model, engine="static", end=self.eos)
+        """Copy the weights of another model of the same shape to where the captured steps read them."""
+        new = Decoder(model, self.end)
         self.embedding.copy_(new.embedding)
         self.output.copy_(_aligned(new.output))
         for own, theirs in zip(self.layers, new.layers, strict=True):
             for name, matrix in own.items():
                 matrix.copy_(theirs[name])
 
-    def _empty(self, most: int) -> Slots:
-        """Slots of which none runs, with room for `most` new tokens each."""
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.long) -> torch.Tensor:
-            return torch.zeros(shape, dtype=dtype, device=self.device)
-
-        n = self.count
-        return Slots(
-            last=zeros(n), length=zeros(n), made=zeros(n), budget=zeros(n),
-            running=zeros(n, dtype=torch.bool),
-            tokens=zeros(n, most), logprobs=zeros(n, most, dtype=torch.float32),
-        )  # fmt: skip
-
-    def _slots_that_fit(self, wanted: int) -> int:
-        """Slots asked for, or as many as fit the GPU."""
-        if self.device.type != "cuda":
-            return wanted
-        _, whole = torch.cuda.mem_get_info()
-        shape = len(self.layers), self.kv_heads, self.head, self.columns
-        return rows_that_fit(wanted, whole, *shape, self.dtype.itemsize)
-
     @torch.no_grad()
-    def finished(
+    def respond(
         self, prompts: Sequence[Sequence[int]], budgets: Sequence[int], *, temperature: float, seed: int
-    ) -> Iterator[Finished]:
-        """Requests without a budget first, then the others as they are done; columns and budgets must fit.
-
-        What the caller does with one overlaps with the steps of those that still run, which a GPU has been
-        handed then. One call at a time: GrlibError where another has begun before these steps are done.
-        """
-        self.calls += 1
-        ours = self.calls
+    ) -> Drawn:
+        """As `Decoder.generate`, in the slots of this decoder; prompts and budgets must fit its sizes."""
         self.generator.manual_seed(seed)
         self.slots.running.zero_()
         order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
         waiting, holds = deque(order), dict[int, int]()  # slot -> request
         filled = [0] * self.count  # columns of a slot that may be in use
-        left: list[tuple[int, np.ndarray, np.ndarray]] = []
-        yield from ((i, [], []) for i, budget in enumerate(budgets) if budget <= 0)
+        done: list[Finished] = []
+        outputs: Drawn = [[] for _ in prompts], [[] for _ in prompts]
         while waiting or holds:
             free = [slot for slot in range(self.count) if slot not in holds]
             if waiting and len(free) >= min(len(waiting), max(1, self.count // 8)):
@@ -144,11 +155,10 @@ class StaticDecoder(Decoder):
                 step()
             for slot in holds:
                 filled[slot] += STRIDE
-            yield from _listed(left)
-            if self.calls != ours:
-                raise GrlibError("the static cache has been given to another call: end one before the next")
-            left = self._leave(holds)
-        yield from _listed(left)
+            _store(done, outputs)  # makes lists while a GPU runs the steps that were just queued
+            done = self._leave(holds)
+        _store(done, outputs)
+        return outputs
 
     def _enter(
         self,
@@ -157,7 +167,8 @@ class StaticDecoder(Decoder):
         prompts: Sequence[Sequence[int]],
         budgets: Sequence[int],
     ) -> dict[int, int]:
-        """Put the next requests into free slots: a prompt goes through the layers, but for its last token."""
+        """Put the next requests into free slots: all but the last token of a prompt pass through the layers.
+        Returns slot -> request."""
         chosen = [waiting.popleft()]
         while waiting and len(chosen) < len(free):
             if (len(chosen) + 1) * len(prompts[waiting[0]]) > PREFILL:
@@ -180,7 +191,7 @@ class StaticDecoder(Decoder):
         return dict(zip(free, chosen, strict=False))
 
     def _prefill(self, ids: torch.Tensor, places: torch.Tensor) -> None:
-        """Write keys and values of prompts (n, width), padded on the right, into the slots `places`."""
+        """Write the keys and values of prompts (n, width), padded on the right, into the slots `places`."""
         n, width = ids.shape
         x = self.embedding[ids].flatten(0, 1)
         cos, sin = self.cos[:width], self.sin[:width]
@@ -195,14 +206,14 @@ class StaticDecoder(Decoder):
     def _project_one(
         self, x: torch.Tensor, weights: dict, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`_project` of one token a slot: queries (slots, kv heads, groups, head size), keys and values
-        (slots, kv heads, head size), each in one piece."""
+        """`_project` of one token per slot: queries (slots, kv heads, groups, head size), keys and values
+        (slots, kv heads, head size), all contiguous."""
         q, k, v = self._project(x, weights, self.count, 1, cos, sin)
         q = q.reshape(self.count, self.kv_heads, self.heads // self.kv_heads, self.head)
         return q.contiguous(), k[:, :, 0].contiguous(), v[:, :, 0].contiguous()
 
     def _step_over(self, columns: int, temperature: float) -> Callable[[], None]:
-        """The step that reads so many columns, captured when it is first asked for."""
+        """The step that reads `columns` columns; on a GPU it is captured at its first use."""
 
         def step() -> None:
             self._step(columns, temperature)
@@ -211,8 +222,9 @@ class StaticDecoder(Decoder):
             return step
         key = (columns, temperature)
         if key not in self.graphs:
+            # the warm-up before the capture must change no slot and draw nothing from our generator
             running, own = self.slots.running.clone(), self.generator
-            self.slots.running.zero_()  # the trial before the capture must change nothing, nor draw from ours
+            self.slots.running.zero_()
             self.generator = torch.Generator(self.device)
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -229,19 +241,20 @@ class StaticDecoder(Decoder):
         return self.graphs[key]
 
     def _step(self, columns: int, temperature: float) -> None:
-        """The next token of every slot that runs; the others stay as they are."""
+        """The next token of every running slot; the others do not change."""
         state = self.slots
         x = self.embedding[state.last]
         cos, sin = self.cos[state.length][:, None, None], self.sin[state.length][:, None, None]
-        live, hidden = state.running.to(torch.int32), None
-        if not self.kernel:
+        if self.kernel:
+            from grlib.sampling.kernel import attend
+
+            live = state.running.to(torch.int32)
+        else:
             hidden = torch.zeros(self.count, columns, device=self.device)
             hidden.masked_fill_(self.places[:columns] > state.length[:, None], float("-inf"))
         for weights, keys, values in zip(self.layers, self.keys, self.values, strict=True):
             q, k, v = self.project(x, weights, cos, sin)
-            if hidden is None:
-                from grlib.sampling.kernel import attend
-
+            if self.kernel:
                 mixed = attend(q, k, v, keys, values, state.length, live)
             else:
                 keys[self.rows, :, state.length] = k
@@ -256,18 +269,18 @@ class StaticDecoder(Decoder):
         state.last.copy_(torch.where(state.running, token, state.last))
         state.length += state.running
         state.made += state.running
-        state.running &= (token != self.eos) & (state.made < state.budget)
+        state.running &= (token != self.end) & (state.made < state.budget)
 
     def _chosen(self, logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """A token of each row, and its log probability (0 when greedy)."""
+        """The next token of each row, and its log probability (0 when greedy)."""
         if temperature == 0:
             token = logits.argmax(-1)
             return token, torch.zeros(token.shape, device=token.device)
         noise = torch.empty(logits.shape, device=self.device).exponential_(generator=self.generator)
         return self.draw(logits, noise, temperature)
 
-    def _leave(self, holds: dict[int, int]) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Take what is finished out of its slots: requests, their tokens and log probabilities."""
+    def _leave(self, holds: dict[int, int]) -> list[Finished]:
+        """Take finished requests out of `holds`."""
         running = self.slots.running.tolist()
         done = [slot for slot in holds if not running[slot]]
         if not done:
@@ -282,72 +295,46 @@ class StaticDecoder(Decoder):
         ]
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        """As `Decoder._logits`, without the columns that only fill up."""
         return super()._logits(x)[:, : len(self.embedding)]
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
-        """As `Decoder._normed`, by the kernel that a GPU has for it."""
+        """As `Decoder._normed`, by the kernel that GPUs have for it."""
         return F.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
+def _store(done: Sequence[Finished], outputs: Drawn) -> None:
+    for request, tokens, logprobs in done:
+        outputs[0][request], outputs[1][request] = tokens.tolist(), logprobs.tolist()
 
 
 def _drawn(
     logits: torch.Tensor, noise: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A token of each row by the temperature, and its log probability; of exponential races (`noise` holds
-    their times at rate 1) the likeliest token wins most often."""
+    """A token of each row at the temperature, and its log probability. `noise` holds exponential variables of
+    rate 1: divided by the probabilities they are arrival times, and the first token to arrive is drawn."""
     scaled = logits.float() / temperature
     token = (scaled - noise.log()).argmax(-1)
     return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
 
 
-def _listed(left: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> Iterator[Finished]:
-    return ((request, tokens.tolist(), logprobs.tolist()) for request, tokens, logprobs in left)
-
-
 def rows_that_fit(
     wanted: int, whole: float, layers: int, kv_heads: int, head: int, columns: int, bytes_each: int
 ) -> int:
-    """`wanted` rows of the cache, or as many as its share of a card of `whole` bytes holds."""
-    row = 2 * layers * kv_heads * head * _rounded(columns) * bytes_each
+    """`wanted` rows of the cache, or as many as fit its share of a GPU of `whole` bytes."""
+    row = 2 * layers * kv_heads * head * columns * bytes_each
     return max(1, min(wanted, int(MEMORY * whole / row)))
 
 
 def kernel_takes(groups: int, size: int) -> bool:
-    """Whether `decode_kernel` takes so many query heads to a key-value head, of so many numbers each."""
+    """Whether the kernel takes `groups` query heads per key-value head, of `size` numbers each."""
     return groups <= 16 and size >= 16 and size & (size - 1) == 0
 
 
 def _aligned(output: torch.Tensor) -> torch.Tensor:
-    """The output matrix (width, tokens) with columns of zeros for tokens that are not there."""
+    """The output matrix (width, tokens), filled up with columns of zeros to a multiple of `ALIGNED`."""
     return F.pad(output, (0, -output.shape[1] % ALIGNED))
 
 
 def _rounded(tokens: int) -> int:
     return -(-tokens // COLUMNS) * COLUMNS
-
-
-_KEPT: dict[tuple[Any, ...], StaticDecoder] = {}  # the one that was used last, by shape and sizes
-
-
-def generate(
-    model: LlamaForCausalLM,
-    prompts: Sequence[Sequence[int]],
-    budgets: Sequence[int],
-    *,
-    temperature: float,
-    seed: int,
-    slots: int,
-    end: int | None = None,
-) -> Iterator[Finished]:
-    """`StaticDecoder.finished` of the last call's decoder, with its graphs, where the requests fit it."""
-    most = max(budgets, default=0)
-    if most <= 0:
-        yield from ((i, [], []) for i in range(len(prompts)))
-        return
-    columns = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
-    kind = (model.config.to_json_string(), slots, _rounded(columns), _rounded(most), end)
-    if kind in _KEPT:
-        _KEPT[kind].load(model)
-    else:
-        _KEPT.clear()
-        _KEPT[kind] = StaticDecoder(model, *kind[1:])
-    yield from _KEPT[kind].finished(prompts, budgets, temperature=temperature, seed=seed)

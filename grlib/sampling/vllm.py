@@ -1,131 +1,93 @@
-"""Engine "vllm": a live vLLM engine in a worker process; new weights are loaded into it where that works.
+"""Engine "vllm": one vLLM engine per worker process, which stays and loads new weights where that works.
 
-vLLM samples token ids and nothing else here: prompts are encoded and responses decoded as for the other
-engines, so that a prefix is continued exactly and the budget counts the same tokens.
+vLLM gets and gives token ids only: `pool.answer` encodes and decodes as for the other engines, so that a
+prefix is continued exactly and budgets count the same tokens.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import torch
+
 from grlib.errors import GrlibError, one_line
 from grlib.profiles import Sampling
+from grlib.sampling.batched import Drawn
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
     from vllm import LLM
 
-
-LENGTH_STEP = 512  # an engine is started for sequences of a multiple of so many tokens
+LENGTH_STEP = 512  # the longest sequence of an engine, in tokens, is a multiple of this
 CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own variable: memory for keys and values on a CPU
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"  # as Llama and its kin name them
-# Of a configuration, what may differ between two models that one engine can serve.
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"  # in Llama and models like it
+# Fields of a configuration in which two models may differ that one engine can serve.
 NOT_THE_SHAPE = {"_name_or_path", "vocabulary_digest", "transformers_version", "dtype", "torch_dtype"}
-
-
-def refuse_missing() -> None:
-    """GrlibError, before any work, where vLLM is not there."""
-    if importlib.util.find_spec("vllm") is None:
-        raise GrlibError(
-            "engine 'vllm': vLLM is not installed; run `make vllm`, or choose another engine "
-            "(field `engine` of the profile in grlib/profiles/)"
-        )
-
-
-def refuse_few_gpus(settings: Sampling) -> None:
-    """GrlibError, before any work, where there are fewer GPUs than the settings ask for (none: the CPU)."""
-    import torch
-
-    gpus, asked = torch.cuda.device_count(), settings.tensor_parallel * settings.data_parallel
-    if gpus and asked > gpus:
-        raise GrlibError(
-            f"tensor_parallel={settings.tensor_parallel} x data_parallel={settings.data_parallel} is {asked} "
-            f"GPUs, and {gpus} are there; lower one of them"
-        )
-
-
-def take_devices(started: Any, per_engine: int) -> None:
-    """In a new worker: of the GPUs keep `per_engine` that no other worker has (`started` counts them)."""
-    import torch
-
-    with started.get_lock():
-        number = started.value
-        started.value += 1
-    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    if names:
-        own = names.split(",")[number * per_engine : (number + 1) * per_engine]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model folder as this process's engine serves it; `content` is the folder's digest."""
+    """A model folder that the engine of this process serves; `content` is the folder's digest."""
 
     folder: str
     content: str
-
-    @property
-    def config(self) -> PretrainedConfig:
-        """The model's configuration."""
-        return _config(self.folder, self.content)
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        budgets: Sequence[int],
-        end: int,
-        settings: Sampling,
-        seed: int,
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """New tokens of each prompt, at most its budget, up to the token `end`, and the log probabilities
-        that they were drawn with (empty lists unless the settings ask for them)."""
-        from vllm import SamplingParams
-
-        asked = [number for number, budget in enumerate(budgets) if budget > 0]
-        longest = max((len(prompts[number]) + budgets[number] for number in asked), default=0)
-        llm = _engine.serving(self, longest, settings) if asked else None
-        parameters = [
-            SamplingParams(
-                temperature=settings.temperature,
-                max_tokens=budgets[number],
-                seed=crc32(f"{seed}/{number}".encode()),  # whatever stands beside it in the batch
-                ignore_eos=True,  # of the model's folder, which may name other tokens too
-                stop_token_ids=[end],
-                detokenize=False,
-                logprobs=0 if settings.logprobs else None,
-            )
-            for number in asked
-        ]
-        texts = [{"prompt_token_ids": list(prompts[number])} for number in asked]
-        answers = llm.generate(texts, parameters, use_tqdm=False) if llm else []
-        tokens: list[list[int]] = [[] for _ in prompts]
-        logprobs: list[list[float]] = [[] for _ in prompts]
-        for number, answer in zip(asked, answers, strict=True):
-            found = answer.outputs[0]
-            tokens[number] = list(found.token_ids)
-            if settings.logprobs:
-                drawn = zip(found.token_ids, found.logprobs, strict=True)
-                logprobs[number] = [float(known[token].logprob) for token, known in drawn]
-        return tokens, logprobs
+    config: PretrainedConfig
 
 
-@lru_cache(maxsize=4)
-def _config(folder: str, content: str) -> PretrainedConfig:
+def served(folder: Path, content: str) -> ServedModel:
+    """The model in a folder that has the digest `content`."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return ServedModel(str(folder), content, AutoConfig.from_pretrained(folder, trust_remote_code=False))
+
+
+def generate(
+    model: ServedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    settings: Sampling,
+    seed: int,
+) -> Drawn:
+    """New tokens of each prompt, up to the end token or its budget, and their log probabilities (empty lists
+    unless `settings.logprobs`)."""
+    from vllm import SamplingParams
+
+    tokens: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    active = [number for number, budget in enumerate(budgets) if budget > 0]
+    if not active:
+        return tokens, logprobs
+    llm = _engine.serving(model, max(len(prompts[number]) + budgets[number] for number in active), settings)
+    parameters = [
+        SamplingParams(
+            temperature=settings.temperature,
+            max_tokens=budgets[number],
+            seed=crc32(f"{seed}/{number}".encode()),  # independent of the other requests of the batch
+            ignore_eos=True,  # the end tokens of the model's folder, which may be others
+            stop_token_ids=[tokenizer.eos_token_id],
+            detokenize=False,
+            logprobs=0 if settings.logprobs else None,
+        )
+        for number in active
+    ]
+    texts = [{"prompt_token_ids": list(prompts[number])} for number in active]
+    for number, answer in zip(active, llm.generate(texts, parameters, use_tqdm=False), strict=True):
+        found = answer.outputs[0]
+        tokens[number] = list(found.token_ids)
+        if settings.logprobs:
+            drawn = zip(found.token_ids, found.logprobs, strict=True)
+            logprobs[number] = [float(known[token].logprob) for token, known in drawn]
+    return tokens, logprobs
 
 
 class _Engine:
-    """The one engine of this process, and whose weights it holds."""
+    """The engine of this process, and the digest of the model whose weights it holds."""
 
     def __init__(self) -> None:
         self.llm: LLM | None = None
@@ -134,8 +96,8 @@ class _Engine:
         self.length = self.started = 0
 
     def serving(self, model: ServedModel, longest: int, settings: Sampling) -> LLM:
-        """The engine with the weights of `model`, for sequences of `longest` tokens: the live one with new
-        weights where its shape and length allow it, else a new one."""
+        """The engine with the weights of `model`, for sequences of `longest` tokens: the present one with new
+        weights where shape and length allow it, else a new one."""
         apart = _holds_apart(model.config)
         shape = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_SHAPE}
         key = {"shape": shape, "slots": settings.slots, "tensor_parallel": settings.tensor_parallel}
@@ -147,7 +109,7 @@ class _Engine:
             self.started += 1
             self.key, self.content = key, "" if apart else model.content
         if model.content != self.content:
-            self.content = ""  # until all of it is there
+            self.content = ""  # until all weights are loaded
             source = {"weights_iterator": Untied(model.folder)} if apart else {"weights_path": model.folder}
             self.llm.collective_rpc("reload_weights", kwargs=source)
             self.llm.reset_prefix_cache()
@@ -156,21 +118,20 @@ class _Engine:
 
 
 def _holds_apart(config: PretrainedConfig) -> bool:
-    """Whether the engine is told that the output matrix is not the embedding table (tied), though it is. On a
-    CPU, vLLM packs that matrix apart when it starts, and a reload of a tied one would leave the old one."""
-    import torch
-
+    """Whether the engine holds the output matrix apart from the embedding table, though the model ties them.
+    On a CPU vLLM packs a copy of that matrix when it starts, and loading new tied weights would not renew the
+    copy."""
     return bool(config.tie_word_embeddings) and not torch.cuda.is_available()
 
 
 @dataclass(frozen=True)
 class Untied:
-    """The weights of a model folder, by name; the embedding table comes again as the output matrix.
-    GrlibError where it has another name."""
+    """The weights of a model folder, by name, with the embedding table a second time as the output matrix.
+    GrlibError where the table has another name."""
 
     folder: str
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         from safetensors.torch import load_file
 
         found = False
@@ -182,7 +143,7 @@ class Untied:
                     found = True
         if not found:
             raise GrlibError(
-                f"{self.folder}: no weights {EMBEDDING!r}, which the output matrix is said to be; on a CPU, "
+                f"{self.folder}: no weights {EMBEDDING!r}, to which the output matrix is tied; on a CPU, "
                 "choose engine='transformers' for such a model"
             )
 
@@ -192,22 +153,19 @@ _engine = _Engine()
 
 def _memory_share(gpus: int) -> float:
     """The share of the memory of its GPUs that an engine may take: nine tenths of what is free, since a
-    trainer may hold the rest. vLLM refuses to start for more than is free."""
-    import torch
-
+    trainer may hold the rest and vLLM does not start for more than is free."""
     if not torch.cuda.is_available():
-        return 0.9  # not used: on a CPU the memory is what CACHE_GIB says
+        return 0.9  # not used: on a CPU, CACHE_GIB sets the memory
     free = [torch.cuda.mem_get_info(number) for number in range(gpus)]
     return min(0.9 * left / whole for left, whole in free)
 
 
 def _started(folder: str, length: int, settings: Sampling, apart: bool) -> LLM:
-    """A new engine, which says nothing below errors; where it holds the output matrix `apart`, its weights
-    are still to be loaded."""
+    """A new engine, which logs errors only. Where it holds the output matrix `apart`, its weights are not
+    loaded yet."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this is a worker process already
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    import torch
     from vllm import LLM
 
     gpu = torch.cuda.is_available()

@@ -307,23 +307,23 @@ def a_curve(**newest):
     ],
 )
 def test_what_gives_cause_for_concern_is_said(newest, words):
-    found = ppo_watch.Concerns("float32").new(a_curve(**newest))
+    found = ppo_watch.concerns(a_curve(**newest), "float32")
     assert len(found) == bool(words)
-    assert all(words in text for text in found)
+    assert all(words in text for text in found.values())
 
 
 def test_a_beginning_is_not_compared_with_itself():
-    assert ppo_watch.Concerns("float32").new(a_curve(entropy=0.001)[-1:]) == []
+    assert ppo_watch.concerns(a_curve(entropy=0.001)[-1:], "float32") == {}
 
 
 def test_bfloat16_may_round_otherwise():
-    assert ppo_watch.Concerns("bfloat16").new(a_curve(rescore_gap=4.4)) == []
-    assert "differ by 6.5 nats" in ppo_watch.Concerns("bfloat16").new(a_curve(rescore_gap=6.5))[0]
+    assert ppo_watch.concerns(a_curve(rescore_gap=4.4), "bfloat16") == {}
+    assert "differ by 6.5 nats" in ppo_watch.concerns(a_curve(rescore_gap=6.5), "bfloat16")["gap"]
 
 
 def test_a_sampler_of_another_model_ends_the_run():
     with pytest.raises(GrlibError, match=r"step 5: .* 6.0 nats from the trainer's: it samples from another"):
-        ppo_watch.Concerns("float32").new(a_curve(rescore_gap=6.0))
+        ppo_watch.concerns(a_curve(rescore_gap=6.0), "float32")
 
 
 def test_a_warning_is_given_once(tmp_path, monkeypatch):
@@ -480,13 +480,13 @@ def test_what_the_critic_explains_beside_what_the_place_explains(tmp_path):
     start[:, [0, PLACES]] = 1  # actions at two places
     returns = torch.zeros_like(start)
     returns[0, 0] = returns[1, 0] = 1  # half of the responses at the first place, none at the second
-    watched = learner._of_the_critic(returns, returns, start)  # a critic that knows it all
+    watched = learner._critic_quality(returns, returns, start)  # a critic that knows it all
     assert watched["explained"] == pytest.approx(1) and watched["value_error"] == 0
     assert watched["explained_by_place"] == pytest.approx(1 - (4 * 0.25 / 8) / (1.5 / 7))  # left over spread
-    nothing = learner._of_the_critic(torch.zeros_like(start), returns, start)
+    nothing = learner._critic_quality(torch.zeros_like(start), returns, start)
     assert nothing["explained"] == pytest.approx(0, abs=1e-6)
     alone = Learner(load_model(base), toy_settings(baseline="group", group=2))
-    assert all(math.isnan(value) for value in alone._of_the_critic(returns, returns, start).values())
+    assert all(math.isnan(value) for value in alone._critic_quality(returns, returns, start).values())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

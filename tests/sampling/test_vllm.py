@@ -1,6 +1,7 @@
 """The vLLM engine against transformers and against itself; skipped where vLLM is not (`make vllm`)."""
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import threading
@@ -51,33 +52,35 @@ def problems(count: int, budget: int = 120) -> list[Request]:
 
 
 def test_vllm_that_is_not_there_is_said_before_any_work(tmp_path, tiny_folder, monkeypatch):
-    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GrlibError, match="make vllm"):
         sample(tiny_folder, problems(2), GREEDY, seed=0, folder=tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
 def test_more_gpus_than_there_are_is_refused(monkeypatch):
-    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    vllm_engine.refuse_few_gpus(replace(GREEDY, data_parallel=3))
-    with pytest.raises(GrlibError, match=r"tensor_parallel=2 x data_parallel=2 is 4 GPUs, and 3 are there"):
-        vllm_engine.refuse_few_gpus(replace(GREEDY, tensor_parallel=2, data_parallel=2))
+    sampling.check_engine(replace(GREEDY, data_parallel=3))
+    with pytest.raises(
+        GrlibError, match=r"tensor_parallel=2 x data_parallel=2 needs 4 GPUs, and there are 3"
+    ):
+        sampling.check_engine(replace(GREEDY, tensor_parallel=2, data_parallel=2))
     with pytest.raises(GrlibError, match="must be 1 or more"):
         replace(GREEDY, data_parallel=0)
 
 
 def test_each_engine_takes_its_own_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    started = vllm_engine_counter()
+    started = multiprocessing.get_context("spawn").Value("i", 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is put back at the end
     for expected in ("0,1", "2,3"):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        vllm_engine.take_devices(started, 2)
+        sampling.take_devices(started, 2)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    vllm_engine.take_devices(started, 1)
+    sampling.take_devices(started, 1)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
@@ -98,12 +101,6 @@ def test_an_engine_takes_what_a_trainer_leaves(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", free.get)
     assert vllm_engine._memory_share(1) == pytest.approx(0.675)
     assert vllm_engine._memory_share(2) == pytest.approx(0.3375)
-
-
-def vllm_engine_counter():
-    import multiprocessing
-
-    return multiprocessing.get_context("spawn").Value("i", 0)
 
 
 # with it
