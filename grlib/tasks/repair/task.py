@@ -120,9 +120,8 @@ class RepairTask:
         All items take a turn together: one call of the policy and one batch of tests per turn.
         """
         held = [list(start.turns) if start else [] for start in starts]
-        lost: dict[
-            int, int
-        ] = {}  # episodes that end early: tokens of the answer beyond the budget, 0: no room
+        # episodes that end early: tokens of the answer that exceeds the budget, 0 without room for one
+        lost: dict[int, int] = {}
         for number in range(self.turns):
             open_episodes = [
                 i
@@ -212,17 +211,14 @@ class RepairTask:
     def _episode(self, item: CodeProblem, turns: Sequence[Turn], lost: int | None) -> Episode:
         last = turns[-1] if turns else Turn("", "", False, False, 0)
         earlier = range(len(turns) - 1) if self.learn_from == "all" else ()
-        ended = lost is None
-        reason = (
-            "correct" if last.correct else "budget" if not ended else "private" if last.public else "public"
-        )
+        failure = "budget" if lost is not None else "private" if last.public else "public"
         return Episode(
             prompt=self.format.prompt(item, turns[:-1]),
             response=last.answer,
             tokens=sum(turn.tokens for turn in turns) + (lost or 0),
-            ended=ended,
+            ended=lost is None,
             correct=last.correct,
-            reason=reason,
+            reason="correct" if last.correct else failure,
             turns=tuple(turns),
             solution=item.solution,
             before=tuple(self.format.prompt(item, turns[:number]) for number in earlier),

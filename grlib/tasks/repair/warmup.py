@@ -2,7 +2,7 @@
 
 As SoS imitates the traces of searchers, dead ends included, a repair model first imitates episodes made from
 reference programs: answers with injected bugs, the feedback of the tests, and mostly the correct program in
-the end. Some show the reference, as guided rounds will.
+the end. Some show the reference, as guided rounds do.
 """
 
 from __future__ import annotations
@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-WRONG_ANSWERS = (
-    0.3,
-    0.35,
-    0.2,
-    0.1,
-    0.05,
-)  # shares of episodes with 0, 1, ... wrong answers; 4: never correct
+WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # shares of episodes with 0, 1, ... of them; 4: never correct
 TWO_BUGS = 0.4  # share of the wrong answers with two bugs
 SHOWN = 0.4  # share of the repaired episodes that show the reference before the correct answer
 CANDIDATES = 3  # broken programs to test for each wrong answer: some still pass
@@ -141,15 +135,9 @@ def train_base(
     if model is None:
         tokenizer = build_tokenizer(one.prompt + one.rest for one in made[: scale.base_problems])
         model = build_model(
-            tokenizer,
-            shape.hidden,
-            shape.layers,
-            shape.heads,
-            shape.intermediate,
-            length,
-            seed,
+            tokenizer, shape.hidden, shape.layers, shape.heads, shape.intermediate, length, seed,
             shape.kv_heads,
-        )
+        )  # fmt: skip
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
     rows, valid_rows = (
         make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], length)
