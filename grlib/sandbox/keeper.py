@@ -318,7 +318,7 @@ def _children() -> list[int]:
 
 
 def clear(folder: str) -> None:
-    """Empty a folder, whatever depth and file modes a program has left there."""
+    """Empty a folder, at any depth and with any file modes that a program left there."""
     if os.path.islink(folder):  # a weakly confined program may have replaced it
         raise OSError(f"{folder} is a link")
     os.chmod(folder, 0o700)

@@ -52,8 +52,8 @@ def main(home: str, library: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         means = _that_work(confinement.available(), folder)
-        used = {"landlock": means.landlock, "seccomp": bool(means.seccomp), "dropped": means.drop_user}
-        _reply(replies, used)
+        layers = {"Landlock": means.landlock, "seccomp": bool(means.seccomp), "another user": means.drop_user}
+        _reply(replies, layers)
         sys.path[:] = library
         for name in [name for name in sys.modules if name.partition(".")[0] in ("grlib", "pyseccomp")]:
             del sys.modules[name]
@@ -103,43 +103,38 @@ def _that_work(means: confinement.Means, folder: str) -> confinement.Means:
 def answer(request: dict[str, Any], means: confinement.Means, folder: str) -> list[dict[str, Any]]:
     """The raw results of all tests of a program: dictionaries that `grlib.sandbox` judges."""
     limits, inputs = Limits(*request["limits"]), request.pop("inputs")
-    run = _run_calls if request["style"] == "call" else _run_programs
+    calls = request["style"] == "call"
     results: list[dict[str, Any]] = []
     timeouts = 0
     while inputs:
         if timeouts >= limits.timeouts:
             results += [{"kind": "skipped"}] * len(inputs)
             break
-        new = run(request, inputs, limits, means, folder)
+        # calls share a process; every input as text gets a new one
+        ended = run_child(request, inputs if calls else inputs[:1], limits, means, folder)
+        new = _results_of_calls(ended, len(inputs)) if calls else [_result_of_program(ended)]
         del inputs[: len(new)]
         timeouts += sum(result["kind"] == "timeout" for result in new)
         results += new
     return results
 
 
-def _run_programs(
-    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
-) -> list[dict[str, Any]]:
-    """The result of the first input, since every input gets a new process."""
-    ended = run_child(request, inputs[:1], limits, means, folder)
+def _result_of_program(ended: Ended) -> dict[str, Any]:
     error = ended.answers[0] if ended.answers else {}
     if ended.stopped or ended.status or error:
-        return [_failure(ended, error)]
-    return [{"kind": "printed", "stdout": ended.stdout.decode("utf-8", "replace")}]
+        return _failure(ended, error)
+    return {"kind": "printed", "stdout": ended.stdout.decode("utf-8", "replace")}
 
 
-def _run_calls(
-    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
-) -> list[dict[str, Any]]:
-    """The results of the calls up to the first that ended the process; at least one."""
-    ended = run_child(request, inputs, limits, means, folder)
+def _results_of_calls(ended: Ended, count: int) -> list[dict[str, Any]]:
+    """The results of `count` calls, up to the first that ended the process; at least one."""
     if ended.answers and ended.answers[0].get("loading"):
-        return [_failure(ended, ended.answers[0])] * len(inputs)
+        return [_failure(ended, ended.answers[0])] * count
     found = [
         {"kind": "value", "value": one["value"]} if "value" in one else _failure(Ended(status=1), one)
         for one in ended.answers
     ]
-    return found if len(found) == len(inputs) else [*found, _failure(ended, {})]
+    return found if len(found) == count else [*found, _failure(ended, {})]
 
 
 def _failure(ended: Ended, error: dict[str, Any]) -> dict[str, Any]:

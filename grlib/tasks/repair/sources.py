@@ -35,7 +35,7 @@ def record():
     return [calls, any(_accepted(number, result) for number, (_, result) in enumerate(calls[:{tried}]))]
 
 def _accepted(number, result):
-    """Do the checks pass where another result takes the place of this call's?"""
+    """Do the checks pass if this call has another result?"""
     for other in _others(result):
         calls = iter(range(number + 1))
         def wrong(*arguments):
@@ -90,7 +90,7 @@ def humaneval() -> list[CodeProblem]:
 
 def humaneval_problems(rows: Sequence[Mapping[str, str]]) -> list[CodeProblem]:
     """The problems of HumanEval's rows whose tests are plain data and accept one result only."""
-    jobs = []
+    jobs: list[tuple[Any, ...]] = []
     for row in rows:
         program = row["prompt"] + row["canonical_solution"] + "\n" + row["test"]
         recorder = RECORDER.replace("{entry}", row["entry_point"]).replace("{tried}", str(TRIED))

@@ -109,7 +109,7 @@ class RepairTask:
         if self.budget < 1 or self.turns < 1 or not 0 <= self.rounds < self.turns:
             raise GrlibError(
                 f"budget {self.budget}, turns {self.turns}, rounds {self.rounds}: budget and turns must be 1 "
-                "or more, rounds less than turns"
+                "or more, rounds fewer than turns"
             )
 
     def attempt(

@@ -95,7 +95,7 @@ def _episode(
         rest = task.format.prompt(problem, turns).removeprefix(prompt) + last.answer
         return Imitated(prompt, rest, len(wrong), False)
     turns = list(wrong)
-    if turns and not never and rng.random() < SHOWN:
+    if turns and rng.random() < SHOWN:
         turns[-1] = turns[-1]._replace(feedback=episodes.with_reference(turns[-1].feedback, right))
     rest = task.format.prompt(problem, turns).removeprefix(prompt) + right
     return Imitated(prompt, rest, len(turns) + 1, True)
@@ -190,12 +190,12 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         "license": "apache-2.0",
         "title": "Base model of code self-repair",
         "origin": scale.pretrained or "from scratch",
-        "imitates": "*repair episodes* on small programming problems: programs with injected bugs, what the "
-        "tests say to them, and the right program in the end, or never. Its programs run in `grlib.sandbox`",
+        "imitates": "*repair episodes* on small programming problems: programs with injected bugs, the feedback "
+        "of the tests, and mostly the correct program in the end. Its programs run in `grlib.sandbox`",
         "made_by": f'notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} '
-        f"problems, each in {scale.base_episodes} episodes, the loss on answers and test reports alike",
-        "held_out": "the programs of the near and far test problems, and of those of self-training, under "
-        "whatever words",
+        f"problems, each in {scale.base_episodes} episodes, the loss on answers and feedback alike",
+        "held_out": "the programs of the near and far test problems, and of those of self-training, under any "
+        "statement",
     }
     return notes(model, curve, facts, card)
 
