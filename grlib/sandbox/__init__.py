@@ -1,12 +1,12 @@
-"""Run code that a model wrote, and say which tests it passes.
+"""Run programs that a model wrote, and judge which tests they pass.
 
-The program runs in a confined child (`grlib.sandbox.child`), which a server process starts
-(`grlib.sandbox.server`). The expected outputs stay in this process, which compares plain data: a program can
-report what it likes, but has to compute the answers to pass.
+A program runs in a confined child (`grlib.sandbox.child`) of a server process (`grlib.sandbox.server`). The
+expected outputs stay in this process, which compares plain data: a program can report anything, but it has to
+compute the answers to pass.
 
-A program has Python's standard library and nothing else, whatever the isolation: `import numpy` is a
-ModuleNotFoundError. Its folder is empty and its own; standard input is a file. It may start threads, but no
-processes, and has no network.
+With every isolation, a program has Python's standard library and nothing else: `import numpy` raises
+ModuleNotFoundError. It has an empty folder for itself; standard input is a file. It may start threads, but
+no processes, and has no network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import contextlib
 import json
 import math
 import os
-import queue
 import re
 import shutil
 import socket
@@ -24,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -37,25 +37,25 @@ from grlib.sandbox.keeper import Limits
 __all__ = ["Isolation", "Limits", "Outcome", "close", "isolation", "run", "run_all"]
 
 STYLES = ("stdin", "call")
-LONGEST_OUTPUT = 1 << 18  # characters kept of what a test printed or returned, digits of a number
-TOLERANCE = 1e-6  # relative and absolute, where a test expects a number with a fraction
-# a number that stands by itself: not in a word, nor in 1.2.3
+LONGEST_OUTPUT = 1 << 18  # characters that are kept of an output; also the most digits of a number
+TOLERANCE = 1e-6  # relative and absolute, for numbers with a fraction
+# a number on its own: not part of a word, nor of 1.2.3
 NUMBER = re.compile(r"(?<![\w.])([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w|\.[0-9])")
-UNUSUAL = re.compile(r"[^ -~\n\t]")  # what may not be printable
+UNUSUAL = re.compile(r"[^ -~\n\t]")  # characters that may not be printable
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 STARTING_SECONDS = 60.0  # for a server to start
-GRACE_SECONDS = 5.0  # beyond a program's own time before its server is given up
+GRACE_SECONDS = 5.0  # that a server may take longer than its program
 ROOT = Path(__file__).resolve().parents[2]
-# Python's own limit of 4,300 digits would refuse right answers; without any, reading a number could take long
+# Python's limit of 4,300 digits would refuse correct answers; without a limit, reading a number may take long
 sys.set_int_max_str_digits(LONGEST_OUTPUT)
 
 
 class Outcome(NamedTuple):
-    """One test's verdict.
+    """The verdict on one test.
 
-    `kind` is passed, wrong, error (an exception), exit (it ended without a result), crash (a signal),
-    timeout, memory, output, disk or tasks (a limit), or skipped; `output` what it printed or returned, as it
-    is (`readable` makes it fit for a terminal); `message` why it failed.
+    `kind` is passed, wrong, error (an exception), exit (no result), crash (a signal), timeout, memory,
+    output, disk or tasks (a limit), or skipped. `output` is what the program printed or returned, unchanged
+    (`readable` makes it safe for a terminal); `message` is why it failed.
     """
 
     passed: bool
@@ -65,12 +65,12 @@ class Outcome(NamedTuple):
 
 
 class Isolation(NamedTuple):
-    """How programs are kept apart on this machine, strongest part first, and what is not contained."""
+    """How programs are isolated on this machine."""
 
-    layers: tuple[str, ...]
-    open: tuple[str, ...]
-    command: tuple[str, ...]  # what a server starts under
-    means: Mapping[str, Any]  # what each server says that it uses
+    layers: tuple[str, ...]  # strongest first
+    open: tuple[str, ...]  # what is not contained
+    command: tuple[str, ...]  # prefix of the command that starts a server
+    means: Mapping[str, Any]  # the layers that every server must report, 0 or False for missing ones
 
     @property
     def name(self) -> str:
@@ -84,12 +84,12 @@ def run(
     entry: str | None = None,
     limits: Limits | None = None,
 ) -> list[Outcome]:
-    """Run a program on tests and judge it: an outcome a test, in order.
+    """Run a program on tests and judge it: one outcome per test, in order.
 
-    A test has an `input` and an `output`: texts for style "stdin", a list of arguments and the result for
-    "call", where `entry` names the function; `others` lists more outputs that are right. Raises GrlibError on
-    a test that is not plain data, and where only the portable layer works here and was not allowed
-    (`ALLOWED_BY`).
+    A test has an `input` and an `output`: texts for style "stdin"; a list of arguments and the result for
+    style "call", where `entry` names the function. `others` lists more outputs that are correct. Raises
+    GrlibError for a test that is not plain data, and on a machine that cannot contain programs, unless the
+    environment variable `ALLOWED_BY` permits it.
     """
     limits = limits or Limits()
     if not isinstance(program, str):
@@ -104,8 +104,8 @@ def run(
 
 
 def run_all(jobs: Iterable[tuple[Any, ...]], workers: int = 0) -> list[list[Outcome]]:
-    """`run` for many programs, each a tuple of its arguments, on all cores; in order."""
-    from grlib.runs.provenance import cores
+    """`run` for many programs, each a tuple of arguments, on all cores; results in order."""
+    from grlib.runs.provenance import cores  # here, since servers import this module and need little
 
     with ThreadPoolExecutor(workers or cores()) as pool:
         return list(pool.map(lambda job: run(*job), jobs))
@@ -114,7 +114,7 @@ def run_all(jobs: Iterable[tuple[Any, ...]], workers: int = 0) -> list[list[Outc
 def _checked(
     tests: Sequence[Mapping[str, Any]], style: str, entry: str | None
 ) -> tuple[list[str], list[list[Any]]]:
-    """Inputs as text (those of calls as `child.arguments` reads them), and the right outputs of each."""
+    """The inputs as text (for calls as `child.arguments` reads them), and the correct outputs of each."""
     if style not in STYLES:
         raise GrlibError(f"style {style!r}: choose one of {', '.join(STYLES)}")
     if style == "call" and not entry:
@@ -142,7 +142,7 @@ def _checked(
 
 
 def _with_written_keys(value: Any) -> Any:
-    """Plain data with JSON texts as keys of dictionaries: JSON itself would make text of whole numbers."""
+    """Plain data with JSON texts as keys of dictionaries: JSON itself would turn numbers there into text."""
     if isinstance(value, list | tuple):
         return [_with_written_keys(one) for one in value]
     if not isinstance(value, dict):
@@ -153,7 +153,7 @@ def _with_written_keys(value: Any) -> Any:
 
 
 def _judged(raw: Mapping[str, Any], expected: Sequence[Any]) -> Outcome:
-    """The verdict on what a server sent: one of the expected outputs is right."""
+    """The verdict on the raw result of a server: it must equal one of the expected outputs."""
     kind = str(raw.get("kind"))
     if kind == "printed":
         shown = raw["stdout"]
@@ -169,34 +169,28 @@ def _judged(raw: Mapping[str, Any], expected: Sequence[Any]) -> Outcome:
 def readable(text: str) -> str:
     """Text of a program as a prompt or a terminal may show it.
 
-    What is not printable is written as in a Python string ("\\x1b[2J"); addresses, which differ from run to
-    run, are left out ("<map object at 0x...>"), and half characters, which no file and no tokenizer takes.
+    Unprintable characters are escaped as in a Python string ("\\x1b[2J"). Addresses, which differ from run to
+    run, become "0x...", and half characters, which files and tokenizers refuse, become "?".
     """
     whole = ADDRESS.sub(" at 0x...", text.encode("utf-8", "replace").decode())
-    return UNUSUAL.sub(_as_in_a_string, whole)
-
-
-def _as_in_a_string(character: re.Match[str]) -> str:
-    one = character[0]
-    return one if one.isprintable() else one.encode("unicode_escape").decode()
+    return UNUSUAL.sub(lambda character: repr(character[0])[1:-1], whole)
 
 
 def same_text(found: str, expected: str) -> bool:
-    """Equal line by line, white space within and around lines aside, and empty lines at the end.
+    """Equal line by line, apart from white space and from empty lines at the end.
 
     Numbers that are expected to have a fraction may differ by `TOLERANCE`; whole numbers may not.
     """
-    one, other = found.rstrip().split("\n"), expected.rstrip().split("\n")
-    return len(one) == len(other) and all(map(_same_line, one, other))
+    ours, theirs = ([line.split() for line in text.rstrip().split("\n")] for text in (found, expected))
+    return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
 
 
-def _same_line(found: str, expected: str) -> bool:
-    ours, theirs = found.split(), expected.split()
+def _same_line(ours: list[str], theirs: list[str]) -> bool:
     return ours == theirs or (len(ours) == len(theirs) and all(map(_same_word, ours, theirs)))
 
 
 def _same_word(found: str, expected: str) -> bool:
-    """Equal, numbers in it compared as numbers: splitting leaves them at the odd places."""
+    """Equal, with numbers compared as numbers: after the split they stand at the odd places."""
     ours, theirs = NUMBER.split(found), NUMBER.split(expected)
     return len(ours) == len(theirs) and all(
         a == b or (place % 2 == 1 and not b.lstrip("+-").isdecimal() and _close(float(a), float(b)))
@@ -205,17 +199,13 @@ def _same_word(found: str, expected: str) -> bool:
 
 
 def _close(found: float, expected: float) -> bool:
-    """Within `TOLERANCE`; numbers too large for a fraction are not compared so."""
+    """Within `TOLERANCE`; nothing is close to an expected number that no float can hold."""
     return math.isfinite(expected) and math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
 def same_value(found: Any, expected: Any) -> bool:
-    """Equal plain data of JSON; numbers with a fraction may differ by `TOLERANCE`."""
-    if isinstance(expected, bool) or expected is None or isinstance(expected, str):
-        return type(found) is type(expected) and bool(found == expected)
-    if isinstance(expected, int | float):
-        if type(found) not in (int, float):
-            return False
+    """Equal plain data; numbers that are expected to be floats may differ by `TOLERANCE`."""
+    if type(found) in (int, float) and type(expected) in (int, float):
         if isinstance(expected, int):
             return bool(found == expected)
         try:
@@ -223,11 +213,13 @@ def same_value(found: Any, expected: Any) -> bool:
             return both_nan or math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
         except OverflowError:  # a whole number beyond every float
             return False
-    if type(found) is not type(expected) or len(found) != len(expected):
+    if type(found) is not type(expected):
         return False
     if isinstance(expected, dict):
-        return all(key in found and same_value(found[key], value) for key, value in expected.items())
-    return all(same_value(*pair) for pair in zip(found, expected, strict=True))
+        return found.keys() == expected.keys() and all(same_value(found[key], expected[key]) for key in found)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(same_value, found, expected))
+    return bool(found == expected)
 
 
 # Servers
@@ -238,15 +230,15 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
-    "MALLOC_ARENA_MAX": "1",  # a thread's own arena would count 64 MB of address space
+    "MALLOC_ARENA_MAX": "1",  # an arena per thread would count as 64 MB of address space
 }
 
 
 class Server:
-    """One server process; used by one thread at a time."""
+    """One server process, for one thread at a time. It is closed when it does not answer."""
 
     def __init__(self, command: Sequence[str] = ()) -> None:
-        self.folder = "" if command else _new_folder(keeper.FOLDERS)  # bubblewrap has its own
+        self.folder = "" if command else _new_folder(keeper.FOLDERS)  # bubblewrap provides one
         places = [str(ROOT), *(place for place in sys.path if os.path.isabs(place))]
         start = (
             f"import sys; library = sys.path[:]; sys.path += {places!r}; import {server.__name__} as server; "
@@ -259,16 +251,12 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=ENVIRONMENT,
-                start_new_session=True,  # an interrupt at the keyboard is not for it
+                start_new_session=True,  # Ctrl-C must not reach it
             )
         except OSError as error:
             keeper.remove(self.folder)
             raise BrokenServer(f"it does not start: {error}") from error
-        try:
-            self.means: dict[str, Any] = self.ask(None, STARTING_SECONDS)
-        except BaseException:
-            self.close()
-            raise
+        self.means: dict[str, Any] = self.ask(None, STARTING_SECONDS)
 
     def ask(self, request: Any, seconds: float) -> Any:
         """Send a request (None: only listen) and wait for the answer; BrokenServer if none comes in time."""
@@ -281,20 +269,20 @@ class Server:
                 self.process.stdin.flush()
             return json.loads(self.process.stdout.readline().decode("utf-8", "surrogatepass"))
         except (OSError, ValueError) as error:  # it ended: there is nothing to write to, or to read
+            self.close()
             raise BrokenServer(
                 f"no answer within {seconds:.0f} s, or one that cannot be read: {error}"
             ) from None
+        except BaseException:  # an interrupt: the answer would stay in the pipe
+            self.close()
+            raise
         finally:
             too_late.cancel()
 
     def close(self) -> None:
         """End the process; its child ends with it."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # what it did not read cannot be written
-                assert pipe is not None
-                pipe.close()
+        with contextlib.suppress(OSError), self.process:  # closing cannot write what the process did not read
+            self.process.kill()
         keeper.remove(self.folder)
 
 
@@ -303,7 +291,7 @@ class BrokenServer(GrlibError):
 
 
 def _new_folder(prefix: str, place: str | None = None) -> str:
-    """A temporary folder. Raises GrlibError where there can be none."""
+    """A temporary folder. Raises GrlibError if it cannot be made."""
     try:
         return tempfile.mkdtemp(prefix=prefix, dir=place)
     except OSError as error:
@@ -321,7 +309,7 @@ for name, trial in trials.items():
         pass
 print("all tried")
 """
-TRIALS = {  # what a program might do, and how it is tried
+TRIALS = {  # what a program might do, and code that tries it
     "reading this user's files": "open('/etc/passwd').close()",
     "changing this user's files": "os.truncate(place + '/file', 0)",
     "the network": "socket.create_connection(('127.0.0.1', port), 1).close()",
@@ -330,24 +318,22 @@ TRIALS = {  # what a program might do, and how it is tried
     "stopping other processes of this user": "os.kill(process, 0)",
     "starting processes, and with them more memory than a program may have": "os.fork() or os._exit(0)",
 }
-# of these bubblewrap lets the trial succeed, within a network and a process list of their own
+# under bubblewrap these trials succeed, but within a separate network and a separate process list
 CONTAINED_BY_BUBBLEWRAP = [name for name in TRIALS if name.startswith(("sending", "starting"))]
-LONGEST_PLACE = 70  # bytes of the path of a folder that is to hold a socket
-BUBBLEWRAP_TMP = 64 << 20  # bytes of its folder for temporary files
+LONGEST_PLACE = 70  # bytes of the path of a folder for a socket
+BUBBLEWRAP_TMP = 64 << 20  # bytes of the folder for temporary files
 ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
 
 _lock: threading.Lock
-_idle: queue.LifoQueue[Server]
-_starter: (
-    ThreadPoolExecutor  # bubblewrap ends a server with the *thread* that started it, so one thread stays
-)
+_idle: deque[Server]
+_starter: ThreadPoolExecutor  # one thread, since bubblewrap ends a server with the *thread* that started it
 _found: Isolation | None
 
 
 def _begin() -> None:
-    """No server yet: those of a process are not its forks' to use."""
+    """Start without servers: a fork of this process must not use those of its parent."""
     global _lock, _idle, _starter, _found
-    _lock, _idle, _starter, _found = threading.Lock(), queue.LifoQueue(), ThreadPoolExecutor(1), None
+    _lock, _idle, _starter, _found = threading.Lock(), deque(), ThreadPoolExecutor(1), None
 
 
 _begin()
@@ -355,7 +341,7 @@ os.register_at_fork(after_in_child=_begin)
 
 
 def isolation() -> Isolation:
-    """The strongest isolation that works here, found out by trying. Takes a fraction of a second, once."""
+    """The strongest isolation that works on this machine. The first call tries it out, in under a second."""
     global _found
     with _lock:
         if _found is None:
@@ -368,24 +354,19 @@ def _find_isolation() -> Isolation:
     for command in ([_bubblewrap(bubblewrap)] if bubblewrap else []) + [()]:
         try:
             first = _starter.submit(Server, command).result()
-        except BrokenServer:
-            continue
-        try:
             possible = _what_is_open(first)
         except BrokenServer:
-            first.close()
             continue
         if command:
             possible = [name for name in possible if name not in CONTAINED_BY_BUBBLEWRAP]
-        named = {"Landlock": "landlock", "seccomp": "seccomp", "another user": "dropped"}
-        layers = ["bubblewrap"] * bool(command) + [n for n, key in named.items() if first.means[key]]
-        _idle.put(first)
+        layers = ["bubblewrap"] * bool(command) + [name for name, used in first.means.items() if used]
+        _idle.append(first)
         return Isolation((*layers, "limits"), tuple(possible), tuple(command), first.means)
     raise GrlibError("no process that could run programs starts here; is this Python complete?")
 
 
 def _what_is_open(first: Server) -> list[str]:
-    """What a program can do on this server that it should not; everything, where the trial fails."""
+    """The names in `TRIALS` that a program can do on this server; all of them if the probe fails."""
     with contextlib.ExitStack() as stack:
         # a socket's path has at most 107 bytes, and the folders of batch systems have long names
         long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_PLACE
@@ -397,7 +378,7 @@ def _what_is_open(first: Server) -> list[str]:
         local.bind(f"{place}/socket")
         local.listen()
         for path in (place, f"{place}/file", f"{place}/socket"):
-            os.chmod(path, 0o777)  # what keeps a program out shall not be the rights of files
+            os.chmod(path, 0o777)  # file modes must not be what keeps a program out
         given = json.dumps([listener.getsockname()[1], os.getpid(), place, TRIALS])
         request = {"program": PROBE, "style": "stdin", "inputs": [given], "limits": astuple(Limits(10.0))}
         *possible, last = str(first.ask(request, 30.0)[0].get("stdout", "")).splitlines() or [""]
@@ -405,7 +386,7 @@ def _what_is_open(first: Server) -> list[str]:
 
 
 def _bubblewrap(program: str) -> tuple[str, ...]:
-    """A command before which a server sees nothing but Python and the system's libraries."""
+    """A command prefix under which a server sees nothing but Python and the system's libraries."""
     parts = [program, "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc"]
     parts += ["--dev", "/dev", "--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
     places = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime"]
@@ -415,18 +396,14 @@ def _bubblewrap(program: str) -> tuple[str, ...]:
 
 
 def _ask(request: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
-    """The raw results from an idle server; from a new one where it died, once."""
+    """The raw results from an idle server, or from a new one if that breaks."""
     most = (limits.seconds + 1) * len(request["inputs"]) + GRACE_SECONDS
     reason = ""
     for attempt in range(2):
         try:
             mine = _take(new=attempt > 0)
-            try:
-                found = list(mine.ask(request, most))
-            except BaseException:
-                mine.close()
-                raise
-            _idle.put(mine)
+            found = list(mine.ask(request, most))
+            _idle.append(mine)
             return found
         except BrokenServer as broken:
             reason = str(broken)
@@ -435,7 +412,7 @@ def _ask(request: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
 
 
 def _take(new: bool = False) -> Server:
-    """An idle server, or a new one. Raises GrlibError where programs must not run."""
+    """An idle server, or a new one. Raises GrlibError if programs must not run here."""
     found = isolation()
     if found.open and os.environ.get(ALLOWED_BY) != "portable":
         raise GrlibError(
@@ -443,14 +420,14 @@ def _take(new: bool = False) -> Server:
             f"{', '.join(found.open)}. Install bubblewrap or libseccomp (Linux), or accept it with "
             f"{ALLOWED_BY}=portable"
         )
-    while not new and not _idle.empty():
-        with contextlib.suppress(queue.Empty):  # another thread was faster
-            idle = _idle.get_nowait()
+    with contextlib.suppress(IndexError):  # none is idle
+        while not new:
+            idle = _idle.pop()
             if idle.process.poll() is None:
                 return idle
             idle.close()  # it died while idle
     started = _starter.submit(Server, found.command).result()
-    if started.means != found.means:  # the machine was short of something when it started
+    if started.means != found.means:  # a means failed, as when the machine is short of memory
         started.close()
         raise BrokenServer(f"a server found {started.means}, the first one {found.means}")
     return started
@@ -459,6 +436,6 @@ def _take(new: bool = False) -> Server:
 @atexit.register
 def close() -> None:
     """End all idle servers; the next program starts new ones."""
-    while not _idle.empty():
-        with contextlib.suppress(queue.Empty):
-            _idle.get_nowait().close()
+    with contextlib.suppress(IndexError):  # none is left
+        while True:
+            _idle.pop().close()

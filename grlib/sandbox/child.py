@@ -1,6 +1,6 @@
-"""The inside of a sandbox: run one program on its inputs and report what came out.
+"""The inside of a sandbox: run one program on its inputs and report the results.
 
-Nothing that is reported is trusted: it is text to be parsed, and no expected output is in this process.
+No report is trusted: it is text to be parsed. No expected output is in this process.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 FILE = "<solution>"
-LONGEST_TEXT = 4000  # characters of an error's text
+LONGEST_TEXT = 4000  # characters of an error message
 DEEPEST = 100  # levels of lists in a result
 
 
 def run_program(program: str, report: int) -> int:
-    """Run a program as `python program` does; its exit status. Reports an exception as one line, on the
-    descriptor `report`."""
+    """Run a program as `python program` does, and return its exit status.
+
+    An exception is reported as one JSON line on the descriptor `report`.
+    """
     module, streams = _fresh_module("__main__"), (sys.stdout, sys.stderr)
     try:
         try:
@@ -36,51 +38,49 @@ def run_program(program: str, report: int) -> int:
         finally:
             _end_of_program(module, streams)
     except SystemExit as end:
-        return _status(end)
+        if end.code is None:
+            return 0
+        return end.code & 0xFF if isinstance(end.code, int) else 1
     except BaseException as error:
-        _send(report, _line(describe(error)))
+        _send(report, json_line(describe(error)))
         return 1
     return 0
 
 
 def _end_of_program(module: types.ModuleType, streams: Sequence[Any]) -> None:
-    """What Python does at the end: wait for threads, call exit functions, let go of all, flush."""
+    """What Python does at the end: wait for threads, call exit functions, free objects, flush."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     module.__dict__.clear()  # files that were left open are written
     gc.collect()
     for stream in {id(one): one for one in (sys.stdout, sys.stderr, *streams)}.values():
-        with contextlib.suppress(ValueError, AttributeError, OSError):  # closed, or something else
+        with contextlib.suppress(ValueError, AttributeError, OSError):  # closed, or no stream at all
             stream.flush()
 
 
-def _status(end: SystemExit) -> int:
-    if end.code is None:
-        return 0
-    return end.code & 0xFF if isinstance(end.code, int) else 1
-
-
 def run_calls(program: str, entry: str, calls: list[list[Any]], report: int) -> int:
-    """Call the program's function once for each list of arguments: one JSON line reported for each."""
+    """Call the program's function once per list of arguments; each call reports one JSON line."""
     space = _fresh_module("solution").__dict__
-    space.update((name, getattr(typing, name)) for name in typing.__all__)  # as on sites with such problems
+    # contest sites with such problems import these names, too
+    space.update((name, getattr(typing, name)) for name in typing.__all__)
     try:
         with contextlib.suppress(SystemExit):
             exec(compile(program, FILE, "exec", dont_inherit=True), space)
         function = _entry(space, entry)
     except BaseException as error:
-        _send(report, _line(describe(error) | {"loading": True}))
+        _send(report, json_line(describe(error) | {"loading": True}))
         return 1
     for arguments in calls:
         try:
-            line = _line({"value": plain(function(*arguments))})
+            line = json_line({"value": plain(function(*arguments))})
         except BaseException as error:
-            line = _line(describe(error))
+            line = json_line(describe(error))
         _send(report, line)
     return 0
 
 
-def _line(message: dict[str, Any]) -> bytes:
+def json_line(message: Any) -> bytes:
+    """A message of the sandbox as a line; half characters of a program's text survive."""
     return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
@@ -90,7 +90,7 @@ def _send(report: int, line: bytes) -> None:
 
 
 def _fresh_module(name: str) -> types.ModuleType:
-    """A fresh module for the program; as `__main__` its main guard runs."""
+    """A fresh module for the program; with the name `__main__`, its main guard runs."""
     module = types.ModuleType(name)
     module.__file__ = os.path.join(os.getcwd(), "solution.py")
     sys.modules[name] = sys.modules["__main__"] = module
@@ -98,7 +98,7 @@ def _fresh_module(name: str) -> types.ModuleType:
 
 
 def _entry(space: dict[str, Any], entry: str) -> Callable[..., Any]:
-    """The function to call: of the program, or a method of its class Solution."""
+    """The function to call: one of the program, or a method of its class Solution."""
     if callable(found := space.get(entry)):
         return found
     solution = space.get("Solution")
@@ -108,7 +108,7 @@ def _entry(space: dict[str, Any], entry: str) -> Callable[..., Any]:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON can hold it; TypeError on what is no plain data. Tuples become lists."""
+    """A value as JSON can hold it, tuples as lists. Raises TypeError if it is not plain data."""
     if depth > DEEPEST:
         raise TypeError(f"the result is nested more than {DEEPEST} deep, or holds itself")
     if value is None or isinstance(value, bool):
@@ -124,7 +124,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """Kind of an error, and its message with the lines of the program that led to it."""
+    """The type of an error, and its message with the lines of the program that led to it."""
     name = type(error).__name__
     lines, place = [], error.__traceback__
     while place is not None:
@@ -142,10 +142,10 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def prepare() -> None:
-    """What a fresh Python has and a fork has not: streams of its own, on descriptors 0 to 2.
+    """Give this fork what a fresh Python has: separate streams, on descriptors 0 to 2.
 
-    Random numbers and the names of temporary files are the same in every run, so that what a program prints
-    can be repeated. Integers have as many digits as they need.
+    Random numbers and the names of temporary files are the same in every run, so that outputs are
+    repeatable. Integers may have any number of digits.
     """
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     sys.stdout = _writer(1)
@@ -158,7 +158,7 @@ def prepare() -> None:
 
 
 def arguments(text: str) -> list[Any]:
-    """The arguments of a call, as `grlib.sandbox` writes them: keys of dictionaries are JSON, too."""
+    """The arguments of a call as `grlib.sandbox` writes them, with JSON texts as keys of dictionaries."""
     return json.loads(text, object_hook=lambda given: {json.loads(key): one for key, one in given.items()})
 
 

@@ -1,6 +1,7 @@
-"""What a process that runs model code gives up, before it runs any: files, network, processes, privileges.
+"""What a process gives up before it runs a program: files, network, processes, privileges.
 
-Works in the child, after the fork and for good. Imports the standard library and `pyseccomp` only.
+Takes effect in the child, after the fork, and cannot be undone. Imports only the standard library and
+`pyseccomp`.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ SECCOMP_FILTER_MODE = 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
 ON_FILES = 0b111 | 1 << 14 | 1 << 15  # the rights that a single file can have
-PACKAGES = ("site-packages", "dist-packages")  # folders of installed packages, which are not offered
-FILES_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many file rights a version of Landlock knows
-SCOPES = 0b11  # abstract sockets and signals, from version 6 on
+PACKAGES = ("site-packages", "dist-packages")  # folders of installed packages, which stay closed
+FILES_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # number of file rights by version of Landlock
+SCOPES = 0b11  # abstract sockets and signals; from version 6 on
 CLONE_THREAD = 0x10000
-# of descriptors: copy, flags, locks, size of a pipe; not the owner, who would get signals
+# fcntl on descriptors: copy, flags, locks, size of a pipe; not the owner, which would get signals
 FILE_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 CAPABILITIES = 0x20080522  # version 3 of the interface
 SOCK_STREAM, SOCK_TYPE_MASK = 1, 0xF
-# queries of descriptors: is it a terminal, do not wait, close or keep it when another program starts
+# ioctl on descriptors: is it a terminal, do not block, close or keep it when another program starts
 QUERIES = (0x5401, 0x5421, 0x5451, 0x5450)
 
-# What Python and honest programs call. Everything else fails with "not permitted": sockets, starting
-# programs and processes, signals to others, changing modes and owners of files, and all that is new.
+# System calls of Python and of honest programs. All others fail with "not permitted": sockets, new programs
+# and processes, signals to others, changes of file modes and owners, and calls that newer kernels add.
 ALLOWED = (
     "read readv pread64 preadv write writev pwrite64 pwritev lseek close close_range dup dup2 dup3 fstat "
     "newfstatat stat lstat statx getdents getdents64 readlink readlinkat getcwd chdir mkdir mkdirat rmdir "
@@ -59,11 +60,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Means:
-    """What this machine offers, found out once and used for every child."""
+    """The means of confinement of this machine, found once and used for every child."""
 
-    landlock: int = 0  # its version; 0: not there
-    seccomp: bytes = b""  # the filter as a program of the kernel; empty: not there
-    drop_user: bool = False  # the server is root and children can do without
+    landlock: int = 0  # its version; 0: missing
+    seccomp: bytes = b""  # the filter as a BPF program; empty: missing
+    drop_user: bool = False  # the server is root, and its children become another user
 
 
 def available() -> Means:
@@ -75,9 +76,9 @@ def available() -> Means:
 
 
 def _seccomp_program(version: int) -> bytes:
-    """The allow list as compiled by libseccomp; empty where the library is not installed.
+    """The allow list, compiled by libseccomp; empty if the library is not installed.
 
-    What `version` of Landlock does not contain by itself is not allowed.
+    Calls that this `version` of Landlock cannot contain are left out.
     """
     try:
         import pyseccomp as kernel
@@ -86,7 +87,7 @@ def _seccomp_program(version: int) -> bytes:
     rules = kernel.SyscallFilter(kernel.ERRNO(1))
 
     def allow(name: str, *arguments: Any) -> None:
-        if kernel.resolve_syscall(kernel.Arch.NATIVE, name) != -1:  # other architectures lack some
+        if kernel.resolve_syscall(kernel.Arch.NATIVE, name) != -1:  # some architectures lack it
             rules.add_rule(kernel.ALLOW, name, *arguments)
 
     for name in ALLOWED.split():
@@ -95,7 +96,7 @@ def _seccomp_program(version: int) -> bytes:
         allow("fcntl", kernel.Arg(1, kernel.EQ, command))
     _allow_opening(allow, kernel, version)
     allow("clone", kernel.Arg(0, kernel.MASKED_EQ, CLONE_THREAD, CLONE_THREAD))
-    rules.add_rule(kernel.ERRNO(38), "clone3")  # "unknown": the C library then falls back to clone
+    rules.add_rule(kernel.ERRNO(38), "clone3")  # ENOSYS: the C library then falls back to clone
     allow("prlimit64", kernel.Arg(0, kernel.EQ, 0))  # its own limits: it can only lower them
     stream = kernel.Arg(1, kernel.MASKED_EQ, SOCK_TYPE_MASK, SOCK_STREAM)
     allow("socketpair", kernel.Arg(0, kernel.EQ, socket.AF_UNIX), stream)  # asyncio needs one
@@ -110,7 +111,7 @@ def _seccomp_program(version: int) -> bytes:
 
 
 def _allow_opening(allow: Callable[..., None], kernel: Any, version: int) -> None:
-    """Opening and shortening files; old Landlock lets files be emptied that may only be read."""
+    """Allow to open and truncate files. Under an old Landlock, read-only files could be truncated."""
     if version >= 3:
         for name in ("open", "openat", "truncate"):
             allow(name)
@@ -123,7 +124,7 @@ def _allow_opening(allow: Callable[..., None], kernel: Any, version: int) -> Non
 
 
 def confine(means: Means, rules: int, seconds: float, memory: int, file_bytes: int) -> None:
-    """Give up everything but computing, the folder that `rules` allow, and reading Python's own library."""
+    """Give up all but computing, the folder that `rules` allow, and read access to Python's library."""
     parent = os.getppid()
     os.setsid()
     _limit(seconds, memory, file_bytes)
@@ -131,10 +132,10 @@ def confine(means: Means, rules: int, seconds: float, memory: int, file_bytes: i
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    end_with(parent)  # a change of user would have unset it
+    end_with(parent)  # here, since a change of user resets it
     if sys.platform.startswith("linux"):
         _control(SET_NO_NEW_PRIVS, 1)
-        if os.geteuid() == 0:  # root without a root's privileges
+        if os.geteuid() == 0:  # root, but without its privileges
             _checked(_libc.capset(struct.pack("=Ii", CAPABILITIES, 0), bytes(24)), "capset")
     if means.landlock:
         _checked(_libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
@@ -144,7 +145,7 @@ def confine(means: Means, rules: int, seconds: float, memory: int, file_bytes: i
 
 
 def end_with(parent: int) -> None:
-    """Let this process end when its parent does (Linux)."""
+    """End this process when its parent ends (Linux)."""
     if sys.platform.startswith("linux"):
         _control(SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -152,7 +153,7 @@ def end_with(parent: int) -> None:
 
 
 def _limit(seconds: float, memory: int, file_bytes: int) -> None:
-    inherited = int(_kernel_says("/proc/self/statm", 0, "0")) * resource.getpagesize()
+    inherited = int(_proc_field("/proc/self/statm", 0, "0")) * resource.getpagesize()
     wanted = {
         resource.RLIMIT_CPU: int(seconds) + 2,
         resource.RLIMIT_AS: memory + inherited,
@@ -161,7 +162,7 @@ def _limit(seconds: float, memory: int, file_bytes: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     if hasattr(resource, "RLIMIT_NPROC"):  # counts all processes of the user
-        tasks = _kernel_says("/proc/loadavg", 3, "1/512").partition("/")[2]  # of all users: not fewer
+        tasks = _proc_field("/proc/loadavg", 3, "1/512").partition("/")[2]  # of all users: an upper bound
         wanted[resource.RLIMIT_NPROC] = MOST_TASKS + int(tasks)
     for what, value in wanted.items():
         most = resource.getrlimit(what)[1]
@@ -172,15 +173,15 @@ def _limit(seconds: float, memory: int, file_bytes: int) -> None:
             continue
 
 
-def _kernel_says(path: str, place: int, otherwise: str) -> str:
-    """A field of a file of the kernel (Linux)."""
+def _proc_field(path: str, place: int, otherwise: str) -> str:
+    """A field of a file in /proc (Linux), or `otherwise`."""
     with contextlib.suppress(OSError, IndexError):
         return Path(path).read_text().split()[place]
     return otherwise
 
 
 def _readable() -> Iterator[str]:
-    """What programs may read: Python's library without installed packages, shared libraries, time zones."""
+    """Paths that programs may read: Python's library without packages, shared libraries, time zones."""
     library = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_prefix})
     places = [os.path.dirname(library["stdlib"]), os.path.dirname(library["platstdlib"])]
     for place in dict.fromkeys(map(os.path.realpath, [*places, "/usr/lib", "/usr/lib64", "/lib", "/lib64"])):
@@ -194,9 +195,9 @@ def _readable() -> Iterator[str]:
 
 @lru_cache
 def landlock_rules(version: int, folder: str) -> int:
-    """A descriptor of Landlock's rules: everything within `folder`, reading elsewhere what programs need.
+    """A descriptor of Landlock's rules: all access in `folder`, read access to what programs need.
 
-    Made once for all children of a server, since it takes longer than to start a child.
+    Cached for all children of a server, since it takes longer than the start of a child.
     """
     files = (1 << FILES_BY_VERSION.get(version, 16)) - 1
     network = 0b11 if version >= 4 else 0
@@ -237,6 +238,6 @@ def _checked(result: int, what: str) -> int:
 
 
 def adopt_orphans() -> None:
-    """Let processes whose parents ended become children of this one, so that none is lost (Linux)."""
+    """Make processes whose parents ended children of this one, so that none is lost (Linux)."""
     if sys.platform.startswith("linux"):
         _control(SET_SUBREAPER, 1)

@@ -1,4 +1,4 @@
-"""One child that runs a program: started, watched, ended, and all traces of it cleared away."""
+"""One child that runs a program: start it, watch it, end it, and remove all that it left."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from grlib.errors import GrlibError
 from grlib.sandbox import child, confinement
 
 OUTPUTS = ("stdout", "stderr", "report")  # pipes of the child, its descriptors 1 to 3; 0 is a file
-FOLDERS = "grlib_sandbox_"  # how the folders of servers begin
-FOLDER_SHOWN = "/sandbox"  # how the folder of a program is called in what comes out of it
-HIGH = 100  # descriptors that are free in a server
-WATCH_SECONDS = 0.05  # between two looks at what a child has on disk and how many tasks it is
-CLOSING_SECONDS = 0.001  # between two looks at a child that has closed its streams
-EXTRA_SECONDS = 0.2  # to start and to load the program, beside the time of the tests
-CLEARING_SECONDS = 2.0  # for processes that a program left behind, where it could start some
+FOLDERS = "grlib_sandbox_"  # prefix of the folders of servers
+FOLDER_SHOWN = "/sandbox"  # stands for the folder of a program in its output
+HIGH = 100  # from here on, descriptors are free in a server
+WATCH_SECONDS = 0.05  # between two checks of the files and the tasks of a child
+CLOSING_SECONDS = 0.001  # between two checks of a child that has closed its streams
+EXTRA_SECONDS = 0.2  # to start and load the program, on top of the time of the tests
+CLEARING_SECONDS = 2.0  # to end processes that a program left behind
 MOST_FILES = 1000
 DEEPEST_PATH = 500  # characters below the folder
-MOST = {  # of each limit: a day, a terabyte, a gigabyte
+MOST = {  # largest value of each limit: a day, a terabyte, a gigabyte
     "seconds": 86_400, "memory_mb": 1 << 20, "output_bytes": 1 << 30, "disk_mb": 1 << 20, "timeouts": 1 << 20,
 }  # fmt: skip
 
@@ -42,7 +42,7 @@ class Limits:
     memory_mb: int = 512  # address space
     output_bytes: int = 1 << 20  # of all streams together
     disk_mb: int = 16
-    timeouts: int = 1  # after so many tests that ran out of time the rest are skipped
+    timeouts: int = 1  # tests that may time out before the rest are skipped
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -56,19 +56,19 @@ class Limits:
 
 @dataclass
 class Ended:
-    """What became of a child: its answers, streams, exit status, and why it was ended, if it was."""
+    """How a child ended: its answers, its output, its exit status, and the limit that it broke, if any."""
 
     answers: list[dict[str, Any]] = field(default_factory=list)  # JSON objects that it reported
     stdout: bytearray = field(default_factory=bytearray)  # since the last answer
     stderr: bytearray = field(default_factory=bytearray)
     status: int = 0  # of the process; negative: the signal that ended it
-    stopped: str = ""  # timeout, output, disk, tasks, or report: it wrote something else on that channel
+    stopped: str = ""  # timeout, output, disk, tasks, or report: it wrote no answer on that channel
 
 
 def run_child(
     request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
 ) -> Ended:
-    """Run one child on its inputs in a folder; nothing is left there, nor of the child, when this returns."""
+    """Run one child on its inputs in a folder. Afterwards the child is gone and the folder is empty."""
     owner = confinement.NOBODY if means.drop_user else os.getuid()
     os.chown(folder, owner, -1)
     calls = request["style"] == "call"
@@ -91,8 +91,8 @@ def run_child(
 
 
 def _file_of(text: str) -> int:
-    """A descriptor of a file that holds a program's input: as on contest sites, it has a size, can be mapped,
-    rewound and read again."""
+    """A descriptor of a file with a program's input. As on contest sites, the input has a size and can be
+    mapped, rewound and read again."""
     if not sys.platform.startswith("linux"):
         with tempfile.TemporaryFile() as file:
             file.write(text.encode(errors="replace"))
@@ -113,11 +113,11 @@ def _be_child(
     folder: str,
     given: list[int],
 ) -> NoReturn:
-    """What the fork does: everything of the server's is closed before the program is even compiled.
+    """What the fork does: it closes all files of the server before it even compiles the program.
 
-    `given` become descriptors 0, 1, ...: input, outputs and, where there is Landlock, its rules.
+    `given` become descriptors 0, 1, ...: input, outputs and, with Landlock, its rules.
     """
-    status, end_now = 97, os._exit  # a program may replace the latter
+    status, end_now = 97, os._exit  # a program may replace `os._exit`
     try:
         for place, end in enumerate(given):
             os.dup2(end, HIGH + place)
@@ -136,14 +136,14 @@ def _be_child(
             status = child.run_calls(request["program"], request["entry"], calls, report)
         else:
             status = child.run_program(request["program"], report)
-    except BaseException as error:  # no program ran, or it broke what reports its own errors
+    except BaseException as error:  # the program did not start, or it broke the reporting of its errors
         os.write(2, f"{type(error).__name__}: {error}".encode(errors="replace"))
     finally:
         end_now(status)
 
 
 class Keeper:
-    """Watches a child and ends it. One input, or `calls` of them, each with a time of its own."""
+    """Watches a child and ends it. Each of its `calls` (1 for a program that reads text) has its own time."""
 
     def __init__(
         self, number: int, folder: str, limits: Limits, means: confinement.Means, calls: int
@@ -160,7 +160,7 @@ class Keeper:
         over = False
         while not (over or self.ended.stopped):
             over = self._is_over()
-            # where it has closed all its outputs, only its end is awaited
+            # a child that has closed all its outputs can only end
             longest = 0 if over else WATCH_SECONDS if ends else CLOSING_SECONDS
             pause = max(0.0, min(longest, self.deadline - time.monotonic()))
             for end in select.select(list(ends), [], [], pause)[0]:
@@ -175,8 +175,8 @@ class Keeper:
         return self.ended
 
     def _without_places(self, text: bytes | bytearray) -> bytes | bytearray:
-        """With one name for this run's folder and one for Python's, so that a program's output and errors,
-        which go into prompts, are the same in every run and on every machine."""
+        """The text with fixed names for the program's folder and Python's, so that outputs and errors, which
+        go into prompts, are the same in every run and on every machine."""
         python = os.path.dirname(os.__file__)
         for path, shown in ((self.folder, FOLDER_SHOWN), (python, "/python"), (sys.executable, "python")):
             text = text.replace(os.fsencode(path), shown.encode())
@@ -186,11 +186,11 @@ class Keeper:
         number, status = os.waitpid(self.number, os.WNOHANG)
         if number:
             self.ended.status = os.waitstatus_to_exitcode(status)
-            self._kill_group()  # what it started must not go on writing
+            self._kill_group()  # what it started must not write any more
         return bool(number)
 
     def _read(self, end: int, name: str, everything: bool) -> bool:
-        """Read what is there, or all that is left in a pipe, up to the limit; False at the end."""
+        """Read what is there, or all that is left in the pipe, up to the limit; False at its end."""
         try:
             while data := os.read(end, 1 << 16):
                 self.read += len(data)
@@ -207,7 +207,7 @@ class Keeper:
         return False
 
     def _take(self, data: bytes) -> None:
-        """Take whole lines of the report as answers. Each gives the next call its time and its room."""
+        """Take whole lines of the report as answers; after each, the limits start anew for the next call."""
         self.half_line += data
         *lines, self.half_line = self.half_line.split(b"\n")
         for line in lines:
@@ -216,13 +216,13 @@ class Keeper:
             if self.ended.stopped:
                 return
             try:
-                told = child.plain(json.loads(self._without_places(line)))
+                answer = child.plain(json.loads(self._without_places(line)))
             except (ValueError, TypeError, RecursionError):
-                told = None
-            if not isinstance(told, dict) or not ({"value", "error"} & set(told)):
+                answer = None
+            if not isinstance(answer, dict) or not ({"value", "error"} & set(answer)):
                 self.ended.stopped = "report"
                 return
-            self.ended.answers.append(told)
+            self.ended.answers.append(answer)
             if len(self.ended.answers) < self.calls:
                 self.deadline = time.monotonic() + self.limits.seconds
                 self.read = 0
@@ -249,7 +249,7 @@ class Keeper:
     def end(self) -> None:
         """End the child and all that it started."""
         self._kill_group()
-        with contextlib.suppress(ChildProcessError):  # it has ended, and its status was read
+        with contextlib.suppress(ChildProcessError):  # it ended before, and its status was read
             if not os.waitpid(self.number, os.WNOHANG)[0]:
                 os.kill(self.number, signal.SIGKILL)
                 os.waitpid(self.number, 0)
@@ -264,7 +264,7 @@ class Keeper:
 
 
 def _heavy(folder: str, number: int, most: int) -> bool:
-    """Do the files of a child, deleted ones that it holds too, exceed the limit, or are there too many?"""
+    """Do the files of a child exceed the limit, or are there too many? Deleted ones that it holds count."""
     total, count = _held(number, folder, most), 0
     faults: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=faults.append):
@@ -279,9 +279,9 @@ def _heavy(folder: str, number: int, most: int) -> bool:
 
 
 def _held(number: int, folder: str, most: int) -> int:
-    """Bytes of deleted files that a process holds: open ones, and mapped ones (Linux).
+    """Bytes of deleted files that a process holds open or mapped (Linux).
 
-    The size of a file that is mapped and not open cannot be seen: it counts as a quarter of what is allowed.
+    The size of a file that is mapped but not open is unknown: it counts as a quarter of the limit.
     """
     opened: dict[tuple[int, int], int] = {}
     mapped = set()
@@ -311,15 +311,15 @@ def _threads(number: int) -> list[str]:
 
 
 def _children() -> list[int]:
-    """Processes whose parent this one is (Linux); those of ended parents have come here."""
+    """The children of this process (Linux), those that it adopted included."""
     with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
         return [int(number) for number in file.read().split()]
     return []
 
 
 def clear(folder: str) -> None:
-    """Remove all that a program left in a folder, however deep it is nested and whatever rights it has."""
-    if os.path.islink(folder):  # where nothing kept a program from renaming it
+    """Empty a folder, at any depth and with any file modes that a program left there."""
+    if os.path.islink(folder):  # a weakly confined program may have replaced it
         raise OSError(f"{folder} is a link")
     os.chmod(folder, 0o700)
     give_up = time.monotonic() + CLEARING_SECONDS
@@ -329,7 +329,7 @@ def clear(folder: str) -> None:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder and all that is in it."""
+    """Remove a folder and its content."""
     with contextlib.suppress(OSError):
         clear(folder)
         os.rmdir(folder)

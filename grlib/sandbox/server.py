@@ -1,9 +1,10 @@
-"""The process that runs model code in its children and says what came out.
+"""The server process, which runs the programs of a model in its children and reports the raw results.
 
-It is started clean, holds no secrets, and never learns an expected output. For each request it forks a
-process that reads the request, runs the program and replies, one JSON line each, on the server's standard
-streams, and ends. So no program starts in a process that has held another one, or its results. The program
-runs in a child, confined before (`grlib.sandbox.confinement`) and watched by `grlib.sandbox.keeper`.
+It starts clean, holds no secrets, and never receives an expected output. For each request it forks a process
+that reads the request, runs the program, replies and ends; request and reply are one JSON line each, on the
+server's standard streams. So no program starts in a process that has held another one, or its results. The
+program runs in a child, which is confined first (`grlib.sandbox.confinement`) and watched by
+`grlib.sandbox.keeper`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from grlib.sandbox import child, confinement
 from grlib.sandbox.keeper import FOLDERS, Ended, Limits, remove, run_child
 
 SIGNALS = {one.value: one.name for one in signal.Signals}
-TRIES = 3  # before a means of confinement counts as not working
-# what programs often import is loaded once, here
+TRIES = 3  # before a means of confinement counts as broken
+# modules that programs often import are loaded once, here
 PRELOADED = (
     "abc array ast base64 bisect calendar cmath collections collections.abc contextlib copy dataclasses "
     "datetime decimal enum fractions functools hashlib heapq inspect io itertools json math numbers "
@@ -36,8 +37,8 @@ PRELOADED = (
 def main(home: str, library: list[str]) -> None:
     """Serve until the other end closes.
 
-    Programs run in a folder of `home` ("": a new one), which is removed at the end, and import from the
-    places of `library`.
+    Programs run in a subfolder of `home` ("": a new folder), which is removed at the end, and import from the
+    paths in `library`.
     """
     home = os.path.realpath(home or tempfile.mkdtemp(prefix=FOLDERS))
     os.chmod(home, 0o711)  # programs may run as another user
@@ -51,8 +52,8 @@ def main(home: str, library: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         means = _that_work(confinement.available(), folder)
-        told = {"landlock": means.landlock, "seccomp": bool(means.seccomp), "dropped": means.drop_user}
-        _reply(replies, told)
+        layers = {"Landlock": means.landlock, "seccomp": bool(means.seccomp), "another user": means.drop_user}
+        _reply(replies, layers)
         sys.path[:] = library
         for name in [name for name in sys.modules if name.partition(".")[0] in ("grlib", "pyseccomp")]:
             del sys.modules[name]
@@ -64,7 +65,7 @@ def main(home: str, library: list[str]) -> None:
 
 
 def _answered_one(replies: Any, means: confinement.Means, folder: str) -> bool:
-    """Answer one request in a fork of this process; False where there are no more."""
+    """Answer one request in a fork of this process; False if there are no more."""
     server = os.getpid()
     number = os.fork()
     if number:
@@ -81,12 +82,12 @@ def _answered_one(replies: Any, means: confinement.Means, folder: str) -> bool:
 
 
 def _reply(replies: Any, message: Any) -> None:
-    replies.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+    replies.write(child.json_line(message))
     replies.flush()
 
 
 def _that_work(means: confinement.Means, folder: str) -> confinement.Means:
-    """The means, minus those with which an honest program does not run here."""
+    """The means, minus those with which an honest program fails on this machine."""
     limits = Limits(5.0, 512, 1 << 16, 16, 1)
     program = "import colorsys, wave\nopen('a', 'w').write('b')\nprint(open('a').read())"
     stay, portable = replace(means, drop_user=False), replace(means, landlock=0, seccomp=b"")
@@ -100,53 +101,48 @@ def _that_work(means: confinement.Means, folder: str) -> confinement.Means:
 
 
 def answer(request: dict[str, Any], means: confinement.Means, folder: str) -> list[dict[str, Any]]:
-    """Raw results of all tests of a program: dictionaries that `grlib.sandbox` judges."""
+    """The raw results of all tests of a program: dictionaries that `grlib.sandbox` judges."""
     limits, inputs = Limits(*request["limits"]), request.pop("inputs")
-    run = _run_calls if request["style"] == "call" else _run_programs
+    calls = request["style"] == "call"
     results: list[dict[str, Any]] = []
     timeouts = 0
     while inputs:
         if timeouts >= limits.timeouts:
             results += [{"kind": "skipped"}] * len(inputs)
             break
-        new = run(request, inputs, limits, means, folder)
+        # calls share a process; every input as text gets a new one
+        ended = run_child(request, inputs if calls else inputs[:1], limits, means, folder)
+        new = _results_of_calls(ended, len(inputs)) if calls else [_result_of_program(ended)]
         del inputs[: len(new)]
         timeouts += sum(result["kind"] == "timeout" for result in new)
         results += new
     return results
 
 
-def _run_programs(
-    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
-) -> list[dict[str, Any]]:
-    """The result of the first input: every input has a process of its own."""
-    ended = run_child(request, inputs[:1], limits, means, folder)
+def _result_of_program(ended: Ended) -> dict[str, Any]:
     error = ended.answers[0] if ended.answers else {}
     if ended.stopped or ended.status or error:
-        return [_failure(ended, error)]
-    return [{"kind": "printed", "stdout": ended.stdout.decode("utf-8", "replace")}]
+        return _failure(ended, error)
+    return {"kind": "printed", "stdout": ended.stdout.decode("utf-8", "replace")}
 
 
-def _run_calls(
-    request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
-) -> list[dict[str, Any]]:
-    """The results of the calls up to the first that ended the process; at least one."""
-    ended = run_child(request, inputs, limits, means, folder)
+def _results_of_calls(ended: Ended, count: int) -> list[dict[str, Any]]:
+    """The results of `count` calls, up to the first that ended the process; at least one."""
     if ended.answers and ended.answers[0].get("loading"):
-        return [_failure(ended, ended.answers[0])] * len(inputs)
+        return [_failure(ended, ended.answers[0])] * count
     found = [
         {"kind": "value", "value": one["value"]} if "value" in one else _failure(Ended(status=1), one)
         for one in ended.answers
     ]
-    return found if len(found) == len(inputs) else [*found, _failure(ended, {})]
+    return found if len(found) == count else [*found, _failure(ended, {})]
 
 
 def _failure(ended: Ended, error: dict[str, Any]) -> dict[str, Any]:
-    """Why there is no result, in a few thousand characters at most."""
-    printed, said = (
+    """Why there is no result, in at most a few thousand characters."""
+    printed, errors = (
         part.decode("utf-8", "replace")[-child.LONGEST_TEXT :] for part in (ended.stdout, ended.stderr)
     )
-    text = str(error.get("text", ""))[-child.LONGEST_TEXT :] or said
+    text = str(error.get("text", ""))[-child.LONGEST_TEXT :] or errors
     if ended.stopped == "report":
         kind, text = "error", "its results cannot be read: it wrote on their channel, or a number is too long"
     elif ended.stopped:

@@ -1,4 +1,4 @@
-"""Rows of data sets made elsewhere: on the hub, or in a local folder or file of parquet or JSON lines."""
+"""Rows of data sets from the hub, or from a local folder or file of parquet or JSON lines."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KINDS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
 def load_rows(place: str, split: str = "train") -> Dataset:
-    """The rows of one split; GrlibError where there are none.
+    """The rows of one split of a data set; raises GrlibError if it cannot be loaded.
 
-    In a folder they are the files <split>.* or <split>-*, else what `datasets` finds there. A file is one
-    split, whatever it is called.
+    In a folder, a split is the files <split>.* or <split>-*, or else what `datasets` finds. A file is one
+    split, whatever its name.
     """
     from datasets import config, load_dataset
 
@@ -35,10 +35,10 @@ def load_rows(place: str, split: str = "train") -> Dataset:
     try:
         if files:
             kind = KINDS.get(files[0].suffix, "json")
-            names = [glob.escape(str(file)) for file in files]  # `datasets` takes them for patterns
+            names = [glob.escape(str(file)) for file in files]  # `datasets` reads them as patterns
             return load_dataset(kind, data_files=names, split="train")
         return load_dataset(str(path) if path.is_dir() else place, split=split)
-    except Exception as error:  # datasets raises many kinds
+    except Exception as error:  # `datasets` raises many types
         raise GrlibError(
             f"data set {place!r}, split {split!r}: {one_line(error)}; name a data set of the hub, or a local "
             "folder or file"
@@ -46,7 +46,7 @@ def load_rows(place: str, split: str = "train") -> Dataset:
 
 
 def _files(folder: Path, split: str) -> list[Path]:
-    """The files of a split by their names, in the folder or in its `data`, as the hub lays them out."""
+    """The files of a split by their names, in the folder or in its `data` folder, as on the hub."""
     places = [folder, folder / "data"] if folder.is_dir() else []
     found = [path for place in places for path in sorted(place.glob(f"{split}*")) if path.suffix in KINDS]
     return [path for path in found if path.stem == split or path.stem.startswith(f"{split}-")]

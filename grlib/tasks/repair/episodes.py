@@ -1,11 +1,11 @@
-"""Episodes of self-repair as text: the problem, answers, what the tests say, and how a model reads it all.
+"""Episodes of self-repair as text: the problem, the answers, the feedback, and the prompts made of them.
 
-Feedback follows the paper's rules in our own words: every public test that fails is reported with its input,
-the expected and the actual output or the error, long fields cut in the middle.
+Feedback follows the paper's rules in our own wording: every public test that fails is reported with its
+input, the expected output, and the actual output or the error. Long fields are cut in the middle.
 
-Text from outside (statements, programs, what they print) can spell the tokens that control a conversation.
-In what a model reads and learns from, such a text has an invisible mark after its first character
-(`without_control`), so that it stays text; `code_of` takes the mark out again.
+Text from outside (statements, programs, their output) can spell the tokens that control a conversation. In
+prompts and training examples such a token gets an invisible mark after its first character
+(`without_control`), so that it stays plain text; `code_of` removes the mark.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from grlib.tasks.repair.problems import Case, CodeProblem
 
 FENCE = "```"
 LANGUAGES = ("python", "py", "python3")
-# a fence opens a block at the start of a line, with Python's name at its end, too
+# a fence opens a block at the start of a line, or, if Python's name follows, at its end
 OPENING = re.compile(r"([ \t]*)(`{3,}|~{3,})([^`]*)|()[^`]*(`{3,})(python|py|python3)\s*")
-# <|im_end|> and the like, and what SmolLM2 has besides
+# <|im_end|> and the like, and the other special tokens of SmolLM2
 CONTROL = re.compile(
     r"<(?=[|\uff5c][^|<>\s]+[|\uff5c]>"
     r"|(?:repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter)_[a-z]+)>)"
 )
-MARK = "\u2060"  # WORD JOINER: neither seen nor a place where lines break
-LONGEST_CODE = 100_000  # characters; nobody writes that much, and compiling it may take long
-SHOWN_ENDS = 150  # characters of a long field's beginning and end
+MARK = "\u2060"  # WORD JOINER: invisible, and no place for a line break
+LONGEST_CODE = 100_000  # characters; honest programs are shorter, and compiling more may take long
+SHOWN_ENDS = 150  # characters that stay at each end of a long field
 PLACEHOLDER = f"{FENCE}python\n# not shown\n{FENCE}"
 ASK = "Fix the program."
 
 
 class Turn(NamedTuple):
-    """An answer and what came back: feedback as stored, and whether all tests, or the public ones, pass."""
+    """An answer and the verdict on it."""
 
     answer: str
-    feedback: str
-    public: bool
-    correct: bool
-    tokens: int
+    feedback: str  # as it is stored
+    public: bool  # the public tests pass
+    correct: bool  # all tests pass
+    tokens: int  # of the answer
 
 
 class Answer(NamedTuple):
@@ -54,53 +54,51 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Format:
-    """What stands around the turns of a conversation; the end token closes an answer when it is sampled."""
+    """The marks around the turns of a conversation; a sampled end token closes an answer."""
 
     user: str = "### User\n"
     assistant: str = "### Assistant\n"
     close: str = "\n"
-    begin: str = ""  # before the first turn: the system turn that a model's chat template puts there
+    begin: str = ""  # before the first turn: the system turn of a model's chat template
 
-    def prompt(self, problem: CodeProblem, turns: Sequence[Turn], last_feedback: str | None = None) -> str:
-        """The conversation up to the place of the next answer; `last_feedback` replaces the stored one."""
-        asked = without_control(question(problem))
-        text = f"{self.begin}{self.user}{asked}{self.close}{self.assistant}"
-        for number, turn in enumerate(turns, 1):
-            said = last_feedback if last_feedback is not None and number == len(turns) else turn.feedback
-            answer = without_control(turn.answer)
-            text += f"{answer}{self.close}{self.user}{without_control(said)}{self.close}{self.assistant}"
+    def prompt(self, problem: CodeProblem, turns: Sequence[Turn]) -> str:
+        """The conversation up to the start of the next answer."""
+        text = f"{self.begin}{self.user}{without_control(question(problem))}{self.close}{self.assistant}"
+        for turn in turns:
+            answer, reply = without_control(turn.answer), without_control(turn.feedback)
+            text += f"{answer}{self.close}{self.user}{reply}{self.close}{self.assistant}"
         return text
 
 
 PLAIN = Format()
 CHATML = Format("<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n")  # SmolLM2, Qwen
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
-COMPACT = Format(USER, ASSISTANT, END)  # a token each, of the models trained from scratch
+COMPACT = Format(USER, ASSISTANT, END)  # one token each in models trained from scratch
 
 
 def without_control(text: str) -> str:
-    """The text with a mark in every control token that it spells."""
+    """The text with `MARK` in every control token that it spells."""
     return CONTROL.sub(f"<{MARK}", text)
 
 
 def question(problem: CodeProblem) -> str:
-    """The statement; that of a generated problem with its public tests as examples."""
+    """The statement of a problem; for a generated problem, its public tests follow as examples."""
     shown = problem.public if problem.generated else ()
     return "\n".join([problem.statement, *(example(case, problem) for case in shown)])
 
 
 def example(case: Case, problem: CodeProblem) -> str:
-    """One public test in a line, or a few for text."""
+    """One public test as an example."""
     if problem.style == "call":
         return f"{problem.entry}({', '.join(map(repr, case.input))}) -> {case.output!r}"
     return f"Input:\n{case.input.rstrip()}\nOutput:\n{case.output.rstrip()}"
 
 
 def code_of(answer: str) -> Answer:
-    """The program of an answer: its last block of Python, or its last one without a language.
+    """The program of an answer: its last block of Python, else its last block without a language.
 
-    Blocks are closed and hold something, as in Markdown: a fence stands at the start of a line, and one that
-    closes is as long as the one that opened, or longer, and indented no further.
+    A block must be closed and not blank, as in Markdown: a fence stands at the start of a line; the closing
+    fence is at least as long as the opening one, and not indented further.
     """
     blocks = list(_blocks(answer.replace(f"<{MARK}", "<")))
     for wanted in (LANGUAGES, ("",)):
@@ -140,37 +138,33 @@ def as_answer(code: str) -> str:
     return f"{fence}python\n{code}\n{fence}"
 
 
-def feedback(problem: CodeProblem, answer: Answer, outcomes: Sequence[Outcome]) -> str:
-    """What the user turn after a failed answer says; `outcomes` are those of the public tests."""
-    if answer.code is None:
-        reason = without_control(readable(answer.reason))
-        return f"There is no program in your answer ({reason}). Write it in a block {FENCE}python."
-    failed = [
-        report(case, outcome)
-        for case, outcome in zip(problem.public, outcomes, strict=True)
-        if not outcome.passed
-    ]
+def feedback_without_program(reason: str) -> str:
+    """The feedback on an answer that has no program, with the reason that `code_of` found."""
+    reason = without_control(readable(reason))
+    return f"There is no program in your answer ({reason}). Write it in a block {FENCE}python."
+
+
+def feedback(problem: CodeProblem, outcomes: Sequence[Outcome]) -> str:
+    """The feedback on a program that fails public tests; `outcomes` are those of the public tests."""
+    pairs = zip(problem.public, outcomes, strict=True)
+    failed = [report(case, outcome) for case, outcome in pairs if not outcome.passed]
     return without_control("\n".join([f"{len(failed)} of {len(outcomes)} tests fail.", *failed, ASK]))
 
 
 def report(case: Case, outcome: Outcome) -> str:
-    """One failed test."""
-    lines = [f"Input: {shortened(_shown(case.input))}", f"Expected: {shortened(_shown(case.output))}"]
+    """One failed test: its input, the expected output, and the actual output or the error."""
     if outcome.kind == "wrong":
-        lines.append(f"Output: {shortened(outcome.output.rstrip())}")
+        found = f"Output: {shortened(outcome.output.rstrip())}"
     else:
-        lines.append(
-            f"Error: {outcome.kind}" + (f": {shortened(outcome.message)}" if outcome.message else "")
-        )
-    return "\n".join(lines)
-
-
-def _shown(value: object) -> str:
-    return value.rstrip() if isinstance(value, str) else repr(value)
+        found = f"Error: {outcome.kind}" + (f": {shortened(outcome.message)}" if outcome.message else "")
+    given, expected = (
+        value.rstrip() if isinstance(value, str) else repr(value) for value in (case.input, case.output)
+    )
+    return f"Input: {shortened(given)}\nExpected: {shortened(expected)}\n{found}"
 
 
 def shortened(text: str) -> str:
-    """A text as a terminal may show it, a long one without its middle."""
+    """Text made safe for a terminal; a long one loses its middle."""
     text = readable(text)
     if len(text) <= 2 * SHOWN_ENDS:
         return text
@@ -178,7 +172,7 @@ def shortened(text: str) -> str:
 
 
 def likeness(code: str | None, other: str | None) -> float:
-    """How alike two programs are, 0..1: the share of equal lines, of the longer one (1: the same program)."""
+    """How similar two programs are, 0..1: equal lines as a share of the longer one (1: the same program)."""
     ours, theirs = ([line.rstrip() for line in (text or "").splitlines()] for text in (code, other))
     matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
     equal = sum(block.size for block in matcher.get_matching_blocks())
@@ -186,5 +180,5 @@ def likeness(code: str | None, other: str | None) -> float:
 
 
 def with_reference(stored: str, block: str) -> str:
-    """Feedback of a guided round: the reference, or in storage the placeholder, comes before `ASK`."""
+    """The feedback of a guided round: a block with the reference (or the placeholder) stands before `ASK`."""
     return f"{stored.removesuffix(ASK).rstrip()}\nA correct program is:\n{block}\n{ASK}"

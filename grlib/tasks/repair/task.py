@@ -1,8 +1,9 @@
 """Code self-repair as a task of the self-training loop: an attempt is an episode of up to four answers.
 
-A failed answer is followed by what the public tests say, and another answer. Guided round t keeps the first t
-answers of an episode whose public tests still fail, shows the reference solution once, and goes on; what is
-stored has a placeholder in its place. All tests together decide whether an episode is correct.
+After a failed answer comes feedback from the public tests, then another answer. Guided round t keeps the
+first t answers of an episode whose public tests still fail, shows the reference solution once, and continues;
+a placeholder stands for the reference in what is stored. All tests together decide whether an episode is
+correct.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from grlib.runs.sources import code_digest
 from grlib.sampling.pool import Request
 from grlib.selftrain import Attempt, Example, Policy
 from grlib.tasks.repair import episodes
-from grlib.tasks.repair.episodes import PLACEHOLDER, Answer, Format, Turn
+from grlib.tasks.repair.episodes import PLACEHOLDER, Format, Turn
 from grlib.tasks.repair.problems import Case, CodeProblem
 
 TURNS = 4
 LEARN_FROM = ("last", "all")
-PORTION = 256  # programs of one resumable piece of testing
+PORTION = 256  # programs in one chunk of tests
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,15 @@ class Episode(Attempt):
     """An attempt and its turns: `prompt` is the conversation before the last answer, `response` that one."""
 
     turns: tuple[Turn, ...] = ()
-    solution: str = ""  # the problem's reference, to tell copies
-    before: tuple[str, ...] = ()  # prompts of the answers before the last, where they are learnt from too
+    solution: str = ""  # the problem's reference, to recognise copies
+    before: tuple[str, ...] = ()  # prompts of the earlier answers, if these are training examples too
 
     def details(self) -> dict[str, Any]:
-        """How many answers, whether the public tests pass, the first right answer (0: none), a copy of the
-        reference, and how like the last program is to the reference and to the program before it (0..1)."""
+        """Columns of results: the number of answers, whether the public tests pass, the first correct answer
+        (0: none), whether the last program copies the reference, and its similarity (0..1) to the reference
+        and to the program before it."""
         right = [number for number, turn in enumerate(self.turns, 1) if turn.correct]
-        reference = self.solution.rstrip("\n")  # as programs come out of answers
+        reference = self.solution.rstrip("\n")  # as `code_of` strips programs
         code, *before = [episodes.code_of(turn.answer).code for turn in reversed(self.turns[-2:])] or [None]
         return {
             "answers": len(self.turns),
@@ -56,7 +58,7 @@ class Episode(Attempt):
         }
 
     def examples(self) -> list[Example]:
-        """The last answer; with `before` every answer, each after the conversation up to it."""
+        """The last answer, or with `before` every answer, each with the conversation before it as prompt."""
         earlier = [
             Example(prompt, turn.answer, True) for prompt, turn in zip(self.before, self.turns, strict=False)
         ]
@@ -68,27 +70,27 @@ class Episode(Attempt):
 
 @dataclass(frozen=True)
 class Start:
-    """Where a guided round goes on: the answers that stay, and what the last feedback says this once."""
+    """Where a guided round starts: the answers that stay, and the feedback to show after the last of them."""
 
     turns: tuple[Turn, ...]
     shown: str
 
 
 class Job(NamedTuple):
-    """A program to be tested."""
+    """A program to test."""
 
     item: CodeProblem
-    answer: Answer
+    code: str
 
 
 @dataclass(frozen=True)
 class RepairTask:
-    """Items are `CodeProblem`s.
+    """The task of self-repair; its items are `CodeProblem`s.
 
-    `learn_from` says which answers of a kept episode are learnt from: the last one, as the paper's text says,
-    or all, as its code does. `fits` tells whether a prompt leaves the model room for an answer; an episode
-    whose conversation grows too long ends there, as one whose answer runs into the budget. With a folder
-    `work`, programs that were tested are not run again after an interruption.
+    `learn_from` is "last" to train on the last answer of a kept episode, as the paper's text says, or "all",
+    as its code does. `fits` says whether a prompt leaves the model room for an answer. An episode ends early
+    where its conversation does not fit or an answer exceeds the budget. The folder `work` keeps test results,
+    so that an interrupted run does not test its programs again.
     """
 
     budget: int  # tokens of one answer, end token included
@@ -107,69 +109,71 @@ class RepairTask:
         if self.budget < 1 or self.turns < 1 or not 0 <= self.rounds < self.turns:
             raise GrlibError(
                 f"budget {self.budget}, turns {self.turns}, rounds {self.rounds}: budget and turns must be 1 "
-                "or more, rounds less than turns"
+                "or more, rounds fewer than turns"
             )
 
     def attempt(
         self, policy: Policy, items: Sequence[CodeProblem], starts: Sequence[Start | None]
     ) -> list[Attempt | None]:
-        """An episode an item; None where the first answer after a start runs into the budget.
+        """One episode per item; None where the first answer after a start exceeds the budget.
 
-        All items go through a turn together: one call of the policy and one round of testing a turn.
+        All items take a turn together: one call of the policy and one batch of tests per turn.
         """
         held = [list(start.turns) if start else [] for start in starts]
-        lost: set[int] = set()  # the newest answer ran into the budget, or there was no room for one
-        dropped: dict[int, int] = {}  # tokens of an answer that ran into the budget
+        # episodes that end early: tokens of the answer that exceeds the budget, 0 without room for one
+        lost: dict[int, int] = {}
         for number in range(self.turns):
-            going = [
+            open_episodes = [
                 i
                 for i, turns in enumerate(held)
-                if len(turns) == number and i not in lost and _failing(turns)
+                if len(turns) == number and i not in lost and not (turns and turns[-1].public)
             ]
-            if not going:
+            if not open_episodes:
                 continue
             began = time.monotonic()
-            asked = {i: self._request(items[i], held[i], starts[i]) for i in going}
-            asked = {i: request for i, request in asked.items() if self.fits(request.prompt)}
-            answers = dict(zip(asked, policy(list(asked.values())), strict=True)) if asked else {}
+            requests = {i: self._request(items[i], held[i], starts[i]) for i in open_episodes}
+            requests = {i: request for i, request in requests.items() if self.fits(request.prompt)}
+            answers = dict(zip(requests, policy(list(requests.values())), strict=True)) if requests else {}
             whole = {i: answer for i, answer in answers.items() if answer.ended}
-            lost.update(set(going) - set(whole))
-            dropped.update((i, answer.tokens) for i, answer in answers.items() if not answer.ended)
+            lost |= {i: answers[i].tokens if i in answers else 0 for i in open_episodes if i not in whole}
             judged = self.judge([(items[i], answer.text, answer.tokens) for i, answer in whole.items()])
             for i, turn in zip(whole, judged, strict=True):
                 held[i].append(turn)
-            rate = len(going) / (time.monotonic() - began)
-            self.progress(f"answer {number + 1} of {len(going):,} episodes: tested, {rate:.3g} episodes/s")
+            count, rate = len(open_episodes), len(open_episodes) / (time.monotonic() - began)
+            self.progress(f"answer {number + 1} of {count:,} episodes: tested, {rate:.3g} episodes/s")
         return [
-            None
-            if start and len(turns) == len(start.turns)
-            else self._episode(item, turns, i in lost, dropped.get(i, 0))
+            None if start and len(turns) == len(start.turns) else self._episode(item, turns, lost.get(i))
             for i, (item, turns, start) in enumerate(zip(items, held, starts, strict=True))
         ]
 
     def _request(self, item: CodeProblem, turns: Sequence[Turn], start: Start | None) -> Request:
-        shown = start.shown if start and len(turns) == len(start.turns) else None
-        return Request(self.format.prompt(item, turns, shown), "", self.budget)
+        if start and len(turns) == len(start.turns):  # the reference is shown this once
+            turns = [*turns[:-1], turns[-1]._replace(feedback=start.shown)]
+        return Request(self.format.prompt(item, turns), "", self.budget)
 
     def judge(self, answers: Sequence[tuple[CodeProblem, str, int]]) -> list[Turn]:
-        """Run the tests of each answer's program, equal ones once, and say what the public tests found.
+        """Test the program of each answer, equal ones once.
 
-        An answer is a problem, the text and its tokens.
+        An answer is a problem, the answer's text and its length in tokens.
         """
-        read = [Job(item, episodes.code_of(text)) for item, text, _ in answers]
-        programs = {(id(job.item), job.answer.code): job for job in read if job.answer.code is not None}
+        read = [episodes.code_of(text) for _, text, _ in answers]
+        programs = {
+            (id(item), found.code): Job(item, found.code)
+            for (item, _, _), found in zip(answers, read, strict=True)
+            if found.code is not None
+        }
         verdicts = dict(zip(programs, self._verdicts(list(programs.values())), strict=True))
-        found = []
-        for job, (_, text, tokens) in zip(read, answers, strict=True):
-            if job.answer.code is None:
-                verdict = (episodes.feedback(job.item, job.answer, ()), False, False)
+        turns = []
+        for (item, text, tokens), found in zip(answers, read, strict=True):
+            if found.code is None:
+                verdict = (episodes.feedback_without_program(found.reason), False, False)
             else:
-                verdict = verdicts[id(job.item), job.answer.code]
-            found.append(Turn(text, *verdict, tokens))
-        return found
+                verdict = verdicts[id(item), found.code]
+            turns.append(Turn(text, *verdict, tokens))
+        return turns
 
     def _verdicts(self, jobs: Sequence[Job]) -> list[tuple[str, bool, bool]]:
-        """Feedback, do the public tests pass, do all: for each program."""
+        """For each program its feedback, whether the public tests pass, and whether all tests pass."""
         if not jobs:
             return []
         parts = [jobs[i : i + PORTION] for i in range(0, len(jobs), PORTION)]
@@ -194,34 +198,34 @@ class RepairTask:
         rows = []
         for job, outcomes, passed in zip(jobs, public, solved, strict=True):
             hidden = next(private) if passed and job.item.private else []
-            said = "" if passed else episodes.feedback(job.item, job.answer, outcomes)
-            rows.append((said, passed, passed and all(one.passed for one in hidden)))
+            reply = "" if passed else episodes.feedback(job.item, outcomes)
+            rows.append((reply, passed, passed and all(one.passed for one in hidden)))
         return pd.DataFrame(rows, columns=["feedback", "public", "correct"])
 
     def _outcomes(self, jobs: Sequence[Job], cases: Sequence[Sequence[Case]]) -> list[list[sandbox.Outcome]]:
         return sandbox.run_all(
-            (job.answer.code, [case._asdict() for case in tests], job.item.style, job.item.entry, self.limits)
+            (job.code, [case._asdict() for case in tests], job.item.style, job.item.entry, self.limits)
             for job, tests in zip(jobs, cases, strict=True)
         )
 
-    def _episode(self, item: CodeProblem, turns: Sequence[Turn], lost: bool, dropped: int) -> Episode:
+    def _episode(self, item: CodeProblem, turns: Sequence[Turn], lost: int | None) -> Episode:
         last = turns[-1] if turns else Turn("", "", False, False, 0)
         earlier = range(len(turns) - 1) if self.learn_from == "all" else ()
-        reason = "correct" if last.correct else "budget" if lost else "private" if last.public else "public"
+        failure = "budget" if lost is not None else "private" if last.public else "public"
         return Episode(
             prompt=self.format.prompt(item, turns[:-1]),
             response=last.answer,
-            tokens=sum(turn.tokens for turn in turns) + dropped,
-            ended=not lost,
+            tokens=sum(turn.tokens for turn in turns) + (lost or 0),
+            ended=lost is None,
             correct=last.correct,
-            reason=reason,
+            reason="correct" if last.correct else failure,
             turns=tuple(turns),
             solution=item.solution,
             before=tuple(self.format.prompt(item, turns[:number]) for number in earlier),
         )
 
     def guide(self, item: CodeProblem, attempt: Attempt, number: int, rng: Random) -> Start | None:
-        """Keep `number` answers and show the reference after them, where public tests still fail."""
+        """Keep `number` answers and show the reference after them, if public tests still fail."""
         assert isinstance(attempt, Episode)
         kept = attempt.turns[:number]
         if not kept or attempt.turns[-1].public or len(kept) == self.turns:
@@ -229,7 +233,3 @@ class RepairTask:
         stored, reference = kept[-1].feedback, episodes.as_answer(item.solution)
         last = kept[-1]._replace(feedback=episodes.with_reference(stored, PLACEHOLDER))
         return Start((*kept[:-1], last), episodes.with_reference(stored, reference))
-
-
-def _failing(turns: Sequence[Turn]) -> bool:
-    return not turns or not turns[-1].public

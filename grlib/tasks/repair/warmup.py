@@ -1,8 +1,8 @@
-"""What the base of self-repair imitates: episodes in which broken programs are tested and mended.
+"""The base of self-repair: it imitates episodes in which broken programs are tested and repaired.
 
 As SoS imitates the traces of searchers, dead ends included, a repair model first imitates episodes made from
-reference programs: answers with injected bugs, what the tests say to them, and the right program in the end,
-or never. Some show the reference, as guided rounds will.
+reference programs: answers with injected bugs, the feedback of the tests, and mostly the correct program in
+the end. Some show the reference, as guided rounds do.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-
-WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # share of episodes with 0, 1, ... of them; 4: never right
-TWO_BUGS = 0.4  # of the wrong answers
-SHOWN = 0.4  # of the episodes with a wrong answer show the reference before the right one
-CANDIDATES = 3  # broken programs tried for each that is wanted: some still pass
+WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # shares of episodes with 0, 1, ... of them; 4: never correct
+TWO_BUGS = 0.4  # share of the wrong answers with two bugs
+SHOWN = 0.4  # share of the repaired episodes that show the reference before the correct answer
+CANDIDATES = 3  # broken programs to test for each wrong answer: some still pass
 PAD = "<|pad|>"
 VOCABULARY = 1024
 CHAT_TEMPLATE = (
@@ -46,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 class Imitated(NamedTuple):
-    """An episode to imitate: the first prompt, and all that follows, without the last end mark."""
+    """An episode to imitate: the first prompt, and all that follows it, without the last end token."""
 
     prompt: str
     rest: str
@@ -54,35 +53,28 @@ class Imitated(NamedTuple):
     solved: bool
 
 
-def imitated(
-    problems: Sequence[CodeProblem],
-    task: RepairTask,
-    seed: int,
-    progress: Callable[[str], None] = lambda line: None,
-    portion: int = 200,
-) -> list[Imitated]:
-    """One episode a problem. The wrong answers fail public tests, the last one passes all."""
-    found: list[Imitated] = []
-    for first in range(0, len(problems), portion):
-        part = problems[first : first + portion]
-        rngs = [Random(f"{seed}/{first + i}/{problem.statement}") for i, problem in enumerate(part)]
-        plans = [rng.choices(range(len(WRONG_ANSWERS)), WRONG_ANSWERS)[0] for rng in rngs]
-        tried = [
-            [episodes.as_answer(code) for code in itertools.islice(_broken(problem, rng), CANDIDATES * plan)]
-            for problem, plan, rng in zip(part, plans, rngs, strict=True)
-        ]
-        flat = [(problem, text, 0) for problem, texts in zip(part, tried, strict=True) for text in texts]
-        turns = iter(task.judge(flat))
-        for problem, texts, plan, rng in zip(part, tried, plans, rngs, strict=True):
-            wrong = [turn for turn in itertools.islice(turns, len(texts)) if not turn.public]
-            found.append(_episode(problem, wrong[:plan], plan == task.turns, task, rng))
-        progress(f"episodes to imitate: {len(found):,} of {len(problems):,}")
+def imitated(problems: Sequence[CodeProblem], task: RepairTask, seed: int) -> list[Imitated]:
+    """One episode per problem. The wrong answers fail public tests, the last answer passes all tests."""
+    rngs = [Random(f"{seed}/{i}/{problem.statement}") for i, problem in enumerate(problems)]
+    counts = [rng.choices(range(len(WRONG_ANSWERS)), WRONG_ANSWERS)[0] for rng in rngs]
+    tried = [
+        [episodes.as_answer(code) for code in itertools.islice(_broken(problem, rng), CANDIDATES * count)]
+        for problem, count, rng in zip(problems, counts, rngs, strict=True)
+    ]
+    flat = [(problem, text, 0) for problem, texts in zip(problems, tried, strict=True) for text in texts]
+    turns = iter(task.judge(flat))
+    found = []
+    for problem, texts, count, rng in zip(problems, tried, counts, rngs, strict=True):
+        wrong = [turn for turn in itertools.islice(turns, len(texts)) if not turn.public]
+        found.append(_episode(problem, wrong[:count], count == task.turns, task, rng))
     return found
 
 
 def _broken(problem: CodeProblem, rng: Random) -> Iterator[str]:
-    """Different programs with a bug or two, those with two first: answers get better. Made as they are asked
-    for, since listing all of a program's bugs takes longer than running a few."""
+    """Different programs with one or two bugs, those with two first: the answers of an episode improve.
+
+    A generator, since to list all bugs of a program takes longer than to run a few.
+    """
     ones = bugs.programs_with_bugs(problem.solution, rng)
     count = max(1, round(TWO_BUGS * CANDIDATES))
     twos = (next(bugs.programs_with_bugs(code, rng), code) for code in itertools.islice(ones, count))
@@ -96,17 +88,17 @@ def _broken(problem: CodeProblem, rng: Random) -> Iterator[str]:
 def _episode(
     problem: CodeProblem, wrong: Sequence[episodes.Turn], never: bool, task: RepairTask, rng: Random
 ) -> Imitated:
+    """The episode of these wrong answers; with `never` it ends with the last of them."""
+    prompt, right = task.format.prompt(problem, []), episodes.as_answer(problem.solution)
+    if never and wrong:
+        *turns, last = wrong
+        rest = task.format.prompt(problem, turns).removeprefix(prompt) + last.answer
+        return Imitated(prompt, rest, len(wrong), False)
     turns = list(wrong)
-    if turns and not never and rng.random() < SHOWN:
-        reference = episodes.as_answer(problem.solution)
-        shown = episodes.with_reference(turns[-1].feedback, reference)
-        turns[-1] = turns[-1]._replace(feedback=shown)
-    prompt, whole = task.format.prompt(problem, []), task.format.prompt(problem, turns)
-    right = episodes.as_answer(problem.solution)
-    rest = whole.removeprefix(prompt) + right
-    if never and turns:  # its last answer stays wrong
-        rest = task.format.prompt(problem, turns[:-1]).removeprefix(prompt) + turns[-1].answer
-    return Imitated(prompt, rest, len(turns) + (not (never and turns)), not (never and turns))
+    if turns and rng.random() < SHOWN:
+        turns[-1] = turns[-1]._replace(feedback=episodes.with_reference(turns[-1].feedback, right))
+    rest = task.format.prompt(problem, turns).removeprefix(prompt) + right
+    return Imitated(prompt, rest, len(turns) + 1, True)
 
 
 def train_base(
@@ -120,62 +112,43 @@ def train_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, pd.DataFrame]:
     """Train the base of self-repair: (model, tokenizer, curve).
 
-    Every program appears in several episodes, each with other words, inputs and bugs. `stop_after` steps end
-    it early; `folder` keeps checkpoints, so a killed run goes on. As SoS imitates whole traces, the loss
-    falls on all that follows the first prompt, what the tests say included.
+    Every program appears in several episodes, each with another statement, other inputs and other bugs. As
+    SoS imitates whole traces, the loss is on all that follows the first prompt, feedback included.
+    `stop_after` steps end it early; `folder` keeps checkpoints, so that a killed run continues.
     """
-    from grlib.models.llama import bake, digest_of
+    from grlib.models.llama import bake, build_model, digest_of
     from grlib.models.lora import low_rank
     from grlib.training.loop import CURVE, train
     from grlib.training.rows import make_rows
 
-    scale = profile.repair
+    scale, shape = profile.repair, profile.model
     if not scale.base_problems:
         return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
-    loaded = pretrained.load(scale.pretrained) if scale.pretrained else None
-    task = repair_task(profile, loaded[1] if loaded else None, folder / "tests" if folder else None)
+    model, tokenizer = pretrained.load(scale.pretrained) if scale.pretrained else (None, None)
+    task = repair_task(profile, tokenizer, folder / "tests" if folder else None)
     made: list[Imitated] = []
-    for k in range(scale.base_episodes):  # the same programs with other words, inputs and bugs
-        problems = draw("base", scale.base_problems, PROBLEMS_SEED + k)
-        made += imitated(problems, task, seed + k, progress)
-    model, tokenizer = loaded or beginning(profile, made[: scale.base_problems], seed)
+    for k in range(scale.base_episodes):
+        made += imitated(draw("base", scale.base_problems, PROBLEMS_SEED + k), task, seed + k)
+        progress(f"episodes to imitate: {len(made):,} of {scale.base_problems * scale.base_episodes:,}")
+    valid = imitated(draw("valid", scale.valid_problems, PROBLEMS_SEED), task, seed)
+    length = scale.self_training.row_length
+    if model is None:
+        tokenizer = build_tokenizer(one.prompt + one.rest for one in made[: scale.base_problems])
+        model = build_model(
+            tokenizer, shape.hidden, shape.layers, shape.heads, shape.intermediate, length, seed,
+            shape.kv_heads,
+        )  # fmt: skip
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
-    rows, valid = (
-        make_rows(
-            tokenizer,
-            [one.prompt for one in part],
-            [one.rest for one in part],
-            scale.self_training.row_length,
-        )
-        for part in (made, imitated(draw("valid", scale.valid_problems, PROBLEMS_SEED), task, seed))
+    rows, valid_rows = (
+        make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], length)
+        for part in (made, valid)
     )
     with low_rank(model, scale.base_training.lora_rank, seed):
         curve = train(
-            model, rows, scale.base_training, seed=seed, start=start, folder=folder, valid=valid,
+            model, rows, scale.base_training, seed=seed, start=start, folder=folder, valid=valid_rows,
             valid_every=valid_every, stop_after=stop_after, progress=progress, label="repair base",
         )  # fmt: skip
     return bake(model), tokenizer, curve
-
-
-def beginning(
-    profile: Profile, made: Sequence[Imitated], seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A new model, and a tokenizer made from episodes."""
-    from grlib.models.llama import build_model
-
-    tokenizer = build_tokenizer(one.prompt + one.rest for one in made)
-    shape, positions = profile.model, profile.repair.self_training.row_length
-    model = build_model(
-        tokenizer,
-        shape.hidden,
-        shape.layers,
-        shape.heads,
-        shape.intermediate,
-        positions,
-        seed,
-        shape.kv_heads,
-    )
-    return model, tokenizer
 
 
 def obtain_base(
@@ -201,7 +174,7 @@ def obtain_base(
 
 
 def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame) -> dict[str, str]:
-    """The manifest and the model card that travel with the base."""
+    """The manifest and the model card of the base."""
     from grlib.training.base import notes
 
     scale = profile.repair
@@ -217,18 +190,18 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         "license": "apache-2.0",
         "title": "Base model of code self-repair",
         "origin": scale.pretrained or "from scratch",
-        "imitates": "*repair episodes* on small programming problems: programs with injected bugs, what the "
-        "tests say to them, and the right program in the end, or never. Its programs run in `grlib.sandbox`",
+        "imitates": "*repair episodes* on small programming problems: programs with injected bugs, the feedback "
+        "of the tests, and mostly the correct program in the end. Its programs run in `grlib.sandbox`",
         "made_by": f'notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} '
-        f"problems, each in {scale.base_episodes} episodes, the loss on answers and test reports alike",
-        "held_out": "the programs of the near and far test problems, and of those of self-training, under "
-        "whatever words",
+        f"problems, each in {scale.base_episodes} episodes, the loss on answers and feedback alike",
+        "held_out": "the programs of the near and far test problems, and of those of self-training, under any "
+        "statement",
     }
     return notes(model, curve, facts, card)
 
 
-def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """A byte-level BPE for statements, programs and feedback, trained on texts; digits stay apart.
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE for statements, programs and feedback, trained on texts; each digit is a token.
 
     The same texts give the same vocabulary. Every text survives encode -> decode unchanged.
     """
@@ -240,10 +213,8 @@ def build_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedT
     tokenizer.decoder = decoders.ByteLevel()
     marks = [AddedToken(mark, special=True, normalized=False) for mark in (PAD, USER, ASSISTANT, END)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=size, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
     )
+    tokenizer.train_from_iterator(texts, trainer)
     return as_fast(tokenizer, PAD, USER, END, CHAT_TEMPLATE)

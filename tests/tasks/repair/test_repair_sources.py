@@ -12,8 +12,7 @@ import pytest
 from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.tasks.repair import sources
-from grlib.tasks.repair.episodes import question
-from grlib.tasks.repair.problems import Case, problems
+from grlib.tasks.repair.problems import Case
 
 
 def row(truth, source="livecodebench", question="Add a and b.\n3 4\ngives 7", **extra):
@@ -100,24 +99,19 @@ def test_faulty_rows_are_named(bad, message):
         sources.from_row(bad)
 
 
-def test_our_problems_survive_as_rows_in_a_file(tmp_path):
-    made = problems("near", 40)
-    rows = [sources.to_row(problem, number) for number, problem in enumerate(made)]
+def test_data_sets_are_read_from_a_folder_or_a_file(tmp_path):
+    call = {"input": "3", "output": "9", "testtype": "functional", "metadata": {"func_name": "f"}}
+    rows = [row([{"input": "3 4\n", "output": "7\n"}]), row([call], question="Square x.")]
     pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
     for place in (tmp_path, tmp_path / "train.parquet"):
-        found = sources.load(str(place))
-        assert len(found) == len(made)
-        for one, two in zip(made, found, strict=True):
-            assert (question(one), one.style, one.entry, one.solution) == two[:3] + (two.solution,)
-            assert question(two) == two.statement, "its examples stand in it already"
-            assert sorted(map(repr, one.public + one.private)) == sorted(map(repr, two.public + two.private))
+        assert sources.load(str(place)) == [sources.from_row(one) for one in rows]
     with pytest.raises(GrlibError, match="name a data set of the hub, or a local folder or file"):
         sources.load(str(tmp_path), "test")
 
 
 def test_few_faulty_rows_of_a_data_set_are_left_out_and_many_are_refused(tmp_path):
-    rows = [sources.to_row(problem, number) for number, problem in enumerate(problems("near", 20))]
-    rows[7] = rows[7] | {"reward_model": {"ground_truth": "[]", "style": "rule"}}
+    rows = [row([{"input": f"{number}\n", "output": "7\n"}]) for number in range(20)]
+    rows[7] = row([])
     pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
     with pytest.warns(UserWarning, match="1 faulty rows are left out, the first: .*row 7: no tests"):
         assert len(sources.load(str(tmp_path))) == 19
@@ -174,12 +168,11 @@ def test_a_check_that_accepts_several_results_leaves_its_problem_out(body, check
         "canonical_solution": f"    {body}\n",
         "test": f"def check(candidate):\n    assert candidate(5) == root(5)\n    assert {checks}\n",
     }  # fmt: skip
-    [problem] = sources.humaneval_problems([made])
-    assert (problem is not None) == kept
+    assert len(sources.humaneval_problems([made])) == kept
 
 
 def test_data_sets_are_read_whatever_their_folder_is_called(tmp_path, monkeypatch):
-    rows = [sources.to_row(problem, number) for number, problem in enumerate(problems("near", 3))]
+    rows = [row([{"input": f"{number}\n", "output": "7\n"}]) for number in range(2)]
     for count, name in enumerate(("run[1]", "run1", "v*", "v2", "a:b")):
         (tmp_path / name).mkdir()
         pd.DataFrame(rows[: 1 + count % 2]).to_parquet(tmp_path / name / "train.parquet")
