@@ -113,7 +113,7 @@ def test_settings_that_cannot_be_shared_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(GrlibError, match="needs whole matrices"):
         replace(SETTINGS, strategy="fsdp", optimizer="muon")
-    with pytest.raises(GrlibError, match="precision 'float16'"):
+    with pytest.raises(GrlibError, match="precision is 'float16'"):
         replace(SETTINGS, precision="float16")
 
 

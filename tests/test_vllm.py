@@ -63,7 +63,7 @@ def test_more_gpus_than_there_are_is_refused(monkeypatch):
     vllm_engine.refuse_few_gpus(replace(GREEDY, data_parallel=3))
     with pytest.raises(GrlibError, match=r"tensor_parallel=2 x data_parallel=2 is 4 GPUs, and 3 are there"):
         vllm_engine.refuse_few_gpus(replace(GREEDY, tensor_parallel=2, data_parallel=2))
-    with pytest.raises(GrlibError, match="must be 1 or more"):
+    with pytest.raises(GrlibError, match="data_parallel=0: must be positive"):
         replace(GREEDY, data_parallel=0)
 
 

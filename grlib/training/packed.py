@@ -45,14 +45,7 @@ def packed_attention(
             q, k, v, ends, ends, longest, longest, 0.0, True, False, scale=scale
         )
         return out, sums
-    sizes = ends.diff().tolist()
-    parts = [
-        _weights(own_q, own_k, scale) @ _by_head(own_v, q.shape[1])
-        for own_q, own_k, own_v in zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
-    ]
-    return torch.cat(parts, 1).transpose(0, 1).contiguous(), q.new_zeros(
-        q.shape[1], len(q), dtype=torch.float32
-    )
+    return _row_by_row(q, k, v, ends, scale), q.new_zeros(q.shape[1], len(q), dtype=torch.float32)
 
 
 @packed_attention.register_fake
@@ -79,11 +72,8 @@ def packed_attention_backward(
             grad.contiguous(), q, k, v, out, sums, ends, ends, longest, longest, 0.0, True, state, unused,
             scale=scale,
         )  # fmt: skip
-    sizes = ends.diff().tolist()
-    rows = zip(grad.split(sizes), q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
-    parts = [_row_gradients(above, own_q, own_k, own_v, scale) for above, own_q, own_k, own_v in rows]
-    first, second, third = (torch.cat(of_rows) for of_rows in zip(*parts, strict=True))
-    return first, second, third
+    _, gradients = torch.func.vjp(lambda *tensors: _row_by_row(*tensors, ends, scale), q, k, v)
+    return tuple(gradient.contiguous() for gradient in gradients(grad))
 
 
 @packed_attention_backward.register_fake
@@ -104,32 +94,19 @@ def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
 packed_attention.register_autograd(_backward, setup_context=_keep)
 
 
-# What the kernels compute, in the plainest way, for machines without a GPU: tensors of one row.
-
-
-def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(tokens, kv heads, size) -> (heads, tokens, size)"""
-    return x.transpose(0, 1).repeat_interleave(heads // x.shape[1], 0)
-
-
-def _weights(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
-    """How much every token attends to every one: (heads, tokens, tokens)."""
-    scores = scale * q.transpose(0, 1) @ _by_head(k, q.shape[1]).transpose(1, 2)
-    later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
-    return scores.masked_fill(later, float("-inf")).softmax(-1)
-
-
-def _row_gradients(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    weights, above, heads = _weights(q, k, scale), grad.transpose(0, 1), q.shape[1]
-    raised = above @ _by_head(v, heads).transpose(1, 2)
-    of_scores = scale * weights * (raised - (raised * weights).sum(-1, keepdim=True))
-    of_keys, of_values = (  # heads that share keys and values add up
-        (left.transpose(1, 2) @ right).unflatten(0, (k.shape[1], -1)).sum(1).transpose(0, 1)
-        for left, right in ((of_scores, q.transpose(0, 1)), (weights, above))
-    )
-    return (of_scores @ _by_head(k, heads)).transpose(0, 1), of_keys, of_values
+def _row_by_row(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """What the kernels compute, for machines without a GPU: the attention of one row after the other."""
+    sizes = ends.diff().tolist()
+    rows = zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+    found = [
+        F.scaled_dot_product_attention(
+            *(tensor.transpose(0, 1)[None] for tensor in row), is_causal=True, scale=scale, enable_gqa=True
+        )
+        for row in rows
+    ]
+    return torch.cat(found, 2)[0].transpose(0, 1).contiguous()
 
 
 def _attend(
