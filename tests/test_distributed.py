@@ -95,7 +95,7 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
     workers[0].kill()
     thread.join(300)
     assert not thread.is_alive(), "the other process hangs"
-    assert "the next call goes on from the last checkpoint" in str(failed[0])
+    assert "the next call continues from the last checkpoint" in str(failed[0])
     assert not any(is_running(process.pid) for process in workers)
     shutil.copytree(tmp_path / "work", tmp_path / "one" / "work")
     _, found, said = trained(tiny_folder, tmp_path, settings, many)

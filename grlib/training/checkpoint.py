@@ -1,4 +1,4 @@
-"""Checkpoints: all state of a run in one file that is whole or not there."""
+"""Checkpoints: all state of a run in one file, which is complete or absent."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from grlib.runs.files import atomic, digest, is_whole, plain, read_json, write_j
 
 
 def finished(folder: Path, key: Mapping[str, Any], out: Path) -> bool:
-    """Whether the run `key` that worked in `folder` has ended with the model that stands in `out`."""
+    """Whether the run `key` that worked in `folder` has ended, with the model in `out`."""
     path = folder / "finished.json"
     return is_whole(path) and is_whole(out) and read_json(path) == plain({"key": key, "model": digest(out)})
 
 
 def write_finished(folder: Path, key: Mapping[str, Any], out: Path) -> None:
-    """Note that the run `key` has ended with the model in `out`: it then needs no checkpoint."""
+    """Record that the run `key` has ended with the model in `out`: it then needs no checkpoint."""
     write_json(folder / "finished.json", {"key": key, "model": digest(out)})
 
 
 def write_checkpoint(path: Path, key: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """All state of a run in one file, renamed into place when it is complete; `key` says whose it is."""
+    """Write all state of the run `key` as one file, renamed into place when it is complete."""
     with atomic(path) as partial:
         torch.save({"key": key, **state}, partial)
 
 
 def read_checkpoint(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state in a checkpoint of the run `key`; None where there is none, or one that cannot be read."""
+    """The state in a checkpoint; None if it is missing, unreadable or of another run than `key`."""
     if not path.is_file():
         return None
     try:
         state = torch.load(path, weights_only=True)
-    except Exception:  # a truncated file raises whatever its reader raises; the run begins anew
+    except Exception:  # a truncated file raises whatever its reader raises; the run starts again
         return None
     return state if state["key"] == key else None

@@ -1,7 +1,7 @@
 """Training by several processes, DDP or FSDP, started by `accelerate launch` or torchrun.
 
-All processes know every row of a step; its micro-batches are dealt out among them, so the same rows make a
-step on any number of processes, and the losses agree up to the order of sums.
+All processes know every row of a step and share its micro-batches. So a step has the same rows on any number
+of processes, and the losses agree up to the order of sums.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,34 +27,31 @@ from grlib.errors import GrlibError
 from grlib.runs.deadline import OutOfTime
 from grlib.runs.files import atomic, read_json, write_json
 
-if TYPE_CHECKING:
-    pass
-
 T = TypeVar("T")
-SAID = "grlib: "  # begins the lines of a job that are progress
+PROGRESS = "grlib: "  # starts the lines of a job's output that are progress
 CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact|OutOfTime)\b)")
-PATIENCE = timedelta(days=1)  # of a process for the others: one of them may be sampling
+TIMEOUT = timedelta(days=1)  # the others wait while one process samples
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def launched() -> bool:
-    """Whether a launcher has started this process, as one of those that train together."""
+    """Whether a launcher has started this process as one of several that train together."""
     return "WORLD_SIZE" in os.environ
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes files and says how it goes."""
+    """Whether this is the process that writes files and reports progress."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def free_cache() -> None:
-    """Give back what torch holds of a GPU's memory and does not use: another process's engine needs it."""
+    """Release the GPU memory that torch holds and does not use: the engine of another process needs it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class Team:
-    """The processes of one training run, of which this is number `rank` of `size`; by itself one process."""
+    """The processes of one training run: this one is number `rank` of `size`, or the only one."""
 
     def __init__(self, strategy: str = "ddp", precision: str = "float32") -> None:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -68,19 +65,19 @@ class Team:
                 f"process {local + 1} of {self.size} has no GPU of its own: {torch.cuda.device_count()} are "
                 "there; lower `processes`"
             )
-        if gpu:  # what is exchanged as Python objects goes by the current device
+        if gpu:  # Python objects are exchanged through the current device
             torch.cuda.set_device(self.device)
         if self.size > 1 and not torch.distributed.is_initialized():
             backend, own = ("nccl", self.device) if gpu else ("gloo", None)
-            torch.distributed.init_process_group(backend, device_id=own, timeout=PATIENCE)
+            torch.distributed.init_process_group(backend, device_id=own, timeout=TIMEOUT)
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of the weights only."""
+        """Whether each process holds only a part of the weights."""
         return self.size > 1 and self.strategy == "fsdp"
 
-    def wrap(self, net: nn.Module, layers: str = "layers") -> nn.Module:
-        """The network on this process's device, as all of them train it. A sharded one is a copy."""
+    def wrap(self, net: nn.Module) -> nn.Module:
+        """The network on this process's device, ready to be trained by all. A sharded one is a copy."""
         if not self.sharded:
             net = net.to(self.device)
             several = self.size > 1
@@ -89,10 +86,10 @@ class Team:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        net = copy.deepcopy(net).to(self.device)  # sharding would change the caller's own for good
+        net = copy.deepcopy(net).to(self.device)  # sharding cannot be undone
         mesh = init_device_mesh(self.device.type, (self.size,))
         for name, blocks in net.named_modules():
-            if name.endswith(layers) and isinstance(blocks, nn.ModuleList):
+            if name.endswith("layers") and isinstance(blocks, nn.ModuleList):
                 for block in blocks:
                     fully_shard(block, mesh=mesh)
         fully_shard(net, mesh=mesh)
@@ -100,16 +97,16 @@ class Team:
 
     @staticmethod
     def inside(net: nn.Module) -> Any:
-        """The network that `wrap` was given, or the sharded copy of it."""
-        return getattr(net, "module", net)  # DDP puts it inside another
+        """The argument of `wrap`, or its sharded copy."""
+        return getattr(net, "module", net)  # DDP wraps it in another module
 
     def share(
         self, net: nn.Module, groups: Sequence[tuple[Any, torch.Tensor, torch.Tensor]]
     ) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor, float]]:
-        """This process's part of the micro-batches (numbers, ids, mask): ids and mask on its device, and last
-        the weight of their loss, so that gradients come out as one process would sum them.
+        """This process's micro-batches, of all (numbers, ids, mask): ids and mask on its device, and last the
+        weight of their loss, so that the gradients are the sums that one process would have.
 
-        Every process gets as many, since all take part in every exchange: some with weight 0.
+        All processes take part in every exchange, so they get equally many: some with weight 0.
         """
         rounds = -(-len(groups) // self.size)
         for turn in range(rounds):
@@ -121,7 +118,7 @@ class Team:
 
     @contextlib.contextmanager
     def _exchanging(self, net: nn.Module, last: bool) -> Iterator[None]:
-        """Gradients are exchanged after the last micro-batch of a step only."""
+        """Exchange gradients only after the last micro-batch of a step."""
         if self.sharded:
             net.set_requires_gradient_sync(last)
         elif self.size > 1:
@@ -131,11 +128,7 @@ class Team:
 
     def total(self, number: float) -> float:
         """The sum of a number over all processes."""
-        if self.size == 1:
-            return number
-        summed = torch.tensor(number, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(summed)
-        return float(summed)
+        return float(self.summed(torch.tensor(number, dtype=torch.float64)))
 
     def summed(self, numbers: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all processes, on the CPU."""
@@ -146,18 +139,18 @@ class Team:
         return summed.cpu()
 
     def gathered(self, thing: T) -> list[T]:
-        """What each process has, in the order of their numbers."""
+        """The `thing` of each process, in the order of their ranks."""
         found = [thing] * self.size
         if self.size > 1:
             torch.distributed.all_gather_object(found, thing)
         return found
 
     def told(self, thing: T) -> T:
-        """What the first process has."""
-        said = [thing]
+        """The `thing` of the first process."""
+        shared = [thing]
         if self.size > 1:
-            torch.distributed.broadcast_object_list(said, src=0)
-        return said[0]
+            torch.distributed.broadcast_object_list(shared, src=0)
+        return shared[0]
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -165,19 +158,20 @@ class Team:
             torch.distributed.barrier()
 
     def refresh(self, net: nn.Module, model: nn.Module, part: str) -> None:
-        """Put the weights so far into `model`, which was wrapped as attribute `part` of a network (sharded:
-        into that of the first process; else the model itself is trained)."""
+        """Copy the weights of a sharded `net` into `model`, its attribute `part` before `wrap`, in the first
+        process; without sharding, `model` itself is trained."""
         if self.sharded:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             weights = get_model_state_dict(net, options=options)
             if self.rank == 0:
-                own = {name: value for name, value in weights.items() if name.startswith(f"{part}.")}
-                model.load_state_dict({name.partition(".")[2]: value for name, value in own.items()})
+                start = f"{part}."
+                own = {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
+                model.load_state_dict(own)
 
     def hand_back(self, net: nn.Module, model: nn.Module, part: str) -> None:
-        """`refresh` when training is over: the model ends on the CPU."""
+        """`refresh` at the end of training, and move the model to the CPU."""
         self.refresh(net, model, part)
         model.to("cpu")
         free_cache()
@@ -185,9 +179,9 @@ class Team:
     def save(
         self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any], state: Any
     ) -> None:
-        """A checkpoint of all processes, in parts; it takes the place of the last one when it is whole.
+        """Write a checkpoint of all processes in parts, which replaces the last one when it is complete.
 
-        It can be read by another number of processes.
+        Another number of processes can load it.
         """
         import torch.distributed.checkpoint as dcp
 
@@ -204,7 +198,7 @@ class Team:
         self.wait()
 
     def load(self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any]) -> Any:
-        """The state of the checkpoint of the run `key`, its weights put in place; None if there is none."""
+        """Load the checkpoint of the run `key` and return its state; None if there is none."""
         path = folder / "checkpoint"
         if not (path / "state.json").is_file():
             return None
@@ -231,33 +225,25 @@ class Team:
         return {"model": weights, "optimizers": moments}
 
 
-# A job: fine-tuning or reinforcement by processes of its own
-
-
 def launch(
     function: Callable[..., Any],
     job: Mapping[str, Any],
     processes: int,
     folder: Path,
     label: str,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> None:
     """Call `function(**job, progress=...)` in `processes` processes that train together, and wait for them.
 
-    A process that dies ends all of them with GrlibError, which quotes the cause.
+    If one of them fails, all end, with a GrlibError that quotes the cause. `folder` holds the job.
     """
     with atomic(folder / "job.pickle") as partial:
         partial.write_bytes(pickle.dumps((function, dict(job))))
-    _run(folder, processes, label, say)
-
-
-def _run(folder: Path, count: int, label: str, say: Callable[[str], None]) -> None:
-    """Start `count` processes on the job in a folder and wait for them."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    command += ["--num_processes", str(count), "--main_process_port", "0", "--mixed_precision", "no"]
+    command += ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--log_dir", str(folder / "launcher")]  # else: left in /tmp
     command += ["-m", "grlib.training.parallel", str(folder)]
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, (os.cpu_count() or 1) // processes)
     environment = QUIET | dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
     last: list[str] = []
     with subprocess.Popen(
@@ -265,9 +251,8 @@ def _run(folder: Path, count: int, label: str, say: Callable[[str], None]) -> No
     ) as started:
         try:
             for line in started.stdout or ():
-                said = line.removeprefix(SAID)
-                if said != line:
-                    say(said.rstrip())
+                if line.startswith(PROGRESS):
+                    progress(line.removeprefix(PROGRESS).rstrip())
                 elif line.strip():
                     last = [*last, line.rstrip()][-200:]
         except BaseException:
@@ -275,19 +260,19 @@ def _run(folder: Path, count: int, label: str, say: Callable[[str], None]) -> No
             raise
     if started.returncode:
         causes = [line for line in last if CAUSE.match(line) and "ChildFailedError" not in line]
-        told = CAUSE.sub(r"\2", causes[0]) if causes else "a process was killed"
-        name, _, text = told.partition(": ")
+        cause = CAUSE.sub(r"\2", causes[0]) if causes else "a process was killed"
+        name, _, text = cause.partition(": ")
         if name.endswith("OutOfTime"):
             raise OutOfTime(text)
         raise GrlibError(
-            f"{label}: training by {count} processes ended with code {started.returncode}: {told}; "
-            f"{advice(told)}the next call goes on from the last checkpoint"
+            f"{label}: training by {processes} processes ended with code {started.returncode}: {cause}; "
+            f"{advice(cause)}the next call continues from the last checkpoint"
         )
 
 
-def advice(told: str) -> str:
-    """What to change in the profile where this is why a training process ended; "" if nothing."""
-    full = "out of memory" in told.lower() or "OutOfMemoryError" in told
+def advice(cause: str) -> str:
+    """What to change in the profile where a training process ended for this cause; "" if nothing."""
+    full = "out of memory" in cause.lower() or "OutOfMemoryError" in cause
     return "lower micro_tokens, or set recompute or strategy='fsdp' in the profile; " if full else ""
 
 
@@ -297,19 +282,19 @@ def main() -> None:
 
     folder = Path(sys.argv[1])
 
-    def say(line: str) -> None:
+    def progress(line: str) -> None:
         if first_process():
-            print(SAID + line, flush=True)
+            print(PROGRESS + line, flush=True)
 
     try:
         function, job = pickle.loads((folder / "job.pickle").read_bytes())
-        function(**job, progress=say)
+        function(**job, progress=progress)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     end_workers()
     sys.stdout.flush()
-    os._exit(0)  # all is done; threads of torch now and then abort a process that ends the usual way
+    os._exit(0)  # at an ordinary exit, threads of torch sometimes abort the process
 
 
 if __name__ == "__main__":
