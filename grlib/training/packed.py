@@ -77,7 +77,7 @@ def packed_attention_backward(
             grad.contiguous(), q, k, v, out, sums, ends, ends, longest, longest, 0.0, True, state, unused,
             scale=scale,
         )  # fmt: skip
-    _, gradients = torch.func.vjp(lambda *tensors: _row_by_row(*tensors, ends, scale), q, k, v)
+    _, gradients = torch.func.vjp(lambda q, k, v: _row_by_row(q, k, v, ends, scale), q, k, v)
     return tuple(gradient.contiguous() for gradient in gradients(grad))
 
 
@@ -104,12 +104,10 @@ def _row_by_row(
 ) -> torch.Tensor:
     """What the kernels compute, for machines without a GPU: the attention of one row after the other."""
     sizes = ends.diff().tolist()
-    rows = zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+    rows = zip(*(tensor.transpose(0, 1)[None].split(sizes, 2) for tensor in (q, k, v)), strict=True)
     found = [
-        F.scaled_dot_product_attention(
-            *(tensor.transpose(0, 1)[None] for tensor in row), is_causal=True, scale=scale, enable_gqa=True
-        )
-        for row in rows
+        F.scaled_dot_product_attention(row_q, row_k, row_v, is_causal=True, scale=scale, enable_gqa=True)
+        for row_q, row_k, row_v in rows
     ]
     return torch.cat(found, 2)[0].transpose(0, 1).contiguous()
 
@@ -250,7 +248,7 @@ def packs(model: PreTrainedModel, team: Team, other_blocks: bool) -> bool:
 
 
 def _nats(states: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The loss of each target, 0 if `IGNORED`: states (n, width), matrix (vocabulary, width), targets (n,)."""
+    """The loss of each target, 0 if `IGNORED`: states (n, width), matrix (tokens, width), targets (n,)."""
     padded = F.pad(matrix, (0, 0, 0, -len(matrix) % ALIGNED))
     logits = F.linear(states, padded)[:, : len(matrix)]
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
