@@ -83,7 +83,7 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
 
     thread = threading.Thread(target=job)
     thread.start()
-    state = tmp_path / "work" / "checkpoint" / "state.json"
+    state = tmp_path / "work" / "checkpoint" / "place.pt"
     wait_for(lambda: state.exists() or not thread.is_alive())
     assert state.exists(), failed
     workers = [

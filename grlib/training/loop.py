@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,8 @@ def train(
     pack = _pack(model, rows, valid, plan, settings, team)
     net = team.wrap(Scored(model, pack))
     optimizers = make_optimizers(net, settings)
-    step, tokens, curve = _restore(team, folder, key, net, optimizers)
+    place = read_checkpoint(team, folder, key, net, optimizers) if folder else None
+    step, tokens, curve = (place["step"], place["tokens"], place["curve"]) if place else (0, 0, [])
     if strict and folder and not step and (folder / "checkpoint.pt").exists():
         raise GrlibError(
             f"{label}: {folder / 'checkpoint.pt'} is damaged, or of other rows or settings; use those that "
@@ -97,7 +98,8 @@ def train(
         if clock.due() or step == end:
             progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
         if folder and (step == end or checkpoint_due(team, last_saved, settings.checkpoint_seconds)):
-            _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
+            place = {"step": step, "tokens": tokens, "curve": curve}
+            write_checkpoint(team, folder, key, net, optimizers, place)
             last_saved = time.monotonic()
             if step < end:
                 deadline.stop_if(out_of_time(team), label, f"{step}/{end} steps")
@@ -172,53 +174,6 @@ def rows_digest(rows: Sequence[Row], plan: Sequence[Sequence[int]] = ()) -> str:
     for row in rows:
         digest.update(row.ids.tobytes() + row.start.to_bytes(4, "little"))
     return digest.hexdigest()[:16]
-
-
-def _checkpoint(
-    team: Team,
-    folder: Path,
-    key: Mapping[str, Any],
-    net: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    place: tuple[int, int, list[tuple]],
-) -> None:
-    """`place`: step, tokens seen, curve."""
-    if team.size > 1:
-        team.save(folder, key, net, optimizers, place)
-        return
-    step, tokens, curve = place
-    state = {"step": step, "tokens": tokens, "curve": curve, "model": _trained(net)}
-    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-    write_checkpoint(folder / "checkpoint.pt", key, state)
-
-
-def _restore(
-    team: Team,
-    folder: Path | None,
-    key: Mapping[str, Any],
-    net: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> tuple[int, int, list[tuple]]:
-    """Load this run's checkpoint in `folder`: (step, tokens seen, curve), or (0, 0, []) if there is none."""
-    state = read_checkpoint(folder / "checkpoint.pt", key) if folder and team.size == 1 else None
-    several = team.load(folder, key, net, optimizers) if folder else None  # of several processes
-    if several and several[0] >= (state["step"] if state else 0):
-        return several[0], several[1], [tuple(row) for row in several[2]]
-    if state is None or _shapes(state["model"]) != _shapes(_trained(net)):
-        return 0, 0, []
-    net.load_state_dict(state["model"], strict=False)  # frozen weights are not in it
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["tokens"], state["curve"]
-
-
-def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that training changes, by name."""
-    return {name: weights.detach() for name, weights in model.named_parameters() if weights.requires_grad}
-
-
-def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 class _Clock:

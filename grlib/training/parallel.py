@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from torch import nn
 
 from grlib.errors import GrlibError
 from grlib.runs.deadline import OutOfTime
-from grlib.runs.files import atomic, read_json, write_json
+from grlib.runs.files import atomic
 
 T = TypeVar("T")
 PROGRESS = "grlib: "  # starts the lines of a job's output that are progress
@@ -175,54 +173,6 @@ class Team:
         self.refresh(net, model, part)
         model.to("cpu")
         free_cache()
-
-    def save(
-        self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any], state: Any
-    ) -> None:
-        """Write a checkpoint of all processes in parts, which replaces the last one when it is complete.
-
-        Another number of processes can load it.
-        """
-        import torch.distributed.checkpoint as dcp
-
-        new = folder / "checkpoint.new"
-        if self.rank == 0:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-        self.wait()
-        dcp.save(self._state(net, optimizers), checkpoint_id=new)
-        if self.rank == 0:
-            write_json(new / "state.json", {"key": key, "state": state})
-            with atomic(folder / "checkpoint") as partial:
-                new.rename(partial)
-        self.wait()
-
-    def load(self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Sequence[Any]) -> Any:
-        """Load the checkpoint of the run `key` and return its state; None if there is none."""
-        path = folder / "checkpoint"
-        if not (path / "state.json").is_file():
-            return None
-        known = read_json(path / "state.json")
-        if known["key"] != json.loads(json.dumps(key)):
-            return None
-        import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
-        found = self._state(net, optimizers)
-        dcp.load(found, checkpoint_id=path)
-        plain = any(isinstance(optimizer, torch.optim.SGD) for optimizer in optimizers)  # keeps no state
-        set_state_dict(
-            net, list(optimizers), model_state_dict=found["model"], optim_state_dict=found["optimizers"],
-            options=StateDictOptions(strict=not plain),
-        )  # fmt: skip
-        return known["state"]
-
-    @staticmethod
-    def _state(net: nn.Module, optimizers: Sequence[Any]) -> dict[str, Any]:
-        from torch.distributed.checkpoint.state_dict import get_state_dict
-
-        weights, moments = get_state_dict(net, list(optimizers))
-        return {"model": weights, "optimizers": moments}
 
 
 def launch(
