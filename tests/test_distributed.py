@@ -107,9 +107,9 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
     assert "step 60/60" in said[-1] and len(curve) == 60 > len(made)
 
 
-def test_settings_that_cannot_be_shared_are_refused(tmp_path):
+def test_settings_that_cannot_be_shared_are_refused(tiny_folder, tmp_path):
     with pytest.raises(GrlibError, match=r"processes=4 and batch_rows=6"):
-        trained(None, tmp_path, replace(SETTINGS, processes=4))
+        trained(tiny_folder, tmp_path, replace(SETTINGS, processes=4))
     assert not list(tmp_path.iterdir())
     with pytest.raises(GrlibError, match="needs whole matrices"):
         replace(SETTINGS, strategy="fsdp", optimizer="muon")

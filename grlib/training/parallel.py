@@ -6,7 +6,6 @@ of processes, and the losses agree up to the order of sums.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import pickle
@@ -76,11 +75,11 @@ class Team:
 
     def wrap(self, net: nn.Module) -> nn.Module:
         """The network on this process's device, ready to be trained by all. A sharded one is a copy."""
+        if self.size == 1:
+            return net.to(self.device)
         if not self.sharded:
-            net = net.to(self.device)
-            several = self.size > 1
             ids = [self.device.index] if self.device.type == "cuda" else None
-            return nn.parallel.DistributedDataParallel(net, device_ids=ids) if several else net
+            return nn.parallel.DistributedDataParallel(net.to(self.device), device_ids=ids)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -110,19 +109,14 @@ class Team:
         for turn in range(rounds):
             number = turn * self.size + self.rank
             numbers, ids, mask = groups[number] if number < len(groups) else groups[0]
-            with self._exchanging(net, turn == rounds - 1):
-                weight = float(number < len(groups)) * self.size
+            last = turn == rounds - 1  # gradients are exchanged once per step
+            if self.sharded:
+                net.set_requires_gradient_sync(last)
+            elif self.size > 1:
+                net.require_backward_grad_sync = last
+            weight = float(number < len(groups)) * self.size
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 yield numbers, ids.to(self.device), mask.to(self.device), weight
-
-    @contextlib.contextmanager
-    def _exchanging(self, net: nn.Module, last: bool) -> Iterator[None]:
-        """Exchange gradients only after the last micro-batch of a step."""
-        if self.sharded:
-            net.set_requires_gradient_sync(last)
-        elif self.size > 1:
-            net.require_backward_grad_sync = last
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-            yield
 
     def total(self, number: float) -> float:
         """The sum of a number over all processes."""
