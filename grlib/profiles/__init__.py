@@ -1,4 +1,4 @@
-"""The one dial: `smoke`, `laptop`, `gpu` and `paper`, one TOML file each; `get(name)` reads it."""
+"""Settings of every scale: `get(name)` reads the profile `smoke`, `laptop`, `gpu` or `paper` from its TOML file."""
 
 from grlib.profiles.settings import (  # noqa: F401
     DIAL,
