@@ -39,9 +39,7 @@ def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
         except Exception as error:  # hub, files and formats raise many kinds
             raise GrlibError(f"the tokenizer of model {name!r}: {one_line(error)}; {REMEDY}") from error
-    if hasattr(
-        model.config, "quantization_config"
-    ):  # then it cannot be saved; a plain model with its weights can
+    if hasattr(model.config, "quantization_config"):  # cannot be saved: move its weights into a plain model
         config = copy.deepcopy(model.config)
         del config.quantization_config
         plain = type(model)(config)

@@ -1,4 +1,4 @@
-"""Settings of every scale: `get(name)` reads the profile `smoke`, `laptop`, `gpu` or `paper` from its TOML file."""
+"""Settings of every scale: `get(name)` reads profile `smoke`, `laptop`, `gpu` or `paper` from its file."""
 
 from grlib.profiles.settings import (  # noqa: F401
     DIAL,
