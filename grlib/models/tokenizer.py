@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def refuse_lossy(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     """GrlibError where encoding and decoding changes a text: its traces could not be graded."""
     again = tokenizer.decode(encode(tokenizer, [text])[0], clean_up_tokenization_spaces=False)
     if again != text:
-        place = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), len(again))
+        place = len(os.path.commonprefix([text, again]))
         raise GrlibError(
             f"the tokenizer changes a trace at character {place}: {text[place : place + 20]!r} becomes "
             f"{again[place : place + 20]!r}; choose a model whose tokenizer keeps every text unchanged"

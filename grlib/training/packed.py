@@ -77,8 +77,8 @@ def packed_attention_backward(
             grad.contiguous(), q, k, v, out, sums, ends, ends, longest, longest, 0.0, True, state, unused,
             scale=scale,
         )  # fmt: skip
-    _, gradients = torch.func.vjp(lambda q, k, v: _row_by_row(q, k, v, ends, scale), q, k, v)
-    return tuple(gradient.contiguous() for gradient in gradients(grad))
+    _, backward = torch.func.vjp(lambda q, k, v: _row_by_row(q, k, v, ends, scale), q, k, v)
+    return tuple(gradient.contiguous() for gradient in backward(grad))
 
 
 @packed_attention_backward.register_fake
