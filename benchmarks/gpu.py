@@ -105,7 +105,7 @@ def sampled(profile: Profile) -> dict[str, float]:
     drawn = np.array([-sum(answer.logprobs) for answer in answers])
     return {
         "greedy_equal": float(np.mean([a.text == b.text for a, b in zip(ours, theirs, strict=True)])),
-        "rescored": float(np.abs(score_rows(model, again)[:, 0] / drawn - 1).max()),
+        "rescored": float(np.abs(score_rows(Scored(model), again)[:, 0] / drawn - 1).max()),
     }
 
 

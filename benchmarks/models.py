@@ -114,7 +114,7 @@ def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
 
     from grlib.tasks.countdown.base import imitation_rows
     from grlib.training.loop import train
-    from grlib.training.loss import mean_nll
+    from grlib.training.loss import Scored, mean_nll
 
     torch.set_num_threads(threads)
     (model, tokenizer), (reference, _) = _load(folder), _load(folder)
@@ -132,7 +132,7 @@ def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
         note = f"no comparison: the Trainer of transformers needs another package ({one_line(error)})"[:160]
         yield Row("training", "tokens/s", None, tokens / fast, note)
         return
-    losses = mean_nll(reference.eval(), rows[:32]), mean_nll(model, rows[:32])
+    losses = mean_nll(Scored(reference.eval()), rows[:32]), mean_nll(Scored(model), rows[:32])
     note += f"; loss after it {losses[0]:.3f} and {losses[1]:.3f}"
     yield Row("training, to Trainer", "tokens/s", tokens / slow, tokens / fast, note)
 

@@ -146,7 +146,7 @@ def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[s
         for row, text in zip(rows, texts, strict=True)
         if len(row.ids) < profile.self_training.row_length
     ]
-    total = score_rows(net, [row for row, _ in kept])[:, 0].sum()
+    total = score_rows(Scored(net), [row for row, _ in kept])[:, 0].sum()
     return float(total / sum(len(text) for _, text in kept))
 
 

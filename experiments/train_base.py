@@ -69,7 +69,7 @@ def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, An
         batch = rows[step * size : (step + 1) * size]
         training.train_step(scored, batch, optimizers, settings.lr * (1 - step / steps), settings, team)
     bake(net).eval()
-    loss = mean_nll(net, imitation.validation_rows(method, profile, words))
+    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
     row = {"method": method, "profile": profile.name, "step": state["step"], "tokens": state["tokens"]}
     return row | {"decay_steps": steps, "valid_nats_per_token": loss} | measure(net, words, profile)
 

@@ -1,1 +1,1 @@
-"""Models and tokenizers: Llama built, loaded and saved as transformers folders; LoRA; pretrained ones."""
+"""Models and tokenizers: build, load and save Llamas as transformers does; LoRA; pretrained models."""

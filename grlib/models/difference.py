@@ -1,8 +1,8 @@
-"""A fine-tuned model as its change since its base, in eight bits a weight: half the size of bfloat16.
+"""Store a fine-tuned model as its difference from its base: eight bits per weight, half of bfloat16.
 
-A change is small beside the weight, so eight bits of it say more than the weight's own bfloat16 does. A model
-folder then has `model.difference.safetensors` in the place of its weights and `difference.json`, which names
-the folder of the base; `llama.load_model` reads it as any other.
+A difference is small, so its eight bits are more exact than the weight in bfloat16. The model folder has
+`model.difference.safetensors` instead of the weights, and `difference.json`, which names the folder of the
+base; `llama.load_model` reads it like any other folder.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 WEIGHTS, ABOUT, PLAIN = "model.difference.safetensors", "difference.json", "model.safetensors"
-LEVELS = 127
+LEVELS = 127  # of one sign, in eight bits
 
 
 def difference(base: LlamaForCausalLM, model: LlamaForCausalLM) -> dict[str, torch.Tensor]:
-    """By the name of each weight: its change as whole numbers -127..127 (a row each as (rows, the rest)), and
-    under <name>/scale the size of one of them in every row."""
+    """For each weight <name> its change in levels -127..127 (int8, (rows, all other dimensions)), and as
+    <name>/scale the size of one level in each row (rows, 1)."""
     found: dict[str, torch.Tensor] = {}
     first = dict(base.named_parameters())
     for name, weights in model.named_parameters():
@@ -38,7 +38,7 @@ def difference(base: LlamaForCausalLM, model: LlamaForCausalLM) -> dict[str, tor
 def write_difference(
     folder: Path, model: LlamaForCausalLM, base_folder: Path, base: LlamaForCausalLM
 ) -> None:
-    """Replace the weights in a model folder by their difference from the base, which stays where it is."""
+    """Replace the weights in a model folder by their difference from the base."""
     from safetensors.torch import save_file
 
     with atomic(folder / WEIGHTS) as partial:
@@ -49,19 +49,19 @@ def write_difference(
 
 
 def base_of(folder: Path) -> Path | None:
-    """The folder of the base where a model is stored as a difference, else None; GrlibError where the base is
-    missing or another one."""
+    """The base folder of a model that is stored as a difference, else None; GrlibError where the base is
+    missing or has changed."""
     if not (folder / ABOUT).is_file():
         return None
     about = read_json(folder / ABOUT)
     base = folder / about["base"]
     if not (base / PLAIN).is_file() or digest(base / PLAIN) != about["base_digest"]:
-        raise GrlibError(f"{folder}: a difference from the model in {base}, which is missing or another one")
+        raise GrlibError(f"{folder}: its base {base} is missing or has changed; put that base back")
     return base
 
 
 def add_difference(base: LlamaForCausalLM, folder: Path) -> LlamaForCausalLM:
-    """The model in a folder, made of its base in place."""
+    """The model of a folder: its difference added to `base` in place."""
     from safetensors.torch import load_file
 
     try:

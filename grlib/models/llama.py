@@ -1,8 +1,8 @@
-"""Small Llama models for the trace language: built from a transformers config, saved as its plain folders.
+"""Small Llama models for the trace language: build, load and save them as folders of transformers.
 
-While a base is trained from scratch, number tokens share structure: digits and Fourier features of the value
-are added to each number's own vector. `bake` folds that into a plain table, so that transformers and vLLM
-load the saved folder.
+While a base is trained from scratch, number tokens share structure: vectors of the digits and Fourier
+features of the value are added to each number's own vector. `bake` turns this into a plain table, so that
+transformers and vLLM can load the saved folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from grlib.errors import GrlibError, one_line
 from grlib.models.difference import add_difference, base_of
 from grlib.models.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
+from grlib.runs.files import atomic_folder, write_table
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +30,7 @@ PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 25, 50, 100, 200, 400, 1000)
 
 
 class NumberFeatures(nn.Module):
-    """Adds to each number's row of an embedding table what its digits and size have in common with others."""
+    """Adds to each number's row of an embedding table vectors that it shares with other numbers."""
 
     def __init__(self, tokens: list[tuple[int, int, int]], width: int) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class NumberFeatures(nn.Module):
         self.joined_vectors = nn.Parameter(0.02 * torch.randn(int(joined.max()) + 1, width))
 
     def forward(self, own: torch.Tensor) -> torch.Tensor:
-        """own: (vocabulary, width) -> the same with the shared parts added to the number rows."""
+        """own: (vocabulary, width) -> the same, with the shared vectors added to the number rows."""
         shared = self.waves @ self.wave_vectors + self.joined_vectors[self.joined]
         for place in range(3):
             shared = shared + self.digit_vectors[place][self.digits[place]]
@@ -66,7 +67,7 @@ def build_model(
 ) -> LlamaForCausalLM:
     """A randomly initialised Llama with tied embeddings and structured number tokens, ready to be trained.
 
-    `kv_heads` query heads share keys and values (None: every head has its own).
+    `positions`: the longest sequence in tokens; `kv_heads`: heads of keys and values (None: `heads`).
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -92,7 +93,7 @@ def build_model(
 
 
 def bake(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """Replace structured number embeddings by the plain table they amount to, in place; tie the output."""
+    """Replace structured number embeddings by the equal plain table, in place; tie the output to it."""
     embedding = model.get_input_embeddings()
     if parametrize.is_parametrized(embedding):
         parametrize.remove_parametrizations(embedding, "weight", leave_parametrized=True)
@@ -100,12 +101,12 @@ def bake(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return model
 
 
-# On a GPU, a product with an output matrix of a multiple of so many words takes a fraction of another's time.
+# On a GPU, products with the output matrix are several times faster if the vocabulary is a multiple of this.
 ALIGNED = 64
 
 
 def output_matrix(model: LlamaForCausalLM) -> torch.Tensor:
-    """(vocabulary, hidden): what turns final hidden states into logits; the embedding table if tied."""
+    """The matrix (vocabulary, hidden) that turns last hidden states into logits; if tied, the embeddings."""
     tied = model.config.tie_word_embeddings
     return model.get_input_embeddings().weight if tied else model.get_output_embeddings().weight
 
@@ -117,12 +118,10 @@ def save_model(
     curve: pandas.DataFrame | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write weights (baked), config, tokenizer and learning curve as one folder, whole or not at all.
+    """Write weights (baked), config, tokenizer and learning curve as one folder, complete or not at all.
 
-    `notes` are text files to put beside them (file name -> content): a model card, a manifest.
+    `notes`: further text files (file name -> content), as the model card.
     """
-    from grlib.runs.files import atomic_folder, write_table
-
     without_progress_bars()
     model.config.vocabulary_digest = vocabulary_digest(tokenizer)
     with atomic_folder(Path(folder)) as partial:
@@ -135,7 +134,7 @@ def save_model(
 
 
 def load_model(folder: Path | str) -> LlamaForCausalLM:
-    """The float32 model saved in a folder, ready for evaluation."""
+    """The float32 model saved in a folder, in evaluation mode; GrlibError where it cannot be read."""
     if not (Path(folder) / "config.json").is_file():
         raise GrlibError(f"no model in {folder}: config.json is missing; run the notebook that trains it")
     if base := base_of(Path(folder)):
@@ -144,9 +143,9 @@ def load_model(folder: Path | str) -> LlamaForCausalLM:
 
 
 def read_weights(place: str, name: str, remedy: str, **options: str) -> LlamaForCausalLM:
-    """The float32 model that transformers loads from a folder or hub name, ready for evaluation.
+    """The float32 model that transformers loads from a folder or hub name, in evaluation mode.
 
-    Code of the checkpoint never runs and pickled weights are not read. GrlibError, with `name` and `remedy`,
+    Never runs code of the checkpoint and reads no pickled weights. GrlibError, with `name` and `remedy`,
     where the weights cannot be read or do not fit their configuration.
     """
     from transformers import AutoModelForCausalLM
@@ -165,14 +164,14 @@ def read_weights(place: str, name: str, remedy: str, **options: str) -> LlamaFor
         raise
     except Exception as error:  # hub, files and formats raise many kinds
         raise GrlibError(f"{name} cannot be read ({one_line(error)}); {remedy}") from error
-    faulty = [*info["missing_keys"], *info["mismatched_keys"]]  # transformers puts in random numbers
+    faulty = [*info["missing_keys"], *info["mismatched_keys"]]  # transformers fills these with random numbers
     if faulty:
-        raise GrlibError(f"{name}: no weights that fit for {min(map(str, faulty))}; {remedy}")
+        raise GrlibError(f"{name}: no weights that fit {min(map(str, faulty))}; {remedy}")
     return model.eval()
 
 
 def digest_of(model: PreTrainedModel) -> str:
-    """A name (hex) for the weights of a model at hand."""
+    """The SHA-256 of a model's weights, in hex."""
     state = hashlib.sha256()
     for name, weights in model.state_dict().items():
         state.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
@@ -193,7 +192,7 @@ def load_both(folder: Path | str) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
 
 
 def without_progress_bars() -> None:
-    """Loading takes a moment; its bars would only fill notebooks with times that change with every run."""
+    """Loading is quick; progress bars would fill notebooks with times that change with every run."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, with peft): train a few added weights, then merge them into the model."""
+"""LoRA, with peft: train low-rank adapters, then merge them into the model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def low_rank(model: PreTrainedModel, rank: int, seed: int | str) -> Iterator[None]:
-    """Inside, only adapters of this rank on all matrices of the blocks are trained; at the end they are
-    merged into the model, which then is as plain as before. Rank 0 changes nothing; `seed` fixes how they
-    begin."""
+    """A context in which only adapters of this rank, on all matrices of the blocks, are trained.
+
+    At its end they are merged into the model, which has no adapters then. Rank 0 changes nothing; `seed`
+    fixes the first weights of the adapters. GrlibError for a negative rank.
+    """
     if rank < 0:
         raise GrlibError(f"lora_rank is {rank}: must be 0 (train all weights) or more")
     if rank == 0:

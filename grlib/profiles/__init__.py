@@ -1,6 +1,6 @@
-"""The one dial: `smoke`, `laptop`, `gpu` and `paper`, one TOML file each; `get(name)` reads it."""
+"""Settings of every scale: `get(name)` reads profile `smoke`, `laptop`, `gpu` or `paper` from its file."""
 
-from grlib.profiles.settings import (
+from grlib.profiles.settings import (  # noqa: F401
     DIAL,
     NO_EVIDENCE,
     PPO,
@@ -20,24 +20,3 @@ from grlib.profiles.settings import (
     sources,
     with_sizes,
 )
-
-__all__ = [
-    "DIAL",
-    "NO_EVIDENCE",
-    "PPO",
-    "Compute",
-    "CountdownSettings",
-    "Profile",
-    "RepairScale",
-    "Sampling",
-    "SelfTraining",
-    "Stage",
-    "Training",
-    "Watched",
-    "changed",
-    "get",
-    "load_file",
-    "shared",
-    "sources",
-    "with_sizes",
-]

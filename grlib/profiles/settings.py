@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,31 +17,37 @@ from typing import Any, ClassVar
 
 from grlib.errors import GrlibError
 
-PRECISIONS, STRATEGIES = ("float32", "bfloat16"), ("ddp", "fsdp")
 ENGINES = ("batched", "static", "transformers", "vllm")
 ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
 LEAST_CHUNK = 32  # requests that are worth a worker process
 
 
+def _choose(settings: Any, **choices: tuple[str, ...]) -> None:
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise GrlibError(f"{name} is {getattr(settings, name)!r}; choose one of {', '.join(allowed)}")
+
+
+def _positive(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise GrlibError(f"{name}={getattr(settings, name)}: must be positive")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How a training is computed. Only `precision` changes what comes out."""
+    """How a training is computed. Only `precision` changes its result."""
 
     precision: str = "float32"  # or "bfloat16": of products and activations; weights stay float32
-    processes: int = 1  # that train together (grlib.training.parallel)
+    processes: int = 1  # which train together (grlib.training.parallel)
     strategy: str = "ddp"  # or "fsdp": each process holds a part of the weights only
     recompute: bool = False  # gradient checkpointing: less memory for activations, a third more work
     micro_tokens: int = 2048  # padded tokens of one forward pass: bounds memory
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS or self.strategy not in STRATEGIES:
-            raise GrlibError(
-                f"precision {self.precision!r}, strategy {self.strategy!r}: use {' or '.join(PRECISIONS)}, "
-                f"{' or '.join(STRATEGIES)}"
-            )
-        if self.processes < 1:
-            raise GrlibError(f"processes={self.processes}: must be 1 or more")
+        _choose(self, precision=("float32", "bfloat16"), strategy=("ddp", "fsdp"))
+        _positive(self, "processes")
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Training(Compute):
     lr: float = 1e-5
     batch_rows: int = 256
     epochs: int = 1
-    steps: int = 0  # stop after so many steps, repeating epochs as needed; 0: as many as `epochs` gives
+    steps: int = 0  # number of optimiser steps, over as many epochs as they need; 0: `epochs` fixes it
     optimizer: str = "adamw"  # or "muon": torch.optim.Muon on the block matrices, AdamW on the rest
     schedule: str = "cosine"  # or "trapezoid": constant, then linear to zero over the last fifth
     warmup: float = 0.1
@@ -66,38 +72,31 @@ class Training(Compute):
             raise GrlibError(
                 "optimizer 'muon' with strategy 'fsdp': it needs whole matrices; use adamw or ddp"
             )
-        if self.optimizer not in ("adamw", "muon") or self.schedule not in ("cosine", "trapezoid"):
-            raise GrlibError(
-                f"optimizer {self.optimizer!r}, schedule {self.schedule!r}: use adamw or muon, "
-                "cosine or trapezoid"
-            )
-        if self.lr <= 0 or self.batch_rows < 1 or (self.epochs < 1 and self.steps < 1):
-            raise GrlibError(
-                f"lr {self.lr}, batch_rows {self.batch_rows}, epochs {self.epochs}: all must be positive"
-            )
+        _choose(self, optimizer=("adamw", "muon"), schedule=("cosine", "trapezoid"))
+        _positive(self, "lr", "batch_rows", "steps" if self.steps else "epochs")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample, whatever is sampled."""
+    """How responses are sampled, whatever the task."""
 
     engine: str = "batched"
     temperature: float = 1.0
     slots: int = 96  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
-    workers: int = 0  # processes; 0: one per core
+    workers: int = 0  # processes on the CPU; 0: one per core
     tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine "vllm")
     data_parallel: int = 1  # copies of the model, each on its own GPUs (engines "vllm" and "static")
     resident: bool = False  # sample in this process, which keeps model and engine; the responses are the same
     logprobs: bool = False  # keep the new tokens and their log probabilities (not engine "transformers")
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise GrlibError(f"engine {self.engine!r} is not available; choose one of {', '.join(ENGINES)}")
-        if self.temperature < 0 or self.slots < 1 or self.chunk < 1 or self.workers < 0:
-            raise GrlibError(f"{self}: temperature and workers must be 0 or more, slots and chunk 1 or more")
-        if self.tensor_parallel < 1 or self.data_parallel < 1:
-            raise GrlibError(f"{self}: tensor_parallel and data_parallel must be 1 or more")
+        _choose(self, engine=ENGINES)
+        _positive(self, "slots", "chunk", "tensor_parallel", "data_parallel")
+        if self.temperature < 0 or self.workers < 0:
+            raise GrlibError(
+                f"temperature={self.temperature}, workers={self.workers}: both must be 0 or more"
+            )
         if self.logprobs and (self.engine == "transformers" or self.temperature != 1):
             raise GrlibError(
                 f"log probabilities with engine {self.engine!r} at temperature {self.temperature}: only "
@@ -105,8 +104,8 @@ class Sampling:
             )
 
     def for_requests(self, count: int) -> Sampling:
-        """The same for a known, small number of requests, which the copies of the model share: two workers on
-        the CPU."""
+        """The same settings for `count` requests, in chunks so small that every copy of the model has work
+        (on the CPU: two workers)."""
         copies = self.data_parallel if self.engine in ON_GPUS else 2
         return replace(self, chunk=min(self.chunk, max(LEAST_CHUNK, -(-count // copies))))
 
@@ -134,16 +133,6 @@ class SelfTraining:
         return replace(self, guided_rounds=rounds, training=replace(self.training, epochs=epochs))
 
 
-PPO_CHOICES = {
-    "action": ("operation", "token"),
-    "baseline": ("value", "group"),
-    "optimizer": ("adamw", "normed_sgd"),
-    "schedule": ("constant", "linear"),
-    "critic": ("own", "shared", "placed"),
-    "reward": ("outcome", "dense"),
-}
-
-
 @dataclass(frozen=True)
 class PPO(Compute):
     """One run of reinforcement learning. Defaults of the algorithm: the paper's, or its release where the
@@ -157,11 +146,11 @@ class PPO(Compute):
     baseline: str = "value"  # a critic (PPO), or "group": other samples of the same problem (GRPO)
     optimizer: str = "adamw"  # of the policy; or "normed_sgd": steps of length `actor_lr` down the gradient
     schedule: str = "constant"  # of the policy's rate; or "linear": falls to zero
-    # "own": with a body of its own, as the paper's; "shared": reads the policy's states; "placed": these, and
-    # how far the response has come
+    # "own": a second body, as in the paper; "shared": a head on the policy's states; "placed": a head on
+    # these states and the position in the response
     critic: str = "shared"
     reward: str = "outcome"  # or "dense": also for each subgoal reached
-    group: int = 8  # samples per problem where they take the critic's place (GRPO)
+    group: int = 8  # samples per problem, whose rewards replace the critic (GRPO)
     minibatch: int = 16  # responses of one optimiser step
     clip: float = 0.2
     dual_clip: float = 3.0
@@ -174,15 +163,19 @@ class PPO(Compute):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in PPO_CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise GrlibError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        _choose(
+            self,
+            action=("operation", "token"),
+            baseline=("value", "group"),
+            optimizer=("adamw", "normed_sgd"),
+            schedule=("constant", "linear"),
+            critic=("own", "shared", "placed"),
+            reward=("outcome", "dense"),
+        )
         if self.baseline == "group" and self.group < 2:
             raise GrlibError(f"group={self.group} with baseline 'group': must be 2 or more; raise it")
-        positive = ("steps", "responses", "group", "minibatch", "actor_lr", "critic_lr", "clip", "dual_clip")
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise GrlibError(f"{name}={getattr(self, name)}: must be positive")
+        _positive(self, "steps", "responses", "group", "minibatch")
+        _positive(self, "actor_lr", "critic_lr", "clip", "dual_clip")
         refuse_uneven(self.processes, "minibatch", self.minibatch)
 
     @property
@@ -230,16 +223,16 @@ class Model:
 class Base:
     """The imitation models that later notebooks start from (notebook 03)."""
 
-    shipped: bool = True  # start from a model of the repository unless told to train it from scratch
-    folder: str = "base"  # of paper_results: where such models are
+    shipped: bool = True  # start from a model of the repository; False: train it from scratch
+    folder: str = "base"  # where these models are, in paper_results
     imitated: tuple[str, ...] = ("sos", "bc")
     stages: tuple[Stage, ...] = ()  # the imitation curriculum of SoS; BC gets the same problems
-    # BC rows are short: so many times the stage's rows make a step of as many tokens
+    # BC rows are short: this many times a stage's rows have about as many tokens as its SoS rows
     bc_batch_factor: int = 4
-    live_steps: int = 300  # steps of the full base run that notebook 03 trains live
+    live_steps: int = 300  # of the full base run, the steps that notebook 03 trains live
     training: Training = Training(
         lr=3e-3, batch_rows=1, optimizer="muon", schedule="trapezoid", warmup=0.02
-    )  # the rows of a step are each stage's own
+    )  # `batch_rows` is that of each stage
 
 
 @dataclass(frozen=True)
@@ -265,10 +258,10 @@ class RepairScale:
 
     pretrained: str = ""  # package, folder or hub name (grlib.models.pretrained); empty: a model from scratch
     budget: int = 192  # tokens of one answer, end token included
-    seconds: float = 0.3  # that one test may take
-    # the base (what a repair model imitates first)
-    base_problems: int = 800  # what the base imitates: so many problems (0: a pretrained model as it is),
-    base_episodes: int = 16  # each in so many episodes with other words, inputs and bugs
+    seconds: float = 0.3  # time limit of one test
+    # the base, which imitates repair episodes
+    base_problems: int = 800  # problems that the base imitates; 0: a pretrained model without training
+    base_episodes: int = 16  # episodes per problem, each with other words, inputs and bugs
     base_training: Training = Training(
         lr=3e-3, batch_rows=16, epochs=2, optimizer="muon", schedule="trapezoid", warmup=0.02
     )
@@ -281,7 +274,7 @@ class RepairScale:
         training=Training(lr=1e-3, batch_rows=16),
         row_length=1536,  # tokens of a whole episode
     )
-    episodes: int = 2  # of each problem
+    episodes: int = 2  # per problem
     learn_from: str = "last"  # of a kept episode: the last answer (the paper's text), or "all" (its code)
     # evaluation
     near_problems: int = 64
@@ -342,7 +335,7 @@ class Profile(Compute):
 
 
 class Watched(Profile):
-    """A profile that notes which settings this process asks it for: what a notebook's result depends on."""
+    """A profile that records which settings this process reads: a notebook's result depends on them."""
 
     read: ClassVar[set[str]] = set()
 
@@ -352,9 +345,6 @@ class Watched(Profile):
         return super().__getattribute__(name)
 
 
-# Profiles are files
-
-
 FOLDER = Path(__file__).parent
 DIAL = ("smoke", "laptop", "gpu", "paper")
 NO_EVIDENCE = ("smoke", "rehearsal")  # their numbers mean nothing
@@ -362,11 +352,8 @@ NO_EVIDENCE = ("smoke", "rehearsal")  # their numbers mean nothing
 
 def get(name: str) -> Profile:
     """The profile called `name`: <name>.toml in this folder."""
-    files = {path.stem for path in FOLDER.glob("[!_]*.toml")}
-    if name not in files:
-        near = difflib.get_close_matches(str(name), DIAL, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise GrlibError(f"profile {name!r} does not exist{hint}; choose one of {', '.join(DIAL)}")
+    if name not in {path.stem for path in FOLDER.glob("[!_]*.toml")}:
+        raise GrlibError(f"profile {name!r} does not exist; {_nearest(name, DIAL)}")
     return load_file(name)
 
 
@@ -376,39 +363,35 @@ def changed(profile: Profile, **table: Any) -> Profile:
 
 
 def with_sizes(profile: Profile, sizes: Mapping[str, Any]) -> Profile:
-    """The profile with other sizes, named as notebooks name them: `test_problems`, `iterations` (of
-    `self_training`), `ppo_steps` (of `ppo`); GrlibError for an unknown name or a wrong value."""
+    """The profile with other sizes; 0 and "" keep the profile's value.
+
+    Sizes have the names that notebooks use: `test_problems`, `iterations` (of `self_training`), `ppo_steps`
+    (of `ppo`). GrlibError for an unknown name or a wrong value.
+    """
+    places = {field.name: ("self_training", field.name) for field in fields(SelfTraining)}
+    places |= {f"ppo_{field.name}": ("ppo", field.name) for field in fields(PPO)}
+    places |= {field.name: ("", field.name) for field in fields(Profile)}
     for name, value in sizes.items():
-        part, field = _place(profile, name)
-        inner: Any = getattr(profile, part) if part else profile
-        default = getattr(inner, field)
-        kinds = (int, float) if type(default) is float else (type(default),)
-        if type(value) not in kinds or (not isinstance(value, str) and value < 0):
-            wanted = f"must be a {type(default).__name__} >= 0, as the profile's {default!r}"
-            raise GrlibError(f"{name}={value!r}: {wanted}")
-        if value:
-            table = {part: {field: value}} if part else {field: value}
-            profile = _with(profile, table, name)
+        if name not in places:
+            raise GrlibError(f"size {name!r} is unknown; {_nearest(name, sorted(places))}")
+        if isinstance(value, (int, float)) and value < 0:
+            raise GrlibError(f"{name}={value}: must be 0 or more")
+        if value not in (0, ""):
+            part, field = places[name]
+            profile = _with(profile, {part: {field: value}} if part else {field: value}, "sizes")
     return profile
 
 
-def _place(profile: Profile, name: str) -> tuple[str, str]:
-    """The nested table ("": none) and the field that a size's name means."""
-    own = {field.name: ("", field.name) for field in fields(profile)}
-    nested = {field.name: ("self_training", field.name) for field in fields(profile.self_training)}
-    nested |= {f"ppo_{field.name}": ("ppo", field.name) for field in fields(profile.ppo)}
-    known = nested | own
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-        raise GrlibError(f"size {name!r} is unknown; {hint}")
-    return known[name]
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The remedy for a wrong name: the known one that is most like it, or all of them."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
 def sources(name: str) -> dict[str, str]:
-    """Setting -> where its value comes from, the comment beside it; only the profile paper has them.
+    """Setting -> source of its value, the comment beside it; {} for all profiles but `paper`.
 
-    A setting of a nested table is called <table>.<setting>, a whole table by its name.
+    The key of a nested setting is <table>.<setting>, that of a whole table is its name.
     """
     if get(name).name != "paper":
         return {}
@@ -426,9 +409,8 @@ def sources(name: str) -> dict[str, str]:
 
 @lru_cache
 def load_file(name: str) -> Profile:
-    """The profile in <name>.toml, also one that only others extend."""
-    found = _with(Profile(name), _table(name), f"{name}.toml")
-    return shared(found)
+    """The profile in <name>.toml; unlike `get`, also one that only others extend."""
+    return shared(_with(Profile(name), _table(name), f"{name}.toml"))
 
 
 def _table(name: str) -> dict[str, Any]:
@@ -451,7 +433,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shared(profile: Profile) -> Profile:
-    """The profile's `sampling` and fields of `Compute`, in every nested table that has them."""
+    """The profile with its `sampling` and its fields of `Compute` in every nested table that has them."""
     compute = {field.name: getattr(profile, field.name) for field in fields(Compute)}
 
     def within(settings: Any) -> Any:
@@ -469,12 +451,11 @@ def shared(profile: Profile) -> Profile:
 
 def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
     """Settings with the values of a TOML table; GrlibError for a name or a type that does not fit."""
-    known, values = {field.name for field in fields(settings)}, dict[str, Any]()
+    known = sorted(field.name for field in fields(settings) if field.name != "name")
+    values: dict[str, Any] = {}
     for name, value in table.items():
-        if name not in known or name == "name":
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-            raise GrlibError(f"{where}: setting {name!r} is unknown; {hint}")
+        if name not in known:
+            raise GrlibError(f"{where}: setting {name!r} is unknown; {_nearest(name, known)}")
         before = getattr(settings, name)
         if name == "stages":
             value = tuple(_with(Stage(0, 0, 0), row, f"{where}, stages") for row in value)
@@ -486,7 +467,7 @@ def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
             value = tuple(value)
         if type(value) is not type(before) and (type(before), type(value)) != (float, int):
             raise GrlibError(
-                f"{where}: {name} = {value!r} must be a {type(before).__name__}, as {before!r} is"
+                f"{where}: {name} = {value!r} must be of type {type(before).__name__}, as {before!r} is"
             )
         values[name] = float(value) if isinstance(before, float) else value
     return replace(settings, **values)

@@ -1,4 +1,4 @@
-"""Base models of every task: shipped or trained from scratch, each with a manifest and a model card."""
+"""Base models of every task: shipped or trained from scratch, with a manifest and a model card."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ VALIDATION = """- **Validation loss** at the end, on examples it was not trained
 
 
 def copy_or_make(source: str, out: Path, shipped: Path | None, make: Callable[[], None]) -> None:
-    """Put a base into `out`: a copy of the `shipped` folder, or what `make` trains (`source` "scratch")."""
+    """Put a base into `out`: a copy of the `shipped` folder, or the model that `make` trains.
+
+    GrlibError for another `source` than "shipped" and "scratch", or where the shipped folder is not whole.
+    """
     if source not in ("shipped", "scratch"):
         raise GrlibError(
             f"base is {source!r}: choose shipped (comes with the repository) or scratch (train it in full)"
@@ -53,9 +56,9 @@ def copy_or_make(source: str, out: Path, shipped: Path | None, make: Callable[[]
 def notes(
     model: PreTrainedModel, curve: pd.DataFrame, facts: Mapping[str, Any], card: Mapping[str, str]
 ) -> dict[str, str]:
-    """The files that travel with a base, computed from the run that made it: manifest and model card.
+    """Manifest and model card of a base (file name -> content), from the run that trained it.
 
-    `facts` is what the manifest says besides; `card` has the texts of `CARD` that are the task's own.
+    `facts`: further entries of the manifest; `card`: the texts of `CARD` that depend on the task.
     """
     import torch
     import transformers

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: masked next-token loss over rows of similar length in padded micro-batches.
 
-Every step is fixed by the rows, the settings and the seed alone, and a checkpoint holds all state, so a run
-that is killed goes on from its last checkpoint to the same weights.
+The rows, the settings and the seed alone fix every step, and a checkpoint holds all state: a run that is
+killed continues from its last checkpoint to the same weights.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from grlib.errors import GrlibError
 from grlib.profiles import Training
 from grlib.runs import deadline
 from grlib.training.checkpoint import read_checkpoint, write_checkpoint
-from grlib.training.loss import Scored, _mean
+from grlib.training.loss import Scored, mean_nll
 from grlib.training.optim import PACE, learning_rate, make_optimizers, plan_batches
 from grlib.training.parallel import Team
 from grlib.training.rows import Row
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
     from grlib.training.packed import Packed
 
-
-PLACE = ("step", "tokens", "curve")  # of a run, in its checkpoints
 CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
+PROGRESS_SECONDS = 10
 
 
 def train(
@@ -53,15 +52,14 @@ def train(
     progress: Callable[[str], None] = lambda line: None,
     label: str = "training",
 ) -> pd.DataFrame:
-    """Train in place and return the curve: step, tokens seen, loss, validation loss (where measured).
+    """Train `model` in place and return the curve: step, tokens seen, loss, validation loss (if measured).
 
-    `folder` keeps checkpoints: a second call with the same arguments goes on from the last one; where one is
-    there that does not fit, training starts anew, or, if `strict`, it is an error. `start` names the weights
-    that `model` begins with (a digest), where `seed` does not fix them. `batches` overrides the plan (a
-    curriculum); `stop_after` ends early with the schedule of the full run. Several processes may call it
-    together (`grlib.training.parallel`); where they share the weights, the first one's model has them. Where
-    training goes without padding (`packed.packs`), the validation loss has the products' precision
-    too.
+    `folder` keeps checkpoints: a second call with the same arguments continues from the last one. Checkpoints
+    of other arguments are ignored, or, if `strict`, an error. `start`: a digest of the first weights, where
+    `seed` does not fix them. `batches` replaces the plan (a curriculum); `stop_after` ends early, with the
+    schedule of the full run. Several processes may call it together (`grlib.training.parallel`); if each
+    holds a part of the weights, the model of the first one gets them all. Without padding (`packed.packs`),
+    the validation loss too is computed in `settings.precision`. GrlibError where the loss is not finite.
     """
     plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
     key: dict[str, Any] = {"settings": {k: v for k, v in asdict(settings).items() if k not in PACE}}
@@ -73,11 +71,12 @@ def train(
     pack = _pack(model, rows, valid, plan, settings, team)
     net = team.wrap(Scored(model, pack))
     optimizers = make_optimizers(net, settings)
-    step, tokens, curve = _restore(team, folder, key, net, optimizers)
+    place = read_checkpoint(team, folder, key, net, optimizers) if folder else None
+    step, tokens, curve = (place["step"], place["tokens"], place["curve"]) if place else (0, 0, [])
     if strict and folder and not step and (folder / "checkpoint.pt").exists():
         raise GrlibError(
-            f"{label}: {folder / 'checkpoint.pt'} is damaged, or of other rows or settings; go back to those "
-            "that it was made with, or move it away to start anew"
+            f"{label}: {folder / 'checkpoint.pt'} is damaged, or of other rows or settings; use those that "
+            "it was made with, or move it away to start again"
         )
     net.train()
     clock = _Clock(tokens)
@@ -94,12 +93,13 @@ def train(
             )
         measured = math.nan
         if valid and valid_every and (step % valid_every == 0 or step == len(plan)):
-            measured = _mean(net, valid, settings.micro_tokens)
+            measured = mean_nll(net, valid, settings.micro_tokens)
         curve.append((step, tokens, loss, measured))
         if clock.due() or step == end:
             progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
         if folder and (step == end or checkpoint_due(team, last_saved, settings.checkpoint_seconds)):
-            _checkpoint(team, folder, key, net, optimizers, (step, tokens, curve))
+            place = {"step": step, "tokens": tokens, "curve": curve}
+            write_checkpoint(team, folder, key, net, optimizers, place)
             last_saved = time.monotonic()
             if step < end:
                 deadline.stop_if(out_of_time(team), label, f"{step}/{end} steps")
@@ -118,7 +118,7 @@ def _pack(
     settings: Training,
     team: Team,
 ) -> Packed | None:
-    """Where training can do without padding: packs no longer than a step."""
+    """What reads rows without padding, where model and machine allow it; a pack holds a step at most."""
     from grlib.training.packed import LEAST, Packed, packs, rounded_up
 
     if not packs(model, team, settings.recompute or settings.lora_rank > 0):
@@ -131,12 +131,12 @@ def _pack(
 
 
 def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:
-    """Whether it is time for a checkpoint; all processes save together, when one of them finds so."""
+    """Whether it is time for a checkpoint, for one of the processes: they all save together."""
     return team.total(float(time.monotonic() - last_saved > every or deadline.passed())) > 0
 
 
 def out_of_time(team: Team) -> bool:
-    """Whether the deadline has passed; all processes stop together, when one of them finds so."""
+    """Whether the deadline has passed, for one of the processes: they all stop together."""
     return team.total(float(deadline.passed())) > 0
 
 
@@ -148,8 +148,10 @@ def train_step(
     settings: Training,
     team: Team,
 ) -> float:
-    """One optimiser step of a team's network (`Team.wrap` of `Scored`) on the mean loss over the response
-    tokens of `batch`; returns that loss."""
+    """One optimiser step on the mean loss over the response tokens of `batch`; returns that loss.
+
+    `net`: what `Team.wrap` makes of a `Scored` model.
+    """
     count = sum(len(row.ids) - row.start for row in batch)
     total = 0.0
     groups = list(Team.inside(net).batches(batch, settings.micro_tokens))
@@ -167,74 +169,28 @@ def train_step(
 
 
 def rows_digest(rows: Sequence[Row], plan: Sequence[Sequence[int]] = ()) -> str:
-    """A short name for exactly these rows in exactly this order of steps."""
+    """A short digest of these rows and of the order of steps."""
     digest = hashlib.sha256(repr([list(batch) for batch in plan]).encode())
     for row in rows:
         digest.update(row.ids.tobytes() + row.start.to_bytes(4, "little"))
     return digest.hexdigest()[:16]
 
 
-def _checkpoint(
-    team: Team,
-    folder: Path,
-    key: Mapping[str, Any],
-    net: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    place: tuple[int, int, list[tuple]],
-) -> None:
-    """`place` is the step, the tokens seen and the curve."""
-    if team.size > 1:
-        team.save(folder, key, net, optimizers, place)
-        return
-    state: dict[str, Any] = dict(zip(PLACE, place, strict=True)) | {"model": _trained(net)}
-    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-    write_checkpoint(folder / "checkpoint.pt", key, state)
-
-
-def _restore(
-    team: Team,
-    folder: Path | None,
-    key: Mapping[str, Any],
-    net: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> tuple[int, int, list[tuple]]:
-    """(step, tokens, curve) of the checkpoint in `folder` that belongs to this run, or a fresh start."""
-    state = read_checkpoint(folder / "checkpoint.pt", key) if folder and team.size == 1 else None
-    several = team.load(folder, key, net, optimizers) if folder else None  # of several processes
-    if several and several[0] >= (state["step"] if state else 0):
-        return several[0], several[1], [tuple(row) for row in several[2]]
-    if state is None or _shapes(state["model"]) != _shapes(_trained(net)):
-        return 0, 0, []
-    net.load_state_dict(state["model"], strict=False)  # frozen weights are not in it
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["tokens"], state["curve"]
-
-
-def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that training changes, by name."""
-    return {name: weights.detach() for name, weights in model.named_parameters() if weights.requires_grad}
-
-
-def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in weights.items()}
-
-
 class _Clock:
-    """Says when a progress line is due, and how fast and how much longer."""
+    """When a progress line is due, and the speed that it shows."""
 
-    def __init__(self, tokens: int, every: float = 10.0) -> None:
+    def __init__(self, tokens: int) -> None:
         self.start = self.last = time.monotonic()
-        self.first_tokens, self.first_step, self.every = tokens, None, every
+        self.first_tokens = tokens
 
     def due(self) -> bool:
-        if time.monotonic() - self.last < self.every:
+        if time.monotonic() - self.last < PROGRESS_SECONDS:
             return False
         self.last = time.monotonic()
         return True
 
     def rate(self, tokens: int, step: int, steps: int) -> str:
-        """Tokens a second since the start, and the minutes left at that rate."""
-        speed = (tokens - self.first_tokens) / max(1e-9, time.monotonic() - self.start)
-        left = (steps - step) * (tokens / step) / max(speed, 1e-9)
+        """Tokens per second since the start, and the minutes left at that rate."""
+        speed = max(1e-9, (tokens - self.first_tokens) / max(1e-9, time.monotonic() - self.start))
+        left = (steps - step) * (tokens / step) / speed
         return f"{speed:,.0f} tokens/s, {left / 60:.1f} min left"

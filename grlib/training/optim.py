@@ -1,4 +1,4 @@
-"""What fixes a training run besides its rows: settings, the order of batches, optimisers, learning rate."""
+"""The order of batches, the optimisers and the learning rate of a training run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from grlib.errors import GrlibError
 from grlib.profiles import Training
 
-# Settings that change how long a run takes and what it needs, not what comes out.
+# Settings that change the time and the memory of a run, not its result.
 PACE = ("micro_tokens", "processes", "strategy", "recompute", "checkpoint_seconds")
 
 
@@ -33,8 +33,10 @@ def plan_batches(count: int, settings: Training, seed: int | str) -> list[list[i
 
 
 def make_optimizers(model: nn.Module, settings: Training) -> list[torch.optim.Optimizer]:
-    """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms; frozen weights
-    have none."""
+    """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms.
+
+    Frozen weights are left out.
+    """
     decayed = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     named = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
     matrices = [p for name, p in named if settings.optimizer == "muon" and p.ndim == 2 and ".layers." in name]

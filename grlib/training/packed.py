@@ -1,8 +1,8 @@
-"""Training on a GPU without padding: rows lie end to end in a pack of tokens, and attention stays within each
-of them (FlashAttention of PyTorch); the blocks of the model are compiled.
+"""Training on a GPU without padding: a pack holds rows one after another, attention stays within each row
+(FlashAttention of PyTorch), and the blocks of the model are compiled.
 
-`loss.Scored` and `ppo.learner.ActorCritic` take a `Packed`; without one they pad, which is the reference: on
-the CPU both have the same loss and the same gradients.
+`loss.Scored` and `ppo.learner.ActorCritic` take a `Packed`; without one they pad rows. Padding is the
+reference: on the CPU, tests compare loss and gradients of both.
 """
 
 from __future__ import annotations
@@ -25,34 +25,32 @@ if TYPE_CHECKING:
 
     from grlib.training.parallel import Team
 
-ATTENTION = "grlib_packed"  # the name by which transformers finds it
-IGNORED = -100  # a target that has no loss
-FILLING = 128  # tokens of a row that only fills a pack: none may be longer than the longest real one
-LEAST = 4096  # tokens of a pack: any row must fit
-MEMORY = 0.5  # share of a GPU's memory that training may be expected to take; a sampler may be beside it
-COMPILED = 64  # of one block: a few sizes of packs, with and without gradients, for every kind of model
-CAPABILITY = (8, 0)  # of a card that has FlashAttention: Ampere (2020) or newer
+ATTENTION = "grlib_packed"  # its name in transformers
+IGNORED = -100  # a target without loss
+FILLING = 128  # tokens of a row that fills a pack: not more than the longest real row may have
+LEAST = 4096  # tokens of the smallest pack
+MEMORY = 0.5  # share of the GPU memory for training, by estimate; a sampler may need the rest
+COMPILED = (
+    64  # versions of one block: a few sizes of packs, with and without gradients, for each kind of model
+)
+CAPABILITY = (8, 0)  # of the oldest GPU with FlashAttention: Ampere (2020)
 
 
 @torch.library.custom_op("grlib::packed_attention", mutates_args=())
 def packed_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Causal attention within rows: q (tokens, heads, size), k and v (tokens, kv heads, size); the result as
-    q, and what its backward pass needs."""
+    """Causal attention within rows: q (tokens, heads, size), k and v (tokens, kv heads, size).
+
+    `ends`: 0 and the end of each row (rows + 1,); `longest`: tokens of the longest row. Returns the result,
+    of the shape of q, and what its backward pass needs.
+    """
     if q.is_cuda:
         out, sums, _, _, _ = torch.ops.aten._flash_attention_forward(
             q, k, v, ends, ends, longest, longest, 0.0, True, False, scale=scale
         )
         return out, sums
-    sizes = ends.diff().tolist()
-    parts = [
-        _weights(own_q, own_k, scale) @ _by_head(own_v, q.shape[1])
-        for own_q, own_k, own_v in zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
-    ]
-    return torch.cat(parts, 1).transpose(0, 1).contiguous(), q.new_zeros(
-        q.shape[1], len(q), dtype=torch.float32
-    )
+    return _row_by_row(q, k, v, ends, scale), q.new_zeros(q.shape[1], len(q), dtype=torch.float32)
 
 
 @packed_attention.register_fake
@@ -79,11 +77,8 @@ def packed_attention_backward(
             grad.contiguous(), q, k, v, out, sums, ends, ends, longest, longest, 0.0, True, state, unused,
             scale=scale,
         )  # fmt: skip
-    sizes = ends.diff().tolist()
-    rows = zip(grad.split(sizes), q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
-    parts = [_row_gradients(above, own_q, own_k, own_v, scale) for above, own_q, own_k, own_v in rows]
-    first, second, third = (torch.cat(of_rows) for of_rows in zip(*parts, strict=True))
-    return first, second, third
+    _, backward = torch.func.vjp(lambda q, k, v: _row_by_row(q, k, v, ends, scale), q, k, v)
+    return tuple(gradient.contiguous() for gradient in backward(grad))
 
 
 @packed_attention_backward.register_fake
@@ -104,72 +99,57 @@ def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
 packed_attention.register_autograd(_backward, setup_context=_keep)
 
 
-# What the kernels compute, in the plainest way, for machines without a GPU: tensors of one row.
-
-
-def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(tokens, kv heads, size) -> (heads, tokens, size)"""
-    return x.transpose(0, 1).repeat_interleave(heads // x.shape[1], 0)
-
-
-def _weights(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
-    """How much every token attends to every one: (heads, tokens, tokens)."""
-    scores = scale * q.transpose(0, 1) @ _by_head(k, q.shape[1]).transpose(1, 2)
-    later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
-    return scores.masked_fill(later, float("-inf")).softmax(-1)
-
-
-def _row_gradients(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    weights, above, heads = _weights(q, k, scale), grad.transpose(0, 1), q.shape[1]
-    raised = above @ _by_head(v, heads).transpose(1, 2)
-    of_scores = scale * weights * (raised - (raised * weights).sum(-1, keepdim=True))
-    of_keys, of_values = (  # heads that share keys and values add up
-        (left.transpose(1, 2) @ right).unflatten(0, (k.shape[1], -1)).sum(1).transpose(0, 1)
-        for left, right in ((of_scores, q.transpose(0, 1)), (weights, above))
-    )
-    return (of_scores @ _by_head(k, heads)).transpose(0, 1), of_keys, of_values
+def _row_by_row(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """What the kernels compute, for machines without a GPU: the attention of one row after the other."""
+    sizes = ends.diff().tolist()
+    rows = zip(*(tensor.transpose(0, 1)[None].split(sizes, 2) for tensor in (q, k, v)), strict=True)
+    found = [
+        F.scaled_dot_product_attention(row_q, row_k, row_v, is_causal=True, scale=scale, enable_gqa=True)
+        for row_q, row_k, row_v in rows
+    ]
+    return torch.cat(found, 2)[0].transpose(0, 1).contiguous()
 
 
 def _attend(
     module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: None, **more: Any
 ) -> tuple[torch.Tensor, None]:
     """`packed_attention` as transformers calls an attention: tensors are (1, heads, tokens, size)."""
-    # the rotation computes in float32, whatever the products do
+    # rotary embeddings are float32, whatever the precision of the products
     q, k, v = (tensor[0].transpose(0, 1).to(v.dtype).contiguous() for tensor in (q, k, v))
     out, _ = packed_attention(q, k, v, more["ends"], more["longest"], more["scaling"])
     return out[None], None
 
 
 def tokens_that_fit(model: LlamaForCausalLM, tokens: int, whole: float | None = None) -> int:
-    """`tokens`, halved until a training step on so many needs at most `MEMORY` of the `whole` bytes (None:
-    those of the GPU; without one there is no limit).
+    """`tokens`, halved until a training step on them needs at most the share `MEMORY` of `whole` bytes.
 
-    An estimate: of every block's states what its backward pass keeps, and the logits three times over.
+    `whole` None: the memory of the GPU; without a GPU there is no limit. An estimate from what the backward
+    pass keeps of every block, and three copies of the logits.
     """
     if whole is None:
         if not torch.cuda.is_available():
             return tokens
         whole = float(torch.cuda.mem_get_info()[1])
     config = model.config
-    block = 20 * config.hidden_size + 8 * config.intermediate_size  # bytes a token, of products in bfloat16
-    a_token = config.num_hidden_layers * block + 8 * config.vocab_size
+    block = 20 * config.hidden_size + 8 * config.intermediate_size  # bytes per token, in bfloat16
+    per_token = config.num_hidden_layers * block + 8 * config.vocab_size
     fixed = 16 * sum(weights.numel() for weights in model.parameters())  # weights, gradients, two moments
-    while tokens > LEAST and fixed + tokens * a_token > MEMORY * whole:
+    while tokens > LEAST and fixed + tokens * per_token > MEMORY * whole:
         tokens //= 2
     return tokens
 
 
 class Packed:
-    """A way to read rows of a Llama: in packs of `tokens` tokens, the rest filled up with short rows of their
-    own that have no loss, since code is compiled for each size."""
+    """Reads rows of a Llama in packs of `tokens` tokens, filled up with short rows without loss: all packs
+    have one size, since code is compiled for each size."""
 
     def __init__(
         self, model: LlamaForCausalLM, tokens: int, longest: int, precision: str, compiled: bool | None = None
     ) -> None:
-        """`tokens` of a pack, or as many of them as the GPU holds; `longest`: tokens of the longest row;
-        `compiled` None: on a GPU. The model attends in this way until `give_back`."""
+        """`tokens`: of a pack, reduced to what the GPU holds; `longest`: tokens of the longest row;
+        `compiled` None: only on a GPU. The model uses packed attention until `give_back`."""
         from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, _attend)
@@ -180,14 +160,15 @@ class Packed:
         model.config._attn_implementation = ATTENTION
         self.blocks: list[Callable[..., torch.Tensor]] = list(model.model.layers)
         if torch.cuda.is_available() if compiled is None else compiled:
-            # one more size of a pack compiles anew, as it is: code for any size is slower
+            # another size of a pack is compiled separately: code for any size is slower
             torch._dynamo.config.automatic_dynamic_shapes = False
-            torch._dynamo.config.recompile_limit = COMPILED  # beyond it they run as they are, without a word
+            # beyond the limit, blocks silently run without being compiled
+            torch._dynamo.config.recompile_limit = COMPILED
             self.blocks = [torch.compile(block) for block in model.model.layers]
             self.nats = torch.compile(_nats)
 
     def batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """As `rows.micro_batches`: as many rows as fill a pack, in their order."""
+        """As `rows.micro_batches`, but as many rows as a pack holds, in the given order."""
         first = filled = 0
         for number, row in enumerate(rows):
             if len(row.ids) > self.tokens:
@@ -200,22 +181,22 @@ class Packed:
             yield list(range(first, len(rows))), *padded(rows[first:])
 
     def nats_and_states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `loss.response_nll` and `loss.states_before` of padded rows, by way of a pack; the output matrix
-        is multiplied with all of its tokens."""
+        """`loss.response_nll` and `loss.states_before` of padded rows, computed in a pack.
+
+        The output matrix is multiplied with the states of all tokens: their number does not vary.
+        """
         half = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with half, parametrize.cached():
-            real, flat, states = self._in_a_pack(ids, mask)
+            real, flat, states = self._pack(ids, mask)
             predicted = mask[real].nonzero()[:, 0]
             targets = torch.full_like(flat, IGNORED)
             targets[predicted - 1] = flat[predicted]
             nats = self.nats(states, output_matrix(self.model), targets)
             return nats[predicted - 1], states[predicted - 1]
 
-    def _in_a_pack(
-        self, ids: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of padded rows: which of their tokens are real (as `mask`), those end to end, filled up to
-        (tokens,), and the states (tokens, width)."""
+    def _pack(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From padded rows: which tokens are not padding (of the shape of `mask`), the pack of these tokens
+        (tokens,), and its states (tokens, width)."""
         lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
         real = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
         sizes = lengths.tolist()
@@ -232,45 +213,42 @@ class Packed:
         return real, flat, self._states(flat, places.to(ids.device), ends.to(ids.device))
 
     def _states(self, ids: torch.Tensor, places: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """The last hidden states (tokens, width) of the tokens of a pack, the place of each in its row
-        (tokens,), and 0 and where each row ends (rows + 1,)."""
+        """The last hidden states (tokens, width) of a pack: `ids` and `places`, each token's position in its
+        row, are (tokens,); `ends` is as in `packed_attention`."""
         body = self.model.model
-        if len(ends) > 2:  # the number of rows differs from pack to pack, and compiles once
+        if len(ends) > 2:  # compile once for any number of rows
             torch._dynamo.mark_dynamic(ends, 0)
         x = body.embed_tokens(ids[None])
-        turning = body.rotary_emb(x, position_ids=places[None])
+        rotary = body.rotary_emb(x, position_ids=places[None])
         for block in self.blocks:
-            x = block(x, attention_mask=None, position_embeddings=turning, ends=ends, longest=self.longest)
+            x = block(x, attention_mask=None, position_embeddings=rotary, ends=ends, longest=self.longest)
         return body.norm(x)[0]
 
     def give_back(self) -> None:
-        """The model attends as before."""
+        """Restore the model's own attention."""
         self.model.config._attn_implementation = self.former
 
 
 def rounded_up(tokens: int, least: int) -> int:
-    """`least`, doubled until it is `tokens` or more: few numbers, since the blocks are compiled for each."""
+    """`least`, doubled until it is `tokens` or more: few sizes, since the blocks are compiled for each."""
     while least < tokens:
         least *= 2
     return least
 
 
 def packs(model: PreTrainedModel, team: Team, other_blocks: bool) -> bool:
-    """Whether a model is trained without padding: a Llama on one GPU that has FlashAttention, its products in
-    bfloat16, and no `other_blocks` than its own (adapters, gradient checkpointing)."""
+    """Whether a model can be trained without padding: a Llama in bfloat16 on one GPU with FlashAttention.
+
+    `other_blocks`: whether its blocks are changed (adapters, gradient checkpointing), which excludes it.
+    """
     plain = type(model).__name__ == "LlamaForCausalLM" and not other_blocks
     alone = team.device.type == "cuda" and team.size == 1 and team.precision == "bfloat16"
-    return plain and alone and has_flash_attention()
-
-
-def has_flash_attention() -> bool:
-    """Whether this GPU, and this build of torch, have it."""
-    built = torch.backends.cuda.is_flash_attention_available()
-    return built and torch.cuda.get_device_capability() >= CAPABILITY
+    flash = torch.backends.cuda.is_flash_attention_available
+    return plain and alone and flash() and torch.cuda.get_device_capability() >= CAPABILITY
 
 
 def _nats(states: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Of each target, 0 where it has no loss: states (n, width), matrix (tokens, width), targets (n,)."""
+    """The loss of each target, 0 if `IGNORED`: states (n, width), matrix (tokens, width), targets (n,)."""
     padded = F.pad(matrix, (0, 0, 0, -len(matrix) % ALIGNED))
     logits = F.linear(states, padded)[:, : len(matrix)]
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-PADDING_LIMIT = 0.75  # rows shorter than this share of the longest go to the next micro-batch
+PADDING_LIMIT = 0.75  # a row shorter than this share of the longest waits for the next micro-batch
 
 
 class Row(NamedTuple):
@@ -55,10 +55,11 @@ def make_rows(
 def micro_batches(
     rows: Sequence[Row], micro_tokens: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Rows of similar length: (row numbers, ids, loss mask), the last two (rows, tokens), right-padded, the
-    mask on responses.
+    """Rows of similar length, padded on the right: (row numbers, ids, loss mask).
 
-    Attention is causal, so what stands right of a row cannot reach it: padding needs no attention mask.
+    Ids and mask are (rows, tokens); the mask is true on responses.
+
+    Attention is causal: no token sees the padding on its right, so there is no attention mask.
     """
     ordered = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
     while ordered:

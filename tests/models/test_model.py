@@ -138,7 +138,7 @@ def test_missing_weights_are_refused_instead_of_drawn(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.down_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "no weights that fit for model.layers.1.mlp.down_proj.weight" in refusal(folder)
+    assert "no weights that fit model.layers.1.mlp.down_proj.weight" in refusal(folder)
 
 
 def test_weights_of_another_shape_are_refused(folder):

@@ -96,7 +96,7 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
     ("line", "words"),
     [
         ("[ppo]\nstep = 3", "ppo: setting 'step' is unknown; did you mean 'steps'"),
-        ("budget = 'long'", "budget = 'long' must be a int, as 1024 is"),
+        ("budget = 'long'", "budget = 'long' must be of type int, as 1024 is"),
         ("[task]\nmax = 3", "task: setting 'max' is unknown"),
         ("[base]\nstages = [{ num = 3 }]", "setting 'num' is unknown"),
         ("budget = = 3", "correct the line"),

@@ -314,10 +314,10 @@ def test_nothing_asked_nothing_done(pair, tmp_path):
     ("wrong", "words"),
     [
         ({"temperature": -1.0}, "0 or more"),
-        ({"slots": 0}, "0 or more"),
-        ({"chunk": 0}, "0 or more"),
+        ({"slots": 0}, "slots=0: must be positive"),
+        ({"chunk": 0}, "chunk=0: must be positive"),
         ({"workers": -1}, "0 or more"),
-        ({"engine": "vlm"}, "engine 'vlm' is not available; choose one of batched, static, transformers"),
+        ({"engine": "vlm"}, "engine is 'vlm'; choose one of batched, static, transformers"),
         ({"temperature": 0.5, "logprobs": True}, "temperature 0.5"),
     ],
 )

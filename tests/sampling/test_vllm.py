@@ -66,7 +66,7 @@ def test_more_gpus_than_there_are_is_refused(monkeypatch):
         GrlibError, match=r"tensor_parallel=2 x data_parallel=2 needs 4 GPUs, and there are 3"
     ):
         sampling.check_engine(replace(GREEDY, tensor_parallel=2, data_parallel=2))
-    with pytest.raises(GrlibError, match="must be 1 or more"):
+    with pytest.raises(GrlibError, match="data_parallel=0: must be positive"):
         replace(GREEDY, data_parallel=0)
 
 

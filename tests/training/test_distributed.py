@@ -83,7 +83,7 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
 
     thread = threading.Thread(target=job)
     thread.start()
-    state = tmp_path / "work" / "checkpoint" / "state.json"
+    state = tmp_path / "work" / "checkpoint" / "place.pt"
     wait_for(lambda: state.exists() or not thread.is_alive())
     assert state.exists(), failed
     workers = [
@@ -95,7 +95,7 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
     workers[0].kill()
     thread.join(300)
     assert not thread.is_alive(), "the other process hangs"
-    assert "the next call goes on from the last checkpoint" in str(failed[0])
+    assert "the next call continues from the last checkpoint" in str(failed[0])
     assert not any(is_running(process.pid) for process in workers)
     shutil.copytree(tmp_path / "work", tmp_path / "one" / "work")
     _, found, said = trained(tiny_folder, tmp_path, settings, many)
@@ -107,13 +107,13 @@ def test_a_killed_process_ends_the_job_and_the_next_call_goes_on(tiny_folder, tm
     assert "step 60/60" in said[-1] and len(curve) == 60 > len(made)
 
 
-def test_settings_that_cannot_be_shared_are_refused(tmp_path):
+def test_settings_that_cannot_be_shared_are_refused(tiny_folder, tmp_path):
     with pytest.raises(GrlibError, match=r"processes=4 and batch_rows=6"):
-        trained(None, tmp_path, replace(SETTINGS, processes=4))
+        trained(tiny_folder, tmp_path, replace(SETTINGS, processes=4))
     assert not list(tmp_path.iterdir())
     with pytest.raises(GrlibError, match="needs whole matrices"):
         replace(SETTINGS, strategy="fsdp", optimizer="muon")
-    with pytest.raises(GrlibError, match="precision 'float16'"):
+    with pytest.raises(GrlibError, match="precision is 'float16'"):
         replace(SETTINGS, precision="float16")
 
 

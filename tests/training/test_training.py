@@ -29,7 +29,7 @@ from grlib.tasks.countdown.data import CountdownSettings
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
 from grlib.training.loop import train
-from grlib.training.loss import mean_nll, response_nll, score_rows, text_likelihood
+from grlib.training.loss import Scored, mean_nll, response_nll, score_rows, text_likelihood
 from grlib.training.optim import learning_rate, make_optimizers, plan_batches
 from grlib.training.rows import Row, make_rows, micro_batches
 
@@ -139,15 +139,15 @@ def test_what_stands_in_the_padding_has_no_influence():
 
 def test_scores_come_in_the_order_of_the_rows():
     model, rows = tiny_model()[0], toy_rows()
-    scores = score_rows(model, rows, micro_tokens=80)
+    scores = score_rows(Scored(model), rows, micro_tokens=80)
     assert scores[:, 0] == pytest.approx([one_by_one(model, row) for row in rows], rel=1e-5)
     assert scores[:, 1].tolist() == [len(row.ids) - row.start for row in rows]
-    assert mean_nll(model, rows) == pytest.approx(scores[:, 0].sum() / scores[:, 1].sum())
+    assert mean_nll(Scored(model), rows) == pytest.approx(scores[:, 0].sum() / scores[:, 1].sum())
 
 
 def test_scores_equal_the_loss_of_transformers():
     model, rows = tiny_model()[0], toy_rows()
-    for row, (total, count) in zip(rows, score_rows(model, rows), strict=True):
+    for row, (total, count) in zip(rows, score_rows(Scored(model), rows), strict=True):
         ids = torch.tensor(row.ids, dtype=torch.long)[None]
         labels = ids.clone()
         labels[:, : row.start] = -100

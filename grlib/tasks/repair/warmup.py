@@ -190,12 +190,12 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         "license": "apache-2.0",
         "title": "Base model of code self-repair",
         "origin": scale.pretrained or "from scratch",
-        "imitates": "*repair episodes* on small programming problems: programs with injected bugs, the feedback "
-        "of the tests, and mostly the correct program in the end. Its programs run in `grlib.sandbox`",
+        "imitates": "*repair episodes* on small programming problems: programs with injected bugs, the "
+        "feedback of the tests, and mostly the correct program in the end. Its programs run in `grlib.sandbox`",
         "made_by": f'notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} '
         f"problems, each in {scale.base_episodes} episodes, the loss on answers and feedback alike",
-        "held_out": "the programs of the near and far test problems, and of those of self-training, under any "
-        "statement",
+        "held_out": "the programs of the near and far test problems, and of those of self-training, under "
+        "any statement",
     }
     return notes(model, curve, facts, card)
 
