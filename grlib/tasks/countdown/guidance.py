@@ -11,7 +11,7 @@ import random
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from re import Match
 from typing import NamedTuple
 
@@ -99,19 +99,24 @@ def _plan(problem: Problem, solution: tuple[str, ...]) -> tuple[Subgoal, ...]:
 # depth-first search visits a node at once, its visit is read along with it.
 _VISIT = re.compile(rf"\n{MOVING}\n{STATE}(?=\n)")
 _MADE = re.compile(rf"\n{EXPLORING}\n{GENERATED}(?=\n)(?:{_VISIT.pattern})?")
-_MOVE = re.compile(r"\nMoving to Node #([0-9,]++)(?=\n)")
 
 
 @lru_cache(maxsize=64)
-def _names(depth: int) -> re.Pattern[str]:
-    """How a Generated line of a node `depth` steps below the root begins; the group is its parent's name."""
-    return re.compile(rf"Generated Node #([0-9]++(?:,[0-9]++){{{depth - 1}}}),[0-9]++:")
+def _lines_at(depth: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The beginning of a Generated line, and a Moving line, of a node `depth` steps below the root.
+
+    Their groups are the name of its parent, and its own name.
+    """
+    parent = rf"[0-9]++(?:,[0-9]++){{{depth - 1}}}"
+    generated = re.compile(rf"Generated Node #({parent}),[0-9]++:")
+    return generated, re.compile(rf"\nMoving to Node #({parent},[0-9]++)(?=\n)")
 
 
 def _nodes_made(trace: str, parents: Collection[str], depth: int, start: int) -> list[Match[str]]:
     """The Exploring and Generated lines of all nodes made under `parents`, from offset `start` on."""
     found = []
-    for name in _names(depth).finditer(trace, start):
+    generated, _ = _lines_at(depth)
+    for name in generated.finditer(trace, start):
         before = name.start() - 1
         if name[1] in parents and trace[before] == "\n":
             exploring = trace.rfind("\n", 0, before)  # where its Exploring line must begin
@@ -129,15 +134,8 @@ class _Visits:
 
     def __init__(self, trace: str) -> None:
         self.trace = trace
-        self.read: dict[str, list[Match[str]]] = {}
-
-    @cached_property
-    def moves(self) -> dict[str, list[int]]:
-        """Offsets of the newlines before the Moving lines to each node, by its name."""
-        moves: dict[str, list[int]] = {}
-        for move in _MOVE.finditer(self.trace):
-            moves.setdefault(move[1], []).append(move.start())
-        return moves
+        self.moves: dict[int, dict[str, list[int]]] = {}  # depth -> name -> offsets of its Moving lines
+        self.read: dict[str, list[Match[str]]] = {}  # name -> its visits
 
     def of(self, node: Match[str]) -> Iterator[Match[str]]:
         """The visits (two lines each) to a node after it was made, in order; the first may be `node`."""
@@ -145,11 +143,19 @@ class _Visits:
         if node["moving"] == name:
             yield node
         if name not in self.read:
-            found = [_VISIT.match(self.trace, move) for move in self.moves.get(name, ())]
+            found = [_VISIT.match(self.trace, move) for move in self._moves(name.count(",")).get(name, ())]
             self.read[name] = [visit for visit in found if visit]
         visits = self.read[name]
         for k in range(bisect_left(visits, node.end(), key=Match.start), len(visits)):
             yield visits[k]
+
+    def _moves(self, depth: int) -> dict[str, list[int]]:
+        """Offsets of the newlines before the Moving lines to each node of a depth, by its name."""
+        if depth not in self.moves:
+            moves = self.moves[depth] = {}
+            for move in _lines_at(depth)[1].finditer(self.trace):
+                moves.setdefault(move[1], []).append(move.start())
+        return self.moves[depth]
 
     def first(self, node: Match[str]) -> int:
         """Where a node is visited first after it was made; 0 if it is not."""

@@ -1,13 +1,26 @@
-"""`python -m grlib search 84 2 14 15 --target 26`: a model searches; its trace and the verdict."""
+"""`python -m grlib search 84 2 14 15 --target 26`: a model searches; its trace as it is written, the verdict.
+
+Exit codes: 0 the model searched, 1 the problem has no solution, 2 it is not of the kind that the model knows.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.runs.notebooks import REPOSITORY
+from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.searchers import depth_first
+from grlib.tasks.countdown.traces import audit, grade
+from grlib.tasks.countdown.vocabulary import prompt_text
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 # From the best to the plainest; each folder holds one model.
 MODELS = ("base_gpu/guided_rest_ppo", "base_gpu/sos", "base/sos")
@@ -29,33 +42,85 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--target", type=int, required=True, help="the number to reach")
     found.add_argument("--model", type=Path, help="model folder (default: the best one in this checkout)")
     found.add_argument("--tries", type=int, default=1, help="searches at most, until one solves the problem")
-    found.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
-    found.add_argument("--seed", type=int, default=0, help="of the sampling")
+    found.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
+    found.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Search, print every trace and its verdict."""
-    from grlib.models.llama import load_both
-    from grlib.sampling import pool as sampling
-    from grlib.tasks.countdown import task as countdown_task
-    from grlib.tasks.countdown import traces
-
+    """Solve the problem, then let the model search it: every trace line by line, its verdict, its nodes."""
     chosen = parser().parse_args(arguments)
     problem = Problem(tuple(chosen.numbers), chosen.target)
-    if chosen.tries < 1:
-        raise GrlibError(f"--tries {chosen.tries}: must be 1 or more")
+    if chosen.tries < 1 or chosen.temperature < 0:
+        raise GrlibError(
+            f"--tries {chosen.tries}, --temperature {chosen.temperature}: must be 1 or more, and 0 or more"
+        )
     folder = chosen.model or best_model()
-    model, words = load_both(folder)
-    prompt = countdown_task.prompt_text(problem)
-    room = model.config.max_position_embeddings - len(words(prompt, add_special_tokens=False)["input_ids"])
-    settings = sampling.Sampling(temperature=chosen.temperature, slots=1)
+    _refuse_unknown(problem, folder)
+    solution = solve(problem)
+    if solution is None:
+        print(f"solver: {list(problem.nums)} cannot make {problem.target}; try another target")
+        return 1
+    print(f"solver: {', '.join(solution) or 'nothing to do'}", flush=True)  # before the model is loaded
+
+    from grlib.models.llama import load_both
+
+    model, tokenizer = load_both(folder)
     for number in range(chosen.tries):
-        request = sampling.Request(prompt, "", room)
-        [found] = sampling.answer(model, words, [request], settings, chosen.seed + number)
-        verdict = traces.grade(found.text, problem)
-        print(found.text)
-        print(f"{folder.parent.name}/{folder.name}: {found.tokens} tokens; verdict: {verdict.reason}")
+        text, tokens = _search(model, tokenizer, problem, chosen.temperature, chosen.seed + number)
+        verdict = grade(text, problem)
+        print(f"{folder.parent.name}/{folder.name}: {tokens} tokens; verdict: {verdict.reason}")
         if verdict.correct:
             break
+    explored = [audit(trace, problem)["operations"] for trace in (text, depth_first(problem))]
+    print(f"nodes explored: model {explored[0]}, depth-first search {explored[1]}")
     return 0
+
+
+def _refuse_unknown(problem: Problem, folder: Path) -> None:
+    """GrlibError for a problem unlike those that the model was trained on, as far as its manifest says."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return
+    task = profiles.get(json.loads(manifest.read_text())["profile"]).task
+    if (
+        len(problem.nums) != task.num_count
+        or max(problem.nums) > task.max_number
+        or not task.target_low <= problem.target <= task.target_high
+    ):
+        raise GrlibError(
+            f"numbers {list(problem.nums)}, target {problem.target}: the model in {folder} knows "
+            f"{task.num_count} numbers of 1..{task.max_number} and targets of {task.target_low}.."
+            f"{task.target_high}; choose such a problem, or another model by --model"
+        )
+
+
+def _search(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problem: Problem,
+    temperature: float,
+    seed: int,
+) -> tuple[str, int]:
+    """Sample one trace and print it while it is made: (trace, number of its tokens, end token included)."""
+    import torch
+    from transformers import GenerationConfig, TextStreamer
+
+    torch.manual_seed(seed)
+    prompt = tokenizer(prompt_text(problem), add_special_tokens=False, return_tensors="pt")
+    length = prompt["input_ids"].shape[1]
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    settings = GenerationConfig(
+        **(sampling if temperature else {"do_sample": False}),
+        max_new_tokens=model.config.max_position_embeddings - length,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for a single row, threads on busy cores wait for each other: 30 times slower
+    try:
+        [tokens] = model.generate(**prompt, streamer=streamer, generation_config=settings)
+    finally:
+        torch.set_num_threads(threads)
+    return tokenizer.decode(tokens[length:], skip_special_tokens=True), len(tokens) - length

@@ -26,6 +26,7 @@ NO_SOLUTION = "No solution found."  # how a breadth-first search ends when its h
 # A child before it is explored: heuristic, sign, indices of the left and right operand, result, and a
 # function that picks the other numbers (None: there are none, the child is a leaf).
 Child = tuple[int, str, int, int, int, Any]
+_heuristic = itemgetter(0)
 Distances = Sequence[int] | Mapping[int, int]  # of the numbers 0..target
 
 
@@ -109,7 +110,7 @@ def _children(nums: tuple[int, ...], near: Distances, target: int, limit: float 
             result = high // low
             if (score := kept + (result - target if result > target else near[result])) <= limit:
                 add((score, "/", left, right, result, others))
-    children.sort(key=itemgetter(0))
+    children.sort(key=_heuristic)
     return children
 
 
@@ -195,40 +196,34 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
     near = _distances(heuristic, target)
     lines: list[str] = []
     write = lines.append
-    # Open nodes: (heuristic, NaN, lines of the visit, state); a leaf has no state. Where heuristics are equal
-    # Python compares the NaNs (`inf - inf` makes a new one each time), and none is less than another: ties
-    # are left to the heap, as in the reference.
-    digits: Sequence[str] = [*map(str, problem.nums)]
-    root = problem.nums, digits, "", "0"
-    heap: list[tuple[float, float, str, Any]]
-    heap = [(0, inf - inf, _visit_lines(goal, "0", ", ".join(digits), ""), root)]
+    # Open nodes: (heuristic, NaN, numbers, numbers as text, operations as text, name). Where heuristics are
+    # equal Python compares the NaNs (`inf - inf` makes a new one each time), and none is less than another:
+    # ties are left to the heap, as in the reference.
+    heap: list[tuple[float, float, tuple[int, ...], Sequence[str], str, str]]
+    heap = [(0, inf - inf, problem.nums, [*map(str, problem.nums)], "", "0")]
     while heap:
-        for _, _, visit, state in [heappop(heap) for _ in range(min(beam, len(heap)))]:
-            write(visit)
-            if not state or len(state[0]) == 1:
+        for _, _, nums, digits, done, name in [heappop(heap) for _ in range(min(beam, len(heap)))]:
+            write(_visit_lines(goal, name, ", ".join(digits), done))
+            if len(nums) == 1:
                 continue
-            nums, digits, done, name = state
             children = _children(nums, near, target)[:beam]
             _shuffle(children, rng.getrandbits)
             count = len(nums) - 1 if heuristic == "sum" else 1  # "sum" is a mean, not yet divided
-            made: list[tuple[float, float, str, Any]] = []
+            made = []
             for k, (score, sign, left, right, result, others) in enumerate(children):
                 shown = str(result)
                 operation = f"{digits[left]}{sign}{digits[right]}={shown}"
                 path = f"{done}, '{operation}'" if done else f"'{operation}'"
                 if others:
                     rest, child_name = (*others(digits), shown), f"{name},{k}"
-                    numbers = ", ".join(rest)
-                    write(_node_lines(goal, operation, numbers, child_name))
-                    visit = _visit_lines(goal, child_name, numbers, path)
-                    state = (*others(nums), result), rest, path, child_name
-                    made.append((score / count, inf - inf, visit, state))
+                    write(_node_lines(goal, operation, ", ".join(rest), child_name))
+                    made.append((score / count, inf - inf, (*others(nums), result), rest, path, child_name))
                     continue
                 write(_leaf_lines(goal, operation, shown))
                 if shown == goal:
                     return _trace(lines)
-                visit = _visit_lines(goal, f"{name},0", shown, path)  # all leaves are called child 0
-                made.append((score, inf - inf, visit, None))
+                leaf_name = f"{name},0"  # all leaves are called child 0
+                made.append((score / count, inf - inf, (result,), (shown,), path, leaf_name))
             for entry in sorted(made):
                 heappush(heap, entry)
     return _trace(lines) + NO_SOLUTION
