@@ -191,7 +191,7 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         "title": "Base model of code self-repair",
         "origin": scale.pretrained or "from scratch",
         "imitates": "*repair episodes* on small programming problems: programs with injected bugs, the "
-        "feedback of the tests, and mostly the correct program in the end. Its programs run in `grlib.sandbox`",
+        "feedback of the tests, mostly the correct program in the end. Its programs run in `grlib.sandbox`",
         "made_by": f'notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} '
         f"problems, each in {scale.base_episodes} episodes, the loss on answers and feedback alike",
         "held_out": "the programs of the near and far test problems, and of those of self-training, under "
