@@ -138,7 +138,7 @@ def reinforced(folder, **changes):
     [
         {"strategy": "ddp"},
         {"strategy": "fsdp", "critic": "shared", "optimizer": "normed_sgd", "actor_lr": 0.3},
-        {"strategy": "fsdp", "baseline": "group", "problems": 8, "group": 8, "recompute": True},
+        {"strategy": "fsdp", "baseline": "group", "group": 8, "recompute": True},
     ],
 )
 def test_two_processes_reinforce_as_one_does(tmp_path, monkeypatch, changes):
