@@ -11,6 +11,7 @@ from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.runs import files as artefacts
 from grlib.runs.notebooks import IN_REPOSITORY, REPOSITORY, Notebook
+from grlib.runs.sources import reached
 
 
 def located(name: str, folder: Path) -> Path:
@@ -38,11 +39,14 @@ def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) ->
     resolved.pop("run_dir", None)  # a moved run folder is still up to date
     profile = resolved.get("profile")
     settings = asdict(profiles.get(profile)) if profile else {}
+    modules = notebook.modules()
+    if settings and "grlib.sampling.pool" in modules:  # which imports the profile's engine when it is used
+        modules |= reached([f"grlib.sampling.{settings['sampling']['engine']}"])
     return {
         "the notebook's code": notebook.code_digest(),
         **{f"setting {name}": artefacts.plain(value) for name, value in settings.items()},
         **{f"parameter {name}": artefacts.plain(value) for name, value in resolved.items()},
-        **notebook.modules(),
+        **modules,
         **_digests("input", notebook.inputs(str(profile)), folder),
     }
 

@@ -8,6 +8,7 @@ number of the chunk, not on the number of workers.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
@@ -32,8 +34,6 @@ from grlib.runs.chunks import chunked, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
 from grlib.runs.provenance import cores
 from grlib.runs.sources import code_digest
-from grlib.sampling import batched, static, vllm
-from grlib.sampling.batched import Drawn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -99,7 +99,7 @@ def sample(
             name: getattr(settings, name) for name in ("engine", "temperature", "slots", "logprobs")
         },
         "chunk": settings.chunk,
-        "code": code_digest("grlib.sampling.pool"),
+        "code": code_digest("grlib.sampling.pool", f"grlib.sampling.{settings.engine}"),
     }
     check_engine(settings)
     parts = [list(requests[i : i + settings.chunk]) for i in range(0, len(requests), settings.chunk)]
@@ -135,7 +135,7 @@ def sample_chunk(
 
 
 def answer(
-    model: PreTrainedModel | vllm.ServedModel,
+    model: PreTrainedModel | Any,
     tokenizer: PreTrainedTokenizerFast,
     requests: Sequence[Request],
     settings: Sampling,
@@ -146,13 +146,13 @@ def answer(
     vLLM samples from folders only, so a model in memory is sampled by transformers instead. Raises GrlibError
     where a prompt and its budget do not fit the model.
     """
-    engine = settings.engine
-    if engine == "vllm" and not isinstance(model, vllm.ServedModel):
+    module = engine(settings.engine)
+    if hasattr(module, "ServedModel") and not isinstance(model, module.ServedModel):
         if settings.logprobs:
             raise GrlibError(
                 "log probabilities of engine 'vllm' need a model in a folder; this one is in memory"
             )
-        engine = "transformers"
+        module = engine("transformers")
     prompts = encode(tokenizer, [request.prompt for request in requests])
     prefixes = encode(tokenizer, [request.prefix for request in requests])
     budgets = [
@@ -166,7 +166,7 @@ def answer(
                 f"a prompt of {len(ids)} tokens with a budget of {budget} more does not fit: the model takes "
                 f"1 to {positions} in all; shorten the prompt or lower the budget"
             )
-    drawn = ENGINES[engine](model, tokenizer, full, budgets, settings, seed)
+    drawn = module.generate(model, tokenizer, full, budgets, settings, seed)
     found = []
     for request, prefix, ids, logprobs in zip(requests, prefixes, *drawn, strict=True):
         ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
@@ -176,56 +176,14 @@ def answer(
     return found
 
 
-def _transformers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[list[int]],
-    budgets: Sequence[int],
-    settings: Sampling,
-    seed: int,
-) -> Drawn:
-    """`generate` of transformers, `slots` rows at a time: slow, for any architecture; the tests' reference.
-    It gives no log probabilities."""
-    from transformers import GenerationConfig
+def engine(name: str) -> ModuleType:
+    """The module of an engine, grlib.sampling.<name>, which is imported when it is used.
 
-    torch.manual_seed(seed)
-    found: list[list[int]] = [[] for _ in prompts]
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    choice = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
-    if settings.temperature == 0:
-        choice = {"do_sample": False}
-    order = sorted((i for i, budget in enumerate(budgets) if budget > 0), key=lambda i: len(prompts[i]))
-    for first in range(0, len(order), settings.slots):
-        rows = order[first : first + settings.slots]
-        width = max(len(prompts[i]) for i in rows)
-        ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in rows])
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
-        # the model's own configuration, which may hold penalties and other end tokens, is set aside
-        own, model.generation_config = model.generation_config, GenerationConfig()
-        try:
-            output = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max(budgets[i] for i in rows),
-                eos_token_id=end,
-                pad_token_id=pad,
-                **choice,
-            )
-        finally:
-            model.generation_config = own
-        for i, new in zip(rows, output[:, width:].tolist(), strict=True):
-            length = new.index(end) + 1 if end in new else len(new)
-            found[i] = new[: min(length, budgets[i])]
-    return found, [[] for _ in prompts]
-
-
-# (model, tokenizer, prompts, budgets, settings, seed) -> new tokens and log probabilities of each prompt
-ENGINES: dict[str, Callable[..., Drawn]] = {
-    "batched": batched.generate,
-    "static": static.generate,
-    "transformers": _transformers,
-    "vllm": vllm.generate,
-}
+    Its `generate(model, tokenizer, prompts, budgets, settings, seed)` returns the new tokens of each prompt
+    and their log probabilities. An engine that loads model folders itself has `served(folder, digest)` and
+    `ServedModel`. A new engine is a file here, and its name in `profiles.settings.ENGINES`.
+    """
+    return importlib.import_module(f"grlib.sampling.{name}")
 
 
 # Worker processes
@@ -308,9 +266,9 @@ def _sample_here(
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: Path, content: str, engine: str) -> tuple[Any, PreTrainedTokenizerFast]:
+def _loaded(folder: Path, content: str, name: str) -> tuple[Any, PreTrainedTokenizerFast]:
     """Model (as its engine takes it) and tokenizer of a folder; `content` is its digest, so that a folder
     that has changed is loaded again."""
-    if engine == "vllm":
-        return vllm.served(folder, content), load_tokenizer(folder)
+    if hasattr(engine(name), "served"):
+        return engine(name).served(folder, content), load_tokenizer(folder)
     return load_both(folder)

@@ -26,7 +26,6 @@ from grlib.profiles import settings
 from grlib.runs import chunks, deadline, execute, freshness, notebooks, outcome, recording, runner, sources
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
-from grlib.sampling import vllm as vllm_engine
 
 integration = pytest.mark.integration
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -801,7 +800,7 @@ def test_an_interrupted_runner_ends_its_kernel_and_says_so(clone):
 
 def test_a_missing_engine_is_said_before_the_first_notebook_runs(tmp_path, monkeypatch, capsys):
     """The paper's profile samples with vLLM from notebook 03 on, after hours of training."""
-    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["reproduce", "--profile", "paper", "--run-dir", str(tmp_path / "run")]) == 2
     assert "run `make vllm`" in capsys.readouterr().err and not (tmp_path / "run").exists()
     monkeypatch.setattr(runner, "_bring_up_to_date", lambda *given: {"seconds": 1, "peak_memory_mb": 1})

@@ -22,7 +22,6 @@ from grlib.sampling import pool as sampling
 from grlib.sampling import static as static_decoding
 from grlib.sampling.batched import Decoder
 from grlib.sampling.pool import (
-    ENGINES,
     Request,
     Sampled,
     answer,
@@ -149,7 +148,7 @@ def test_draws_follow_the_softmax(temperature, engine):
         expected = torch.softmax(hidden @ model.get_input_embeddings().weight.T / temperature, -1).double()
     draws, slots = (20_000, 4000) if engine == "batched" else (5000, 500)
     how = Sampling(engine, temperature, slots=slots)
-    rows, _ = ENGINES[engine](model, tokenizer, [prompt] * draws, [1] * draws, how, 5)
+    rows, _ = sampling.engine(engine).generate(model, tokenizer, [prompt] * draws, [1] * draws, how, 5)
     counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(tokenizer)).double()
     dense = expected * draws >= 5
     assert dense.sum() > 50

@@ -419,7 +419,7 @@ def test_stages_of_one_size_take_different_examples(quick, monkeypatch):
 
 def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
     monkeypatch.setattr(imitation, "EXAMPLES", 6)
-    made = imitation.rows_of_stage("sos", PROFILE, Stage(3, 8, 4), begun=2)
+    made = imitation.rows_of_stage("sos", PROFILE, Stage(3, 8, 4), first=2)
     words = build_tokenizer(PROFILE.whole_numbers)
     examples = imitation.imitation_examples(PROFILE.task, 8, start=2, num_count=3)
     expected = imitation.imitation_rows("sos", examples, words, PROFILE.self_training.row_length)

@@ -1,4 +1,4 @@
-"""Training the models that later steps start from: SoS on search traces, BC on solutions (as the paper)."""
+"""Base models, from which all later steps start: SoS imitates search traces, BC solutions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from grlib.training.rows import Row, make_rows
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-EXAMPLES = 10_000  # made at a time: their texts take more memory than the training
+EXAMPLES = 10_000  # examples made at a time: their texts take more memory than the training
 CHECKED = 100  # examples that a pretrained tokenizer must give back unchanged
 VALID_START, VALID_EXAMPLES = 10_000_000, 200  # the part of the imitation list kept for validation
 
@@ -57,14 +57,13 @@ def imitation_rows(
     return make_rows(tokenizer, prompts, [response(method, example) for example in examples], max_length)
 
 
-def rows_of_stage(method: str, profile: Profile, stage: Stage, begun: int) -> list[Row]:
-    """Rows of a stage's examples, from number `begun` of the imitation list on; on all cores where they are
-    many."""
-    starts = range(begun, begun + stage.examples, EXAMPLES)
+def rows_of_stage(method: str, profile: Profile, stage: Stage, first: int) -> list[Row]:
+    """Rows of a stage's examples, from number `first` of the imitation list; many are made on all cores."""
+    starts = range(first, first + stage.examples, EXAMPLES)
     counts = [min(EXAMPLES, starts.stop - start) for start in starts]
     make = partial(_part_of_rows, method, profile, stage.num_count)
     if len(starts) == 1:
-        return make(begun, stage.examples)
+        return make(first, stage.examples)
     with worker_pool(min(cores(), len(starts))) as pool:
         return [row for part in pool.map(make, starts, counts) for row in part]
 
@@ -78,16 +77,8 @@ def _part_of_rows(method: str, profile: Profile, num_count: int, start: int, cou
 def new_model(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     """An untrained model of the profile's shape, its weights fixed by the seed."""
     shape, positions = profile.model, profile.self_training.row_length
-    return build_model(
-        tokenizer,
-        shape.hidden,
-        shape.layers,
-        shape.heads,
-        shape.intermediate,
-        positions,
-        seed,
-        shape.kv_heads,
-    )
+    sizes = (shape.hidden, shape.layers, shape.heads, shape.intermediate, positions)
+    return build_model(tokenizer, *sizes, seed, shape.kv_heads)
 
 
 def train_base(
@@ -103,7 +94,8 @@ def train_base(
     """Train `method` (sos or bc) from scratch through the profile's curriculum: (model, tokenizer, curve).
 
     Stages follow each other under one learning-rate schedule. `stop_after` steps end it early (the live part
-    of notebook 03); `folder` keeps checkpoints, so a killed run goes on; one that does not fit is an error.
+    of notebook 03). `folder` keeps checkpoints, from which a killed run continues; checkpoints of other
+    settings are an error.
     """
     tokenizer = build_tokenizer(profile.whole_numbers)
     rows: list[Row] = []
@@ -111,13 +103,13 @@ def train_base(
     for number, stage in enumerate(profile.base.stages):
         batch_rows = stage.batch_rows * (profile.base.bc_batch_factor if method == "bc" else 1)
         if stop_after and len(batches) >= stop_after:
-            # the schedule needs the length of stages that stay unread
+            # the learning-rate schedule needs the length of the stages that are not read
             batches += [[]] * (-(-stage.examples // batch_rows) * profile.base.training.epochs)
             continue
         progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
         first = len(rows)
-        begun = sum(s.examples for s in profile.base.stages[:number] if s.num_count == stage.num_count)
-        rows += rows_of_stage(method, profile, stage, begun)
+        used = sum(s.examples for s in profile.base.stages[:number] if s.num_count == stage.num_count)
+        rows += rows_of_stage(method, profile, stage, used)
         stage_settings = Training(lr=1.0, batch_rows=batch_rows, epochs=profile.base.training.epochs)
         for batch in plan_batches(stage.examples, stage_settings, seed + number):
             batches.append([first + i for i in batch])
@@ -147,10 +139,10 @@ def fine_tune_base(
     if problem_with(start):
         save_model(*pretrained.load(profile.model.pretrained), start)
     progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
-    examples, words = examples_of(profile, stage.examples), load_tokenizer(start)
+    examples, tokenizer = examples_of(profile, stage.examples), load_tokenizer(start)
     for example in examples[:CHECKED]:
-        refuse_lossy(words, response(method, example))
-    rows = imitation_rows(method, examples, words, profile.self_training.row_length, chat=True)
+        refuse_lossy(tokenizer, response(method, example))
+    rows = imitation_rows(method, examples, tokenizer, profile.self_training.row_length, chat=True)
     factor = profile.base.bc_batch_factor if method == "bc" else 1
     settings = replace(profile.base.training, batch_rows=stage.batch_rows * factor)
     curve = fine_tune_rows(rows, settings, start, out, work, seed=0, label=method, progress=progress)
@@ -168,7 +160,6 @@ def obtain_base(
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Put a base model into `out`: a copy of the `shipped` one, or a new one (`source` "scratch")."""
-
     check_sources(profile)
 
     def make() -> None:

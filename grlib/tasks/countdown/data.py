@@ -1,7 +1,6 @@
 """Data sets of the Countdown experiments: problem splits, and the traces that SoS and BC imitate.
 
-Everything here is an endless list fixed by a seed, so any part can be made alone, by any worker, and stays
-the same.
+Each data set is an endless list fixed by a seed, so that any worker can make any part of it alone.
 """
 
 from __future__ import annotations
@@ -116,18 +115,13 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
                 f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or "
                 f"raise reserved_{name} of the task and train the base anew"
             )
+    tests, valids = reserved_keys(settings)
     return Splits(
-        train=training_problems(settings, train, seed),
-        valid=draw(settings, "valid", valid, exclude=reserved_keys(settings)[0]),
+        train=draw(settings, f"train/{seed}", train, exclude=tests | valids),
+        valid=draw(settings, "valid", valid, exclude=tests),
         seen=draw(settings, "test-seen", test),
         unseen=draw(settings, "test-unseen", test, unseen=True),
     )
-
-
-def training_problems(settings: CountdownSettings, n: int, seed: int, start: int = 0) -> list[Solved]:
-    """Training problems start .. start+n-1 of a seed: seen targets, no test and no validation problem."""
-    tests, valids = reserved_keys(settings)
-    return draw(settings, f"train/{seed}", n, start=start, exclude=tests | valids)
 
 
 def draw(

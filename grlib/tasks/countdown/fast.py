@@ -1,7 +1,7 @@
 """The solver that the package uses: the answers of the plain one in `puzzle`, about 40 times as fast.
 
-Most problems drawn at random have no solution, and it is here that this is found. With three numbers left
-the question is answered by looking backward from the target, without a search.
+Drawing problems spends its time here, as most random problems have no solution. With three numbers left, the
+solver looks backward from the target instead of searching.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ def _results(a: int, b: int) -> frozenset[int]:
 
 
 # The two ways in which three numbers u, k, m are combined into the target: a move on k and m, then one with u
-# (join), or a move on u and k, then one with m (chain). A move is undone by a move: u and k make e exactly if
-# e and k make u. So both are asked from the target backward, for many u at once: is the u that would do among
-# `us`? k, m and the target are positive. Written out for speed.
+# (join), or a move on u and k, then one with m (chain). A move undoes a move: u and k make e exactly if e and
+# k make u. So both functions work backward from the target, for many u at once: is a suitable u among `us`?
+# k, m and the target are positive. Written out for speed.
 
 
 def _join(us: Collection[int], k: int, m: int, target: int) -> bool:
-    """Does a move on u and what k and m make give the target, for a u of `us`?"""
+    """Can a move on k and m, then one with a u of `us`, give the target?"""
     for w in _results(k, m):
         if w + target in us or (w - target if w > target else target - w) in us:
             return True
@@ -113,9 +113,10 @@ def _join(us: Collection[int], k: int, m: int, target: int) -> bool:
 
 
 def _chain(us: Collection[int], k: int, m: int, target: int) -> bool:
-    """Does a move on u and k, then one with m, give the target: one of them + or -, the other * or /?
+    """Can a move on a u of `us` and k, then one with m, give the target: one + or -, the other * or /?
 
-    Two of one kind are a join: (u + k) - m is u + (k - m). Only (u * k) / m need not be: it is asked here.
+    Two moves of one kind are a join: (u + k) - m is u + (k - m). Only (u * k) / m may differ, so it is tried
+    here too.
     """
     last = target * m  # before a division by m
     if last + k in us or last - k in us or k - last in us or (not last % k and last // k in us):

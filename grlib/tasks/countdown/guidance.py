@@ -1,8 +1,8 @@
 """Guided-ReST's rewriting: lead a failed trace one subgoal further along a solution (paper, Algorithm 1).
 
 A subgoal is the set of numbers after one more step of the solution. The trace is followed as far as it
-generated *and* visited the solution's nodes; the next one is then worked in where the search could have
-met it, so that the text stays a trace the model might have written.
+generated *and* visited the solution's nodes; the next node is then inserted where the search could have
+found it, so that the text stays a trace that the model might have written.
 """
 
 from __future__ import annotations
@@ -53,11 +53,6 @@ class Subgoal(NamedTuple):
         """The operation and, for + and *, the one with its operands swapped."""
         a, sign, b, result = OPERATION.findall(self.operation)[0]
         return (self.operation, f"{b}{sign}{a}={result}") if sign in "+*" else (self.operation,)
-
-    @property
-    def bag(self) -> list[int]:
-        """The numbers, sorted: the same for every order."""
-        return sorted(self.nums)
 
 
 class Edit(NamedTuple):
@@ -166,7 +161,7 @@ class _Visits:
 class _Reached(NamedTuple):
     """A node of the solution that the trace generated and visited, as the trace writes it."""
 
-    inexact: bool  # numbers or operations are spelled otherwise than in the solution
+    inexact: bool  # its numbers or operations are written differently than in the solution
     start: int  # offset of its Exploring line
     end: int  # offset after the state line of its first visit
     name: str
@@ -200,7 +195,7 @@ def _follow(
 
 
 def _steps(made: list[Match[str]], goal: Subgoal, target: str) -> list[Match[str]]:
-    """Those of the nodes that a step of the solution makes, in whatever order of operands or numbers."""
+    """The nodes that a step of the solution makes, in any order of operands or numbers."""
     spellings = goal.spellings
     return [
         node
@@ -209,7 +204,7 @@ def _steps(made: list[Match[str]], goal: Subgoal, target: str) -> list[Match[str
         and node["operation"] == node["generated"]
         and node["exploring"] == node["nums"]
         and node["target"] == target
-        and sorted(read_numbers(node["nums"])) == goal.bag
+        and sorted(read_numbers(node["nums"])) == sorted(goal.nums)
     ]
 
 
@@ -230,7 +225,7 @@ def _visited(
         tried.add(name)
         for visit in visits.of(node):
             nums, operations = read_numbers(visit["state_nums"]), _spelled(visit["state"], path)
-            if operations and visit["state_target"] == target and sorted(nums) == path[-1].bag:
+            if operations and visit["state_target"] == target and sorted(nums) == sorted(path[-1].nums):
                 exact = nums == path[-1].nums and operations == tuple([step.operation for step in path])
                 deeper[name] = _Reached(not exact, node.start() + 1, visit.end() + 1, name, nums, operations)
                 break
@@ -240,9 +235,9 @@ def _visited(
 def _spelled(text: str, path: tuple[Subgoal, ...]) -> tuple[str, ...] | None:
     """The operations of a state line if they are the solution's, up to the order of operands."""
     operations = read_operations(text)
-    same = len(operations) == len(path) and all(
-        operation in step.spellings for operation, step in zip(operations, path, strict=True)
-    )
+    if len(operations) != len(path):
+        return None
+    same = all(o in step.spellings for o, step in zip(operations, path, strict=True))
     return operations if same else None
 
 
@@ -275,7 +270,7 @@ def rewrite(
     choose: str = "random",
     rng: random.Random | None = None,
 ) -> str:
-    """The trace, cut and changed so that it reaches one more subgoal; a model can go on from its end.
+    """The trace, cut and changed so that it reaches one more subgoal; a model can continue it.
 
     `choose` says which visited child gives up its place in case (e): "first" or "last" in the order they were
     generated, or "random" with `rng` (None: Python's shared generator). Any text is accepted, cut anywhere; a
@@ -347,7 +342,7 @@ def _edited(
     options: int = 0,
 ) -> Rewrite:
     text = trace
-    for start, end, new in reversed(edits):  # from behind: those before stay where they are
+    for start, end, new in reversed(edits):  # backward: the offsets of earlier edits stay valid
         text = text[:start] + new + text[end:]
     depth, name = (len(parent.operations), parent.name) if parent else (-1, "")
     return Rewrite(text, case, depth, name, child, options, tuple(edits))

@@ -2,8 +2,8 @@
 
 A problem asks to combine all of its numbers, once each, with + - * / to hit a target. Intermediate results
 are non-negative integers; the larger operand comes first in - and /, and a division must be exact (the
-paper's and Stream of Search's rules). `solve` and `all_solutions` here are the plain versions, to be read;
-`fast` has those that the package uses, with the same answers.
+paper's and Stream of Search's rules). `solve` and `all_solutions` here are the plain versions, made for
+reading; `fast` has the ones that the package uses, with the same answers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from grlib.errors import GrlibError
 
 DIGITS = 18  # the longest number of the trace language
 LIMIT = 10**DIGITS
-# A number without leading zeros. A possessive repeat (`{..}+`, `*+`) gives no character back, so that any
-# text is refused in one pass.
+# A number without leading zeros. A possessive repeat (`{..}+`, `*+`) never gives characters back: any text
+# that does not match is refused in one pass.
 NUMBER = rf"(?!0[0-9])[0-9]{{1,{DIGITS}}}+"
 OPERATION = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
 Move = tuple[str, tuple[int, ...]]  # an operation such as '14+15=29' and the numbers it leaves
@@ -105,9 +105,9 @@ def carry_out(nums: list[int], parts: Sequence[str]) -> str:
 
 
 def apply_operation(nums: Sequence[int], operation: str) -> tuple[int, ...] | None:
-    """The numbers left by `operation`, or None where it is no legal move (wrong, inexact, not available).
+    """The numbers that `operation` leaves, or None if it is not a legal move (wrong, inexact, not available).
 
-    Nothing is evaluated: the text is taken apart.
+    The text is parsed, never evaluated.
     """
     parts = OPERATION.fullmatch(operation)
     left = list(nums)

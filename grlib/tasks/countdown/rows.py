@@ -17,10 +17,6 @@ from grlib.tasks.countdown.vocabulary import question
 if TYPE_CHECKING:
     import pandas
 
-DATA_SOURCE = "countdown"
-PROBLEM_COLUMNS = ("data_source", "prompt", "reward_model", "extra_info")
-ROLES = ("user", "assistant")
-
 
 def problem_rows(items: Iterable[Solved]) -> pandas.DataFrame:
     """One RL row per problem, numbered from 0 in `extra_info.index`; a wrong solution raises GrlibError."""
@@ -32,8 +28,8 @@ def problem_rows(items: Iterable[Solved]) -> pandas.DataFrame:
         prompt = [{"role": "user", "content": question(problem)}]
         goal = {"ground_truth": str(problem.target), "style": "rule"}
         info = {"index": index, "nums": list(problem.nums), "target": problem.target}
-        rows.append([DATA_SOURCE, prompt, goal, info | {"solution": list(solution)}])
-    return pandas.DataFrame(rows, columns=list(PROBLEM_COLUMNS))
+        rows.append(["countdown", prompt, goal, info | {"solution": list(solution)}])
+    return pandas.DataFrame(rows, columns=["data_source", "prompt", "reward_model", "extra_info"])
 
 
 def problems_from_rows(frame: pandas.DataFrame) -> list[Solved]:
@@ -65,9 +61,11 @@ def message_rows(prompts: Sequence[str], responses: Sequence[str]) -> pandas.Dat
     if len(prompts) != len(responses):
         sizes = f"{len(prompts)} prompts and {len(responses)} responses"
         raise GrlibError(f"{sizes}: there must be one response per prompt")
-    asked = [{"role": "user", "content": text} for text in prompts]
-    answered = [{"role": "assistant", "content": text} for text in responses]
-    return pandas.DataFrame({"messages": [list(turns) for turns in zip(asked, answered, strict=True)]})
+    messages = [
+        [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    return pandas.DataFrame({"messages": messages})
 
 
 def turns_from_rows(frame: pandas.DataFrame) -> list[tuple[str, str]]:
@@ -76,8 +74,8 @@ def turns_from_rows(frame: pandas.DataFrame) -> list[tuple[str, str]]:
     for number, messages in enumerate(_column(frame, "messages", "an SFT file (data/sft_*.parquet)")):
         turns = [(turn.get("role"), turn.get("content")) for turn in messages if isinstance(turn, Mapping)]
         roles, texts = [role for role, _ in turns], [text for _, text in turns]
-        if roles != list(ROLES) or not all(isinstance(text, str) for text in texts):
-            raise GrlibError(f"row {number}: its roles are {roles}: must be {list(ROLES)}, with text")
+        if roles != ["user", "assistant"] or not all(isinstance(text, str) for text in texts):
+            raise GrlibError(f"row {number}: its roles are {roles}: must be ['user', 'assistant'], with text")
         found.append((str(texts[0]), str(texts[1])))
     return found
 

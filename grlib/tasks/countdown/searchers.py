@@ -242,8 +242,8 @@ def _shuffle(items: list[Any], getrandbits: Callable[[int], int]) -> None:
 def straight_path(problem: Problem, solution: Sequence[str], steps: int | None = None) -> str:
     """The first `steps` operations of a solution (None: all) as a trace without search.
 
-    With steps short of the whole it ends in a state line, so that a model can go on from it: a hint (the
-    paper's motivation, Table 1).
+    With fewer steps it ends in a state line, so that a model can continue it: a hint (the paper's motivation,
+    Table 1).
     """
     states = check_solution(problem, solution)
     count = len(solution)

@@ -11,7 +11,7 @@ from grlib.tasks.countdown.data import Imitated, Solved, Splits, imitation_examp
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import problem_key
 from grlib.tasks.countdown.rows import problems_from_rows, turns_from_rows
-from grlib.tasks.countdown.vocabulary import asked
+from grlib.tasks.countdown.vocabulary import read_question
 from grlib.tasks.external import load_rows
 
 _opened = lru_cache(maxsize=8)(load_rows)  # notebooks read a data set in many parts
@@ -45,7 +45,7 @@ def check_sources(profile: Profile) -> None:
     if bool(profile.problems_source) != bool(profile.imitation_source):
         raise GrlibError(
             f"problems_source {profile.problems_source!r}, imitation_source {profile.imitation_source!r}: "
-            "give both or none, else the base may have learnt from test problems"
+            "give both or none, else the base model may have learnt from test problems"
         )
     if profile.imitation_source and not profile.model.pretrained:
         raise GrlibError(
@@ -65,7 +65,7 @@ def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
     frame = _first(profile.imitation_source, "train", n, start)
     place, found = f"{profile.imitation_source}, split train", []
     for number, (prompt, trace) in enumerate(turns_from_rows(frame), start):
-        problem = asked(prompt)
+        problem = read_question(prompt)
         solution = solve(problem) if problem else None
         if not problem or solution is None:
             raise GrlibError(

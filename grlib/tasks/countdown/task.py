@@ -111,7 +111,7 @@ class CountdownTask:
 
 
 def subgoal_lines(trace: str, item: Solved) -> list[int]:
-    """Numbers of the state lines that first visit a node of the optimal solution short of the goal."""
+    """Indices of the state lines that first visit a node of the optimal solution short of the goal."""
     problem, solution = item
     found: list[int] = []
     end = 0
@@ -130,8 +130,8 @@ def line_ends(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
 
 
 def whole_lines(prefix: str) -> str:
-    """The prefix, ended by a newline: the authors' program leaves it out after an inserted goal line. The
-    model would continue in the middle of a line, a place that it never saw in training."""
+    """The prefix, ended by a newline, which the authors' program leaves out after an inserted goal line: the
+    model would continue in the middle of a line, which it never saw in training."""
     return prefix if prefix.endswith("\n") else prefix + "\n"
 
 
@@ -160,14 +160,14 @@ PPO_RUNS: dict[str, dict[str, Any]] = {
 
 
 def solved_unaided(items: Sequence[Solved], yields: pd.DataFrame) -> list[Solved]:
-    """The training problems that a self-trained model solved without guidance at least once (rows of notebook
-    06), where a reward can be expected; all of them if there are none."""
+    """The training problems that a self-trained model solved at least once without guidance (`yields` of
+    notebook 06), where a reward can be expected; all problems if there are none."""
     solved = yields.loc[yields["round_solved"] == 0, "index"]
     return [items[i] for i in sorted(set(solved)) if i < len(items)] or list(items)
 
 
 def ppo_settings(profile: Profile, method: str) -> PPO:
-    """One run of reinforcement learning at this scale; all runs of a profile sample as many responses."""
+    """The PPO settings of one method at this scale; all sample equally many responses."""
     if method not in PPO_RUNS:
         raise GrlibError(f"method {method!r} is not trained by PPO; choose one of {', '.join(PPO_RUNS)}")
     return replace(profile.ppo, **PPO_RUNS[method])

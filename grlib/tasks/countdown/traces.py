@@ -105,7 +105,7 @@ def read_operations(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a trace solves its problem, and why not: `reason` is one of REASONS. True when correct."""
+    """Whether a trace solves its problem, and if not, why: `reason` is one of REASONS. True when correct."""
 
     correct: bool
     reason: str
@@ -224,7 +224,6 @@ class Tree:
     target: int | None = None
     nodes: list[Node] = field(default_factory=list)
     goal: int | None = None  # index of the leaf where the goal was claimed
-    truncated_at: int | None = None  # offset of the last line if it is cut
 
     def path(self, index: int) -> list[int]:
         """Indices from the root to a node."""
@@ -237,15 +236,11 @@ class Tree:
 def parse(trace: str) -> Tree:
     """The search tree up to the first goal line or the end. Lines not of the language are skipped."""
     builder = _TreeBuilder()
-    end = 0
-    for start, line, match in scan(trace):
-        end = start + len(line) + 1
+    for start, _, match in scan(trace):
         if match:
             builder.read(start, match)
             if builder.tree.goal is not None:
-                return builder.tree
-    if end < len(trace):
-        builder.tree.truncated_at = end
+                break
     return builder.tree
 
 

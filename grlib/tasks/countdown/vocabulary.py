@@ -1,6 +1,6 @@
 """Prompts of Countdown, and the tokenizer of the models trained from scratch.
 
-Phrases of the trace language, and numbers with the sign after them, are single tokens; the rest is bytes.
+Phrases of the trace language, and numbers with the sign after them, are single tokens; other text is bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from grlib.tasks.countdown.searchers import NO_SOLUTION
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WHOLE_NUMBERS = (
-    256  # 0..255 are one token each; larger numbers, 1 % of those in a trace, are spelt digit by digit
-)
 PHRASES = (
     "Target: ",
     ", Numbers: [",
@@ -48,7 +45,7 @@ PHRASES = (
     "/",
     "=",
 )
-# One user turn and one assistant turn; without the latter the text ends where the model must begin.
+# One user turn and one assistant turn; without the second the text ends where the model begins.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}" + BOS + "{{ message['content'] }}\n"
@@ -63,8 +60,8 @@ def question(problem: Problem) -> str:
     return f"Target: {problem.target}, Numbers: {list(problem.nums)}"
 
 
-def asked(prompt: str) -> Problem | None:
-    """The problem that `question` posed, None for any other text."""
+def read_question(prompt: str) -> Problem | None:
+    """The problem of a text that `question` wrote; None for any other text."""
     found = _QUESTION.fullmatch(prompt.strip())
     return Problem(tuple(map(int, found[2].split(", "))), int(found[1])) if found else None
 
@@ -73,8 +70,10 @@ _QUESTION = re.compile(r"Target: ([0-9]{1,9}), Numbers: \[([1-9][0-9]{0,8}(?:, [
 
 
 def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast | None = None) -> str:
-    """The whole prompt: one user turn in the chat template of the model's tokenizer, up to where the model
-    begins. Without a tokenizer: the prompt of the models trained from scratch."""
+    """The whole prompt: one user turn in the tokenizer's chat template, up to where the answer begins.
+
+    Without a tokenizer: the prompt of the models trained from scratch.
+    """
     if tokenizer is None:
         return f"{BOS}{question(problem)}\n"
     turns = [{"role": "user", "content": question(problem)}]
@@ -83,10 +82,12 @@ def prompt_text(problem: Problem, tokenizer: PreTrainedTokenizerFast | None = No
     )
 
 
-def build_tokenizer(
-    whole_numbers: int = WHOLE_NUMBERS, joined: Sequence[str] = JOINED
-) -> PreTrainedTokenizerFast:
-    """A new tokenizer; its vocabulary is fixed by this module and the arguments: two builds are equal."""
+def build_tokenizer(whole_numbers: int = 256, joined: Sequence[str] = JOINED) -> PreTrainedTokenizerFast:
+    """A new tokenizer; its vocabulary is fixed by this module and the arguments: two builds are equal.
+
+    Numbers below `whole_numbers` are one token each; larger ones (1 % of a trace's) are spelt by digits.
+    `joined` are the signs that form one token with the number before them.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     pieces = [

@@ -12,7 +12,7 @@ from grlib.tasks.countdown import sources as countdown_sources
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import depth_first
 from grlib.tasks.countdown.sources import SPLITS, examples_of, splits_of
-from grlib.tasks.countdown.vocabulary import asked, question
+from grlib.tasks.countdown.vocabulary import question, read_question
 from grlib.tasks.external import load_rows
 
 SMALL = profiles.changed(
@@ -105,5 +105,5 @@ def test_a_place_that_is_not_there(tmp_path, monkeypatch):
     "text", ["", "Target: 24", "Target: 24, Numbers: [1, 2", "Target: 24, Numbers: []", "x" * 10**6]
 )
 def test_only_a_question_is_taken_for_one(text):
-    assert asked(text) is None
-    assert asked(question(Problem((5, 3), 8))) == Problem((5, 3), 8)
+    assert read_question(text) is None
+    assert read_question(question(Problem((5, 3), 8))) == Problem((5, 3), 8)

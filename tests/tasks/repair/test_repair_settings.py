@@ -20,7 +20,7 @@ LAPTOP = profiles.get("laptop")
 
 def test_self_training_uses_what_no_base_has_seen():
     tests = {p.statement for part in settings.test_splits(LAPTOP).values() for p in part}
-    for name in ("smoke", "laptop", "gpu"):
+    for name in ("smoke", "laptop"):
         scale = profiles.get(name).repair
         items = settings.training_items(profiles.get(name), seed=0)
         assert len(items) == scale.self_training.train_problems * scale.episodes
