@@ -120,8 +120,8 @@ def training_pace(profile: Profile) -> dict[str, float]:
     team, found, first = Team(precision="bfloat16"), dict[str, float](), dict[str, float]()
     for kind in ("packed", "padded"):
         model = bake(new_model(profile, words))
-        pack = Packed(model, profile.micro_tokens, profile.self_training.row_length, "bfloat16")
-        net = team.wrap(Scored(model, pack if kind == "packed" else None))
+        about = (model, profile.micro_tokens, profile.self_training.row_length, "bfloat16")
+        net = team.wrap(Scored(model, Packed(*about) if kind == "packed" else None))
         optimizers = make_optimizers(net, settings)
         first[kind] = train_step(net, steps[0], optimizers, 1e-4, settings, team)  # compiles
         began = waited()
