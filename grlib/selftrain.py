@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -27,7 +27,6 @@ from grlib.runs.files import digest, read_table
 from grlib.sampling.pool import InMemory, Request, Sampled, release_gpus, sample
 from grlib.training.checkpoint import finished, write_finished
 from grlib.training.loop import rows_digest, train
-from grlib.training.optim import PACE
 from grlib.training.parallel import first_process, launch, launched
 from grlib.training.rows import Row, make_rows
 
@@ -324,8 +323,8 @@ def fine_tune_rows(
     """`fine_tune` on rows. With `training.processes` it starts that many processes, which all call it with
     the same arguments and train together; the first of them saves the model."""
     start = digest(base)
-    trained = {name: value for name, value in asdict(training).items() if name not in PACE}
-    key = {"base": start, "rows": rows_digest(rows), "settings": trained, "seed": seed}
+    fixed = training.fixing_the_result()
+    key = {"base": start, "rows": rows_digest(rows), "settings": fixed, "seed": seed}
     if finished(work, key, out):
         return read_table(out / "curve.csv")
     release_gpus()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,7 +32,6 @@ from grlib.sampling.pool import release_gpus
 from grlib.selftrain import Policy, sampled_policy
 from grlib.training.checkpoint import finished, write_finished
 from grlib.training.loop import checkpoint_due, out_of_time
-from grlib.training.optim import PACE
 from grlib.training.parallel import Team, launch, launched
 
 if TYPE_CHECKING:
@@ -64,9 +63,9 @@ def train_ppo(
     `work` holds the last checkpoint, the curve so far and the newest rollouts, so a call that was killed
     continues when it is made again, to the same end. Raises GrlibError where a loss is not finite.
     """
-    trained = {name: value for name, value in asdict(settings).items() if name not in PACE}
+    fixed = settings.fixing_the_result()
     content = hashlib.sha256(repr(list(items)).encode()).hexdigest()
-    key = {"base": digest(base), "seed": seed, "settings": trained, "items": content}
+    key = {"base": digest(base), "seed": seed, "settings": fixed, "items": content}
     if finished(work, key, out):
         return read_table(out / "curve.csv")
     release_gpus()

@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +48,11 @@ class Compute:
     def __post_init__(self) -> None:
         _choose(self, precision=("float32", "bfloat16"), strategy=("ddp", "fsdp"))
         _positive(self, "processes")
+
+    def fixing_the_result(self) -> dict[str, Any]:
+        """The settings that the result of a run depends on: they name its checkpoints."""
+        pace = {field.name for field in fields(Compute)} - {"precision"}  # these change time and memory
+        return {name: value for name, value in asdict(self).items() if name not in pace}
 
 
 @dataclass(frozen=True)

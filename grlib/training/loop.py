@@ -10,7 +10,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from grlib.profiles import Training
 from grlib.runs import deadline
 from grlib.training.checkpoint import read_checkpoint, write_checkpoint
 from grlib.training.loss import Scored, mean_nll
-from grlib.training.optim import PACE, learning_rate, make_optimizers, plan_batches
+from grlib.training.optim import learning_rate, make_optimizers, plan_batches
 from grlib.training.parallel import Team
 from grlib.training.rows import Row
 
@@ -62,7 +61,7 @@ def train(
     the validation loss too is computed in `settings.precision`. GrlibError where the loss is not finite.
     """
     plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
-    key: dict[str, Any] = {"settings": {k: v for k, v in asdict(settings).items() if k not in PACE}}
+    key: dict[str, Any] = {"settings": settings.fixing_the_result()}
     key |= {"seed": seed, "steps": len(plan), "rows": rows_digest(rows, plan)}
     key |= {"start": start} if start else {}
     team = Team(settings.strategy, settings.precision)

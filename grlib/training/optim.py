@@ -11,9 +11,6 @@ from torch import nn
 from grlib.errors import GrlibError
 from grlib.profiles import Training
 
-# Settings that change the time and the memory of a run, not its result.
-PACE = ("micro_tokens", "processes", "strategy", "recompute", "checkpoint_seconds")
-
 
 def plan_batches(count: int, settings: Training, seed: int | str) -> list[list[int]]:
     """The row numbers of every step: each epoch is a new shuffle, its last batch may be small."""
