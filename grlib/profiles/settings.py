@@ -6,16 +6,15 @@ A file holds what differs from the defaults here, or from the profile that it `e
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from grlib.errors import GrlibError
+from grlib.errors import GrlibError, nearest
 
 ENGINES = ("batched", "static", "transformers", "vllm")
 ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
@@ -358,7 +357,7 @@ NO_EVIDENCE = ("smoke", "rehearsal")  # their numbers mean nothing
 def get(name: str) -> Profile:
     """The profile called `name`: <name>.toml in this folder."""
     if name not in {path.stem for path in FOLDER.glob("[!_]*.toml")}:
-        raise GrlibError(f"profile {name!r} does not exist; {_nearest(name, DIAL)}")
+        raise GrlibError(f"profile {name!r} does not exist; {nearest(name, DIAL)}")
     return load_file(name)
 
 
@@ -378,19 +377,13 @@ def with_sizes(profile: Profile, sizes: Mapping[str, Any]) -> Profile:
     places |= {field.name: ("", field.name) for field in fields(Profile)}
     for name, value in sizes.items():
         if name not in places:
-            raise GrlibError(f"size {name!r} is unknown; {_nearest(name, sorted(places))}")
+            raise GrlibError(f"size {name!r} is unknown; {nearest(name, sorted(places))}")
         if isinstance(value, (int, float)) and value < 0:
             raise GrlibError(f"{name}={value}: must be 0 or more")
         if value not in (0, ""):
             part, field = places[name]
             profile = _with(profile, {part: {field: value}} if part else {field: value}, "sizes")
     return profile
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """The remedy for a wrong name: the known one that is most like it, or all of them."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
 def sources(name: str) -> dict[str, str]:
@@ -460,7 +453,7 @@ def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in known:
-            raise GrlibError(f"{where}: setting {name!r} is unknown; {_nearest(name, known)}")
+            raise GrlibError(f"{where}: setting {name!r} is unknown; {nearest(name, known)}")
         before = getattr(settings, name)
         if name == "stages":
             value = tuple(_with(Stage(0, 0, 0), row, f"{where}, stages") for row in value)

@@ -9,7 +9,6 @@ import ast
 import base64
 import contextlib
 import copy
-import difflib
 import hashlib
 import json
 import re
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlib.errors import GrlibError
+from grlib.errors import GrlibError, nearest
 from grlib.runs.files import small_png
 from grlib.runs.sources import imported_modules, reached, tree_digest
 
@@ -169,9 +168,7 @@ def find(available: list[Notebook], name: str) -> Notebook:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known name, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"unknown; did you mean {near[0]!r}?" if near else f"unknown; there are {', '.join(known)}"
+    return f"unknown; {nearest(name, known, otherwise='there are')}"
 
 
 def maker(name: str, profile: str) -> str | None:
