@@ -124,13 +124,16 @@ def request_of(options: argparse.Namespace) -> Any:
 def _refuse_missing_engine(request: Any) -> None:
     """GrlibError if notebooks with models need a sampling engine that is not installed: before the first is
     trained, not after."""
+    from grlib import profiles
+    from grlib.profiles.settings import ON_GPUS
+
     name = request.profile
     files = {file for book in request.notebooks() for file in (*book.reads(name), *book.writes(name))}
-    if any(file.startswith("models/") for file in files):
-        from grlib import profiles
-        from grlib.sampling.pool import check_engine
+    sampling = profiles.get(name).sampling
+    if sampling.engine in ON_GPUS and any(file.startswith("models/") for file in files):
+        from grlib.sampling.pool import check_engine  # loads torch, for which other engines need not wait
 
-        check_engine(profiles.get(name).sampling)
+        check_engine(sampling)
 
 
 def _refresh_report(elsewhere: str) -> None:

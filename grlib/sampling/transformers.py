@@ -9,10 +9,11 @@ import torch
 from transformers import GenerationConfig
 
 from grlib.profiles import Sampling
-from grlib.sampling.batched import Drawn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from grlib.sampling.batched import Drawn
 
 
 def generate(

@@ -17,11 +17,12 @@ import torch
 
 from grlib.errors import GrlibError, one_line
 from grlib.profiles import Sampling
-from grlib.sampling.batched import Drawn
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
     from vllm import LLM
+
+    from grlib.sampling.batched import Drawn
 
 LENGTH_STEP = 512  # the longest sequence of an engine, in tokens, is a multiple of this
 CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own variable: memory for keys and values on a CPU
