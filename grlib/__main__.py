@@ -7,9 +7,10 @@
   python -m grlib figures                          figures and tables again, from stored results
   python -m grlib search 3 5 7 11 --target 26      watch a trained model search for a solution
 
-exit codes: 0 all is well; 2 wrong usage or bad input; 3 an artefact is missing; 4 a cell raised an error;
-            5 out of memory or dead kernel; 6 time-out; 7 disk full; 8 other shards' work is needed;
-            9 out of time (--seconds): the same command continues; 130 interrupted
+exit codes: 0 all is well; 1 no solution (of `search`); 2 wrong usage or bad input; 3 an artefact is missing;
+            4 a cell raised an error; 5 out of memory or dead kernel; 6 time-out; 7 disk full;
+            8 other shards' work is needed; 9 out of time (--seconds): the same command continues;
+            130 interrupted
 """
 
 from __future__ import annotations

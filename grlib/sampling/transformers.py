@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from grlib.profiles import Sampling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
     from grlib.sampling.batched import Drawn
 
@@ -23,8 +23,10 @@ def generate(
     budgets: Sequence[int],
     settings: Sampling,
     seed: int,
+    streamer: TextStreamer | None = None,
 ) -> Drawn:
-    """New tokens of each prompt, `slots` rows at a time; no log probabilities."""
+    """New tokens of each prompt, `slots` rows at a time; no log probabilities. A `streamer` gets the tokens
+    of a single row as they are drawn."""
     torch.manual_seed(seed)
     found: list[list[int]] = [[] for _ in prompts]
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -46,6 +48,7 @@ def generate(
                 max_new_tokens=max(budgets[i] for i in rows),
                 eos_token_id=end,
                 pad_token_id=pad,
+                streamer=streamer,
                 **choice,
             )
         finally:

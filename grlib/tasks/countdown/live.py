@@ -104,23 +104,19 @@ def _search(
 ) -> tuple[str, int]:
     """Sample one trace and print it while it is made: (trace, number of its tokens, end token included)."""
     import torch
-    from transformers import GenerationConfig, TextStreamer
+    from transformers import TextStreamer
 
-    torch.manual_seed(seed)
-    prompt = tokenizer(prompt_text(problem), add_special_tokens=False, return_tensors="pt")
-    length = prompt["input_ids"].shape[1]
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    settings = GenerationConfig(
-        **(sampling if temperature else {"do_sample": False}),
-        max_new_tokens=model.config.max_position_embeddings - length,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    from grlib.models.tokenizer import decode, encode
+    from grlib.sampling.transformers import generate
+
+    prompts = encode(tokenizer, [prompt_text(problem)])
+    budget = model.config.max_position_embeddings - len(prompts[0])
+    settings = profiles.Sampling("transformers", temperature, slots=1)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for a single row, threads on busy cores wait for each other: 30 times slower
     try:
-        [tokens] = model.generate(**prompt, streamer=streamer, generation_config=settings)
+        [ids], _ = generate(model, tokenizer, prompts, [budget], settings, seed, streamer)
     finally:
         torch.set_num_threads(threads)
-    return tokenizer.decode(tokens[length:], skip_special_tokens=True), len(tokens) - length
+    return decode(tokenizer, ids).removesuffix(tokenizer.eos_token), len(ids)
