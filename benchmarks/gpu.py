@@ -94,7 +94,10 @@ def sampled(profile: Profile) -> dict[str, float]:
     the model's in float32 on the CPU."""
     words = build_tokenizer(profile.whole_numbers)
     model = bake(new_model(profile, words)).eval()
-    ask = [sampling.Request(prompt_text(p), "", 64) for p, _ in draw(profile.task, "probe", 64 if GPU else 4)]
+    ask = [
+        sampling.Request(prompt_text(p), "", 64)
+        for p, _ in draw(profile.countdown, "probe", 64 if GPU else 4)
+    ]
     greedy = sampling.Sampling("static", temperature=0, slots=32)
     ours = sampling.answer(model, words, ask, greedy, 0)
     theirs = sampling.answer(model, words, ask, replace(greedy, engine="transformers"), 0)
@@ -113,7 +116,7 @@ def training_pace(profile: Profile) -> dict[str, float]:
     """Tokens a second of whole steps, packed and padded, AdamW in bfloat16; the share by which the loss of
     their first step differs."""
     words = build_tokenizer(profile.whole_numbers)
-    examples = imitation_examples(profile.task, 20 * STEP if GPU else 20)
+    examples = imitation_examples(profile.countdown, 20 * STEP if GPU else 20)
     rows = imitation_rows("sos", examples, words, profile.self_training.row_length)
     steps = [rows[i : i + STEP] for i in range(0, len(rows), STEP)]
     settings = Training(lr=1e-4, batch_rows=STEP, precision="bfloat16", micro_tokens=profile.micro_tokens)
@@ -136,7 +139,7 @@ def sampling_pace(profile: Profile) -> dict[str, float]:
     reading keys and values takes, and transformers' `generate` in bfloat16."""
     words = build_tokenizer(profile.whole_numbers)
     model = bake(new_model(profile, words)).eval()
-    prompt = prompt_text(draw(profile.task, "probe", 1)[0][0])
+    prompt = prompt_text(draw(profile.countdown, "probe", 1)[0][0])
     settings = sampling.Sampling("static", slots=profile.sampling.slots, logprobs=True)
     ask = [sampling.Request(prompt, "", profile.budget // (2 if GPU else 32))] * profile.sampling.slots
     sampling.answer(model, words, ask[:8], settings, 0)  # makes the cache and captures

@@ -73,8 +73,8 @@ def judge(
 
     As many samples a problem as the largest k; `greedy`: one, the likeliest.
     """
-    tests, _ = countdown_data.reserved_keys(LAPTOP.task)
-    items = countdown_data.draw(LAPTOP.task, "valid", problems, exclude=tests)
+    tests, _ = countdown_data.reserved_keys(LAPTOP.countdown)
+    items = countdown_data.draw(LAPTOP.countdown, "valid", problems, exclude=tests)
     settings = LAPTOP.sampling.for_requests(problems * max(ks))
     if greedy:
         settings = replace(settings, temperature=0)

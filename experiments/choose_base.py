@@ -82,11 +82,12 @@ VARIANTS = {
 def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int) -> dict[str, Any]:
     """Train one variant of the profile `given` and measure it: a row of the table."""
     variant = VARIANTS[name]
-    profile = profiles.changed(given, **{"task": {"target_seed": 1}} | variant.changes)
+    profile = profiles.changed(given, **{"countdown": {"target_seed": 1}} | variant.changes)
     words = build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
     texts = [
-        e.trace for e in countdown_data.imitation_examples(profile.task, 200, start=imitation.VALID_START)
+        e.trace
+        for e in countdown_data.imitation_examples(profile.countdown, 200, start=imitation.VALID_START)
     ]
     usual = build_tokenizer()
     longer = sum(map(len, tokenizer.encode(words, texts))) / sum(map(len, tokenizer.encode(usual, texts)))
@@ -123,7 +124,7 @@ def train(
         while sum(len(row.ids) for row in batch) < tokens_per_step:
             if not stock[count]:  # making examples is not counted: it is the same for all
                 examples = countdown_data.imitation_examples(
-                    profile.task, 2000, start=made[count], num_count=count
+                    profile.countdown, 2000, start=made[count], num_count=count
                 )
                 made[count] += 2000
                 stock[count] = imitation.imitation_rows(
@@ -153,14 +154,16 @@ def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[s
 def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
     """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
     task, settings = CountdownTask(profile.budget), profile.sampling
-    tests, _ = countdown_data.reserved_keys(profile.task)
-    unseen = countdown_data.draw(profile.task, "test-unseen", profile.task.reserved_test, unseen=True)
+    tests, _ = countdown_data.reserved_keys(profile.countdown)
+    unseen = countdown_data.draw(
+        profile.countdown, "test-unseen", profile.countdown.reserved_test, unseen=True
+    )
     unseen_tests = frozenset(problem_key(problem) for problem, _ in unseen)
     found: dict[str, Any] = {}
     for split, items in {
-        "seen": countdown_data.draw(profile.task, "valid", PROBLEMS, exclude=tests),
+        "seen": countdown_data.draw(profile.countdown, "valid", PROBLEMS, exclude=tests),
         "unseen": countdown_data.draw(
-            profile.task, "valid-unseen", PROBLEMS, unseen=True, exclude=unseen_tests
+            profile.countdown, "valid-unseen", PROBLEMS, unseen=True, exclude=unseen_tests
         ),
     }.items():
         rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, SAMPLES)

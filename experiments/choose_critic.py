@@ -103,7 +103,7 @@ def main() -> None:
     torch.set_num_threads(sampling.cores())
     model = load_model(chosen.model)
     profile = profiles.get(chosen.profile)
-    items = countdown_data.make_splits(profile.task, chosen.responses, 1, 1, seed=1_000).train
+    items = countdown_data.make_splits(profile.countdown, chosen.responses, 1, 1, seed=1_000).train
     rollouts = responses(chosen.model, profile, items, "critic", chosen.work, 64)
     parts = actions_of(model, rollouts)
     fitted, judged = parts[: -(len(parts) // 4)], together(parts[-(len(parts) // 4) :])

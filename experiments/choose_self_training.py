@@ -43,7 +43,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if unknown := set(chosen.variants) - set(VARIANTS):
         sys.exit(f"variant {unknown.pop()!r}: choose from {', '.join(VARIANTS)}")
-    items = countdown_data.make_splits(LAPTOP.task, chosen.problems, 1, 1, seed=1_000).train
+    items = countdown_data.make_splits(LAPTOP.countdown, chosen.problems, 1, 1, seed=1_000).train
     task, methods = CountdownTask(LAPTOP.budget), ("rest", "guided_rest")
     kept = {}
     for method in methods:

@@ -87,7 +87,9 @@ def main() -> None:
     if chosen.run:
         items = Random(0).sample(within_reach(chosen.run), chosen.responses // group)
     else:
-        items = countdown_data.make_splits(profile.task, chosen.responses // group, 1, 1, seed=1_000).train
+        items = countdown_data.make_splits(
+            profile.countdown, chosen.responses // group, 1, 1, seed=1_000
+        ).train
     asked = [item for item in items for _ in range(group)]
     rollouts = responses(chosen.model, profile, asked, "signal", chosen.work, chosen.batch)
     batches = [rollouts[i : i + chosen.batch] for i in range(0, len(rollouts), chosen.batch)]

@@ -62,7 +62,7 @@ def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, An
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     size = profile.base.stages[-1].batch_rows
-    examples = countdown_data.imitation_examples(profile.task, size * steps, start=UNUSED)
+    examples = countdown_data.imitation_examples(profile.countdown, size * steps, start=UNUSED)
     rows = imitation.imitation_rows(method, examples, words, profile.self_training.row_length)
     net.train()
     for step in range(steps):

@@ -109,11 +109,13 @@ def work(profile: Profile) -> pd.DataFrame:
     starts = tokens[list(STARTS.values())]  # of each run of PPO
     found: dict[str, dict[str, float]] = {}
     if not profile.base.shipped:
-        traces = {3: THREE_NUMBERS * profile.budget, profile.task.num_count: tokens["sos"]}
+        traces = {3: THREE_NUMBERS * profile.budget, profile.countdown.num_count: tokens["sos"]}
         seen = sum(one.examples * (traces[one.num_count] + tokens["bc"]) for one in profile.base.stages)
         found["03 SoS and BC"] = {"trained": profile.base.training.epochs * seen, "models": 2}
     found["03 evaluation"] = {"sampled": each * tokens[list(profile.base.imitated)].sum()}
-    hinted = profile.hint_problems * profile.hint_samples * (1 + CONTINUED * (profile.task.num_count - 2))
+    hinted = (
+        profile.hint_problems * profile.hint_samples * (1 + CONTINUED * (profile.countdown.num_count - 2))
+    )
     retried = profile.rewrite_problems * (1 + 4 * known.continued)  # three ways to choose nodes, a control
     found["04, 05 hints, nodes"] = {"sampled": (hinted + retried) * tokens["sos"]}
     found["06 self-training"] = known.self_training("sos", loop.train_problems, profile.self_training)

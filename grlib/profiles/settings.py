@@ -1,7 +1,9 @@
 """Every size and setting, as frozen tables, and the strict loader of the profiles' TOML files.
 
 A file holds what differs from the defaults here, or from the profile that it `extends`. The nested tables
-(`Sampling`, `Training`, `SelfTraining`, `PPO`) are what the functions of their rooms take.
+(`Sampling`, `Training`, `SelfTraining`, `PPO`) are what the functions of their rooms take. A task declares
+its own settings in its folder: the class `Scale` in `grlib/tasks/<task>/scale.py`, and in `scale.toml` its
+values for each profile. They are read as `profile.<task>`.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -239,55 +242,15 @@ class Base:
     )  # `batch_rows` is that of each stage
 
 
-@dataclass(frozen=True)
-class CountdownSettings:
-    """The size of the task: which problems are drawn and which searchers write the traces."""
-
-    num_count: int = 4
-    max_number: int = 99
-    target_low: int = 10
-    target_high: int = 100
-    unseen_fraction: float = 0.1
-    heuristics: tuple[str, ...] = ("sum", "mult")
-    dfs_widths: tuple[int | None, ...] = (None,)  # None: no cap, as in the reference
-    bfs_beams: tuple[int, ...] = (1, 2, 3, 4, 5)
-    target_seed: int = 0  # one split for every seed of a run: a shipped base has seen its "seen" targets
-    reserved_test: int = 2000  # problems of each test list that no training set may hold
-    reserved_valid: int = 1000
+FOLDER = Path(__file__).parent
+TASKS = FOLDER.parent / "tasks"
 
 
-@dataclass(frozen=True)
-class RepairScale:
-    """The code self-repair part of a profile."""
-
-    pretrained: str = ""  # package, folder or hub name (grlib.models.pretrained); empty: a model from scratch
-    budget: int = 192  # tokens of one answer, end token included
-    seconds: float = 0.3  # time limit of one test
-    # the base, which imitates repair episodes
-    base_problems: int = 800  # problems that the base imitates; 0: a pretrained model without training
-    base_episodes: int = 16  # episodes per problem, each with other words, inputs and bugs
-    base_training: Training = Training(
-        lr=3e-3, batch_rows=16, epochs=2, optimizer="muon", schedule="trapezoid", warmup=0.02
-    )
-    valid_problems: int = 100
-    # self-training, on problems none of which the base has seen
-    self_training: SelfTraining = SelfTraining(
-        train_problems=400,
-        iterations=3,
-        rest_epochs=2,
-        training=Training(lr=1e-3, batch_rows=16),
-        row_length=1536,  # tokens of a whole episode
-    )
-    episodes: int = 2  # per problem
-    learn_from: str = "last"  # of a kept episode: the last answer (the paper's text), or "all" (its code)
-    # evaluation
-    near_problems: int = 64
-    far_problems: int = 32
-    samples: int = 32
-    # where problems come from: "families" (generated), "humaneval", a folder or a hub name
-    train_source: str = "families"
-    near_source: str = "families"
-    far_source: str = "families"
+@lru_cache
+def scales() -> dict[str, Any]:
+    """Task -> the defaults of its own settings, `Scale()` of `grlib.tasks.<task>.scale`."""
+    names = sorted(path.parent.name for path in TASKS.glob("*/scale.py"))
+    return {name: import_module(f"grlib.tasks.{name}.scale").Scale() for name in names}
 
 
 @dataclass(frozen=True)
@@ -298,7 +261,9 @@ class Profile(Compute):
     """
 
     name: str
-    task: CountdownSettings = CountdownSettings()
+    tasks: Mapping[str, Any] = field(
+        default_factory=scales, hash=False
+    )  # read as attributes: profile.countdown
     model: Model = Model()
     whole_numbers: int = 256  # numbers below this are single tokens
     budget: int = 1024  # tokens of a whole response, end token included
@@ -312,7 +277,6 @@ class Profile(Compute):
     self_training: SelfTraining = SelfTraining()
     ppo: PPO = PPO()
     ppo_samples: int = 4  # samples per problem for pass@k after reinforcement
-    repair: RepairScale = RepairScale()
     # evaluation
     valid_problems: int = 100
     test_problems: int = 100
@@ -332,10 +296,26 @@ class Profile(Compute):
                 "trains it; use 1, 1 and 'static' or 'batched', or resident = false"
             )
 
+    def __getattr__(self, name: str) -> Any:
+        """The settings of a task."""
+        tasks = vars(self).get("tasks", {})
+        if name not in tasks:
+            raise AttributeError(f"profile {vars(self).get('name')!r} has no setting {name!r}")
+        return tasks[name]
+
     @property
     def budgets(self) -> tuple[int, ...]:
         """Token budgets of the accuracy curves: eight equal steps, as 0..4096 by 512 in the paper."""
         return tuple(round(self.budget * i / 8) for i in range(9))
+
+    def settings(self) -> dict[str, Any]:
+        """Setting -> value, tables as dicts; those of a task under its name. Nothing counts as read."""
+        found: dict[str, Any] = {**vars(self), **vars(self)["tasks"]}
+        del found["tasks"]
+        return {
+            name: asdict(value) if hasattr(value, "__dataclass_fields__") else value
+            for name, value in found.items()
+        }
 
 
 class Watched(Profile):
@@ -344,12 +324,11 @@ class Watched(Profile):
     read: ClassVar[set[str]] = set()
 
     def __getattribute__(self, name: str) -> Any:
-        if name in Profile.__dataclass_fields__:
+        if name in Profile.__dataclass_fields__ or name in scales():
             Watched.read.add(name)
         return super().__getattribute__(name)
 
 
-FOLDER = Path(__file__).parent
 DIAL = ("smoke", "laptop", "gpu", "paper")
 NO_EVIDENCE = ("smoke", "rehearsal")  # their numbers mean nothing
 
@@ -391,17 +370,23 @@ def sources(name: str) -> dict[str, str]:
 
     The key of a nested setting is <table>.<setting>, that of a whole table is its name.
     """
-    if get(name).name != "paper":
+    profile = get(name)
+    if name != "paper":
         return {}
+    texts = [(FOLDER / "paper.toml").read_text(encoding="utf-8")]
+    for task in profile.tasks:
+        text = (TASKS / task / "scale.toml").read_text(encoding="utf-8")
+        texts.append(re.sub(r"^\[paper\b", f"[{task}", text, flags=re.MULTILINE))
     found, table = dict[str, str](), ""
-    for line in (FOLDER / "paper.toml").read_text(encoding="utf-8").splitlines():
+    for line in "\n".join(texts).splitlines():
         if heading := re.match(r"\[([\w.]+)\]", line):
             table = f"{heading[1]}."
-        key = heading[1] if heading else line.partition("=")[0].strip()
+        key = heading[1] if heading else table + line.partition("=")[0].strip()
         comment = line.partition("  # ")[2]
         if comment:
-            found[key if heading else table + key] = comment
-    names = [field.name for field in fields(Profile) if field.name != "name"]
+            found[key] = comment
+    names = profile.settings().keys() - {"name"}
+    found = {key: comment for key, comment in found.items() if key.partition(".")[0] in names}
     return dict.fromkeys(names, "not stated in the paper: our choice") | found
 
 
@@ -413,13 +398,23 @@ def load_file(name: str) -> Profile:
 
 def _table(name: str) -> dict[str, Any]:
     """The TOML table of a profile, over that of the profile that it extends."""
-    path = FOLDER / f"{name}.toml"
+    table = _read(FOLDER / f"{name}.toml")
+    parent = table.pop("extends", "")
+    table = _over(_task_tables(name), table)
+    return _over(_table(parent), table) if parent else table
+
+
+def _task_tables(name: str) -> dict[str, Any]:
+    """Task -> its table for a profile, where it has one."""
+    tables = {task: _read(TASKS / task / "scale.toml") for task in scales()}
+    return {task: table[name] for task, table in tables.items() if name in table}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise GrlibError(f"{path}: {error}; correct the line") from error
-    parent = table.pop("extends", "")
-    return _over(_table(parent), table) if parent else table
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -444,12 +439,13 @@ def shared(profile: Profile) -> Profile:
         return replace(settings, **changes, **compute if isinstance(settings, Compute) else {})
 
     found: Profile = within(profile)
-    return found
+    return replace(found, tasks={name: within(scale) for name, scale in found.tasks.items()})
 
 
 def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
     """Settings with the values of a TOML table; GrlibError for a name or a type that does not fit."""
-    known = sorted(field.name for field in fields(settings) if field.name != "name")
+    tasks = getattr(settings, "tasks", {})
+    known = sorted({field.name for field in fields(settings)} - {"name", "tasks"} | set(tasks))
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in known:
@@ -457,8 +453,6 @@ def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
         before = getattr(settings, name)
         if name == "stages":
             value = tuple(_with(Stage(0, 0, 0), row, f"{where}, stages") for row in value)
-        elif name == "dfs_widths":
-            value = tuple(width or None for width in value)  # 0: no cap
         elif is_dataclass(before):
             value = _with(before, value, f"{where}, {name}")
         elif isinstance(value, list):
@@ -468,4 +462,6 @@ def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
                 f"{where}: {name} = {value!r} must be of type {type(before).__name__}, as {before!r} is"
             )
         values[name] = float(value) if isinstance(before, float) else value
+    if changed_tasks := {name: values.pop(name) for name in tasks if name in values}:
+        values["tasks"] = {**tasks, **changed_tasks}
     return replace(settings, **values)

@@ -251,7 +251,7 @@ def _short(model: str) -> str:
 def _scale(p: Profile) -> dict[str, str]:
     loop, scratch = p.self_training, f"Llama from scratch, {p.model.layers} layers of {p.model.hidden}"
     return {
-        "numbers of a problem": f"{p.task.num_count} of 1..{p.task.max_number}",
+        "numbers of a problem": f"{p.countdown.num_count} of 1..{p.countdown.max_number}",
         "model": _short(p.model.pretrained) or scratch,
         "base": "shipped" if p.base.shipped else "trained in notebook 03",
         "sampling engine": f"`{p.sampling.engine}`",

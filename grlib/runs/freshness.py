@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) ->
     resolved = {**notebook.parameters(), **parameters}
     resolved.pop("run_dir", None)  # a moved run folder is still up to date
     profile = resolved.get("profile")
-    settings = asdict(profiles.get(profile)) if profile else {}
+    settings = profiles.get(profile).settings() if profile else {}
     modules = notebook.modules()
     if settings and "grlib.sampling.pool" in modules:  # which imports the profile's engine when it is used
         modules |= reached([f"grlib.sampling.{settings['sampling']['engine']}"])

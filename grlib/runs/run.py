@@ -9,7 +9,6 @@ run.finish()
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import random
 import re
@@ -110,7 +109,8 @@ class Run:
         import pandas
 
         values = {"profile": self.profile.name, "seed": self.seed, "run folder": shown(self.folder)}
-        settings = {name: value for name, value in vars(self.profile).items() if name != "name"}
+        settings = self.profile.settings()
+        del settings["name"]
         found = {"device": provenance.device()} | provenance.versions()
         column = pandas.Series(values | settings | found).map(str)
         return column.to_frame("value").rename_axis("setting")
@@ -202,7 +202,7 @@ class Run:
             "seeds": [self.seed],
             "parameters": self.parameters,
             "settings_read": sorted(profiles.Watched.read),
-            "settings": dataclasses.asdict(self.profile),
+            "settings": self.profile.settings(),
             **provenance.git_state(),
             "versions": provenance.versions(),
             "device": provenance.device(),

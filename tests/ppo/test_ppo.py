@@ -341,7 +341,7 @@ def test_a_reward_stands_inside_the_response_and_nothing_follows_its_end():
     """An end token is the last one: what pays for a response pays there, and no action begins after it."""
     model, words = load_both(REPOSITORY / "paper_results/base/sos")
     task, settings = CountdownTask(200), ppo_settings(profiles.get("smoke"), "sos_ppo_dense")
-    items = countdown_data.draw(profiles.get("smoke").task, "ends", 12)
+    items = countdown_data.draw(profiles.get("smoke").countdown, "ends", 12)
     drawn = replace(settings.sampling, logprobs=True, slots=12)
     rollouts = task.rollouts(lambda asked: answer(model, words, asked, drawn, 0), items, words, settings)
     assert any(rollout.ended for rollout in rollouts)
@@ -367,8 +367,8 @@ def test_problems_of_a_step_come_once_an_epoch():
 @pytest.mark.parametrize("changes", [{"action": "operation"}, {"action": "token", "reward": "dense"}])
 def test_countdown_from_the_shipped_base(tmp_path, changes):
     profile = profiles.get("smoke")
-    tests, _ = countdown_data.reserved_keys(profile.task)
-    items = countdown_data.draw(profile.task, "valid", 4, exclude=tests)
+    tests, _ = countdown_data.reserved_keys(profile.countdown)
+    items = countdown_data.draw(profile.countdown, "valid", 4, exclude=tests)
     sampling = Sampling(workers=1, slots=4, chunk=4)
     settings = toy_settings(
         steps=1, responses=4, minibatch=2, actor_lr=1e-5, critic_lr=1e-4, sampling=sampling, **changes
@@ -382,7 +382,7 @@ def test_countdown_from_the_shipped_base(tmp_path, changes):
 
 def test_lines_and_tokens_pull_the_same_way_while_the_critic_knows_nothing(tmp_path):
     profile = profiles.get("smoke")
-    items = countdown_data.draw(profile.task, "train/0", 24)  # of which some are solved
+    items = countdown_data.draw(profile.countdown, "train/0", 24)  # of which some are solved
     sampling = Sampling(workers=1, slots=24, chunk=24)
     settings = toy_settings(steps=1, responses=24, minibatch=2, critic="shared", sampling=sampling)
     base = Path(__file__).parents[2] / "paper_results/base/sos"

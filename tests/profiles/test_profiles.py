@@ -13,7 +13,6 @@ from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.profiles import settings
 from grlib.runs import freshness, notebooks
-from grlib.tasks.countdown.data import CountdownSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +27,7 @@ def all_code():
 
 
 TABLES = (
-    *(profiles.Profile, profiles.Stage, profiles.RepairScale, CountdownSettings, profiles.Sampling),
+    *(profiles.Profile, profiles.Stage, *map(type, profiles.get("laptop").tasks.values()), profiles.Sampling),
     *(profiles.Training, profiles.SelfTraining, profiles.PPO, settings.Model, settings.Base),
 )
 
@@ -41,17 +40,22 @@ def test_every_setting_is_read(table):
 
 
 def test_every_value_of_the_paper_profile_has_a_source():
-    fields = {field.name for field in dataclasses.fields(profiles.Profile)} - {"name"}
     sources = profiles.sources("paper")
-    assert set(sources) >= fields
+    assert set(sources) >= profiles.get("paper").settings().keys() - {"name"}
+    assert sources["repair"].startswith("paper, code self-repair") and "data" in sources["countdown"]
+    assert sources["repair.base_training"].startswith("only for a stand-in")
     assert all(len(source) > 10 for source in sources.values())
 
 
 def test_the_paper_profile_is_the_papers():
     paper = profiles.get("paper")
-    assert paper.task.num_count == 4 and paper.task.max_number == 99
-    assert (paper.task.target_low, paper.task.target_high, paper.task.unseen_fraction) == (10, 100, 0.1)
-    assert paper.task.dfs_widths == (None,) and paper.task.bfs_beams == (1, 2, 3, 4, 5)
+    assert paper.countdown.num_count == 4 and paper.countdown.max_number == 99
+    assert (paper.countdown.target_low, paper.countdown.target_high, paper.countdown.unseen_fraction) == (
+        10,
+        100,
+        0.1,
+    )
+    assert paper.countdown.dfs_widths == (0,) and paper.countdown.bfs_beams == (1, 2, 3, 4, 5)
     assert sum(stage.examples for stage in paper.base.stages) == 500_000
     assert (paper.self_training.train_problems, paper.test_problems, paper.samples) == (200_000, 10_000, 32)
     loop, how = paper.self_training, paper.self_training.training
@@ -67,10 +71,10 @@ def test_a_profile_makes_sense(name):
     assert (
         profile.model.hidden % profile.model.heads == 0 and profile.model.heads % profile.model.kv_heads == 0
     )
-    assert profile.base.stages and profile.base.stages[-1].num_count == profile.task.num_count
-    assert profile.test_problems <= profile.task.reserved_test
-    assert profile.valid_problems <= profile.task.reserved_valid
-    assert profile.self_training.guided_rounds <= profile.task.num_count - 1
+    assert profile.base.stages and profile.base.stages[-1].num_count == profile.countdown.num_count
+    assert profile.test_problems <= profile.countdown.reserved_test
+    assert profile.valid_problems <= profile.countdown.reserved_valid
+    assert profile.self_training.guided_rounds <= profile.countdown.num_count - 1
     assert (
         profile.budgets[0] == 0 and profile.budgets[-1] == profile.budget < profile.self_training.row_length
     )
@@ -85,7 +89,7 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
     """The shipped base belongs to both, so nothing that shapes the model, its tokens or its problems may
     differ."""
     smoke, laptop = profiles.get("smoke"), profiles.get("laptop")
-    for name in ("task", "model", "whole_numbers", "budget"):
+    for name in ("countdown", "model", "whole_numbers", "budget"):
         assert getattr(smoke, name) == getattr(laptop, name), name
     assert smoke.base.shipped and smoke.base.folder == laptop.base.folder
     assert smoke.self_training.train_problems < laptop.self_training.train_problems
@@ -97,7 +101,7 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
     [
         ("[ppo]\nstep = 3", "ppo: setting 'step' is unknown; did you mean 'steps'"),
         ("budget = 'long'", "budget = 'long' must be of type int, as 1024 is"),
-        ("[task]\nmax = 3", "task: setting 'max' is unknown"),
+        ("[countdown]\nmax = 3", "countdown: setting 'max' is unknown"),
         ("[base]\nstages = [{ num = 3 }]", "setting 'num' is unknown"),
         ("budget = = 3", "correct the line"),
     ],
@@ -111,9 +115,9 @@ def test_a_profile_file_with_a_mistake_is_refused(tmp_path, monkeypatch, line, w
 
 def test_a_profile_file_holds_what_differs(tmp_path, monkeypatch):
     (tmp_path / "one.toml").write_text(
-        "budget = 10\n[self_training.training]\nlr = 1\n[task]\ndfs_widths = [0, 2]\n"
+        "budget = 10\n[self_training.training]\nlr = 1\n[countdown]\ndfs_widths = [0, 2]\n"
     )
-    (tmp_path / "two.toml").write_text("extends = 'one'\nsamples = 3\n[task]\nmax_number = 7\n")
+    (tmp_path / "two.toml").write_text("extends = 'one'\nsamples = 3\n[countdown]\nmax_number = 7\n")
     monkeypatch.setattr("grlib.profiles.settings.FOLDER", tmp_path)
     profile = profiles.get("two")
     assert (profile.name, profile.budget, profile.samples, profile.self_training.training.lr) == (
@@ -122,7 +126,7 @@ def test_a_profile_file_holds_what_differs(tmp_path, monkeypatch):
         3,
         1,
     )
-    assert (profile.task.dfs_widths, profile.task.max_number) == ((None, 2), 7)
+    assert (profile.countdown.dfs_widths, profile.countdown.max_number) == ((0, 2), 7)
 
 
 @pytest.mark.parametrize(

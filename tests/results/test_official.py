@@ -12,9 +12,10 @@ from grlib.results import claims, official, tables
 from grlib.results import rows as results
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.rows import problem_rows
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.searchers import straight_path
 
-TASK = countdown_data.CountdownSettings(max_number=30)
+TASK = Scale(max_number=30)
 LENGTHS = (400, 3000, 4096)
 PLACES = {
     "llama_3.2_1b_base_sft/global_step_3906": 0.4,

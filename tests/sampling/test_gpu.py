@@ -33,7 +33,7 @@ RECORD = REPOSITORY / "paper_results" / "measured" / "gpu" / "seed0" / "probe.js
 
 def run_all(profile, base, folder):
     """Guided-ReST, PPO from its last model and the evaluation of both, as notebooks 06 and 07 have them."""
-    items = draw(profile.task, "rehearsal", profile.self_training.train_problems)
+    items = draw(profile.countdown, "rehearsal", profile.self_training.train_problems)
     task = countdown_task.task_for(profile, base, rounds=profile.self_training.guided_rounds)
     common = {"seed": 0, "progress": lambda line: None}
     solved = selftrain.self_train(
@@ -65,7 +65,7 @@ def test_rows_are_the_same_whether_models_stay_in_the_process_or_not(means, tmp_
     how = {"slots": 8, "chunk": 4, "engine": means["engine"]}
     loop = {"train_problems": 6, "iterations": 2, "guided_epochs": 1, "training": {"batch_rows": 4}}
     profile = profiles.changed(
-        replace(profiles.get("gpu"), task=laptop.task), budget=300, micro_tokens=2048, test_problems=3,
+        replace(profiles.get("gpu"), tasks=laptop.tasks), budget=300, micro_tokens=2048, test_problems=3,
         samples=2, precision=means["precision"], sampling=how, self_training=loop,
         ppo={"steps": 3, "responses": 4, "minibatch": 2},
     )  # fmt: skip
@@ -147,7 +147,8 @@ def test_a_card_samples_trains_reinforces_and_resumes(tmp_path, monkeypatch):
 
     model, words = load_both(base)
     ask = [
-        sampling.Request(countdown_task.prompt_text(p), "", 1024) for p, _ in draw(profile.task, "r", 1024)
+        sampling.Request(countdown_task.prompt_text(p), "", 1024)
+        for p, _ in draw(profile.countdown, "r", 1024)
     ]
     settings = profile.sampling
     sampling.answer(model, words, ask, settings, 0)
@@ -155,7 +156,7 @@ def test_a_card_samples_trains_reinforces_and_resumes(tmp_path, monkeypatch):
     rates["static"] = sum(a.new for a in sampling.answer(model, words, ask, settings, 1)) / (
         time.monotonic() - began
     )
-    examples, length = imitation_examples(profile.task, 1024), profile.self_training.row_length
+    examples, length = imitation_examples(profile.countdown, 1024), profile.self_training.row_length
     rows = imitation_rows("sos", examples, words, length)
     how = profile.self_training.of("rest").training
     asked = []

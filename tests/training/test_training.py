@@ -25,7 +25,7 @@ from grlib.runs import notebooks
 from grlib.runs import run as runs
 from grlib.runs.files import read_json
 from grlib.tasks.countdown import base as imitation
-from grlib.tasks.countdown.data import CountdownSettings
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
 from grlib.training.loop import train
@@ -367,9 +367,11 @@ def test_killed_at_any_moment_the_run_ends_in_the_same_weights(tmp_path):
 
 PROFILE = Profile(
     name="tiny",
-    task=CountdownSettings(
-        max_number=9, target_high=18, dfs_widths=(1,), bfs_beams=(1,), reserved_test=20, reserved_valid=10
-    ),
+    tasks={
+        "countdown": Scale(
+            max_number=9, target_high=18, dfs_widths=(1,), bfs_beams=(1,), reserved_test=20, reserved_valid=10
+        )
+    },
     model=Model(hidden=16, layers=1, heads=2, intermediate=32),
     whole_numbers=NUMBERS,
     budget=200,
@@ -421,13 +423,13 @@ def test_rows_that_workers_make_are_those_of_the_imitation_list(monkeypatch):
     monkeypatch.setattr(imitation, "EXAMPLES", 6)
     made = imitation.rows_of_stage("sos", PROFILE, Stage(3, 8, 4), first=2)
     words = build_tokenizer(PROFILE.whole_numbers)
-    examples = imitation.imitation_examples(PROFILE.task, 8, start=2, num_count=3)
+    examples = imitation.imitation_examples(PROFILE.countdown, 8, start=2, num_count=3)
     expected = imitation.imitation_rows("sos", examples, words, PROFILE.self_training.row_length)
     assert [(row.ids.tolist(), row.start) for row in made] == [(r.ids.tolist(), r.start) for r in expected]
 
 
 def test_bc_imitates_the_solution_and_sos_the_search(quick):
-    examples = imitation.imitation_examples(PROFILE.task, 5, num_count=3)
+    examples = imitation.imitation_examples(PROFILE.countdown, 5, num_count=3)
     for example in examples:
         assert imitation.response("sos", example) == example.trace
         assert example.solution[-1] in imitation.response("bc", example)
@@ -452,4 +454,5 @@ def test_the_base_of_the_gpu_has_the_shape_and_the_task_of_its_profile(tmp_path)
         profile.model.hidden, profile.model.layers, profile.self_training.row_length,
     ]  # fmt: skip
     assert config["vocab_size"] == len(build_tokenizer(profile.whole_numbers))
-    assert made["task"] == json.loads(json.dumps(asdict(profile.task)))
+    made["task"]["dfs_widths"] = [width or 0 for width in made["task"]["dfs_widths"]]
+    assert made["task"] == json.loads(json.dumps(asdict(profile.countdown)))

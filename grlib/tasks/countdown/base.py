@@ -69,7 +69,7 @@ def rows_of_stage(method: str, profile: Profile, stage: Stage, first: int) -> li
 
 
 def _part_of_rows(method: str, profile: Profile, num_count: int, start: int, count: int) -> list[Row]:
-    examples = imitation_examples(profile.task, count, start=start, num_count=num_count)
+    examples = imitation_examples(profile.countdown, count, start=start, num_count=num_count)
     tokenizer = build_tokenizer(profile.whole_numbers)
     return imitation_rows(method, examples, tokenizer, profile.self_training.row_length)
 
@@ -178,7 +178,7 @@ def describe_base(
     method: str, profile: Profile, model: PreTrainedModel, curve: pd.DataFrame
 ) -> dict[str, str]:
     """The manifest and the model card that travel with a base model."""
-    task, stages = profile.task, profile.base.stages
+    task, stages = profile.countdown, profile.base.stages
     facts = {
         "method": method,
         "profile": profile.name,
@@ -202,5 +202,5 @@ def describe_base(
 
 def validation_rows(method: str, profile: Profile, tokenizer: PreTrainedTokenizerFast) -> list[Row]:
     """Rows of the full task that no base has seen, for the validation loss."""
-    examples = imitation_examples(profile.task, VALID_EXAMPLES, start=VALID_START)
+    examples = imitation_examples(profile.countdown, VALID_EXAMPLES, start=VALID_START)
     return imitation_rows(method, examples, tokenizer, profile.self_training.row_length)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from grlib.errors import GrlibError
-from grlib.profiles import CountdownSettings
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem, problem_key
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.searchers import breadth_first, depth_first
 
 Solved = tuple[Problem, tuple[str, ...]]  # a problem with its optimal solution
@@ -100,7 +100,7 @@ class Splits:
     unseen: list[Solved]
 
 
-def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, seed: int = 0) -> Splits:
+def make_splits(settings: Scale, train: int, valid: int, test: int, seed: int = 0) -> Splits:
     """`test` problems for each of the two test splits, `valid` and `train` problems with seen targets.
 
     Test and validation problems do not depend on the seed of a run (runs are compared on the same problems)
@@ -125,7 +125,7 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
 
 
 def draw(
-    settings: CountdownSettings,
+    settings: Scale,
     role: str,
     n: int,
     *,
@@ -142,7 +142,7 @@ def draw(
     )
 
 
-def target_values(settings: CountdownSettings) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def target_values(settings: Scale) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(seen, unseen) target values."""
     return split_targets(
         settings.target_seed, settings.target_low, settings.target_high, settings.unseen_fraction
@@ -150,7 +150,7 @@ def target_values(settings: CountdownSettings) -> tuple[tuple[int, ...], tuple[i
 
 
 @lru_cache(maxsize=8)
-def reserved_keys(settings: CountdownSettings) -> tuple[frozenset, frozenset]:
+def reserved_keys(settings: Scale) -> tuple[frozenset, frozenset]:
     """Keys of the reserved test and validation problems. (Unseen targets are never drawn for training.)"""
     tests = frozenset(problem_key(p) for p, _ in draw(settings, "test-seen", settings.reserved_test))
     valids = draw(settings, "valid", settings.reserved_valid, exclude=tests)
@@ -172,9 +172,7 @@ class Imitated:
     trace: str
 
 
-def imitation_examples(
-    settings: CountdownSettings, n: int, *, start: int = 0, num_count: int = 0
-) -> list[Imitated]:
+def imitation_examples(settings: Scale, n: int, *, start: int = 0, num_count: int = 0) -> list[Imitated]:
     """Examples start .. start+n-1 of the endless imitation set; solver, heuristic, width are drawn for each.
 
     Failed searches stay in (as in Stream of Search). `num_count` overrides the count of numbers.
@@ -189,12 +187,12 @@ def imitation_examples(
 
 
 def random_search(
-    settings: CountdownSettings, problem: Problem, solution: tuple[str, ...], rng: random.Random
+    settings: Scale, problem: Problem, solution: tuple[str, ...], rng: random.Random
 ) -> Imitated:
     """The trace of a searcher drawn at random: kind, heuristic and width."""
     heuristic = rng.choice(settings.heuristics)
     if rng.random() < 0.5:
-        width = rng.choice(settings.dfs_widths)
+        width = rng.choice(settings.dfs_widths) or None
         trace = depth_first(problem, heuristic, width)
         return Imitated(problem, solution, "dfs", heuristic, width or 0, trace)
     beam = rng.choice(settings.bfs_beams)

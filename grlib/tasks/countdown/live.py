@@ -82,7 +82,7 @@ def _refuse_unknown(problem: Problem, folder: Path) -> None:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return
-    task = profiles.get(json.loads(manifest.read_text())["profile"]).task
+    task = profiles.get(json.loads(manifest.read_text())["profile"]).countdown
     if (
         len(problem.nums) != task.num_count
         or max(problem.nums) > task.max_number

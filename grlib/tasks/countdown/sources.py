@@ -31,7 +31,7 @@ def splits_of(profile: Profile, seed: int) -> Splits:
     }
     check_sources(profile)
     if not profile.problems_source:
-        return make_splits(profile.task, **sizes, seed=seed)
+        return make_splits(profile.countdown, **sizes, seed=seed)
     roles = {
         role: _problems(profile.problems_source, split, sizes.get(role, profile.test_problems))
         for role, split in SPLITS.items()
@@ -61,7 +61,7 @@ def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
     """
     check_sources(profile)
     if not profile.imitation_source:
-        return imitation_examples(profile.task, n, start=start)
+        return imitation_examples(profile.countdown, n, start=start)
     frame = _first(profile.imitation_source, "train", n, start)
     place, found = f"{profile.imitation_source}, split train", []
     for number, (prompt, trace) in enumerate(turns_from_rows(frame), start):

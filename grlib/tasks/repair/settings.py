@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
-from grlib.profiles import Profile, RepairScale, load_file, shared
+from grlib.profiles import Profile, load_file, shared
 from grlib.tasks.repair.episodes import CHATML, COMPACT, Format, as_answer
 from grlib.tasks.repair.problems import CodeProblem, problems
+from grlib.tasks.repair.scale import Scale
 from grlib.tasks.repair.sources import humaneval, load
 from grlib.tasks.repair.task import RepairTask
 
@@ -137,8 +138,9 @@ def with_model(profile: Profile, model: str = "") -> Profile:
     """
     if model in ("", profile.repair.pretrained):
         return profile
-    pretrained = bool(profile.repair.pretrained)
+    scale = profile.repair
     if model == COMPACT_MODEL:
-        return shared(replace(profile, repair=RepairScale())) if pretrained else profile
-    scale = profile.repair if pretrained else load_file("_pretrained").repair
-    return shared(replace(profile, repair=replace(scale, pretrained=model)))
+        scale = Scale() if scale.pretrained else scale
+    else:
+        scale = replace(scale if scale.pretrained else load_file("_pretrained").repair, pretrained=model)
+    return shared(replace(profile, tasks={**profile.tasks, "repair": scale}))

@@ -7,7 +7,6 @@ import pytest
 
 from grlib.errors import GrlibError
 from grlib.tasks.countdown.data import (
-    CountdownSettings,
     draw,
     imitation_examples,
     make_splits,
@@ -16,11 +15,10 @@ from grlib.tasks.countdown.data import (
 )
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import check_solution, problem_key
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.traces import grade
 
-TASK = CountdownSettings(
-    max_number=30, dfs_widths=(1, 2, 3), bfs_beams=(1, 2), reserved_test=300, reserved_valid=150
-)
+TASK = Scale(max_number=30, dfs_widths=(1, 2, 3), bfs_beams=(1, 2), reserved_test=300, reserved_valid=150)
 TINY = replace(TASK, num_count=3, max_number=12)  # so few problems that leakage would show at once
 
 
@@ -99,7 +97,7 @@ def test_searchers_are_mixed_and_failures_stay():
 
 
 def test_no_cap_is_written_as_zero():
-    uncapped = replace(TASK, num_count=3, dfs_widths=(None,))
+    uncapped = replace(TASK, num_count=3, dfs_widths=(0,))
     assert {e.width for e in imitation_examples(uncapped, 30) if e.solver == "dfs"} == {0}
 
 

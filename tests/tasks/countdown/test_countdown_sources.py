@@ -18,7 +18,7 @@ from grlib.tasks.external import load_rows
 SMALL = profiles.changed(
     profiles.get("rehearsal"), valid_problems=3, test_problems=4, self_training={"train_problems": 6}
 )
-DRAWN = countdown_data.make_splits(SMALL.task, 6, 3, 4)
+DRAWN = countdown_data.make_splits(SMALL.countdown, 6, 3, 4)
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def test_every_role_gets_its_split(folder):
 
 
 def test_without_a_source_problems_are_drawn_for_the_seed():
-    assert splits_of(SMALL, seed=3) == countdown_data.make_splits(SMALL.task, 6, 3, 4, seed=3)
-    assert examples_of(SMALL, 3, 2) == countdown_data.imitation_examples(SMALL.task, 3, start=2)
+    assert splits_of(SMALL, seed=3) == countdown_data.make_splits(SMALL.countdown, 6, 3, 4, seed=3)
+    assert examples_of(SMALL, 3, 2) == countdown_data.imitation_examples(SMALL.countdown, 3, start=2)
 
 
 def test_examples_are_the_rows_in_their_order(folder):

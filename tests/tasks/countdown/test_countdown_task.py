@@ -12,10 +12,11 @@ from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
 from grlib.sampling.pool import Request, Sampled
 from grlib.selftrain import Attempt, evaluate, gather
-from grlib.tasks.countdown.data import CountdownSettings, make_splits
+from grlib.tasks.countdown.data import make_splits
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.guidance import progress
 from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.searchers import breadth_first, depth_first, straight_path
 from grlib.tasks.countdown.task import (
     PPO_RUNS,
@@ -222,7 +223,7 @@ def test_a_start_without_room_is_refused_in_an_evaluation():
 
 def test_splits_are_evaluated_from_a_model_folder(tiny_folder, tmp_path, monkeypatch, chunks_done):
     profile = profiles.changed(profiles.get("smoke"), budget=40, samples=3, sampling={"chunk": 100})
-    task = CountdownSettings(num_count=3, max_number=20, target_high=30, reserved_test=20, reserved_valid=10)
+    task = Scale(num_count=3, max_number=20, target_high=30, reserved_test=20, reserved_valid=10)
     splits = make_splits(task, 5, 3, 4)
     arguments = {"seed": 0, "work": tmp_path, "progress": str}
     both = {"seen": splits.seen, "unseen": splits.unseen}

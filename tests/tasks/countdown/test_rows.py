@@ -6,9 +6,10 @@ import pytest
 from grlib.errors import GrlibError
 from grlib.runs import files as artefacts
 from grlib.tasks.countdown import rows
-from grlib.tasks.countdown.data import CountdownSettings, make_splits
+from grlib.tasks.countdown.data import make_splits
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
 
 POSTER = Problem((84, 2, 14, 15), 26)
@@ -16,7 +17,7 @@ SOLUTION = ("14+15=29", "2*29=58", "84-58=26")
 
 
 def items():
-    return [(POSTER, SOLUTION), *make_splits(CountdownSettings(max_number=30), 5, 0, 0).train]
+    return [(POSTER, SOLUTION), *make_splits(Scale(max_number=30), 5, 0, 0).train]
 
 
 def test_a_row_has_the_fields_of_the_release():

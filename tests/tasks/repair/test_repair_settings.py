@@ -13,6 +13,7 @@ from grlib.models.tokenizer import encode
 from grlib.results.conversation import conversation
 from grlib.tasks.repair import episodes, settings, warmup
 from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.scale import Scale
 from grlib.tasks.repair.task import Episode, RepairTask, Turn
 
 LAPTOP = profiles.get("laptop")
@@ -107,7 +108,7 @@ def test_a_conversation_shows_every_test_and_what_the_model_is_told():
 def test_models_are_chosen_at_a_scale_that_fits():
     smoke, gpu = profiles.get("smoke"), profiles.get("gpu")
     assert settings.with_model(smoke, "compact") == smoke
-    assert settings.with_model(gpu, "compact").repair.base_problems == profiles.RepairScale().base_problems
+    assert settings.with_model(gpu, "compact").repair.base_problems == Scale().base_problems
     expected = replace(profiles.load_file("_pretrained").repair, pretrained="some/model")
     found = settings.with_model(smoke, "some/model").repair
     assert replace(found, self_training=expected.self_training) == expected

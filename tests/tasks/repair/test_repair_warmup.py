@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,7 +103,7 @@ def test_a_base_is_trained_and_samples_episodes(tmp_path):
     assert curve["step"].tolist() == [1, 2]
     assert curve["loss"].tolist() == same["loss"].tolist()
     save_model(model, tokenizer, tmp_path / "base", curve)
-    task = repair_task(replace(profile, repair=replace(profile.repair, budget=12)), tokenizer)
+    task = repair_task(profiles.changed(profile, repair={"budget": 12}), tokenizer)
     policy = selftrain.sampled_policy(
         tmp_path / "base", Sampling(workers=1), 0, tmp_path / "work", "a", lambda line: None
     )
