@@ -87,8 +87,9 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-        features = NumberFeatures(number_tokens(tokenizer), hidden)
-        parametrize.register_parametrization(model.get_input_embeddings(), "weight", features, unsafe=True)
+        if numbers := number_tokens(tokenizer):
+            features, table = NumberFeatures(numbers, hidden), model.get_input_embeddings()
+            parametrize.register_parametrization(table, "weight", features, unsafe=True)
     return model
 
 

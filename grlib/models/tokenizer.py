@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 # A number and the sign between it and the next number are one token: a quarter fewer tokens in a trace.
 JOINED = (", ", ",", "+", "-", "*", "/", "=")
+# One user turn and one assistant turn; without the second the text ends where the model begins.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}" + BOS + "{{ message['content'] }}\n"
+    "{% else %}{{ message['content'] }}"
+    "{% if not (loop.last and continue_final_message | default(false)) %}" + EOS + "{% endif %}"
+    "{% endif %}{% endfor %}"
+)
 # Llama 3's template writes today's date unless it gets one; this is its own fallback.
 TEMPLATE_DATE = "26 Jul 2024"
 
@@ -42,6 +50,31 @@ def as_fast(
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def of_pieces(pieces: Sequence[str], pattern: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole pieces, before them `PAD`, `BOS` and `EOS`; equal arguments, equal tokenizers.
+
+    `pattern` is a regular expression that splits text into pieces. What is no piece is spelt by the bytes
+    `<0x00>` to `<0xFF>`, where these are pieces.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={piece: index for index, piece in enumerate((PAD, BOS, EOS, *pieces))},
+            merges=[],
+            ignore_merges=True,
+            byte_fallback=True,
+            fuse_unk=False,
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (PAD, BOS, EOS)]
+    )
+    return as_fast(tokenizer, PAD, BOS, EOS, CHAT_TEMPLATE)
 
 
 def number_tokens(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, int]]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from grlib.errors import GrlibError
 from grlib.training.rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Rollout(NamedTuple):
@@ -60,6 +64,12 @@ def line_starts(response: Sequence[int], line_ends: Collection[int]) -> tuple[in
     """The places where lines of a response start: 0, and after every token whose text holds a newline."""
     ends = [place + 1 for place, token in enumerate(response[:-1]) if token in line_ends]
     return (0, *ends)
+
+
+@lru_cache(maxsize=8)
+def line_ends(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The tokens whose text holds a newline: the last ones of a line."""
+    return frozenset(i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i]))
 
 
 def line_last(starts: Sequence[int], tokens: int, line: int) -> int:

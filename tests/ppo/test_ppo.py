@@ -27,7 +27,7 @@ from grlib.ppo.losses import (
     operation_policy_loss,
     value_loss,
 )
-from grlib.ppo.rollouts import Rollout, batch_of, line_last, line_starts
+from grlib.ppo.rollouts import Rollout, batch_of, line_ends, line_last, line_starts
 from grlib.profiles import Sampling
 from grlib.runs import deadline
 from grlib.runs.notebooks import REPOSITORY
@@ -36,7 +36,7 @@ from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown import searchers as search
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
-from grlib.tasks.countdown.task import CountdownTask, line_ends, ppo_settings, subgoal_lines
+from grlib.tasks.countdown.task import CountdownTask, ppo_settings
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training.loss import states_before
 from grlib.training.rows import make_rows, micro_batches
@@ -408,11 +408,14 @@ def test_dense_reward_pays_each_subgoal_once_where_its_state_line_ends():
     solution = solve(problem)
     path = search.straight_path(problem, solution)
     lines = path.splitlines()
-    found = subgoal_lines(path + path, (problem, solution))
+    found = CountdownTask(1).subgoal_lines((problem, solution), path + path)
     assert [lines[i].startswith("Current State") for i in found] == [True, True]
     assert found == [i for i, line in enumerate(lines) if line.startswith("Current State")][1:3]
-    assert subgoal_lines("nonsense\n", (problem, solution)) == []
-    assert subgoal_lines(search.depth_first(problem, heuristic="mult"), (problem, solution)) == []
+    assert CountdownTask(1).subgoal_lines((problem, solution), "nonsense\n") == []
+    assert (
+        CountdownTask(1).subgoal_lines((problem, solution), search.depth_first(problem, heuristic="mult"))
+        == []
+    )
 
 
 def test_rollouts_whose_parts_disagree_are_named():

@@ -3,103 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from grlib import selftrain
 from grlib.errors import GrlibError
-from grlib.models.tokenizer import encode, load_tokenizer
-from grlib.ppo.rollouts import Rollout, line_last, line_starts
+from grlib.models.tokenizer import load_tokenizer
 from grlib.profiles import PPO, Profile
-from grlib.sampling.pool import Request, Sampled
-from grlib.selftrain import Attempt, Policy
+from grlib.selftrain import Attempt
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.guidance import CHOICES, progress, rewrite
 from grlib.tasks.countdown.searchers import straight_path
 from grlib.tasks.countdown.traces import grade
 from grlib.tasks.countdown.vocabulary import prompt_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-
-SUBGOAL_REWARD = 0.25  # of the dense reward (the paper's ablation)
+from grlib.tasks.trace_task import TraceTask
 
 
 @dataclass(frozen=True)
-class CountdownTask:
-    """Items are (problem, optimal solution); a start is a trace prefix that the model continues."""
+class CountdownTask(TraceTask):
+    """Items are (problem, optimal solution)."""
 
-    budget: int  # tokens of a whole response, end token included
-    rounds: int = 3
     choose: str = "random"  # which explored child a rewrite replaces (node selection)
     guided: bool = True  # False: a failed problem is attempted again from the start (the control of guidance)
-    tokenizer: PreTrainedTokenizerFast | None = field(default=None, repr=False, compare=False)  # of prompts
 
     def __post_init__(self) -> None:
-        if self.budget < 1 or self.rounds < 0:
-            raise GrlibError(
-                f"budget {self.budget}, rounds {self.rounds}: budget must be 1 or more, rounds 0 or more"
-            )
+        super().__post_init__()
         if self.choose not in CHOICES:
             raise GrlibError(f"choose is {self.choose!r}; choose one of {', '.join(CHOICES)}")
 
-    def attempt(
-        self, policy: Policy, items: Sequence[Solved], starts: Sequence[str | None]
-    ) -> list[Attempt | None]:
-        """One graded trace per item; None where the start alone fills the budget."""
-        requests = [
-            Request(prompt_text(problem, self.tokenizer), start or "", self.budget)
-            for (problem, _), start in zip(items, starts, strict=True)
-        ]
-        return [
-            self.judge(item, request, answer) if answer.new else None
-            for item, request, answer in zip(items, requests, policy(requests), strict=True)
-        ]
+    def prompt(self, item: Solved) -> str:
+        """The question in the tokenizer's chat template."""
+        return prompt_text(item[0], self.tokenizer)
 
-    @staticmethod
-    def judge(item: Solved, request: Request, answer: Sampled) -> Attempt:
-        """Grade one sampled trace."""
-        verdict = grade(answer.text, item[0])
-        return Attempt(
-            request.prompt, answer.text, answer.tokens, answer.ended, verdict.correct, verdict.reason
-        )
+    def verdict(self, item: Solved, trace: str) -> tuple[bool, str]:
+        """The grader's judgement."""
+        found = grade(trace, item[0])
+        return found.correct, found.reason
 
-    def rollouts(
-        self,
-        policy: Policy,
-        items: Sequence[Solved],
-        tokenizer: PreTrainedTokenizerFast,
-        settings: PPO,
-    ) -> list[Rollout]:
-        """One trace per item for PPO: an action is a line (or a token), a solved problem earns 1 at the end.
-
-        With dense reward, each subgoal short of the goal also earns `SUBGOAL_REWARD`, at the end of the state
-        line of the first visit.
-        """
-        requests = [Request(prompt_text(problem, self.tokenizer), "", self.budget) for problem, _ in items]
-        prompts = encode(tokenizer, [request.prompt for request in requests])
-        found = []
-        for item, prompt, answer in zip(items, prompts, policy(requests), strict=True):
-            lines = line_starts(answer.ids, line_ends(tokenizer))
-            correct = grade(answer.text, item[0]).correct
-            rewards = [(len(answer.ids) - 1, float(correct))]
-            if settings.reward == "dense":
-                rewards += [
-                    (line_last(lines, len(answer.ids), line), SUBGOAL_REWARD)
-                    for line in subgoal_lines(answer.text, item)
-                ]
-            starts = lines if settings.action == "operation" else tuple(range(len(answer.ids)))
-            found.append(
-                Rollout(
-                    tuple(prompt), answer.ids, answer.logprobs, starts, tuple(rewards), correct, answer.ended
-                )
-            )
+    def subgoal_lines(self, item: Solved, trace: str) -> list[int]:
+        """Indices of the state lines that first visit a node of the optimal solution short of the goal."""
+        problem, solution = item
+        found: list[int] = []
+        end = 0
+        for number, line in enumerate(trace.split("\n")[:-1]):  # not splitlines: only a newline ends a line
+            end += len(line) + 1
+            if line.startswith("Current State") and len(found) < len(solution) - 1:
+                reached = min(progress(trace[:end], problem, solution), len(solution) - 1)
+                found += [number] * (reached - len(found))
         return found
 
     def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
@@ -108,25 +62,6 @@ class CountdownTask:
             return ""
         problem, solution = item
         return whole_lines(rewrite(attempt.response, problem, solution, choose=self.choose, rng=rng))
-
-
-def subgoal_lines(trace: str, item: Solved) -> list[int]:
-    """Indices of the state lines that first visit a node of the optimal solution short of the goal."""
-    problem, solution = item
-    found: list[int] = []
-    end = 0
-    for number, line in enumerate(trace.split("\n")[:-1]):  # not splitlines: only a newline ends a line
-        end += len(line) + 1
-        if line.startswith("Current State") and len(found) < len(solution) - 1:
-            reached = min(progress(trace[:end], problem, solution), len(solution) - 1)
-            found += [number] * (reached - len(found))
-    return found
-
-
-@lru_cache(maxsize=8)
-def line_ends(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """The tokens whose text holds a newline: the last ones of a line."""
-    return frozenset(i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i]))
 
 
 def whole_lines(prefix: str) -> str:

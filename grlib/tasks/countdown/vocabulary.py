@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from grlib.models.tokenizer import BOS, EOS, JOINED, PAD, TEMPLATE_DATE, as_fast
+from grlib.models.tokenizer import BOS, JOINED, TEMPLATE_DATE, of_pieces
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import NO_SOLUTION
 
@@ -44,14 +44,6 @@ PHRASES = (
     "*",
     "/",
     "=",
-)
-# One user turn and one assistant turn; without the second the text ends where the model begins.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}" + BOS + "{{ message['content'] }}\n"
-    "{% else %}{{ message['content'] }}"
-    "{% if not (loop.last and continue_final_message | default(false)) %}" + EOS + "{% endif %}"
-    "{% endif %}{% endfor %}"
 )
 
 
@@ -88,32 +80,12 @@ def build_tokenizer(whole_numbers: int = 256, joined: Sequence[str] = JOINED) ->
     Numbers below `whole_numbers` are one token each; larger ones (1 % of a trace's) are spelt by digits.
     `joined` are the signs that form one token with the number before them.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-
     pieces = [
-        PAD,
-        BOS,
-        EOS,
         *(f"{number}{sign}" for sign in ("", *joined) for number in range(whole_numbers)),
         *PHRASES,
         *(f"<0x{byte:02X}>" for byte in range(256)),
     ]
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={piece: index for index, piece in enumerate(pieces)},
-            merges=[],
-            ignore_merges=True,
-            byte_fallback=True,
-            fuse_unk=False,
-        )
-    )
     longest_first = "|".join(re.escape(phrase) for phrase in sorted(PHRASES, key=len, reverse=True))
     numbers = "|".join(map(str, reversed(range(whole_numbers))))
     signs = "|".join(rf"{re.escape(sign)}(?=[0-9])" for sign in joined)
-    pattern = rf"{longest_first}|(?<![0-9])(?:{numbers})(?:{signs}|(?![0-9]))|[0-9]"
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in (PAD, BOS, EOS)]
-    )
-    return as_fast(tokenizer, PAD, BOS, EOS, CHAT_TEMPLATE)
+    return of_pieces(pieces, rf"{longest_first}|(?<![0-9])(?:{numbers})(?:{signs}|(?![0-9]))|[0-9]")
