@@ -133,7 +133,7 @@ def pass_at_k(table: pd.DataFrame, profile: str) -> Drawing:
         style.k_axis(axis, sorted(table["k"].unique()))
         percent_axis(axis, "problems solved, %")
     sheet.legend(_measured_and_published(table), columns=4)
-    return sheet.finish(profile, table, PUBLISHED_RUN)
+    return sheet.finish(profile, table, PUBLISHED_RUN if table["published"].notna().any() else "")
 
 
 def _measured_and_published(table: pd.DataFrame) -> list[Line2D]:
