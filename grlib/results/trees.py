@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 
 from grlib.errors import GrlibError
 from grlib.results.style import Sheet, SignedText
-from grlib.tasks.countdown.puzzle import OPERATION
+from grlib.tasks.countdown.puzzle import OPERATION, apply_operation
 from grlib.tasks.countdown.traces import Node, Tree
 
 Steps = Sequence[str] | None  # operations of a solution
@@ -53,6 +53,7 @@ LOOKS = {
     "unvisited": Look("generated, never visited", "white", "#777777", 1.1, "--", "square"),
     "miss": Look("leaf that misses", "#EEEEEE", "#777777", 0.8, ":", "square", " ✗"),
     "selected": Look("selected for rewriting", "#FBD9C4", "#D55E00", 3.0, "-", "sawtooth", " ◄"),
+    "illegal": Look("step that breaks the rules", "#F3D6E6", "#AA0066", 2.0, "--", "square", " !"),
     "dropped": Look("dropped by the rewrite", "white", "#BBBBBB", 0.8, ":", "square"),
     "rewritten": Look("step written by the rewrite", "#C9EBDF", "#D55E00", 3.0, "-", "round", " ◄"),
     "more": Look("", "none", "none", 0.0),
@@ -91,12 +92,22 @@ def _kept(tree: Tree, important: set[int], max_nodes: int) -> set[int]:
     return kept
 
 
-def _role(node: Node, correct: set[int], special: dict[int, str]) -> str:
+def _is_illegal(tree: Tree, node: Node) -> bool:
+    """Whether a node's operation uses numbers that its parent lacks, or gives other numbers."""
+    if node.parent is None:
+        return False
+    left = apply_operation(tree.nodes[node.parent].nums, node.operation)
+    return left is None or sorted(left) != sorted(node.nums)
+
+
+def _role(tree: Tree, node: Node, correct: set[int], special: dict[int, str]) -> str:
     """The kind of a node (a key of `LOOKS`): the first that fits."""
     if node.index in special:
         return special[node.index]
     if node.index == 0:
         return "root"
+    if _is_illegal(tree, node):
+        return "illegal"
     if node.outcome == "goal":
         return "goal"
     if node.index in correct:
@@ -106,7 +117,7 @@ def _role(node: Node, correct: set[int], special: dict[int, str]) -> str:
     return "unvisited" if node.visited_at is None else "wrong"
 
 
-def _layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: int) -> pd.DataFrame:
+def layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: int) -> pd.DataFrame:
     """One row per box: node, name, parent, operation, text, role, order of visit, x (depth), y (row)."""
     if not tree.nodes:
         raise GrlibError("a tree without nodes: its trace has no root line; give the whole trace")
@@ -125,7 +136,7 @@ def _layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: i
             ys.append(next(free_row))
             rows.append((-1, "", index, "", f"+{hidden} more", "more", 0, depth + 1, ys[-1]))
         y = (ys[0] + ys[-1]) / 2 if ys else next(free_row)
-        role, numbers = _role(node, correct, special), ", ".join(map(str, node.nums))
+        role, numbers = _role(tree, node, correct, special), ", ".join(map(str, node.nums))
         text = (numbers if len(numbers) <= 20 else numbers[:19] + "…") + LOOKS[role].sign
         parent = -1 if node.parent is None else node.parent
         rows.append((index, node.name, parent, node.operation, text, role, order.get(index, 0), depth, y))
@@ -177,13 +188,13 @@ def _sheet(panels: Mapping[str, pd.DataFrame], title: str = "", note: str = "", 
 def draw_tree(
     tree: Tree, solution: Steps = None, *, max_nodes: int = 25, **texts: str
 ) -> tuple[Figure, pd.DataFrame]:
-    """A parsed trace as a tree: the figure and one row per box (`_layout`).
+    """A parsed trace as a tree: the figure and one row per box (`layout`).
 
     The nodes on the `solution` (operations) are coloured; without one, the path to the goal. Nodes beyond
     `max_nodes` boxes fold into '+n more', those on the solution never. `texts`: title, note and profile.
     Raises GrlibError for a tree without nodes.
     """
-    boxes = _layout(tree, correct_nodes(tree, solution), {}, max_nodes)
+    boxes = layout(tree, correct_nodes(tree, solution), {}, max_nodes)
     heading = f"target {tree.target}" if tree.target is not None else ""
     return _sheet({heading: boxes}, **texts), boxes
 
@@ -209,8 +220,8 @@ def draw_rewrite(
     old |= dict.fromkeys(chosen[:1], "selected")
     new = {n.index: "rewritten" for n in after.nodes if n.name == child and not n.leaf}
     target = f"target {before.target}: " if before.target is not None else ""
-    first = _layout(before, correct_nodes(before, solution) - set(old), old, max_nodes)
-    second = _layout(after, correct_nodes(after, solution) - set(new), new, max_nodes)
+    first = layout(before, correct_nodes(before, solution) - set(old), old, max_nodes)
+    second = layout(after, correct_nodes(after, solution) - set(new), new, max_nodes)
     panels = {f"{target}the failed search": first, "after the rewrite": second}
     drawn = pd.concat([first.assign(panel="before"), second.assign(panel="after")], ignore_index=True)
     return _sheet(panels, **texts), drawn

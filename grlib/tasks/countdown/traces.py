@@ -8,7 +8,7 @@ language, and neither is the line that holds it.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -235,13 +235,19 @@ class Tree:
 
 def parse(trace: str) -> Tree:
     """The search tree up to the first goal line or the end. Lines not of the language are skipped."""
+    last = deque(walk(trace), maxlen=1)
+    return last[0][1] if last else Tree()
+
+
+def walk(trace: str) -> Iterator[tuple[int, Tree, int]]:
+    """`parse`, line by line: (offset of the line, the tree so far, index of the node where the search is)."""
     builder = _TreeBuilder()
     for start, _, match in scan(trace):
         if match:
             builder.read(start, match)
-            if builder.tree.goal is not None:
-                break
-    return builder.tree
+        yield start, builder.tree, builder.here
+        if builder.tree.goal is not None:
+            return
 
 
 class _TreeBuilder:
