@@ -154,7 +154,7 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
     """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
     task, settings = CountdownTask(profile.budget), profile.sampling
     tests, _ = countdown_data.reserved_keys(profile.task)
-    unseen = countdown_data.draw(profile.task, "test-unseen", profile.task.reserved_test, unseen=True)
+    unseen = countdown_data.draw_tests(profile.task, "test-unseen", profile.task.reserved_test, unseen=True)
     unseen_tests = frozenset(problem_key(problem) for problem, _ in unseen)
     found: dict[str, Any] = {}
     for split, items in {
