@@ -156,8 +156,8 @@ def draw_tests(settings: CountdownSettings, role: str, n: int, *, unseen: bool =
             [found[place]] = draw(settings, f"{role}/{place}/{again}", 1, unseen=unseen)
         else:
             raise GrlibError(
-                f"{role}: after {place} problems, {MOST_REDRAWS} draws gave no other one; take fewer, or allow "
-                "more numbers or larger ones"
+                f"{role}: after {place} problems, {MOST_REDRAWS} draws gave no other one; take fewer, or "
+                "allow more numbers or larger ones"
             )
         keys.add(key)
     return found
