@@ -36,7 +36,7 @@ def bench_engines(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as place:
         for name, model in _models(folder, Path(place), quick):
             words = load_tokenizer(model)
-            items = draw(get("laptop").task, "bench", max(batches))
+            items = draw(get("laptop").countdown, "bench", max(batches))
             prompts = [prompt_text(problem, words) for problem, _ in items]
             for batch in batches:
                 asked = [Request(prompt, "", budget) for prompt in prompts[:batch]]

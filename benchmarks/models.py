@@ -48,7 +48,8 @@ def bench_sampling(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     if not quick:
         count, budget = 128, min(get("laptop").budget, model.config.max_position_embeddings - 32)
     requests = [
-        Request(prompt_text(problem), "", budget) for problem, _ in draw(get("laptop").task, "bench", count)
+        Request(prompt_text(problem), "", budget)
+        for problem, _ in draw(get("laptop").countdown, "bench", count)
     ]
     settings = Sampling(slots=min(get("laptop").sampling.slots, -(-count // threads)), workers=threads)
     theirs = Sampling(engine="transformers", slots=settings.slots)
@@ -118,7 +119,7 @@ def bench_training(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
 
     torch.set_num_threads(threads)
     (model, tokenizer), (reference, _) = _load(folder), _load(folder)
-    examples = imitation_examples(get("laptop").task, 32 if quick else 256, start=20_000_000)
+    examples = imitation_examples(get("laptop").countdown, 32 if quick else 256, start=20_000_000)
     rows = imitation_rows("sos", examples, tokenizer, get("laptop").self_training.row_length)
     settings = Training(
         lr=1e-4, batch_rows=get("laptop").self_training.training.batch_rows, checkpoint_seconds=1e9

@@ -50,7 +50,7 @@ def bench_ppo(quick: bool, folder: Path, threads: int) -> Iterator[Row]:
     """Seconds of one step: sampling, grading, scoring, updating; and of the plain loop."""
     torch.set_num_threads(threads)
     count, budget = (8, 96) if quick else (get("laptop").ppo.responses, get("laptop").budget)
-    items = draw(get("laptop").task, "bench", count)
+    items = draw(get("laptop").countdown, "bench", count)
     task, settings = CountdownTask(budget), ppo_settings(get("laptop"), "guided_rest_ppo")
     fast = _fast(task, items, folder, settings, threads)
     slow = _slow(task, items, folder, settings)

@@ -82,7 +82,7 @@ VARIANTS = {
 def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int) -> dict[str, Any]:
     """Train one variant of the profile `given` and measure it: a row of the table."""
     variant = VARIANTS[name]
-    profile = profiles.changed(given, **{"countdown": {"target_seed": 1}} | variant.changes)
+    profile = profiles.changed(given, **{"task": {"target_seed": 1}} | variant.changes)
     words = build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
     texts = [
@@ -155,7 +155,7 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
     """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
     task, settings = CountdownTask(profile.budget), profile.sampling
     tests, _ = countdown_data.reserved_keys(profile.countdown)
-    unseen = countdown_data.draw(
+    unseen = countdown_data.draw_tests(
         profile.countdown, "test-unseen", profile.countdown.reserved_test, unseen=True
     )
     unseen_tests = frozenset(problem_key(problem) for problem, _ in unseen)

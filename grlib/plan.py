@@ -205,7 +205,7 @@ def main(name: str, gpus: int, device: str, cores: int) -> None:
     made = table(profile, device, gpus, cores)
     print(f"profile {name}, {cores} CPU cores{f', {gpus} x {device}' if device in CARDS else ''}\n")
     print(made.round(2).to_string())
-    print(f"\nin all {made['hours'].sum():.1f} hours, {made['gb_disk'].sum():.0f} GB on disk")
+    print(f"\nin all {made['hours'].sum():.1f} hours, {made['gb_disk'].sum():.1f} GB on disk")
     if device in CARDS and (made["gb_memory"] > CARDS[device][2]).any():
         print(f'more than one {device} holds: lower micro_tokens, or take strategy = "fsdp"')
     if device == "t4" and profile.precision == "bfloat16":

@@ -129,6 +129,19 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[lis
     return [next(rest) if ids is None else ids for ids in found]
 
 
+def encode_plain(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts from outside or of a model: one that spells a special token stays text.
+
+    It is cut after the first character of each such token, and its parts are encoded apart.
+    """
+    special = [one.content for one in tokenizer.added_tokens_decoder.values() if one.special]
+    cuts = re.compile("|".join(f"(?<={re.escape(one[0])})(?={re.escape(one[1:])})" for one in special))
+    # few texts need the slow pattern
+    parts = [cuts.split(text) if any(one in text for one in special) else [text] for text in texts]
+    ids = iter(encode(tokenizer, [part for one in parts for part in one]))
+    return [[token for _ in one for token in next(ids)] for one in parts]
+
+
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     """The text of token ids, with special tokens and without changes of spaces."""
     quick = _quick(tokenizer)

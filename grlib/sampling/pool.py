@@ -27,7 +27,7 @@ import torch
 
 from grlib.errors import GrlibError
 from grlib.models.llama import digest_of, load_both
-from grlib.models.tokenizer import decode, encode, load_tokenizer
+from grlib.models.tokenizer import decode, encode, encode_plain, load_tokenizer
 from grlib.profiles import Sampling
 from grlib.profiles.settings import ON_GPUS
 from grlib.runs.chunks import chunked, worker_pool
@@ -154,7 +154,7 @@ def answer(
             )
         module = engine("transformers")
     prompts = encode(tokenizer, [request.prompt for request in requests])
-    prefixes = encode(tokenizer, [request.prefix for request in requests])
+    prefixes = encode_plain(tokenizer, [request.prefix for request in requests])
     budgets = [
         max(0, request.budget - len(prefix)) for request, prefix in zip(requests, prefixes, strict=True)
     ]

@@ -204,7 +204,10 @@ def _close(found: float, expected: float) -> bool:
 
 
 def same_value(found: Any, expected: Any) -> bool:
-    """Equal plain data; numbers that are expected to be floats may differ by `TOLERANCE`."""
+    """Equal plain data; numbers that are expected to be floats may differ by `TOLERANCE`.
+
+    True and 1 are different answers, although `==` in a check of HumanEval may take one for the other.
+    """
     if type(found) in (int, float) and type(expected) in (int, float):
         if isinstance(expected, int):
             return bool(found == expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,9 @@ KINDS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 def load_rows(place: str, split: str = "train") -> Dataset:
     """The rows of one split of a data set; raises GrlibError if it cannot be loaded.
 
-    In a folder, a split is the files <split>.* or <split>-*, or else what `datasets` finds. A file is one
-    split, whatever its name.
+    `place` is a folder, a file, or a hub name with or without a revision (`owner/name@commit`). In a folder,
+    a split is the files <split>.* or <split>-*, or else what `datasets` finds. A file is one split, whatever
+    its name.
     """
     from datasets import config, load_dataset
 
@@ -32,12 +34,19 @@ def load_rows(place: str, split: str = "train") -> Dataset:
         ) from error
     path = Path(place).expanduser()
     files = [path] if path.is_file() else _files(path, split)
+    # `datasets` reads `::` as a chain of file systems and, in a folder that it searches itself, patterns
+    signs = re.search("::" if files else r"::|[\[\]*?]", str(path.absolute()))
+    if path.exists() and signs:
+        raise GrlibError(f"data set {place!r}: {signs[0]!r} in its path cannot be read; rename the folder")
+    name, _, revision = place.partition("@")
     try:
         if files:
             kind = KINDS.get(files[0].suffix, "json")
             names = [glob.escape(str(file)) for file in files]  # `datasets` reads them as patterns
             return load_dataset(kind, data_files=names, split="train")
-        return load_dataset(str(path) if path.is_dir() else place, split=split)
+        if path.is_dir():
+            return load_dataset(str(path), split=split)
+        return load_dataset(name, split=split, revision=revision or None)
     except Exception as error:  # `datasets` raises many types
         raise GrlibError(
             f"data set {place!r}, split {split!r}: {one_line(error)}; name a data set of the hub, or a local "

@@ -30,17 +30,18 @@ def make_rows(
     responses: Sequence[str],
     max_length: int,
     ended: Sequence[bool] | None = None,
+    turns: bool = False,
 ) -> list[Row]:
     """Rows of prompt + response + end token, longer ones cut on the right; `max_length` in tokens.
 
-    A response that did not end by itself (`ended` False: it ran into the budget) gets no end token.
+    A response that did not end by itself (`ended` False: it ran into the budget) gets no end token. Special
+    tokens that it spells stay text, unless it holds `turns` of a conversation, which they mark.
     """
-    from grlib.models.tokenizer import encode
+    from grlib.models.tokenizer import encode, encode_plain
 
     rows = []
-    for i, (prompt, response) in enumerate(
-        zip(encode(tokenizer, prompts), encode(tokenizer, responses), strict=True)
-    ):
+    answers = (encode if turns else encode_plain)(tokenizer, responses)
+    for i, (prompt, response) in enumerate(zip(encode(tokenizer, prompts), answers, strict=True)):
         if len(prompt) >= max_length:
             raise GrlibError(
                 f"row {i}: its prompt of {len(prompt)} tokens leaves no room for a response in {max_length}; "

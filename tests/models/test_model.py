@@ -68,18 +68,19 @@ def test_baking_changes_no_logit_and_ties_the_output():
 def test_a_saved_folder_is_the_model(tmp_path):
     from transformers import AutoModelForCausalLM
 
+    folder = tmp_path / "a [1]*::b:c@d"  # any name will do
     model, tokenizer = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=3), TOKENIZER
     before = logits(model)
-    save_model(model, tokenizer, tmp_path / "m")
+    save_model(model, tokenizer, folder)
     for loaded in (
-        load_model(tmp_path / "m"),
-        load_both(tmp_path / "m")[0],
-        AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32),
+        load_model(folder),
+        load_both(folder)[0],
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
     ):
         torch.testing.assert_close(loaded(IDS).logits, before)
         assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
         assert not loaded.training
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"] and config["tie_word_embeddings"] is True
     assert config["vocab_size"] == len(TOKENIZER) and config["eos_token_id"] == TOKENIZER.eos_token_id
 

@@ -177,7 +177,7 @@ def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(tmp_path, mon
     rows_of = make_rows
     monkeypatch.setattr(
         "grlib.training.rows.make_rows",
-        lambda t, prompts, *rest: shown.extend(prompts) or rows_of(t, prompts, *rest),
+        lambda t, prompts, *rest, turns: shown.extend(prompts) or rows_of(t, prompts, *rest, turns=turns),
     )
     warmup.obtain_base(profile, "shipped", tmp_path / "base", work=tmp_path / "work")
     assert shown and all(prompt.startswith(spoken.begin + spoken.user) for prompt in shown)

@@ -16,6 +16,7 @@ from grlib.models.tokenizer import (
     _below,
     decode,
     encode,
+    encode_plain,
     load_tokenizer,
     number_tokens,
     refuse_lossy,
@@ -137,6 +138,16 @@ def test_special_tokens_are_found_where_the_text_spells_them():
     ids = encode(TOKENIZER, [f"26{EOS}27{PAD}"])[0]
     assert ids.count(TOKENIZER.eos_token_id) == 1 and ids.count(TOKENIZER.pad_token_id) == 1
     assert back(f"26{EOS}27{PAD}") == f"26{EOS}27{PAD}"
+
+
+@settings(deadline=None)
+@given(st.lists(pieces, max_size=12).map("".join))
+@example("<<s>><pad></s</s>")
+def test_a_text_from_outside_holds_no_special_tokens_and_survives(text):
+    [plain], [ids] = encode_plain(TOKENIZER, [text]), encode(TOKENIZER, [text])
+    assert decode(TOKENIZER, plain) == text and not set(plain) & set(TOKENIZER.all_special_ids)
+    assert plain == ids or set(ids) & set(TOKENIZER.all_special_ids)
+    assert encode_plain(TOKENIZER, ["1", text, ""])[::2] == [encode(TOKENIZER, ["1"])[0], []]
 
 
 def test_nothing_to_encode():

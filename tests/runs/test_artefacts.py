@@ -101,7 +101,7 @@ def test_leftovers_of_dead_writers_are_removed_and_live_ones_stay(tmp_path):
 # tables and JSON
 
 
-@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "a [1]*::b:c/t.parquet", "a [1]*::b:c/t.csv"])
 def test_the_same_table_gives_the_same_bytes_and_reads_back(tmp_path, name):
     first = artefacts.write_table(tmp_path / "a" / name, FRAME)
     second = artefacts.write_table(tmp_path / "b" / name, FRAME.copy().set_index(pandas.Index([9, 8, 7])))

@@ -446,4 +446,9 @@ def test_odd_tokens_survive_the_files(steps, tiny_folder):
     asked = [Request("<s>", "\x00<s></s>\ud7a3\r\n", 60), Request("<s>", "", 1), Request("<s>", "", 0)]
     found = sample(tiny_folder, asked, ONE, seed=0, folder=steps)
     assert found == answer(*load_both(tiny_folder), asked, ONE, sampling.crc32(b"0/0"))
-    assert found[0].text.startswith(asked[0].prefix) and found[2] == Sampled("", 0, False, 0)
+    assert found[0].text.startswith(asked[0].prefix), (
+        "a prefix is text, and so are the special tokens it spells"
+    )
+    assert found[0].tokens - found[0].new == len("\x00<s></s>\ud7a3\r\n".encode()) and found[2] == Sampled(
+        "", 0, False, 0
+    )

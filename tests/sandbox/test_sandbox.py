@@ -532,6 +532,24 @@ def test_whatever_the_isolation_only_the_standard_library_is_there(command):
     process.close()
 
 
+def test_limits_alone_keep_earlier_results_apart_and_count_deleted_files():
+    process = sandbox.Server((sys.executable, "-c", WITHOUT_MEANS))
+    answers = {n: f"ANSWER-OF-{n}-{secrets.token_hex(8)}" for n in range(20, 30)}
+    request = {"style": "call", "entry": "solve", "limits": [4.0, 512, 1 << 20, 16, 1]}
+    for program, right in (
+        (f"def solve(a): return {answers}[a]", list(answers.values())),
+        (SEARCH, ["?"] * 10),
+    ):
+        found = process.ask(request | {"program": program, "inputs": [f"[{n}]" for n in answers]}, 30)
+        assert [one.get("value") for one in found] == right
+    for what in [what for what in STOPPED if what.startswith("deleted files")]:
+        [raw] = process.ask(request | {"style": "stdin", "program": STOPPED[what][0], "inputs": [""]}, 30)
+        assert raw["kind"] == "disk", what
+    process.process.stdin.close()  # it then ends by itself, and removes its folder
+    process.process.wait()
+    process.close()
+
+
 def test_installed_packages_cannot_be_read_by_their_path():
     package = Path(confinement.__file__).parents[2] / "site-packages"
     places = [path for path in map(Path, sys.path) if path.name in confinement.PACKAGES]
@@ -787,7 +805,7 @@ def test_limits_are_positive_numbers_that_make_sense(name, value):
         sandbox.Limits(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["with a space", "l" * 110, "[a]*:b"])
+@pytest.mark.parametrize("name", ["with a space", "l" * 110, "[a]*::b"])
 def test_any_name_of_the_temporary_folder_will_do(name, tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
     strong = sandbox.isolation()

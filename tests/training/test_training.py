@@ -77,6 +77,15 @@ def test_rows_are_prompt_response_and_end():
     assert list(cut_short.ids) == list(first.ids[:-1]) and list(ended.ids) == list(second.ids)
 
 
+def test_special_tokens_that_a_response_spells_stay_text():
+    text = "26</s>27<pad><s>"
+    [row] = make_rows(TOKENIZER, ["<s>1"], [text], 50)
+    assert TOKENIZER.decode(row.ids) == f"<s>1{text}{EOS}"
+    assert [i for i, id_ in enumerate(row.ids) if id_ in TOKENIZER.all_special_ids] == [0, len(row.ids) - 1]
+    [row] = make_rows(TOKENIZER, ["<s>1"], [text], 50, turns=True)
+    assert sum(id_ in TOKENIZER.all_special_ids for id_ in row.ids) == 5
+
+
 def test_long_rows_are_cut_on_the_right():
     whole = make_rows(TOKENIZER, ["<s>1"], ["2, 3, 4"], 50)[0]
     cut = make_rows(TOKENIZER, ["<s>1"], ["2, 3, 4"], 5)[0]

@@ -21,6 +21,7 @@ Solved = tuple[Problem, tuple[str, ...]]  # a problem with its optimal solution
 
 # --- drawing problems ---------------------------------------------------------------------------------------
 
+MOST_REDRAWS = 1000  # of a test problem that is there already
 BLOCK = 1000  # problems drawn from one random state: any block can be made alone, by any worker
 
 
@@ -101,7 +102,7 @@ class Splits:
 
 
 def make_splits(settings: Scale, train: int, valid: int, test: int, seed: int = 0) -> Splits:
-    """`test` problems for each of the two test splits, `valid` and `train` problems with seen targets.
+    """`test` different problems for each of the two test splits, `valid` and `train` ones with seen targets.
 
     Test and validation problems do not depend on the seed of a run (runs are compared on the same problems)
     nor on how many are taken of them; the training problems are new for every seed.
@@ -119,8 +120,8 @@ def make_splits(settings: Scale, train: int, valid: int, test: int, seed: int = 
     return Splits(
         train=draw(settings, f"train/{seed}", train, exclude=tests | valids),
         valid=draw(settings, "valid", valid, exclude=tests),
-        seen=draw(settings, "test-seen", test),
-        unseen=draw(settings, "test-unseen", test, unseen=True),
+        seen=draw_tests(settings, "test-seen", test),
+        unseen=draw_tests(settings, "test-unseen", test, unseen=True),
     )
 
 
@@ -142,6 +143,26 @@ def draw(
     )
 
 
+def draw_tests(settings: Scale, role: str, n: int, *, unseen: bool = False) -> list[Solved]:
+    """The first n problems of the list named `role`, but each that repeats an earlier one is drawn anew.
+
+    The others stay as `draw` gives them. Raises GrlibError where the task has too few problems.
+    """
+    found, keys = draw(settings, role, n, unseen=unseen), set[tuple[int, ...]]()
+    for place in range(n):
+        for again in range(MOST_REDRAWS):
+            if (key := problem_key(found[place][0])) not in keys:
+                break
+            [found[place]] = draw(settings, f"{role}/{place}/{again}", 1, unseen=unseen)
+        else:
+            raise GrlibError(
+                f"{role}: after {place} problems, {MOST_REDRAWS} draws gave no other one; take fewer, or "
+                "allow more numbers or larger ones"
+            )
+        keys.add(key)
+    return found
+
+
 def target_values(settings: Scale) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(seen, unseen) target values."""
     return split_targets(
@@ -152,7 +173,7 @@ def target_values(settings: Scale) -> tuple[tuple[int, ...], tuple[int, ...]]:
 @lru_cache(maxsize=8)
 def reserved_keys(settings: Scale) -> tuple[frozenset, frozenset]:
     """Keys of the reserved test and validation problems. (Unseen targets are never drawn for training.)"""
-    tests = frozenset(problem_key(p) for p, _ in draw(settings, "test-seen", settings.reserved_test))
+    tests = frozenset(problem_key(p) for p, _ in draw_tests(settings, "test-seen", settings.reserved_test))
     valids = draw(settings, "valid", settings.reserved_valid, exclude=tests)
     return tests, frozenset(problem_key(p) for p, _ in valids)
 

@@ -274,7 +274,8 @@ def rewrite(
 
     `choose` says which visited child gives up its place in case (e): "first" or "last" in the order they were
     generated, or "random" with `rng` (None: Python's shared generator). Any text is accepted, cut anywhere; a
-    solution that does not solve the problem is a GrlibError.
+    solution that does not solve the problem is a GrlibError. As in the authors' program, what stands before
+    the cut stays as it is: a goal that it claims falsely decides the verdict, and the round is lost.
     """
     return rewrite_steps(trace, problem, solution, choose, rng).text
 

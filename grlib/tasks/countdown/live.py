@@ -6,6 +6,7 @@ Exit codes: 0 the model searched, 1 the problem has no solution, 2 it is not of 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--target", type=int, required=True, help="the number to reach")
     found.add_argument("--model", type=Path, help="model folder (default: the best one in this checkout)")
     found.add_argument("--tries", type=int, default=1, help="searches at most, until one solves the problem")
-    found.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
+    found.add_argument(
+        "--temperature", type=float, default=1.0, help="0: always the most likely token; else 0.01 to 100"
+    )
     found.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     return found
 
@@ -51,10 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Solve the problem, then let the model search it: every trace line by line, its verdict, its nodes."""
     chosen = parser().parse_args(arguments)
     problem = Problem(tuple(chosen.numbers), chosen.target)
-    if chosen.tries < 1 or chosen.temperature < 0:
-        raise GrlibError(
-            f"--tries {chosen.tries}, --temperature {chosen.temperature}: must be 1 or more, and 0 or more"
-        )
+    coldest = 0.01 if chosen.temperature else 0
+    for name, low, high in (("tries", 1, 1000), ("temperature", coldest, 100), ("seed", 0, 2**32)):
+        if not low <= getattr(chosen, name) <= high:  # not a number, too
+            raise GrlibError(f"--{name} {getattr(chosen, name)}: must be from {low} to {high}")
     folder = chosen.model or best_model()
     _refuse_unknown(problem, folder)
     solution = solve(problem)
@@ -63,22 +66,35 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"solver: {', '.join(solution) or 'nothing to do'}", flush=True)  # before the model is loaded
 
-    from grlib.models.llama import load_both
+    gc.disable()  # while the libraries load, it takes a seventh of the time to the first line of the trace
+    import torch
 
-    model, tokenizer = load_both(folder)
-    for number in range(chosen.tries):
-        text, tokens = _search(model, tokenizer, problem, chosen.temperature, chosen.seed + number)
-        verdict = grade(text, problem)
-        print(f"{folder.parent.name}/{folder.name}: {tokens} tokens; verdict: {verdict.reason}")
-        if verdict.correct:
-            break
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for a single row, threads on busy cores wait for each other: 30 times slower
+    try:
+        from grlib.models.llama import load_both
+
+        model, tokenizer = load_both(folder)
+        gc.enable()
+        for number in range(chosen.tries):
+            text, tokens = _search(model, tokenizer, problem, chosen.temperature, chosen.seed + number)
+            verdict = grade(text, problem)
+            print(f"{folder.parent.name}/{folder.name}: {tokens} tokens; verdict: {verdict.reason}")
+            if verdict.correct:
+                break
+    finally:
+        gc.enable()
+        torch.set_num_threads(threads)
     explored = [audit(trace, problem)["operations"] for trace in (text, depth_first(problem))]
     print(f"nodes explored: model {explored[0]}, depth-first search {explored[1]}")
     return 0
 
 
 def _refuse_unknown(problem: Problem, folder: Path) -> None:
-    """GrlibError for a problem unlike those that the model was trained on, as far as its manifest says."""
+    """GrlibError where there is no model, or for a problem unlike those that it was trained on, as far as its
+    manifest says."""
+    if not (folder / "config.json").is_file():  # before the libraries are loaded
+        raise GrlibError(f"no model in {folder}: config.json is missing; name another folder by --model")
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return
@@ -103,7 +119,6 @@ def _search(
     seed: int,
 ) -> tuple[str, int]:
     """Sample one trace and print it while it is made: (trace, number of its tokens, end token included)."""
-    import torch
     from transformers import TextStreamer
 
     from grlib.models.tokenizer import decode, encode
@@ -113,10 +128,5 @@ def _search(
     budget = model.config.max_position_embeddings - len(prompts[0])
     settings = profiles.Sampling("transformers", temperature, slots=1)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for a single row, threads on busy cores wait for each other: 30 times slower
-    try:
-        [ids], _ = generate(model, tokenizer, prompts, [budget], settings, seed, streamer)
-    finally:
-        torch.set_num_threads(threads)
+    [ids], _ = generate(model, tokenizer, prompts, [budget], settings, seed, streamer)
     return decode(tokenizer, ids).removesuffix(tokenizer.eos_token), len(ids)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from grlib.errors import GrlibError
 from grlib.profiles import Profile
 from grlib.tasks.countdown.data import Imitated, Solved, Splits, imitation_examples, make_splits
 from grlib.tasks.countdown.fast import solve
-from grlib.tasks.countdown.puzzle import problem_key
+from grlib.tasks.countdown.puzzle import Problem, problem_key
 from grlib.tasks.countdown.rows import problems_from_rows, turns_from_rows
 from grlib.tasks.countdown.vocabulary import read_question
 from grlib.tasks.external import load_rows
@@ -21,23 +21,19 @@ SPLITS = {"train": "train", "valid": "validation", "seen": "test_seen", "unseen"
 def splits_of(profile: Profile, seed: int) -> Splits:
     """The problems of a run: drawn by `make_splits`, or the first rows of each split of `problems_source`.
 
-    Problems from a data set are the same for every seed. GrlibError if they are too few, or if one of a test
-    split, or one with a target that is held out, is among those to train on.
+    Problems from a data set are the same for every seed. GrlibError if they are too few, or if a test or
+    validation problem, or one with a target that is held out, is among those to train on.
     """
-    sizes = {
-        "train": profile.self_training.train_problems,
-        "valid": profile.valid_problems,
-        "test": profile.test_problems,
-    }
+    train, valid, test = profile.self_training.train_problems, profile.valid_problems, profile.test_problems
     check_sources(profile)
-    if not profile.problems_source:
-        return make_splits(profile.countdown, **sizes, seed=seed)
-    roles = {
-        role: _problems(profile.problems_source, split, sizes.get(role, profile.test_problems))
-        for role, split in SPLITS.items()
-    }
-    _refuse_leaks(roles, profile.problems_source)
-    return Splits(**roles)
+    place = profile.problems_source
+    if not place:
+        return make_splits(profile.countdown, train, valid, test, seed)
+    kept = _held_back(place, valid, test)
+    solved = _problems(place, SPLITS["train"], train)
+    for problem, _ in solved:
+        _refuse_leak(problem, kept, f"{place}, split {SPLITS['train']}")
+    return Splits(solved, *kept.lists)
 
 
 def check_sources(profile: Profile) -> None:
@@ -57,13 +53,15 @@ def check_sources(profile: Profile) -> None:
 def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
     """Examples start .. start+n-1 of what a base imitates: drawn here, or rows of `imitation_source`.
 
-    For rows of a data set the solution is the one that `solve` finds; the searcher is unknown.
+    For rows of a data set the solution is the one that `solve` finds; the searcher is unknown. What
+    `splits_of` refuses in the training problems is refused here, too.
     """
     check_sources(profile)
     if not profile.imitation_source:
         return imitation_examples(profile.countdown, n, start=start)
     frame = _first(profile.imitation_source, "train", n, start)
     place, found = f"{profile.imitation_source}, split train", []
+    kept = _held_back(profile.problems_source, profile.valid_problems, profile.test_problems)
     for number, (prompt, trace) in enumerate(turns_from_rows(frame), start):
         problem = read_question(prompt)
         solution = solve(problem) if problem else None
@@ -71,6 +69,7 @@ def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
             raise GrlibError(
                 f"{place}, row {number}: {prompt[:80]!r} poses no Countdown problem with a solution"
             )
+        _refuse_leak(problem, kept, f"{place}, row {number}")
         found.append(Imitated(problem, tuple(solution), "", "", 0, trace))
     return found
 
@@ -92,13 +91,29 @@ def _first(place: str, split: str, n: int, start: int = 0) -> Any:
     return rows.select(range(start, start + n)).to_pandas()
 
 
-def _refuse_leaks(roles: dict[str, list[Solved]], place: str) -> None:
-    held_out = {problem.target for problem, _ in roles["unseen"]}
-    tests = {problem_key(problem) for role in ("seen", "unseen") for problem, _ in roles[role]}
-    for role in ("train", "valid"):
-        for problem, _ in roles[role]:
-            if problem.target in held_out or problem_key(problem) in tests:
-                raise GrlibError(
-                    f"{place}, split {SPLITS[role]}: {problem} is a test problem, or its target is held "
-                    "out; no accuracy on such a split means anything"
-                )
+class _HeldBack(NamedTuple):
+    """Problems of a data set that nothing may be trained on: validation, seen and unseen test problems."""
+
+    lists: tuple[list[Solved], list[Solved], list[Solved]]
+    keys: set[tuple[int, ...]]
+    targets: set[int]  # of the unseen ones
+
+
+@lru_cache(maxsize=8)
+def _held_back(place: str, valid: int, test: int) -> _HeldBack:
+    valids, seen, unseen = (
+        _problems(place, SPLITS[role], n) for role, n in (("valid", valid), ("seen", test), ("unseen", test))
+    )
+    tests = {problem_key(problem) for problem, _ in seen + unseen}
+    kept = _HeldBack((valids, seen, unseen), tests, {problem.target for problem, _ in unseen})
+    for problem, _ in valids:
+        _refuse_leak(problem, kept, f"{place}, split {SPLITS['valid']}")
+    return kept._replace(keys=tests | {problem_key(problem) for problem, _ in valids})
+
+
+def _refuse_leak(problem: Problem, kept: _HeldBack, where: str) -> None:
+    if problem.target in kept.targets or problem_key(problem) in kept.keys:
+        raise GrlibError(
+            f"{where}: {problem} is a test or validation problem, or its target is held out; no accuracy on "
+            "such a split means anything"
+        )

@@ -23,10 +23,10 @@ FENCE = "```"
 LANGUAGES = ("python", "py", "python3")
 # a fence opens a block at the start of a line, or, if Python's name follows, at its end
 OPENING = re.compile(r"([ \t]*)(`{3,}|~{3,})([^`]*)|()[^`]*(`{3,})(python|py|python3)\s*")
-# <|im_end|> and the like, and the other special tokens of SmolLM2
+# <|im_end|>, </s> and the like, and the other special tokens of SmolLM2
 CONTROL = re.compile(
     r"<(?=[|\uff5c][^|<>\s]+[|\uff5c]>"
-    r"|(?:repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter)_[a-z]+)>)"
+    r"|(?:/?s|pad|unk|repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter)_[a-z]+)>)"
 )
 MARK = "\u2060"  # WORD JOINER: invisible, and no place for a line break
 LONGEST_CODE = 100_000  # characters; honest programs are shorter, and compiling more may take long

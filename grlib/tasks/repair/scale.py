@@ -35,7 +35,7 @@ class Scale:
     near_problems: int = 64
     far_problems: int = 32
     samples: int = 32
-    # where problems come from: "families" (generated), "humaneval", a folder or a hub name
+    # where problems come from: "families" (generated), "humaneval", a folder or a hub name (name@commit)
     train_source: str = "families"
     near_source: str = "families"
     far_source: str = "families"

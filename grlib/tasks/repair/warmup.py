@@ -140,7 +140,7 @@ def train_base(
         )  # fmt: skip
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
     rows, valid_rows = (
-        make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], length)
+        make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], length, turns=True)
         for part in (made, valid)
     )
     with low_rank(model, scale.base_training.lora_rank, seed):

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.tasks.countdown.data import (
     draw,
+    draw_tests,
     imitation_examples,
     make_splits,
     reserved_keys,
@@ -59,6 +61,25 @@ def test_the_tests_are_the_same_for_every_seed_and_size():
     assert one.valid[:10] == other.valid
     assert not keys(one.train) & keys(other.train[:20])
     assert make_splits(TASK, 20, 30, 40, seed=0) == one
+
+
+def test_no_test_list_holds_a_problem_twice():
+    """Of the laptop's 400 unseen problems, 399 were different: the repeated one alone is drawn anew."""
+    laptop = profiles.get("laptop").countdown
+    drawn, tests = (
+        draw(laptop, "test-unseen", 400, unseen=True),
+        draw_tests(laptop, "test-unseen", 400, unseen=True),
+    )
+    assert [place for place in range(400) if drawn[place] != tests[place]] == [361]
+    for task in (laptop, TINY):
+        splits = make_splits(task, train=1, valid=1, test=300)
+        assert len(keys(splits.seen)) == len(keys(splits.unseen)) == 300
+    assert {problem.target for problem, _ in tests} <= set(target_values(laptop)[1])
+    assert draw_tests(laptop, "test-unseen", 365, unseen=True) == tests[:365]
+    with pytest.raises(
+        GrlibError, match="test-seen: after [0-9]+ problems, 1000 draws gave no other one; take fewer"
+    ):
+        draw_tests(replace(TINY, num_count=1, target_high=12), "test-seen", 9)
 
 
 def test_more_tests_than_are_reserved_is_an_error():

@@ -74,25 +74,48 @@ def test_too_few_rows_are_counted(folder):
         examples_of(sourced(folder), 4, start=4)
 
 
-@pytest.mark.parametrize("leak", ["a test problem in another order", "a held-out target"])
-def test_a_leak_is_refused(folder, leak):
-    solved = DRAWN.seen[0] if leak.startswith("a test") else DRAWN.unseen[-1]
-    problem = Problem(solved[0].nums[::-1], solved[0].target)
-    solution = countdown_sources.solve(problem)
-    path = folder / "rl" / "data" / "train-00000-of-00001.parquet"
-    rows.problem_rows([*DRAWN.train[:5], (problem, solution)]).to_parquet(path)
-    with pytest.raises(GrlibError, match=r"split train: .* is a test problem, or its target is held out"):
+HELD_OUT = DRAWN.unseen[-1][0].target
+LEAKS = {
+    "a test problem in another order": Problem(DRAWN.seen[0][0].nums[::-1], DRAWN.seen[0][0].target),
+    "a validation problem in another order": Problem(DRAWN.valid[0][0].nums[::-1], DRAWN.valid[0][0].target),
+    "a held-out target": Problem((HELD_OUT, 5, 5), HELD_OUT),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_leak_is_refused_in_problems_and_in_traces(folder, leak):
+    held = [*DRAWN.train[:5], (LEAKS[leak], countdown_sources.solve(LEAKS[leak]))]
+    rows.message_rows([question(problem) for problem, _ in held], ["No."] * 6).to_parquet(
+        folder / "sft.parquet"
+    )
+    assert splits_of(sourced(folder), seed=0) == DRAWN and len(examples_of(sourced(folder), 5)) == 5
+    words = "is a test or validation problem, or its target is held out"
+    with pytest.raises(GrlibError, match=rf"sft.parquet, split train, row 5: .* {words}"):
+        examples_of(sourced(folder), 2, start=4)
+    rows.problem_rows(held).to_parquet(folder / "rl" / "data" / "train-00000-of-00001.parquet")
+    countdown_sources._opened.cache_clear()
+    with pytest.raises(GrlibError, match=rf"rl, split train: .* {words}"):
+        splits_of(sourced(folder), seed=0)
+
+
+def test_a_test_problem_is_no_validation_problem(folder):
+    path = folder / "rl" / "data" / "validation-00000-of-00001.parquet"
+    rows.problem_rows([*DRAWN.valid[:2], DRAWN.seen[0]]).to_parquet(path)
+    with pytest.raises(GrlibError, match=r"split validation: .* is a test or validation problem"):
         splits_of(sourced(folder), seed=0)
 
 
 def test_faults_of_rows_name_the_place(folder):
+    rows.message_rows(["Tell me a joke."], ["No."]).to_parquet(folder / "sft.parquet")
+    with pytest.raises(GrlibError, match=r"row 0: 'Tell me a joke.' poses no Countdown problem"):
+        examples_of(sourced(folder), 1)
+
+
+def test_faults_of_problems_name_the_split(folder):
     path = folder / "rl" / "data" / "validation-00000-of-00001.parquet"
     rows.problem_rows(DRAWN.valid).drop(columns="extra_info").to_parquet(path)
     with pytest.raises(GrlibError, match=r"rl, split validation: column 'extra_info' is missing"):
         splits_of(sourced(folder), seed=0)
-    rows.message_rows(["Tell me a joke."], ["No."]).to_parquet(folder / "sft.parquet")
-    with pytest.raises(GrlibError, match=r"row 0: 'Tell me a joke.' poses no Countdown problem"):
-        examples_of(sourced(folder), 1)
 
 
 def test_a_place_that_is_not_there(tmp_path, monkeypatch):

@@ -101,6 +101,16 @@ def test_case_b_the_last_step_ends_in_the_goal_line_without_newline():
     assert grade(path + LAST_STEP, PROBLEM).correct
 
 
+@pytest.mark.parametrize("claim", ["20,20 equal: Goal Reached\n", "5,20 equal: Goal Reached\n"])
+def test_a_false_goal_before_the_cut_stays_and_decides(claim):
+    kept = ROOT + claim + STEP1_NODE + STEP1_VISIT + STEP2_NODE + STEP2_VISIT
+    check(kept + DEAD_END, "b", kept + LAST_STEP, 2, parent="0,1,0")
+    verdict = grade(kept + LAST_STEP, PROBLEM)
+    assert verdict.reason == ("no final operation" if claim.startswith("20") else "wrong goal line")
+    rewritten = rewrite(ROOT + claim + DEAD_END, PROBLEM, SOLUTION)
+    assert claim not in rewritten, "a cut before it takes it away"
+
+
 def test_case_c_a_generated_node_is_visited():
     trace = ROOT + SUM_NODE + STEP1_NODE
     rest = SUM_VISIT + DEAD_END  # breadth-first: the search went on elsewhere

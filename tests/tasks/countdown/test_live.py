@@ -1,11 +1,15 @@
 """Type a problem, watch it search."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from grlib.__main__ import main
 from grlib.tasks.countdown import live as watching
+
+SOLVABLE = ["3", "5", "7", "11", "--target", "26"]
 
 
 def test_a_model_searches_and_its_tries_end_with_a_solution(capsys):
@@ -48,13 +52,35 @@ def test_without_the_best_the_next_one_is_taken(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a", "b"], ["3,5,7,11", "--target", "26"], ["3", "5"], ["3.5", "--target", "9"],
+        [*SOLVABLE, "--bogus", "1"], [*SOLVABLE, "--temperature", "nan"], [*SOLVABLE, "--model", "nowhere"],
+    ],
+)  # fmt: skip
+def test_wrong_requests_are_refused_before_the_libraries_are_loaded(arguments):
+    code = f"import sys\nfrom grlib.__main__ import main\ntry: code = main(['search', *{arguments}])\n"
+    code += "except SystemExit as end: code = end.code\nprint(code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n" and done.stderr.strip()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["0", "2", "3", "4", "--target", "9"], "nums holds 0: every number must be a positive integer"),
-        (["1", "2", "3", "4", "--target", "9", "--tries", "0"], "--tries 0, --temperature 1.0: must be 1"),
+        ([*SOLVABLE, "--tries", "0"], "--tries 0: must be from 1 to 1000"),
+        ([*SOLVABLE, "--seed", "-5"], "--seed -5: must be from 0 to"),
+        ([*SOLVABLE, "--seed", str(2**70)], f"--seed {2**70}: must be from 0 to"),
+        ([*SOLVABLE, "--temperature", "nan"], "--temperature nan: must be from 0.01 to 100"),
+        ([*SOLVABLE, "--temperature", "inf"], "--temperature inf: must be from 0.01 to 100"),
+        ([*SOLVABLE, "--temperature", "1e-300"], "--temperature 1e-300: must be from 0.01 to 100"),
+        ([*SOLVABLE, "--temperature", "-1"], "--temperature -1.0: must be from 0.01 to 100"),
         (["1", "2", "3", "4", "--target", "9", "--model", "nowhere"], "no model in nowhere"),
         (["1", "2", "3", "--target", "6"], "knows 4 numbers of 1..99 and targets of 10..100"),
         (["1", "2", "3", "4", "--target", "9"], "knows 4 numbers of 1..99 and targets of 10..100"),
+        (["3", "5", "7", "11", "13", "--target", "26"], "knows 4 numbers of 1..99"),
+        (["3", "5", "7", "11", "--target", "0"], "knows 4 numbers of 1..99"),
         (["200", "2", "3", "4", "--target", "14"], "knows 4 numbers of 1..99 and targets of 10..100"),
     ],
 )

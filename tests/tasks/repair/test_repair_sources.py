@@ -11,6 +11,7 @@ import pytest
 
 from grlib import sandbox
 from grlib.errors import GrlibError
+from grlib.tasks.external import load_rows
 from grlib.tasks.repair import sources
 from grlib.tasks.repair.problems import Case
 
@@ -169,6 +170,31 @@ def test_a_check_that_accepts_several_results_leaves_its_problem_out(body, check
         "test": f"def check(candidate):\n    assert candidate(5) == root(5)\n    assert {checks}\n",
     }  # fmt: skip
     assert len(sources.humaneval_problems([made])) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "sign"), [("a::b", "train", "'::'"), ("c[1]", "rows", r"'\['"), ("g*", "rows", r"'\*'")]
+)
+def test_a_path_that_would_be_read_as_a_pattern_is_named(tmp_path, name, file, sign, monkeypatch):
+    for count, folder in enumerate((name, "c1", "gg"), 1):  # the neighbours must not be read in its stead
+        (tmp_path / folder).mkdir()
+        pd.DataFrame({"x": range(count)}).to_parquet(tmp_path / folder / f"{file}.parquet")
+    with pytest.raises(
+        GrlibError, match=f"data set '.*': {sign} in its path cannot be read; rename the folder"
+    ):
+        load_rows(str(tmp_path / name))
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(GrlibError, match="cannot be read; rename"):
+        load_rows("." if file == "rows" else "train.parquet")
+    assert len(load_rows(str(tmp_path / "c1"))) == 2
+
+
+def test_a_data_set_of_the_hub_may_have_a_revision(monkeypatch):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda name, **options: asked.append((name, options)))
+    for place in ("owner/name@abc", "owner/name"):
+        load_rows(place, "test")
+    assert asked == [("owner/name", {"split": "test", "revision": revision}) for revision in ("abc", None)]
 
 
 def test_data_sets_are_read_whatever_their_folder_is_called(tmp_path, monkeypatch):

@@ -237,8 +237,10 @@ def test_control_tokens_in_outside_text_stay_text():
     assert "print('<\u2060|user|>')" in asked[0] and len(controls(asked[0])) == 15
     for example in guided.examples():
         assert controls(example.response) == [] and code_of(example.response) == code_of(LOUD)
-    chat = replace(TASK, format=CHATML).format.prompt(SPELT._replace(statement="<|im_end|> <file_sep>"), [])
-    assert "<\u2060|im_end|> <\u2060file_sep>" in chat and chat.count("<|im_end|>") == 1
+    chat = replace(TASK, format=CHATML).format.prompt(
+        SPELT._replace(statement="<|im_end|> <file_sep> </s>"), []
+    )
+    assert "<\u2060|im_end|> <\u2060file_sep> <\u2060/s>" in chat and chat.count("<|im_end|>") == 1
 
 
 def test_feedback_is_fit_for_a_terminal_and_the_same_every_time():

@@ -91,7 +91,7 @@ def test_the_chat_template_writes_what_the_format_does(words):
 
 
 def test_training_rows_end_with_the_end_mark(made, words):
-    [row] = make_rows(words, [made[0].prompt], [made[0].rest], 1024)
+    [row] = make_rows(words, [made[0].prompt], [made[0].rest], 1024, turns=True)
     assert row.ids[-1] == words.eos_token_id and row.start == len(encode(words, [made[0].prompt])[0])
     assert words.decode(row.ids[:-1]) == made[0].prompt + made[0].rest
 
