@@ -18,13 +18,17 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
 from grlib.runs import chunks, deadline, housekeeping  # what a bare Python has; the rest when it is needed
 from grlib.runs import files as artefacts
 from grlib.runs.provenance import cores
+
+if TYPE_CHECKING:
+    from grlib.tasks.countdown.puzzle import Problem
 
 COMMANDS = {
     "reproduce": "run every notebook that is not up to date, in order; an interrupted one continues",
@@ -146,6 +150,14 @@ def _refresh_report(elsewhere: str) -> None:
         print("wrote", runs.shown(path))
 
 
+def _played(problem: Problem, trace: str, solution: Sequence[str]) -> str:
+    """A page that plays a search."""
+    from grlib.results import player
+
+    title = f"{', '.join(map(str, problem.nums))} → {problem.target}"
+    return player.page([player.view("search", trace, solution)], title, f"solution: {', '.join(solution)}")
+
+
 def run_command(options: argparse.Namespace, rest: list[str]) -> int:
     """Carry out one parsed command; `rest` are the arguments of a command that parses them itself.
 
@@ -201,7 +213,7 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
         case "search":
             from grlib.tasks.countdown import live
 
-            return live.main(rest)
+            return live.main(rest, _played)
         case "check":
             return housekeeping.check()
         case "clean":

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grlib import profiles
 from grlib.errors import GrlibError
+from grlib.runs.files import write_bytes
 from grlib.runs.notebooks import REPOSITORY
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
@@ -47,11 +49,17 @@ def parser() -> argparse.ArgumentParser:
         "--temperature", type=float, default=1.0, help="0: always the most likely token; else 0.01 to 100"
     )
     found.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    found.add_argument("--html", type=Path, metavar="FILE", help="write a page that plays the search")
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Solve the problem, then let the model search it: every trace line by line, its verdict, its nodes."""
+def main(
+    arguments: list[str] | None = None, page: Callable[[Problem, str, Sequence[str]], str] | None = None
+) -> int:
+    """Solve the problem, then let the model search it: every trace line by line, its verdict, its nodes.
+
+    `page` makes the content of `--html` from the problem, the last trace and the solution.
+    """
     chosen = parser().parse_args(arguments)
     problem = Problem(tuple(chosen.numbers), chosen.target)
     coldest = 0.01 if chosen.temperature else 0
@@ -87,6 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(threads)
     explored = [audit(trace, problem)["operations"] for trace in (text, depth_first(problem))]
     print(f"nodes explored: model {explored[0]}, depth-first search {explored[1]}")
+    if chosen.html and page:
+        write_bytes(chosen.html, page(problem, text, solution).encode())
+        print(f"{chosen.html}: open it in a browser")
     return 0
 
 
