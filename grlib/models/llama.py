@@ -87,6 +87,8 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+        # of plain `generate`: our engines take their settings, not these
+        model.generation_config.update(do_sample=True, max_length=positions)
         if numbers := number_tokens(tokenizer):
             features, table = NumberFeatures(numbers, hidden), model.get_input_embeddings()
             parametrize.register_parametrization(table, "weight", features, unsafe=True)

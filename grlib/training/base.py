@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CARD = """---
 license: {license}
 library_name: transformers
+pipeline_tag: text-generation
+language: en
+tags: [{tags}, search, self-training, guided-rest]
 ---
 # {title}
 
@@ -28,6 +31,25 @@ A Llama of {parameters:,} parameters ({origin}) that imitates {imitates}.
   learning curve in `curve.csv`.
 {validation}- **Meant for** reproducing and teaching self-training at small scale. It is imperfect on purpose.
 - **Held out**: {held_out}.
+- **Limits**: {limits}. Any other prompt gives text without meaning.
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+asked = tokenizer({prompt!r}, return_tensors="pt", add_special_tokens=False)
+made = model.generate(**asked, do_sample=True, max_new_tokens={budget})
+answer = tokenizer.decode(made[0][asked["input_ids"].shape[1] :], skip_special_tokens=True)
+print(answer)
+
+{grading}
+```
+
+The paper: Moon, Park and Oh Song, *Learning to Better Search with Language Models via Guided Reinforced
+Self-Training*, NeurIPS 2025, arXiv:2410.02992.
 """
 VALIDATION = """- **Validation loss** at the end, on examples it was not trained on: {loss} nats per token.
 """
@@ -54,11 +76,12 @@ def copy_or_make(source: str, out: Path, shipped: Path | None, make: Callable[[]
 
 
 def notes(
-    model: PreTrainedModel, curve: pd.DataFrame, facts: Mapping[str, Any], card: Mapping[str, str]
+    model: PreTrainedModel, curve: pd.DataFrame, facts: Mapping[str, Any], card: Mapping[str, Any]
 ) -> dict[str, str]:
     """Manifest and model card of a base (file name -> content), from the run that trained it.
 
-    `facts`: further entries of the manifest; `card`: the texts of `CARD` that depend on the task.
+    `facts`: further entries of the manifest; `card`: the texts of `CARD` that depend on the task, with a
+    `prompt` that works as pasted, the `budget` of its answer in tokens, and the lines that grade it.
     """
     import torch
     import transformers

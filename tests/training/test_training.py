@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import NUMBERS, tiny_model, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -444,6 +446,24 @@ def test_bc_imitates_the_solution_and_sos_the_search(quick):
         assert example.solution[-1] in imitation.response("bc", example)
     with pytest.raises(GrlibError, match="'rest'"):
         imitation.response("rest", examples[0])
+
+
+def test_the_example_of_a_card_works_as_pasted(tmp_path):
+    model, words, curve = imitation.train_base("sos", PROFILE, stop_after=1)
+    notes = imitation.describe_base("sos", PROFILE, model, curve)
+    save_model(model, words, tmp_path / "model", curve, notes=notes)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["tags"] == [
+        "countdown",
+        "search",
+        "self-training",
+        "guided-rest",
+    ]
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    environment = os.environ | {"PYTHONPATH": str(notebooks.REPOSITORY)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path / "model", capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "Verdict(correct=False, reason=" in done.stdout, done.stderr
 
 
 def test_a_missing_shipped_base_is_named(tmp_path):

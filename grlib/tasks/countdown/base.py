@@ -20,6 +20,7 @@ from grlib.runs.files import problem_with, write_bytes
 from grlib.runs.provenance import cores
 from grlib.selftrain import fine_tune_rows
 from grlib.tasks.countdown.data import Imitated, imitation_examples
+from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import straight_path
 from grlib.tasks.countdown.sources import check_sources, examples_of
 from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 10_000  # examples made at a time: their texts take more memory than the training
 CHECKED = 100  # examples that a pretrained tokenizer must give back unchanged
+EXAMPLE = Problem((3, 5, 7, 11), 26)  # of the model card
 VALID_START, VALID_EXAMPLES = 10_000_000, 200  # the part of the imitation list kept for validation
 
 
@@ -179,6 +181,7 @@ def describe_base(
 ) -> dict[str, str]:
     """The manifest and the model card that travel with a base model."""
     task, stages = profile.countdown, profile.base.stages
+    chat = load_tokenizer(model.name_or_path) if profile.model.pretrained else None
     facts = {
         "method": method,
         "profile": profile.name,
@@ -196,6 +199,13 @@ def describe_base(
         f"reach a target of {task.target_low}..{task.target_high}",
         "made_by": f'notebook 03 (`base = "scratch"`, profile {profile.name}): {examples}',
         "held_out": "the test problems of the repository, and every problem with an unseen target",
+        "tags": "countdown",
+        "limits": f"{task.num_count} numbers of 1..{task.max_number}, targets of {task.target_low}.."
+        f"{task.target_high}, at most {profile.budget:,} tokens",
+        "prompt": prompt_text(EXAMPLE, chat),
+        "budget": profile.budget,
+        "grading": "from grlib.tasks.countdown import Problem, grade\n\n"
+        f"print(grade(answer, Problem({EXAMPLE.nums}, {EXAMPLE.target})))",
     }
     return notes(model, curve, facts, card)
 

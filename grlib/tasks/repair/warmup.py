@@ -196,6 +196,11 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         f"problems, each in {scale.base_episodes} episodes, the loss on answers and feedback alike",
         "held_out": "the programs of the near and far test problems, and of those of self-training, under "
         "any statement",
+        "tags": "code, self-repair",
+        "limits": f"short programs, answers of at most {scale.budget} tokens",
+        "prompt": repair_task(profile).format.prompt(draw("valid", 1, PROBLEMS_SEED)[0], []),
+        "budget": scale.budget,
+        "grading": "from grlib.tasks.repair.episodes import code_of\n\nprint(code_of(answer))",
     }
     return notes(model, curve, facts, card)
 

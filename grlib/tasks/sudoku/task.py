@@ -132,6 +132,7 @@ def obtain_base(
         model, tokenizer, curve = train_base(profile, folder=work, progress=progress)
         facts = {"method": "sos", "profile": profile.name, "task": asdict(scale)}
         made = f"profile {profile.name}: {scale.base_examples:,} traces"
+        [example] = problems(scale, "test", 1)
         card = {
             "license": "apache-2.0",
             "title": "Sudoku base model",
@@ -139,6 +140,12 @@ def obtain_base(
             "imitates": "depth-first searches on Sudoku of six by six cells",
             "made_by": f'notebook 10 (`base = "scratch"`), {made}',
             "held_out": "the test and validation problems, and every grid of the unseen kinds",
+            "tags": "sudoku",
+            "limits": f"six by six cells, {scale.blanks} of them empty, at most {scale.budget} tokens",
+            "prompt": prompt_text(example),
+            "budget": scale.budget,
+            "grading": "from grlib.tasks.sudoku import traces\n\n"
+            f'print(traces.grade(answer, "{example.clues}"))',
         }
         save_model(model, tokenizer, out, curve, notes=notes(model, curve, facts, card))
 
