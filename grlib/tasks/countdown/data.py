@@ -106,6 +106,18 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
     Test and validation problems do not depend on the seed of a run (runs are compared on the same problems)
     nor on how many are taken of them; the training problems are new for every seed.
     """
+    refuse_unreserved(settings, valid, test)
+    tests, valids = reserved_keys(settings)
+    return Splits(
+        train=draw(settings, f"train/{seed}", train, exclude=tests | valids),
+        valid=draw(settings, "valid", valid, exclude=tests),
+        seen=draw(settings, "test-seen", test),
+        unseen=draw(settings, "test-unseen", test, unseen=True),
+    )
+
+
+def refuse_unreserved(settings: CountdownSettings, valid: int, test: int) -> None:
+    """GrlibError for more test or validation problems than are kept out of the training sets."""
     for name, wanted, most in (
         ("test", test, settings.reserved_test),
         ("valid", valid, settings.reserved_valid),
@@ -115,13 +127,6 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
                 f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or "
                 f"raise reserved_{name} of the task and train the base anew"
             )
-    tests, valids = reserved_keys(settings)
-    return Splits(
-        train=draw(settings, f"train/{seed}", train, exclude=tests | valids),
-        valid=draw(settings, "valid", valid, exclude=tests),
-        seen=draw(settings, "test-seen", test),
-        unseen=draw(settings, "test-unseen", test, unseen=True),
-    )
 
 
 def draw(
