@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ENDS = {".csv": (b"\n",), ".svg": (b"</svg>", b"</svg>\n"), ".png": (b"IEND\xaeB`\x82",)}
 
 
+AGAIN = "delete it and run the step that makes it again"
+
+
 class MissingArtefact(GrlibError):
     """A file that an earlier step should have made is missing or cut short."""
 
@@ -134,6 +137,14 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
 
 
+def absolute(path: str | Path) -> Path:
+    """The path that a user named, absolute, "~" resolved; GrlibError for a user who does not exist."""
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:
+        raise GrlibError(f"{path}: no such user; name the folder by its whole path") from error
+
+
 # Tables and JSON
 
 
@@ -175,7 +186,7 @@ def read_table(path: Path) -> pandas.DataFrame:
         checked = pyarrow.parquet.read_table(path, page_checksum_verification=True, partitioning=None)
         return checked.to_pandas()
     except (OSError, ValueError) as error:
-        raise MissingArtefact(f"{path}: damaged; delete it and run the step that makes it again") from error
+        raise MissingArtefact(f"{path}: damaged; {AGAIN}") from error
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -184,15 +195,21 @@ def write_json(path: Path, value: Any) -> Path:
     return write_bytes(path, f"{text}\n".encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or damaged file raises MissingArtefact."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON file; a missing or damaged file, or one without an object of these keys, raises
+    MissingArtefact."""
     _refuse_if_damaged(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if keys and not (isinstance(found, dict) and found.keys() >= set(keys)):
+        raise MissingArtefact(f"{path}: damaged, no {', '.join(keys)} in it; {AGAIN}")
+    return found
 
 
-def known_json(path: Path) -> Any | None:
-    """The content of a JSON file, None if it is missing or damaged."""
-    return read_json(path) if is_whole(path) else None
+def known_json(path: Path, *keys: str) -> Any | None:
+    """The content of a JSON file as `read_json` gives it, None if it is missing or damaged."""
+    with contextlib.suppress(MissingArtefact):
+        return read_json(path, *keys)
+    return None
 
 
 def plain(value: Any) -> Any:
@@ -251,7 +268,7 @@ def _open(path: Path) -> None:
 
 def _refuse_if_damaged(path: Path) -> None:
     if fault := problem_with(path):
-        raise MissingArtefact(f"{path}: {fault}; delete it and run the step that makes it again")
+        raise MissingArtefact(f"{path}: {fault}; {AGAIN}")
 
 
 def _files(folder: Path) -> list[Path]:

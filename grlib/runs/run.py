@@ -13,11 +13,12 @@ import dataclasses
 import io
 import random
 import re
+import shlex
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,7 @@ def start(
     """
     if not isinstance(run_dir, str | Path):
         raise GrlibError(f"run_dir={run_dir!r}: must be a path as text, or '' for runs/<profile>/seed<seed>")
-    if base not in BASES:
-        raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
-    settings = resolve(profile, seed, sizes)
+    settings = resolve(profile, seed, sizes, base)
     folder = run_folder(profile, seed, run_dir)
     claim(folder, profile, seed)
     random.seed(seed)  # a draw that matters takes its own generator
@@ -70,25 +69,36 @@ def start(
 
 def run_folder(profile: str, seed: int, run_dir: str | Path = "") -> Path:
     """The run folder, absolute: the named one, or <repository>/runs/<profile>/seed<seed>."""
-    folder = Path(run_dir).expanduser().resolve() if str(run_dir) else None
+    folder = artefacts.absolute(run_dir) if str(run_dir) else None
     return folder or notebooks.REPOSITORY / "runs" / profile / f"seed{seed}"
 
 
-def resolve(profile: str, seed: int, sizes: Mapping[str, Any]) -> profiles.Profile:
-    """The profile with these sizes (see `profiles.with_sizes`); GrlibError for a bad name, value or seed."""
+def resolve(profile: str, seed: int, sizes: Mapping[str, Any], base: str = "shipped") -> profiles.Profile:
+    """The profile with these sizes (see `profiles.with_sizes`); GrlibError for a bad name, value, seed or
+    base."""
+    refuse_bad_seed(seed)
+    if base not in BASES:
+        raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
+    return profiles.with_sizes(profiles.get(profile), sizes)
+
+
+def refuse_bad_seed(seed: Any) -> None:
+    """GrlibError unless it is a whole number that every random generator takes."""
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
-    return profiles.with_sizes(profiles.get(profile), sizes)
 
 
 def claim(folder: Path, profile: str, seed: int) -> None:
     """Make the run folder of this profile and seed; GrlibError if it holds a run of another one."""
     owner = {"profile": profile, "seed": seed}
-    found = artefacts.known_json(folder / "run.json")
+    path = folder / "run.json"
+    if not path.exists():
+        artefacts.write_json(path, owner)
+    found = artefacts.known_json(path, *owner)
     if found is None:
-        artefacts.write_json(folder / "run.json", owner)
-    elif found != owner:
-        held = f"profile {found.get('profile')}, seed {found.get('seed')}, not {profile}, {seed}"
+        raise GrlibError(f"{path}: damaged; delete it if this is the run of profile {profile}, seed {seed}")
+    if found != owner:
+        held = f"profile {found['profile']}, seed {found['seed']}, not {profile}, {seed}"
         raise GrlibError(f"{folder}: holds a run of {held}; name another run_dir")
 
 
@@ -130,7 +140,7 @@ class Run:
 
         MissingArtefact if it is not whole; the message names the notebook that makes it.
         """
-        refuse_missing([name], self.profile.name, self.folder)
+        refuse_missing([name], self.profile.name, self.seed, self.folder, reader=self.notebook)
         path = freshness.located(name, self.folder)
         self._inputs.setdefault(name, artefacts.digest(path))
         return path
@@ -188,7 +198,7 @@ class Run:
 
     def steps(self, name: str) -> Path:
         """The folder for chunks and checkpoints of long work: steps/<notebook>/<name>."""
-        folder = self.folder / "steps" / self.notebook / name
+        folder = freshness.located(f"steps/{self.notebook}/{name}", self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -211,25 +221,47 @@ class Run:
             "wall_seconds": round(time.monotonic() - self._began, 1),
             "peak_memory_mb": self._memory.megabytes(),
         }
-        artefacts.write_json(self.folder / "manifests" / f"{self.notebook}.json", manifest)
+        artefacts.write_json(freshness.manifest_path(self.notebook, self.folder), manifest)
         return artefacts.plain(manifest)
 
 
-def refuse_missing(names: Iterable[str], profile: str, folder: Path) -> None:
-    """MissingArtefact for the first artefact that is not whole, with the command that makes it."""
+def refuse_missing(names: Sequence[str], profile: str, seed: int, folder: Path, reader: str = "") -> None:
+    """MissingArtefact for the first artefact that is not whole, or not what its maker's manifest notes, with
+    the command that makes all that is lacking. The manifest of the notebook `reader` does not count."""
     for name in names:
-        fault, place = artefacts.problem_with(freshness.located(name, folder)), shown(folder)
+        fault, place = _fault(name, folder, reader), shown(folder)
         if fault is None:
             continue
         if name.startswith(notebooks.IN_REPOSITORY):
             name, place = name.removeprefix(notebooks.IN_REPOSITORY), "the repository"
             remedy = f"restore it with `git checkout {name}`"
         elif made_by := notebooks.maker(name, profile):
-            command = f"python -m grlib reproduce --profile {profile} --only {made_by.partition('_')[0]}"
-            remedy = f"notebook {made_by} makes it: {command}"
+            words = ["python", "-m", "grlib", "reproduce", "--profile", profile, "--seed", str(seed)]
+            words += ["--run-dir", str(folder)] if folder != run_folder(profile, seed) else []
+            needed = sorted(book.partition("_")[0] for book in _makers(names, profile, folder))
+            remedy = f"notebook {made_by} makes it: {shlex.join([*words, '--only', *needed])}"
         else:
             remedy = "no notebook declares to write it; check the name"
         raise artefacts.MissingArtefact(f"{name}: {fault} in {place}; {remedy}")
+
+
+def _fault(name: str, folder: Path, reader: str = "") -> str | None:
+    """What is wrong with an artefact, None if it is whole and has the digest that manifests note, if any."""
+    path = freshness.located(name, folder)
+    if fault := artefacts.problem_with(path):
+        return fault
+    manifests = [path for path in folder.glob("manifests/*.json") if path.stem != reader]
+    known = [artefacts.known_json(manifest, "outputs") or {"outputs": {}} for manifest in manifests]
+    noted = {one["outputs"][name] for one in known if name in one["outputs"]}
+    return "damaged or changed" if noted and artefacts.digest(path) not in noted else None
+
+
+def _makers(names: Sequence[str], profile: str, folder: Path) -> set[str]:
+    """The notebooks that make those of the artefacts that are at fault, and what these notebooks lack."""
+    faulty = [name for name in names if _fault(name, folder)]
+    found = set(filter(None, (notebooks.maker(name, profile) for name in faulty)))
+    reads = [name for book in notebooks.every() if book.name in found for name in book.reads(profile)]
+    return found | _makers(reads, profile, folder) if found else found
 
 
 def shown(path: Path) -> str:

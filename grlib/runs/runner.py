@@ -6,12 +6,14 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grlib import profiles
 from grlib.errors import GrlibError
+from grlib.profiles.settings import MOST
 from grlib.runs import chunks, deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
@@ -50,8 +52,8 @@ class Request:
         """The notebooks to run, in order; GrlibError for any wrong name or value of the request."""
         runs.resolve(self.profile, self.seed, {})
         for name, limit in (("--timeout", self.timeout), ("--seconds", self.seconds)):
-            if limit is not None and limit <= 0:
-                raise GrlibError(f"{name} {limit:g}: must be more than 0; leave it out for no limit")
+            if limit is not None and not 0 < limit <= MOST:
+                raise GrlibError(f"{name} {limit:g}: must be more than 0, finite; leave it out for no limit")
         if self.timeout and self.plain:
             raise GrlibError("--timeout with --plain: there is no kernel to stop; use --seconds instead")
         if self.shard:
@@ -61,7 +63,19 @@ class Request:
         for name in self.parameters:
             if name not in known:
                 raise GrlibError(f"parameter {name!r}: {notebooks.suggest(name, known)}")
+        self.resolved(chosen)
         return chosen
+
+    def resolved(self, chosen: Iterable[Notebook]) -> profiles.Profile:
+        """The profile with the sizes that are given for these notebooks; GrlibError for any wrong value, also
+        for a path that does not exist."""
+        given = {name: value for book in chosen for name, value in self.injected(book).items()}
+        for name, value in given.items():
+            is_path = name != "run_dir" and str(value).startswith(("/", "~", "./", "../"))
+            if is_path and (value.startswith(".") or not artefacts.absolute(value).exists()):
+                raise GrlibError(f"parameter {name}={value!r}: must be the whole path of what exists")
+        sizes = {name: value for name, value in given.items() if name in profiles.SIZES}
+        return runs.resolve(self.profile, self.seed, sizes, given.get("base", "shipped"))
 
     def resume_command(self) -> str:
         """The command that continues after a failure, without --force: what is finished is not run again."""
@@ -103,6 +117,10 @@ def reproduce(request: Request) -> None:
             for notebook in chosen:
                 freshness.state_path(notebook, folder).unlink(missing_ok=True)
                 shutil.rmtree(folder / "steps" / notebook.name, ignore_errors=True)
+        made: set[str] = set()
+        for notebook in chosen:
+            _refuse_missing(notebook, made, request)
+            made.update(notebook.writes(request.profile))
         expected = [_known_seconds(notebook, request) for notebook in chosen]
         for number, notebook in enumerate(chosen, start=1):
             title = f"[{number}/{len(chosen)}] {notebook.name}"
@@ -134,13 +152,18 @@ def _known_seconds(notebook: Notebook, request: Request) -> float:
     return costs.whole(request.profile, notebook.name)
 
 
-def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
-    """Check what a notebook reads, run it, check what it wrote; returns its cost."""
-    folder, parameters = request.folder, request.injected(notebook)
+def _refuse_missing(notebook: Notebook, made: set[str], request: Request) -> None:
+    """Failure if a notebook lacks something that is not among what is `made` before it."""
+    lacking = [name for name in notebook.reads(request.profile) if name not in made]
     try:
-        runs.refuse_missing(notebook.reads(request.profile), request.profile, folder)
+        runs.refuse_missing(lacking, request.profile, request.seed, request.folder)
     except artefacts.MissingArtefact as error:
         raise Failure(f"{notebook.name} cannot start: {error}", "missing artefact") from error
+
+
+def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
+    """Run a notebook and check what it wrote; returns its cost."""
+    folder, parameters = request.folder, request.injected(notebook)
     before = freshness.snapshot(notebook, parameters, folder)
     freshness.state_path(notebook, folder).unlink(missing_ok=True)
     if request.plain:

@@ -6,13 +6,14 @@ Exit codes: 0 the model searched, 1 the problem has no solution, 2 it is not of 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grlib import profiles
 from grlib.errors import GrlibError
+from grlib.runs.files import read_json
 from grlib.runs.notebooks import REPOSITORY
+from grlib.runs.run import refuse_bad_seed
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import depth_first
@@ -51,10 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Solve the problem, then let the model search it: every trace line by line, its verdict, its nodes."""
     chosen = parser().parse_args(arguments)
     problem = Problem(tuple(chosen.numbers), chosen.target)
-    if chosen.tries < 1 or chosen.temperature < 0:
-        raise GrlibError(
-            f"--tries {chosen.tries}, --temperature {chosen.temperature}: must be 1 or more, and 0 or more"
-        )
+    settings = profiles.Sampling("transformers", chosen.temperature, slots=1)
+    refuse_bad_seed(chosen.seed)
+    if chosen.tries < 1:
+        raise GrlibError(f"--tries {chosen.tries}: must be 1 or more")
     folder = chosen.model or best_model()
     _refuse_unknown(problem, folder)
     solution = solve(problem)
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     model, tokenizer = load_both(folder)
     for number in range(chosen.tries):
-        text, tokens = _search(model, tokenizer, problem, chosen.temperature, chosen.seed + number)
+        text, tokens = _search(model, tokenizer, problem, settings, (chosen.seed + number) % 2**32)
         verdict = grade(text, problem)
         print(f"{folder.parent.name}/{folder.name}: {tokens} tokens; verdict: {verdict.reason}")
         if verdict.correct:
@@ -82,7 +83,7 @@ def _refuse_unknown(problem: Problem, folder: Path) -> None:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return
-    task = profiles.get(json.loads(manifest.read_text())["profile"]).task
+    task = profiles.get(read_json(manifest, "profile")["profile"]).task
     if (
         len(problem.nums) != task.num_count
         or max(problem.nums) > task.max_number
@@ -99,7 +100,7 @@ def _search(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     problem: Problem,
-    temperature: float,
+    settings: profiles.Sampling,
     seed: int,
 ) -> tuple[str, int]:
     """Sample one trace and print it while it is made: (trace, number of its tokens, end token included)."""
@@ -111,7 +112,6 @@ def _search(
 
     prompts = encode(tokenizer, [prompt_text(problem)])
     budget = model.config.max_position_embeddings - len(prompts[0])
-    settings = profiles.Sampling("transformers", temperature, slots=1)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for a single row, threads on busy cores wait for each other: 30 times slower
