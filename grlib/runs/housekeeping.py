@@ -16,6 +16,9 @@ from grlib.runs import files as artefacts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHES = (".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "build", "dist", "*.egg-info")
+# what make puts into a virtual environment; the file is its mark
+ENVIRONMENT = {"bin", "etc", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", ".ready"}
+MADE = ".ready"
 MEMORY_GB, DISK_GB = 4, 2
 
 
@@ -51,14 +54,22 @@ def installed(package: str) -> str:
 
 
 def clean(venv: str, keep_runs: bool = False) -> None:
-    """Remove run folders, caches and the virtual environment; a folder with files that git tracks stays."""
+    """Remove run folders, caches and the virtual environment that make made; a symbolic link, and a folder
+    with files that git tracks, stays."""
     places = [path for pattern in CACHES for path in REPOSITORY.glob(pattern)]
     places += [path for path in REPOSITORY.rglob("__pycache__") if ".venv" not in path.parts]
     places += [] if keep_runs else [REPOSITORY / "runs"]
-    environment = (REPOSITORY / venv).resolve()
-    places += [environment] if (environment / "pyvenv.cfg").is_file() else []
+    environment = REPOSITORY / os.path.expanduser(venv)
+    if environment.is_dir():
+        foreign = {path.name for path in environment.iterdir()} - ENVIRONMENT
+        if foreign or not (environment / MADE).exists():
+            print(f"kept {environment}: not made by make ({min(foreign, default=f'no {MADE}')} in it)")
+        else:
+            places.append(environment)
     for path in places:
-        if path.is_dir() and not _tracked(path):
+        if path.is_symlink():
+            print(f"kept {path}: a symbolic link; remove it and its target yourself")
+        elif path.is_dir() and not _tracked(path):
             for lock in path.glob("*/*/lock"):
                 with artefacts.locked(lock.parent):
                     pass  # GrlibError if a process runs notebooks there

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASES = ("shipped", "scratch")
+DIGITS = 6  # of a number in a CSV file
 
 
 def start(
@@ -152,8 +153,8 @@ class Run:
     # tables and figures
 
     def save_table(self, frame: pandas.DataFrame, name: str) -> Path:
-        """Write a table (.parquet or .csv) into the run folder."""
-        return artefacts.write_table(self.path(name), frame)
+        """Write a table (.parquet or .csv) into the run folder; CSV, which people read, with `DIGITS`."""
+        return artefacts.write_table(self.path(name), _short(frame) if name.endswith(".csv") else frame)
 
     def load_table(self, name: str) -> pandas.DataFrame:
         """Read a table that this or an earlier notebook wrote."""
@@ -173,7 +174,7 @@ class Run:
             figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         artefacts.write_bytes(self.path(f"figures/{name}.svg"), svg.getvalue())
-        artefacts.write_table(self.path(f"figures/{name}.csv"), data)
+        self.save_table(data, f"figures/{name}.csv")
         return artefacts.write_bytes(self.path(f"figures/{name}.png"), artefacts.small_png(png.getvalue()))
 
     # long work
@@ -262,6 +263,18 @@ def _makers(names: Sequence[str], profile: str, folder: Path) -> set[str]:
     found = set(filter(None, (notebooks.maker(name, profile) for name in faulty)))
     reads = [name for book in notebooks.every() if book.name in found for name in book.reads(profile)]
     return found | _makers(reads, profile, folder) if found else found
+
+
+def _short(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The table with `DIGITS` significant digits of its numbers below a million; without what may come from
+    the order of a sum: other threads must not give another file."""
+
+    def short(value: Any) -> Any:
+        if not isinstance(value, float) or not abs(value) < 1e6:
+            return value
+        return float(f"{round(value, 10):.{DIGITS}g}") + 0.0  # no -0.0
+
+    return frame.map(short)
 
 
 def shown(path: Path) -> str:

@@ -610,6 +610,22 @@ def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
     assert "smoke" in shown.loc["profile", "value"] and "torch" in shown.index
 
 
+def test_numbers_of_csv_files_have_the_digits_that_mean_something(tmp_path):
+    run = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / "run"))
+    first = pandas.DataFrame(
+        {"x": [12.5234375, 48.59375, 1 / 3, 0.0, 1234567.5, 1e-7, None], "n": 3, "s": "a"}
+    )
+    texts = set()
+    for error in (0, 1e-14, -1e-14):
+        other = first.assign(x=first["x"] + error)
+        texts.add(run.save_table(other, "tables/t.csv").read_text())
+        exact = run.save_table(other, "results/t.parquet")
+        assert artefacts.read_table(exact)["x"].equals(other["x"])
+    assert texts == {
+        "x,n,s\n12.5234,3,a\n48.5938,3,a\n0.333333,3,a\n0.0,3,a\n1234567.5,3,a\n1e-07,3,a\n,3,a\n"
+    }
+
+
 def test_paths_outside_the_run_folder_are_refused(tmp_path):
     run = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / "run"))
     for name in ("../x.csv", "/tmp/x.csv", "repo:../x"):
