@@ -134,8 +134,8 @@ def test_clean_removes_what_can_be_made_again_and_nothing_tracked(tmp_path):
 @pytest.mark.parametrize(
     ("place", "files", "said"),
     [
-        ("../venv", ["pyvenv.cfg", "thesis.txt", ".ready"], "thesis.txt in it"),
-        ("../venv", ["pyvenv.cfg", "bin/python"], "no .ready in it"),
+        ("../venv", ["pyvenv.cfg", "thesis.txt", ".ready"], "not made by make"),
+        ("../venv", ["pyvenv.cfg", "bin/python"], "not made by make"),
         ("linked", [".ready"], "a symbolic link"),
         ("runs", ["smoke/seed0/run.json"], "a symbolic link"),
     ],

@@ -4,7 +4,6 @@ from grlib.profiles.settings import (  # noqa: F401
     DIAL,
     NO_EVIDENCE,
     PPO,
-    SIZES,
     Compute,
     CountdownSettings,
     Profile,

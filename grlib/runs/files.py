@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 ENDS = {".csv": (b"\n",), ".svg": (b"</svg>", b"</svg>\n"), ".png": (b"IEND\xaeB`\x82",)}
 
 
-AGAIN = "delete it and run the step that makes it again"
-
-
 class MissingArtefact(GrlibError):
     """A file that an earlier step should have made is missing or cut short."""
 
@@ -186,7 +183,7 @@ def read_table(path: Path) -> pandas.DataFrame:
         checked = pyarrow.parquet.read_table(path, page_checksum_verification=True, partitioning=None)
         return checked.to_pandas()
     except (OSError, ValueError) as error:
-        raise MissingArtefact(f"{path}: damaged; {AGAIN}") from error
+        raise MissingArtefact(f"{path}: damaged; delete it and run the step that makes it again") from error
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -196,12 +193,11 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path, *keys: str) -> Any:
-    """Read a JSON file; a missing or damaged file, or one without an object of these keys, raises
-    MissingArtefact."""
+    """Read a JSON file; MissingArtefact if it is missing, damaged or without an object of these keys."""
     _refuse_if_damaged(path)
     found = json.loads(path.read_text(encoding="utf-8"))
     if keys and not (isinstance(found, dict) and found.keys() >= set(keys)):
-        raise MissingArtefact(f"{path}: damaged, no {', '.join(keys)} in it; {AGAIN}")
+        raise MissingArtefact(f"{path}: damaged, no {', '.join(keys)}; delete it and make it again")
     return found
 
 
@@ -268,7 +264,7 @@ def _open(path: Path) -> None:
 
 def _refuse_if_damaged(path: Path) -> None:
     if fault := problem_with(path):
-        raise MissingArtefact(f"{path}: {fault}; {AGAIN}")
+        raise MissingArtefact(f"{path}: {fault}; delete it and run the step that makes it again")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -36,11 +36,6 @@ def executed_path(notebook: Notebook, folder: Path) -> Path:
     return folder / "executed" / notebook.path.name
 
 
-def manifest_path(notebook: str, folder: Path) -> Path:
-    """The manifest that the notebook of this name writes at its end."""
-    return folder / "manifests" / f"{notebook}.json"
-
-
 def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What a run of this notebook depends on: values and digests, by the names that messages give them."""
     resolved = {**notebook.parameters(), **parameters}
@@ -64,14 +59,15 @@ def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: 
 
     Of the settings, only those that the notebook read are kept; its manifest names them.
     """
-    manifest = artefacts.known_json(manifest_path(notebook.name, folder)) or {}
+    noted = folder / "manifests" / f"{notebook.name}.json"
+    manifest = artefacts.known_json(noted) or {}
     read = {f"setting {name}" for name in manifest.get("settings_read", ())}
     if read:
         unread = {name for name in before if name.startswith("setting ")} - read
         before = {name: value for name, value in before.items() if name not in unread}
     names = notebook.writes(str(before.get("parameter profile")))
-    own = (manifest_path(notebook.name, folder), executed_path(notebook, folder))
-    names += [path.relative_to(folder).as_posix() for path in own if path.exists()]
+    own = [path for path in (noted, executed_path(notebook, folder)) if path.exists()]
+    names += [path.relative_to(folder).as_posix() for path in own]
     written = _digests("output", names, folder)
     artefacts.write_json(state_path(notebook, folder), {"depends_on": before, "written": written, **cost})
 

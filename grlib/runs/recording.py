@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     figures = target / "figures" if dest else FIGURES / request.profile
     recorded: dict[Path, bytes] = {}
     # all is read and copied before anything is replaced
-    with artefacts.locked(request.folder), contextlib.ExitStack() as places:
+    with artefacts.locked(request.folder), ExitStack() as places:
         files = _files(chosen, request)
         for kind in STORED:
             _replace(places, target / kind, kind, request.folder, files, joins)
@@ -70,7 +70,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
         for path, content in recorded.items():
             places.enter_context(artefacts.atomic(path)).write_bytes(content)
         manifests = {path.stem: path for path in target.glob("manifests/*.json") if joins}
-        manifests |= {book.name: freshness.manifest_path(book.name, request.folder) for book in chosen}
+        manifests |= {book.name: request.folder / "manifests" / f"{book.name}.json" for book in chosen}
         commits = sorted({str(artefacts.read_json(path, "commit")["commit"]) for path in manifests.values()})
     known = dict(before.get("stale", {})) if joins and before else {}
     for notebook in chosen:
@@ -139,11 +139,8 @@ def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def _replace(
-    places: contextlib.ExitStack, target: Path, kind: str, folder: Path, files: list[str], joins: bool
-) -> None:
-    """Let `target` hold the files of one kind (the first part of a name) when `places` is closed; with
-    `joins` the others stay."""
+def _replace(places: ExitStack, target: Path, kind: str, folder: Path, files: list[str], joins: bool) -> None:
+    """Let `target` hold the files of one kind when `places` closes; with `joins` the others stay."""
     names = [name.removeprefix(f"{kind}/") for name in files if name.startswith(f"{kind}/")]
     if names:
         fresh = places.enter_context(artefacts.atomic_folder(target))
@@ -172,7 +169,7 @@ def _with_outputs(
     for notebook in chosen:
         executed = notebooks.read(freshness.executed_path(notebook, request.folder))
         content = notebooks.with_outputs(notebook, executed, hide)
-        manifest = artefacts.digest(freshness.manifest_path(notebook.name, request.folder))
+        manifest = artefacts.digest(request.folder / "manifests" / f"{notebook.name}.json")
         recorded = {"profile": request.profile, "seed": request.seed, "manifest": manifest}
         recorded |= {"seeds": list(seeds)} if seeds else {}
         content["metadata"]["grlib"] = {**notebook.declared, "recorded": recorded}
@@ -207,11 +204,10 @@ def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False
     request = runner.Request(profile, first, str(work), only=(notebook.name,), parameters=parameters)
     runner.reproduce(request)
     places = {"figures": FIGURES / profile, "tables": stored / "tables"}
-    several = outputs and len(folders) > 1
-    recorded = _with_outputs([notebook], request, None, tuple(folders)) if several else {}
-    for path, content in recorded.items():
-        artefacts.write_bytes(path, content)
-        places["manifests"] = stored / "manifests"
+    if outputs and len(folders) > 1:
+        for path, content in _with_outputs([notebook], request, None, tuple(folders)).items():
+            artefacts.write_bytes(path, content)
+            places["manifests"] = stored / "manifests"
     for name in _files([notebook], request):
         kind, _, rest = name.partition("/")
         if kind in places and (dest or not name.endswith(".svg")):  # the repository keeps no SVG

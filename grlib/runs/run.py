@@ -75,18 +75,12 @@ def run_folder(profile: str, seed: int, run_dir: str | Path = "") -> Path:
 
 
 def resolve(profile: str, seed: int, sizes: Mapping[str, Any], base: str = "shipped") -> profiles.Profile:
-    """The profile with these sizes (see `profiles.with_sizes`); GrlibError for a bad name, value, seed or
-    base."""
-    refuse_bad_seed(seed)
+    """The profile with these sizes (see `profiles.with_sizes`); GrlibError for any bad value."""
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
     if base not in BASES:
         raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
     return profiles.with_sizes(profiles.get(profile), sizes)
-
-
-def refuse_bad_seed(seed: Any) -> None:
-    """GrlibError unless it is a whole number that every random generator takes."""
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
 
 
 def claim(folder: Path, profile: str, seed: int) -> None:
@@ -95,10 +89,7 @@ def claim(folder: Path, profile: str, seed: int) -> None:
     path = folder / "run.json"
     if not path.exists():
         artefacts.write_json(path, owner)
-    found = artefacts.known_json(path, *owner)
-    if found is None:
-        raise GrlibError(f"{path}: damaged; delete it if this is the run of profile {profile}, seed {seed}")
-    if found != owner:
+    if (found := artefacts.read_json(path, *owner)) != owner:
         held = f"profile {found['profile']}, seed {found['seed']}, not {profile}, {seed}"
         raise GrlibError(f"{folder}: holds a run of {held}; name another run_dir")
 
@@ -141,7 +132,7 @@ class Run:
 
         MissingArtefact if it is not whole; the message names the notebook that makes it.
         """
-        refuse_missing([name], self.profile.name, self.seed, self.folder, reader=self.notebook)
+        refuse_missing([name], self.profile.name, self.seed, self.folder, self.notebook)
         path = freshness.located(name, self.folder)
         self._inputs.setdefault(name, artefacts.digest(path))
         return path
@@ -222,11 +213,11 @@ class Run:
             "wall_seconds": round(time.monotonic() - self._began, 1),
             "peak_memory_mb": self._memory.megabytes(),
         }
-        artefacts.write_json(freshness.manifest_path(self.notebook, self.folder), manifest)
+        artefacts.write_json(self.folder / "manifests" / f"{self.notebook}.json", manifest)
         return artefacts.plain(manifest)
 
 
-def refuse_missing(names: Sequence[str], profile: str, seed: int, folder: Path, reader: str = "") -> None:
+def refuse_missing(names: Sequence[str], profile: str, seed: int, folder: Path, reader: str) -> None:
     """MissingArtefact for the first artefact that is not whole, or not what its maker's manifest notes, with
     the command that makes all that is lacking. The manifest of the notebook `reader` does not count."""
     for name in names:
@@ -243,7 +234,7 @@ def refuse_missing(names: Sequence[str], profile: str, seed: int, folder: Path, 
             remedy = f"notebook {made_by} makes it: {shlex.join([*words, '--only', *needed])}"
         else:
             remedy = "no notebook declares to write it; check the name"
-        raise artefacts.MissingArtefact(f"{name}: {fault} in {place}; {remedy}")
+        raise artefacts.MissingArtefact(f"{reader} needs {name}: {fault} in {place}; {remedy}")
 
 
 def _fault(name: str, folder: Path, reader: str = "") -> str | None:
@@ -259,20 +250,18 @@ def _fault(name: str, folder: Path, reader: str = "") -> str | None:
 
 def _makers(names: Sequence[str], profile: str, folder: Path) -> set[str]:
     """The notebooks that make those of the artefacts that are at fault, and what these notebooks lack."""
-    faulty = [name for name in names if _fault(name, folder)]
-    found = set(filter(None, (notebooks.maker(name, profile) for name in faulty)))
+    makers = (notebooks.maker(name, profile) for name in names if _fault(name, folder))
+    found = {maker for maker in makers if maker}
     reads = [name for book in notebooks.every() if book.name in found for name in book.reads(profile)]
     return found | _makers(reads, profile, folder) if found else found
 
 
 def _short(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """The table with `DIGITS` significant digits of its numbers below a million; without what may come from
-    the order of a sum: other threads must not give another file."""
+    """The table with `DIGITS` of each number below a million: how threads order a sum must not show."""
 
     def short(value: Any) -> Any:
-        if not isinstance(value, float) or not abs(value) < 1e6:
-            return value
-        return float(f"{round(value, 10):.{DIGITS}g}") + 0.0  # no -0.0
+        small = isinstance(value, float) and abs(value) < 1e6
+        return float(f"{round(value, 10):.{DIGITS}g}") + 0.0 if small else value  # + 0.0: no -0.0
 
     return frame.map(short)
 

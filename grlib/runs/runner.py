@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grlib import profiles
 from grlib.errors import GrlibError
-from grlib.profiles.settings import MOST
+from grlib.profiles.settings import MOST, SIZES, Profile
 from grlib.runs import chunks, deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
@@ -66,15 +65,14 @@ class Request:
         self.resolved(chosen)
         return chosen
 
-    def resolved(self, chosen: Iterable[Notebook]) -> profiles.Profile:
-        """The profile with the sizes that are given for these notebooks; GrlibError for any wrong value, also
-        for a path that does not exist."""
+    def resolved(self, chosen: Iterable[Notebook]) -> Profile:
+        """The profile with the sizes given for these notebooks; GrlibError for a wrong value or path."""
         given = {name: value for book in chosen for name, value in self.injected(book).items()}
         for name, value in given.items():
             is_path = name != "run_dir" and str(value).startswith(("/", "~", "./", "../"))
             if is_path and (value.startswith(".") or not artefacts.absolute(value).exists()):
                 raise GrlibError(f"parameter {name}={value!r}: must be the whole path of what exists")
-        sizes = {name: value for name, value in given.items() if name in profiles.SIZES}
+        sizes = {name: value for name, value in given.items() if name in SIZES}
         return runs.resolve(self.profile, self.seed, sizes, given.get("base", "shipped"))
 
     def resume_command(self) -> str:
@@ -119,7 +117,8 @@ def reproduce(request: Request) -> None:
                 shutil.rmtree(folder / "steps" / notebook.name, ignore_errors=True)
         made: set[str] = set()
         for notebook in chosen:
-            _refuse_missing(notebook, made, request)
+            lacking = [name for name in notebook.reads(request.profile) if name not in made]
+            runs.refuse_missing(lacking, request.profile, request.seed, folder, notebook.name)
             made.update(notebook.writes(request.profile))
         expected = [_known_seconds(notebook, request) for notebook in chosen]
         for number, notebook in enumerate(chosen, start=1):
@@ -150,15 +149,6 @@ def _known_seconds(notebook: Notebook, request: Request) -> float:
     from grlib.runs import costs  # imports pandas, which `status` does not need
 
     return costs.whole(request.profile, notebook.name)
-
-
-def _refuse_missing(notebook: Notebook, made: set[str], request: Request) -> None:
-    """Failure if a notebook lacks something that is not among what is `made` before it."""
-    lacking = [name for name in notebook.reads(request.profile) if name not in made]
-    try:
-        runs.refuse_missing(lacking, request.profile, request.seed, request.folder)
-    except artefacts.MissingArtefact as error:
-        raise Failure(f"{notebook.name} cannot start: {error}", "missing artefact") from error
 
 
 def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:

@@ -265,7 +265,7 @@ def test_a_missing_input_stops_the_notebook_and_names_its_maker(lab, capsys):
     assert main(["reproduce", "--profile", "smoke", "--only", "02"]) == 3
     message = capsys.readouterr().err
     assert message == (
-        "error: 02_read cannot start: data/a.csv: missing in runs/smoke/seed0; notebook 01_write makes it: "
+        "error: 02_read needs data/a.csv: missing in runs/smoke/seed0; notebook 01_write makes it: "
         "python -m grlib reproduce --profile smoke --seed 0 --only 01\n"
     )
 
@@ -294,8 +294,8 @@ def test_an_input_that_differs_from_what_its_maker_noted_is_refused_by_name(lab,
     assert main(["reproduce", "--profile", "smoke", "--only", "02"]) == 3
     assert "data/a.csv: damaged or changed in runs/smoke/seed0; notebook 01" in capsys.readouterr().err
     with pytest.raises(artefacts.MissingArtefact, match="damaged or changed"):
-        runs.refuse_missing(["data/a.csv"], "smoke", 0, made.parents[1])
-    runs.refuse_missing(["data/a.csv"], "smoke", 0, made.parents[1], reader="01_write")
+        runs.refuse_missing(["data/a.csv"], "smoke", 0, made.parents[1], "02_read")
+    runs.refuse_missing(["data/a.csv"], "smoke", 0, made.parents[1], "01_write")
     assert main(["reproduce", "--profile", "smoke"]) == 0 and "x\n1\n" in made.read_text()
 
 
@@ -322,8 +322,8 @@ def test_a_damaged_record_of_a_run_is_out_of_date_and_made_again(lab, capsys, na
 def test_a_damaged_owner_of_a_run_folder_is_refused_by_name(lab, capsys, text):
     (lab / "mine").mkdir()
     (lab / "mine" / "run.json").write_text(text)
-    assert main(["reproduce", "--profile", "smoke", "--run-dir", str(lab / "mine")]) == 2
-    assert f"{lab / 'mine' / 'run.json'}: damaged; delete it if this is" in capsys.readouterr().err
+    assert main(["reproduce", "--profile", "smoke", "--run-dir", str(lab / "mine")]) == 3
+    assert f"error: {lab / 'mine' / 'run.json'}: " in capsys.readouterr().err
     assert (lab / "mine" / "run.json").read_text() == text
 
 

@@ -106,7 +106,7 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
     Test and validation problems do not depend on the seed of a run (runs are compared on the same problems)
     nor on how many are taken of them; the training problems are new for every seed.
     """
-    refuse_unreserved(settings, valid, test)
+    check_sizes(settings, valid, test)
     tests, valids = reserved_keys(settings)
     return Splits(
         train=draw(settings, f"train/{seed}", train, exclude=tests | valids),
@@ -116,12 +116,10 @@ def make_splits(settings: CountdownSettings, train: int, valid: int, test: int, 
     )
 
 
-def refuse_unreserved(settings: CountdownSettings, valid: int, test: int) -> None:
+def check_sizes(settings: CountdownSettings, valid: int, test: int) -> None:
     """GrlibError for more test or validation problems than are kept out of the training sets."""
-    for name, wanted, most in (
-        ("test", test, settings.reserved_test),
-        ("valid", valid, settings.reserved_valid),
-    ):
+    reserved = {"test": (test, settings.reserved_test), "valid": (valid, settings.reserved_valid)}
+    for name, (wanted, most) in reserved.items():
         if wanted > most:
             raise GrlibError(
                 f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or "

@@ -13,7 +13,6 @@ from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.runs.files import read_json
 from grlib.runs.notebooks import REPOSITORY
-from grlib.runs.run import refuse_bad_seed
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.searchers import depth_first
@@ -53,9 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     problem = Problem(tuple(chosen.numbers), chosen.target)
     settings = profiles.Sampling("transformers", chosen.temperature, slots=1)
-    refuse_bad_seed(chosen.seed)
-    if chosen.tries < 1:
-        raise GrlibError(f"--tries {chosen.tries}: must be 1 or more")
+    if chosen.tries < 1 or not 0 <= chosen.seed < 2**32:
+        raise GrlibError(f"--tries {chosen.tries}, --seed {chosen.seed}: must be 1 or more, 0 to {2**32 - 1}")
     folder = chosen.model or best_model()
     _refuse_unknown(problem, folder)
     solution = solve(problem)

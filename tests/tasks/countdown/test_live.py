@@ -51,9 +51,9 @@ def test_without_the_best_the_next_one_is_taken(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["0", "2", "3", "4", "--target", "9"], "nums holds 0: every number must be a positive integer"),
-        (["1", "2", "3", "4", "--target", "9", "--tries", "0"], "--tries 0: must be 1 or more"),
-        (["1", "2", "3", "4", "--target", "9", "--seed", "-5"], "seed=-5: must be a whole number from 0"),
-        (["1", "2", "3", "4", "--target", "9", "--seed", str(2**70)], "must be a whole number from 0"),
+        (["1", "2", "3", "4", "--target", "9", "--tries", "0"], "--tries 0, --seed 0: must be 1 or more"),
+        (["1", "2", "3", "4", "--target", "9", "--seed", "-5"], "--seed -5: must be 1 or more, 0 to"),
+        (["1", "2", "3", "4", "--target", "9", "--seed", str(2**70)], "must be 1 or more, 0 to"),
         (["1", "2", "3", "4", "--target", "9", "--temperature", "nan"], "temperature = nan: must be"),
         (["1", "2", "3", "4", "--target", "9", "--temperature", "inf"], "temperature = inf: must be"),
         (["1", "2", "3", "4", "--target", "9", "--temperature", "-1"], "temperature = -1: must be"),
