@@ -58,8 +58,8 @@ clean:  ## remove runs/, caches and the virtual environment (nothing that git tr
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "installing the pinned packages into $(VENV): a few minutes, once"
-	$(PYTHON) -m venv --clear $(VENV)
+	@echo "installing the pinned packages into $(VENV): a few minutes; what else is in it stays"
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -r requirements.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -10,12 +10,13 @@
 exit codes: 0 all is well; 1 no solution (of `search`); 2 wrong usage or bad input; 3 an artefact is missing;
             4 a cell raised an error; 5 out of memory or dead kernel; 6 time-out; 7 disk full;
             8 other shards' work is needed; 9 out of time (--seconds): the same command continues;
-            130 interrupted
+            130 interrupted; 141 nobody reads the output any more
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -126,15 +127,16 @@ def request_of(options: argparse.Namespace) -> Any:
     return runner.Request(**taken | {"parameters": parameters, "only": tuple(given.get("only", ()))})
 
 
-def _refuse_missing_engine(request: Any) -> None:
-    """GrlibError if notebooks with models need a sampling engine that is not installed: before the first is
-    trained, not after."""
-    from grlib import profiles
+def _refuse_impossible(request: Any) -> None:
+    """GrlibError for problems that cannot be had and for a sampling engine that is not installed: before the
+    first notebook, not after hours."""
     from grlib.profiles.settings import ON_GPUS
+    from grlib.tasks.countdown.sources import check_sources
 
-    name = request.profile
-    files = {file for book in request.notebooks() for file in (*book.reads(name), *book.writes(name))}
-    sampling = profiles.get(name).sampling
+    name, chosen = request.profile, request.notebooks()
+    check_sources(request.resolved(chosen))
+    files = {file for book in chosen for file in (*book.reads(name), *book.writes(name))}
+    sampling = request.resolved(chosen).sampling
     if sampling.engine in ON_GPUS and any(file.startswith("models/") for file in files):
         from grlib.sampling.pool import check_engine  # loads torch, for which other engines need not wait
 
@@ -168,7 +170,7 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib.runs import runner
 
             request = request_of(options)
-            _refuse_missing_engine(request)
+            _refuse_impossible(request)
             runner.reproduce(request)
         case "status":
             from grlib.runs import runner
@@ -231,20 +233,27 @@ def main(arguments: list[str] | None = None) -> int:
         top.error(f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run_command(options, rest)
+        code = run_command(options, rest)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        again = request_of(options).resume_command() if options.command == "reproduce" else "the same command"
-        print(f"interrupted; resume: {again}", file=sys.stderr)
+        again = f"; resume: {request_of(options).resume_command()}" if options.command == "reproduce" else ""
+        print(f"interrupted{again}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as `status | head -1`; what is still to be printed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except GrlibError as error:
         planned = error.exit_code == deadline.OutOfTime.exit_code  # also of a notebook that stopped for it
         print(error if planned else f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if not artefacts.is_disk_full(error):
-            raise
-        print(f"error: disk full ({error}); free some space and run the same command again", file=sys.stderr)
-        return artefacts.DiskFull.exit_code
+        if artefacts.is_disk_full(error):
+            print(f"error: disk full ({error}); free some space, then the same command", file=sys.stderr)
+            return artefacts.DiskFull.exit_code
+        place, why = error.filename or options.command, error.strerror or error
+        print(f"error: {place}: {why}; name another place, or correct this one", file=sys.stderr)
+        return GrlibError.exit_code
 
 
 if __name__ == "__main__":

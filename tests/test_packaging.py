@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from grlib import profiles
 from grlib.runs import files as artefacts
-from grlib.runs import notebooks, recording
+from grlib.runs import housekeeping, notebooks, recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -121,7 +121,7 @@ def test_clean_removes_what_can_be_made_again_and_nothing_tracked(tmp_path):
     for name in ("runs/smoke/seed0/data", ".ruff_cache", "build", "tests/__pycache__", ".venv"):
         (copy / name).mkdir(parents=True)
         (copy / name / "file").write_text("x")
-    (copy / ".venv" / "pyvenv.cfg").write_text("")
+    (copy / ".venv" / "file").rename(copy / ".venv" / ".ready")  # the mark of make
     subprocess.run(["git", "init", "-q", copy], check=True)
     subprocess.run(["git", "-C", copy, "add", "-f", "build/file"], check=True)
     subprocess.run(
@@ -129,6 +129,40 @@ def test_clean_removes_what_can_be_made_again_and_nothing_tracked(tmp_path):
     )
     assert {path.name for path in copy.iterdir()} == {".git", "grlib", "build", "tests"}
     assert list((copy / "tests").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "files", "said"),
+    [
+        ("../venv", ["pyvenv.cfg", "thesis.txt", ".ready"], "not made by make"),
+        ("../venv", ["pyvenv.cfg", "bin/python"], "not made by make"),
+        ("linked", [".ready"], "a symbolic link"),
+        ("runs", ["smoke/seed0/run.json"], "a symbolic link"),
+    ],
+)
+def test_clean_keeps_what_make_did_not_make_and_says_so(tmp_path, monkeypatch, capsys, place, files, said):
+    (tmp_path / "clone").mkdir()
+    for name in files:
+        (tmp_path / "venv" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "venv" / name).write_text("x")
+    if not place.startswith(".."):
+        (tmp_path / "clone" / place).symlink_to(tmp_path / "venv")
+    monkeypatch.setattr(housekeeping, "REPOSITORY", tmp_path / "clone")
+    housekeeping.clean(".venv" if place == "runs" else place)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and printed.startswith("kept ") and said in printed
+    assert all((tmp_path / "venv" / name).is_file() for name in files)
+
+
+def test_make_never_empties_an_environment(tmp_path):
+    """A newer requirements.lock updates it in place."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    lines = output_of("make", "-n", "lab", f"VENV={tmp_path}", f"PYTHON={sys.executable}").splitlines()
+    assert any("pip install" in line for line in lines) and not any("--clear" in line for line in lines)
+    [made] = [line for line in lines if "-m venv" in line]
+    subprocess.run(made, shell=True, check=True, cwd=REPOSITORY)
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_tracing_modules_import_nothing_heavy():

@@ -49,9 +49,10 @@ class NumberFeatures(nn.Module):
 
     def forward(self, own: torch.Tensor) -> torch.Tensor:
         """own: (vocabulary, width) -> the same, with the shared vectors added to the number rows."""
-        shared = self.waves @ self.wave_vectors + self.joined_vectors[self.joined]
+        # `embedding`, since the gradient of an index adds up in the order in which threads happen to come
+        shared = self.waves @ self.wave_vectors + nn.functional.embedding(self.joined, self.joined_vectors)
         for place in range(3):
-            shared = shared + self.digit_vectors[place][self.digits[place]]
+            shared = shared + nn.functional.embedding(self.digits[place], self.digit_vectors[place])
         return own.index_add(0, self.rows, shared)
 
 

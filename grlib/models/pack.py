@@ -107,11 +107,12 @@ def _round_models(run: Path) -> None:
                 else:
                     _to_bfloat16(path.parent)
     renamed = {old: digest(folder) for folder, old in before.items()}
-    for path in run.rglob("*.json"):
-        text = path.read_text(encoding="utf-8")
+    for path in sorted(run.rglob("*.json")):  # manifests before states, which hold their digests
+        old_digest, text = digest(path), path.read_text(encoding="utf-8")
         for old, new in renamed.items():
             text = text.replace(old, new)
         path.write_text(text, encoding="utf-8")
+        renamed[old_digest] = digest(path)
 
 
 def _is_fine_tuned(base: LlamaForCausalLM, model: LlamaForCausalLM) -> bool:

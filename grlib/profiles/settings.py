@@ -22,6 +22,8 @@ from grlib.errors import GrlibError, nearest
 ENGINES = ("batched", "static", "transformers", "vllm")
 ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
 LEAST_CHUNK = 32  # requests that are worth a worker process
+MOST = 10**9  # the largest number of any setting; the smallest is 0
+AT_MOST = {"temperature": 100} | dict.fromkeys(("unseen_fraction", "warmup", "gamma", "lam", "betas"), 1)
 
 
 def _choose(settings: Any, **choices: tuple[str, ...]) -> None:
@@ -32,8 +34,16 @@ def _choose(settings: Any, **choices: tuple[str, ...]) -> None:
 
 def _positive(settings: Any, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) <= 0:
-            raise GrlibError(f"{name}={getattr(settings, name)}: must be positive")
+        if not 0 < getattr(settings, name) <= MOST:
+            raise GrlibError(f"{name}={getattr(settings, name)}: must be positive, at most {MOST:,}")
+
+
+def _refuse_out_of_range(where: str, name: str, value: Any) -> None:
+    """GrlibError for a number, alone or in a tuple, that is negative, too large, infinite or nan."""
+    for number in value if isinstance(value, tuple) else (value,):
+        most = AT_MOST.get(name, MOST)
+        if isinstance(number, int | float) and not 0 <= number <= most:
+            raise GrlibError(f"{where}: {name} = {number:.9g}: must be a number from 0 to {most:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +110,8 @@ class Sampling:
     def __post_init__(self) -> None:
         _choose(self, engine=ENGINES)
         _positive(self, "slots", "chunk", "tensor_parallel", "data_parallel")
-        if self.temperature < 0 or self.workers < 0:
-            raise GrlibError(
-                f"temperature={self.temperature}, workers={self.workers}: both must be 0 or more"
-            )
+        for name in ("temperature", "workers"):
+            _refuse_out_of_range("sampling", name, getattr(self, name))
         if self.logprobs and (self.engine == "transformers" or self.temperature != 1):
             raise GrlibError(
                 f"log probabilities with engine {self.engine!r} at temperature {self.temperature}: only "
@@ -335,7 +343,7 @@ NO_EVIDENCE = ("smoke", "rehearsal")  # their numbers mean nothing
 
 def get(name: str) -> Profile:
     """The profile called `name`: <name>.toml in this folder."""
-    if name not in {path.stem for path in FOLDER.glob("[!_]*.toml")}:
+    if name not in [path.stem for path in FOLDER.glob("[!_]*.toml")]:  # whatever its type
         raise GrlibError(f"profile {name!r} does not exist; {nearest(name, DIAL)}")
     return load_file(name)
 
@@ -345,23 +353,25 @@ def changed(profile: Profile, **table: Any) -> Profile:
     return shared(_with(profile, table, "changes"))
 
 
+# The names that notebooks use, and where the value is: `test_problems`, `iterations` (of `self_training`),
+# `ppo_steps` (of `ppo`).
+SIZES = {field.name: ("self_training", field.name) for field in fields(SelfTraining)}
+SIZES |= {f"ppo_{field.name}": ("ppo", field.name) for field in fields(PPO)}
+SIZES |= {field.name: ("", field.name) for field in fields(Profile)}
+
+
 def with_sizes(profile: Profile, sizes: Mapping[str, Any]) -> Profile:
     """The profile with other sizes; 0 and "" keep the profile's value.
 
-    Sizes have the names that notebooks use: `test_problems`, `iterations` (of `self_training`), `ppo_steps`
-    (of `ppo`). GrlibError for an unknown name or a wrong value.
+    GrlibError for a name that is not in `SIZES`, or a wrong value.
     """
-    places = {field.name: ("self_training", field.name) for field in fields(SelfTraining)}
-    places |= {f"ppo_{field.name}": ("ppo", field.name) for field in fields(PPO)}
-    places |= {field.name: ("", field.name) for field in fields(Profile)}
     for name, value in sizes.items():
-        if name not in places:
-            raise GrlibError(f"size {name!r} is unknown; {nearest(name, sorted(places))}")
-        if isinstance(value, (int, float)) and value < 0:
-            raise GrlibError(f"{name}={value}: must be 0 or more")
+        if name not in SIZES:
+            raise GrlibError(f"size {name!r} is unknown; {nearest(name, sorted(SIZES))}")
         if value not in (0, ""):
-            part, field = places[name]
-            profile = _with(profile, {part: {field: value}} if part else {field: value}, "sizes")
+            part, field = SIZES[name]
+            table = {part: {field: value}} if part else {field: value}
+            profile = _with(profile, table, f"size {name}")
     return profile
 
 
@@ -443,7 +453,9 @@ def shared(profile: Profile) -> Profile:
 
 
 def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
-    """Settings with the values of a TOML table; GrlibError for a name or a type that does not fit."""
+    """Settings with the values of a TOML table; GrlibError for a name, type or number that does not fit."""
+    if not isinstance(table, Mapping):
+        raise GrlibError(f"{where} = {table!r}: must be a table of settings, name = value")
     tasks = getattr(settings, "tasks", {})
     known = sorted({field.name for field in fields(settings)} - {"name", "tasks"} | set(tasks))
     values: dict[str, Any] = {}
@@ -461,6 +473,7 @@ def _with(settings: Any, table: Mapping[str, Any], where: str) -> Any:
             raise GrlibError(
                 f"{where}: {name} = {value!r} must be of type {type(before).__name__}, as {before!r} is"
             )
+        _refuse_out_of_range(where, name, value)
         values[name] = float(value) if isinstance(before, float) else value
     if changed_tasks := {name: values.pop(name) for name in tasks if name in values}:
         values["tasks"] = {**tasks, **changed_tasks}

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 _NEGLIGIBLE = 40
 _VALUES_PER_CHUNK = 4_000_000  # of a bootstrap: bounds memory
 LEVEL = 0.95  # of every interval
+DECIMALS = 12  # that count where numbers are compared: later ones depend on the order of a sum
 
 
 class Interval(NamedTuple):
@@ -61,6 +62,8 @@ def resampled_means(
     problem; then whole groups are drawn. Problems and seeds are drawn independently of each other and of the
     values, so two calls with tables of equal shape draw the same ones, and differences are paired.
     """
+    if draws < 1 or seed < 0:
+        raise GrlibError(f"draws={draws}, seed={seed}: must be 1 or more, and 0 or more")
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 3 or not np.isfinite(table).any() or np.isinf(table).any():
         raise GrlibError(
@@ -102,7 +105,8 @@ def interval_of(centre: float | Floats, draws: Floats) -> Interval:
     """Percentile interval over axis 0 of bootstrap `draws`, without those that are nan, around `centre`."""
     if np.isnan(draws).all():
         return Interval(centre, math.nan, math.nan)
-    return Interval(centre, *np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+    ends = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return Interval(centre, *ends.round(DECIMALS))
 
 
 def bootstrap_interval(
@@ -137,7 +141,7 @@ def tokens_at_accuracy(budgets: ArrayLike, curves: ArrayLike, level: ArrayLike) 
     x, y = np.asarray(budgets, dtype=np.float64), np.asarray(curves, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape[-1:] or (np.diff(x) <= 0).any():
         raise GrlibError(f"budgets {x.tolist()}: must rise, one for each of {y.shape} accuracies; sort them")
-    wanted = np.asarray(level, dtype=np.float64)[..., None]
+    y, wanted = y.round(DECIMALS), np.asarray(level, dtype=np.float64)[..., None].round(DECIMALS)
     at = (y >= wanted).argmax(axis=-1)[..., None]
     below = np.maximum(at - 1, 0)
     low, high = (np.take_along_axis(y, place, axis=-1) for place in (below, at))

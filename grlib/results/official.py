@@ -51,7 +51,7 @@ def sources(folder: Path) -> list[Source]:
     found = []
     for path in sorted(folder.rglob("*.parquet")):
         name, place = FILE.fullmatch(path.name), path.parent.as_posix()
-        generated = re.search(r"/gen/temp_([\d.]+)/iter_0$", place)
+        generated = re.search(r"/gen/temp_(\d+(?:\.\d+)?)/iter_0$", place)
         if name and generated:
             kind = "greedy" if float(generated[1]) == 0 else "eval"
             model = _model(place[: generated.start()], path)
@@ -88,13 +88,14 @@ def read_rows(source: Source, sample: int) -> pd.DataFrame:
         try:
             problem = Problem(tuple(map(int, info["nums"])), int(info["target"]))
             index, text = int(info["index"]), str(response[-1]["content"])
+            length, solved = int(tokens), round(score) == score == 1
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise GrlibError(
                 f"{source.path}, row {number}: {one_line(error)}; needs extra_info with index, nums, target, "
-                "and response, a list of messages"
+                "response, a list of messages, response_length and score, numbers"
             ) from error
         verdict = grade(text, problem)
-        rows.append((index, int(tokens), score == 1.0, verdict.correct, verdict.reason))
+        rows.append((index, length, solved, verdict.correct, verdict.reason))
     made = pd.DataFrame(rows, columns=["index", "tokens", "correct", "verdict", "reason"])
     known = {"method": source.method, "iteration": source.iteration, "split": source.split, "sample": sample}
     return made.assign(**known, truncated=made["tokens"] >= BUDGET, profile="paper")

@@ -126,7 +126,7 @@ class OtherShards(GrlibError):
 
 def parse(text: str) -> tuple[int, int]:
     """(2, 4) from "2/4", the second of four shards; GrlibError if the text is not of this form."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     number, count = map(int, found.groups()) if found else (1, 0)
     if not 0 <= number <= count or count < 1:
         raise GrlibError(f"shard {text!r}: must be i/n with i from 1 to n (0: the leading machine), as 2/4")

@@ -134,6 +134,14 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
 
 
+def absolute(path: str | Path) -> Path:
+    """The path that a user named, absolute, "~" resolved; GrlibError for a user who does not exist."""
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:
+        raise GrlibError(f"{path}: no such user; name the folder by its whole path") from error
+
+
 # Tables and JSON
 
 
@@ -184,15 +192,20 @@ def write_json(path: Path, value: Any) -> Path:
     return write_bytes(path, f"{text}\n".encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or damaged file raises MissingArtefact."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON file; MissingArtefact if it is missing, damaged or without an object of these keys."""
     _refuse_if_damaged(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if keys and not (isinstance(found, dict) and found.keys() >= set(keys)):
+        raise MissingArtefact(f"{path}: damaged, no {', '.join(keys)}; delete it and make it again")
+    return found
 
 
-def known_json(path: Path) -> Any | None:
-    """The content of a JSON file, None if it is missing or damaged."""
-    return read_json(path) if is_whole(path) else None
+def known_json(path: Path, *keys: str) -> Any | None:
+    """The content of a JSON file as `read_json` gives it, None if it is missing or damaged."""
+    with contextlib.suppress(MissingArtefact):
+        return read_json(path, *keys)
+    return None
 
 
 def plain(value: Any) -> Any:

@@ -12,6 +12,9 @@ from grlib.runs import files as artefacts
 from grlib.runs.notebooks import IN_REPOSITORY, REPOSITORY, Notebook
 from grlib.runs.sources import reached
 
+# of a finished run: what it depended on, the digests of what it wrote, and its cost
+RECORD = ("depends_on", "written", "seconds", "peak_memory_mb", "sections")
+
 
 def located(name: str, folder: Path) -> Path:
     """The path of an artefact: in the run folder, or in the repository if its name starts with "repo:"."""
@@ -55,18 +58,22 @@ def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: 
 
     Of the settings, only those that the notebook read are kept; its manifest names them.
     """
-    manifest = artefacts.known_json(folder / "manifests" / f"{notebook.name}.json") or {}
+    noted = folder / "manifests" / f"{notebook.name}.json"
+    manifest = artefacts.known_json(noted) or {}
     read = {f"setting {name}" for name in manifest.get("settings_read", ())}
     if read:
         unread = {name for name in before if name.startswith("setting ")} - read
         before = {name: value for name, value in before.items() if name not in unread}
-    written = _digests("output", notebook.writes(str(before.get("parameter profile"))), folder)
+    names = notebook.writes(str(before.get("parameter profile")))
+    own = [path for path in (noted, executed_path(notebook, folder)) if path.exists()]
+    names += [path.relative_to(folder).as_posix() for path in own]
+    written = _digests("output", names, folder)
     artefacts.write_json(state_path(notebook, folder), {"depends_on": before, "written": written, **cost})
 
 
 def recall(notebook: Notebook, folder: Path) -> dict[str, Any] | None:
-    """The record of the last finished run, None if there is none."""
-    return artefacts.known_json(state_path(notebook, folder))
+    """The record of the last finished run, None if there is none or it is damaged."""
+    return artefacts.known_json(state_path(notebook, folder), *RECORD)
 
 
 def recorded_parameters(notebook: Notebook, folder: Path) -> dict[str, Any]:
@@ -79,15 +86,17 @@ def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -
     """Why a notebook must run again, as "parameter seed changed"; None if its work is up to date."""
     record = recall(notebook, folder)
     if record is None:
-        return "not finished here yet"
+        damaged = state_path(notebook, folder).exists()
+        return "the record of its last run is damaged" if damaged else "not finished here yet"
     now, before = snapshot(notebook, parameters, folder), record.get("depends_on", {})
     unread = {name for name in now if name.startswith("setting ")} - before.keys()
     changed = [name for name in now | before if now.get(name) != before.get(name) and name not in unread]
     if changed:
         return f"{changed[0]} changed" + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
-    written = _digests("output", notebook.writes(str(now.get("parameter profile"))), folder)
-    for name in written | record["written"]:
-        if written.get(name) is None or written[name] != record["written"].get(name):
+    names = [name.removeprefix("output ") for name in record["written"]]
+    names += notebook.writes(str(now.get("parameter profile")))
+    for name, written in _digests("output", names, folder).items():
+        if written is None or written != record["written"].get(name):
             return f"{name} is missing or was changed"
     return None if executed_path(notebook, folder).exists() else "the executed notebook is missing"
 

@@ -16,6 +16,8 @@ from grlib.runs import files as artefacts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHES = (".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "build", "dist", "*.egg-info")
+# what make puts into a virtual environment; the last is its mark
+ENVIRONMENT = {"bin", "etc", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", ".ready"}
 MEMORY_GB, DISK_GB = 4, 2
 
 
@@ -51,14 +53,21 @@ def installed(package: str) -> str:
 
 
 def clean(venv: str, keep_runs: bool = False) -> None:
-    """Remove run folders, caches and the virtual environment; a folder with files that git tracks stays."""
+    """Remove run folders, caches and the environment of make; what git tracks, and a link, stays."""
     places = [path for pattern in CACHES for path in REPOSITORY.glob(pattern)]
     places += [path for path in REPOSITORY.rglob("__pycache__") if ".venv" not in path.parts]
     places += [] if keep_runs else [REPOSITORY / "runs"]
-    environment = (REPOSITORY / venv).resolve()
-    places += [environment] if (environment / "pyvenv.cfg").is_file() else []
+    environment = REPOSITORY / os.path.expanduser(venv)
+    if environment.is_dir():
+        names = {path.name for path in environment.iterdir()}
+        if names - ENVIRONMENT or ".ready" not in names:
+            print(f"kept {environment}: not made by make, or something else is in it; remove it yourself")
+        else:
+            places.append(environment)
     for path in places:
-        if path.is_dir() and not _tracked(path):
+        if path.is_symlink():
+            print(f"kept {path}: a symbolic link; remove it and its target yourself")
+        elif path.is_dir() and not _tracked(path):
             for lock in path.glob("*/*/lock"):
                 with artefacts.locked(lock.parent):
                     pass  # GrlibError if a process runs notebooks there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     chosen = request.notebooks()
     request = _as_it_ran(request, chosen)
     stale = _stale(chosen, request, allow_stale)
-    target = Path(dest).expanduser().resolve() if dest else measured_folder(request.profile, request.seed)
+    target = artefacts.absolute(dest) if dest else measured_folder(request.profile, request.seed)
     kept = target / "record.json"
-    before = artefacts.read_json(kept) if kept.exists() else None
+    before = artefacts.read_json(kept, "profile", "seed") if kept.exists() else None
     if before and (before["profile"], before["seed"]) != (request.profile, request.seed):
         raise GrlibError(
             f"{target}: holds the record of profile {before['profile']}, seed {before['seed']}; "
@@ -56,17 +57,22 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
         artefacts.seed_folders(target.parents[1], request.profile), default=request.seed
     )
     figures = target / "figures" if dest else FIGURES / request.profile
-    recorded = False
-    with artefacts.locked(request.folder):
+    recorded: dict[Path, bytes] = {}
+    # all is read and copied before anything is replaced
+    with artefacts.locked(request.folder), ExitStack() as places:
         files = _files(chosen, request)
         for kind in STORED:
-            _replace(target / kind, kind, request.folder, files, joins)
+            _replace(places, target / kind, kind, request.folder, files, joins)
         if lowest:
             shown = [name for name in files if dest or not name.endswith((".csv", ".svg"))]
-            _replace(figures, "figures", request.folder, shown, joins)
-            recorded = _record_notebooks(chosen, request, target / "notebooks" if dest else None)
-    commits = sorted({str(artefacts.read_json(path)["commit"]) for path in target.glob("manifests/*.json")})
-    known = dict(before["stale"]) if joins and before else {}
+            _replace(places, figures, "figures", request.folder, shown, joins)
+            recorded = _with_outputs(chosen, request, target / "notebooks" if dest else None)
+        for path, content in recorded.items():
+            places.enter_context(artefacts.atomic(path)).write_bytes(content)
+        manifests = {path.stem: path for path in target.glob("manifests/*.json") if joins}
+        manifests |= {book.name: request.folder / "manifests" / f"{book.name}.json" for book in chosen}
+        commits = sorted({str(artefacts.read_json(path, "commit")["commit"]) for path in manifests.values()})
+    known = dict(before.get("stale", {})) if joins and before else {}
     for notebook in chosen:
         known.pop(notebook.name, None)
     owner = {"profile": request.profile, "seed": request.seed}
@@ -88,7 +94,7 @@ def _refuse_loose_ends(chosen: list[Notebook], folder: Path, target: Path) -> No
     """GrlibError if a notebook that joins a record used a file, or a version of one, that is not in it."""
     paths = {path.stem: path for path in target.glob("manifests/*.json")}
     paths |= {book.name: folder / "manifests" / f"{book.name}.json" for book in chosen}
-    manifests = {name: artefacts.read_json(path) for name, path in paths.items()}
+    manifests = {name: artefacts.read_json(path, "commit") for name, path in paths.items()}
     outputs = {name: digest for one in manifests.values() for name, digest in one.get("outputs", {}).items()}
     for book in chosen:
         for used, digest in manifests[book.name].get("inputs", {}).items():
@@ -133,28 +139,29 @@ def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def _replace(target: Path, kind: str, folder: Path, files: list[str], joins: bool) -> None:
-    """Make `target` hold the files of one kind (the first part of a name); with `joins` the others stay."""
+def _replace(places: ExitStack, target: Path, kind: str, folder: Path, files: list[str], joins: bool) -> None:
+    """Let `target` hold the files of one kind when `places` closes; with `joins` the others stay."""
     names = [name.removeprefix(f"{kind}/") for name in files if name.startswith(f"{kind}/")]
     if names:
-        with artefacts.atomic_folder(target) as fresh:
-            if joins and target.is_dir():
-                shutil.copytree(target, fresh, dirs_exist_ok=True)
-            for name in names:
-                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / kind / name, fresh / name)
+        fresh = places.enter_context(artefacts.atomic_folder(target))
+        if joins and target.is_dir():
+            shutil.copytree(target, fresh, dirs_exist_ok=True)
+        for name in names:
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / kind / name, fresh / name)
 
 
-def _record_notebooks(
+def _with_outputs(
     chosen: list[Notebook], request: runner.Request, dest: Path | None, seeds: tuple[int, ...] = ()
-) -> bool:
-    """Write the notebooks with cleaned outputs and the digest of their manifests; returns if there were any.
+) -> dict[Path, bytes]:
+    """The notebooks with cleaned outputs and the digest of their manifests, by the path that they belong to:
+    in the repository only those whose default is this profile, or all in `dest`.
 
-    Without `dest` they go into the repository, but only those whose default is this profile. `seeds`: those
-    that the outputs show, if several.
+    `seeds`: those that the outputs show, if several.
     """
     import nbformat
 
+    made = {}
     chosen = [book for book in chosen if dest or book.parameters().get("profile") == request.profile]
     hide = {str(request.folder): f"runs/{request.profile}/seed{request.seed}", f"{REPOSITORY}/": ""}
     hide |= {str(REPOSITORY): ".", sys.prefix: "<environment>", sys.base_prefix: "<python>"}
@@ -167,8 +174,8 @@ def _record_notebooks(
         recorded |= {"seeds": list(seeds)} if seeds else {}
         content["metadata"]["grlib"] = {**notebook.declared, "recorded": recorded}
         path = dest / notebook.path.name if dest else notebook.path
-        artefacts.write_bytes(path, f"{nbformat.writes(nbformat.from_dict(content))}\n".encode())
-    return bool(chosen)
+        made[path] = f"{nbformat.writes(nbformat.from_dict(content))}\n".encode()
+    return made
 
 
 # Redrawing
@@ -183,7 +190,7 @@ def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False
     `outputs`: with several seeds, the outputs of notebook 09 are stored too, with its manifest.
     """
     runs.resolve(profile, 0, {})
-    stored = Path(source).expanduser().resolve() if source else measured_folder(profile, 0).parent
+    stored = artefacts.absolute(source) if source else measured_folder(profile, 0).parent
     folders = _stored_seeds(stored, profile)
     work = REPOSITORY / "runs" / "figures" / profile
     shutil.rmtree(work, ignore_errors=True)
@@ -197,12 +204,14 @@ def redraw(profile: str, source: str = "", dest: str = "", outputs: bool = False
     request = runner.Request(profile, first, str(work), only=(notebook.name,), parameters=parameters)
     runner.reproduce(request)
     places = {"figures": FIGURES / profile, "tables": stored / "tables"}
-    if outputs and len(folders) > 1 and _record_notebooks([notebook], request, None, tuple(folders)):
-        places["manifests"] = stored / "manifests"
+    if outputs and len(folders) > 1:
+        for path, content in _with_outputs([notebook], request, None, tuple(folders)).items():
+            artefacts.write_bytes(path, content)
+            places["manifests"] = stored / "manifests"
     for name in _files([notebook], request):
         kind, _, rest = name.partition("/")
         if kind in places and (dest or not name.endswith(".svg")):  # the repository keeps no SVG
-            place = (Path(dest).resolve() / kind if dest else places[kind]) / rest
+            place = (artefacts.absolute(dest) / kind if dest else places[kind]) / rest
             artefacts.write_bytes(place, (work / name).read_bytes())
             print("wrote", runs.shown(place))
 
@@ -211,7 +220,7 @@ def _stored_seeds(stored: Path, profile: str) -> dict[int, Path]:
     """The folders with results under `stored`, by seed; MissingArtefact if there are none."""
     if (stored / "results").is_dir():
         owners = [stored / name for name in ("record.json", "run.json") if (stored / name).is_file()]
-        return {int(artefacts.read_json(owners[0])["seed"]) if owners else 0: stored}
+        return {int(artefacts.read_json(owners[0], "seed")["seed"]) if owners else 0: stored}
     found = artefacts.seed_folders(stored.parent, stored.name)
     folders = {seed: folder for seed, folder in found.items() if (folder / "results").is_dir()}
     if not folders:

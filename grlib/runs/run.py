@@ -12,11 +12,12 @@ import contextlib
 import io
 import random
 import re
+import shlex
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASES = ("shipped", "scratch")
+DIGITS = 6  # of a number in a CSV file
 
 
 def start(
@@ -51,9 +53,7 @@ def start(
     """
     if not isinstance(run_dir, str | Path):
         raise GrlibError(f"run_dir={run_dir!r}: must be a path as text, or '' for runs/<profile>/seed<seed>")
-    if base not in BASES:
-        raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
-    settings = resolve(profile, seed, sizes)
+    settings = resolve(profile, seed, sizes, base)
     folder = run_folder(profile, seed, run_dir)
     claim(folder, profile, seed)
     random.seed(seed)  # a draw that matters takes its own generator
@@ -69,25 +69,27 @@ def start(
 
 def run_folder(profile: str, seed: int, run_dir: str | Path = "") -> Path:
     """The run folder, absolute: the named one, or <repository>/runs/<profile>/seed<seed>."""
-    folder = Path(run_dir).expanduser().resolve() if str(run_dir) else None
+    folder = artefacts.absolute(run_dir) if str(run_dir) else None
     return folder or notebooks.REPOSITORY / "runs" / profile / f"seed{seed}"
 
 
-def resolve(profile: str, seed: int, sizes: Mapping[str, Any]) -> profiles.Profile:
-    """The profile with these sizes (see `profiles.with_sizes`); GrlibError for a bad name, value or seed."""
+def resolve(profile: str, seed: int, sizes: Mapping[str, Any], base: str = "shipped") -> profiles.Profile:
+    """The profile with these sizes (see `profiles.with_sizes`); GrlibError for any bad value."""
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
+    if base not in BASES:
+        raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
     return profiles.with_sizes(profiles.get(profile), sizes)
 
 
 def claim(folder: Path, profile: str, seed: int) -> None:
     """Make the run folder of this profile and seed; GrlibError if it holds a run of another one."""
     owner = {"profile": profile, "seed": seed}
-    found = artefacts.known_json(folder / "run.json")
-    if found is None:
-        artefacts.write_json(folder / "run.json", owner)
-    elif found != owner:
-        held = f"profile {found.get('profile')}, seed {found.get('seed')}, not {profile}, {seed}"
+    path = folder / "run.json"
+    if not path.exists():
+        artefacts.write_json(path, owner)
+    if (found := artefacts.read_json(path, *owner)) != owner:
+        held = f"profile {found['profile']}, seed {found['seed']}, not {profile}, {seed}"
         raise GrlibError(f"{folder}: holds a run of {held}; name another run_dir")
 
 
@@ -130,7 +132,7 @@ class Run:
 
         MissingArtefact if it is not whole; the message names the notebook that makes it.
         """
-        refuse_missing([name], self.profile.name, self.folder)
+        refuse_missing([name], self.profile.name, self.seed, self.folder, self.notebook)
         path = freshness.located(name, self.folder)
         self._inputs.setdefault(name, artefacts.digest(path))
         return path
@@ -142,8 +144,8 @@ class Run:
     # tables and figures
 
     def save_table(self, frame: pandas.DataFrame, name: str) -> Path:
-        """Write a table (.parquet or .csv) into the run folder."""
-        return artefacts.write_table(self.path(name), frame)
+        """Write a table (.parquet or .csv) into the run folder; CSV, which people read, with `DIGITS`."""
+        return artefacts.write_table(self.path(name), _short(frame) if name.endswith(".csv") else frame)
 
     def load_table(self, name: str) -> pandas.DataFrame:
         """Read a table that this or an earlier notebook wrote."""
@@ -163,7 +165,7 @@ class Run:
             figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         artefacts.write_bytes(self.path(f"figures/{name}.svg"), svg.getvalue())
-        artefacts.write_table(self.path(f"figures/{name}.csv"), data)
+        self.save_table(data, f"figures/{name}.csv")
         return artefacts.write_bytes(self.path(f"figures/{name}.png"), artefacts.small_png(png.getvalue()))
 
     # long work
@@ -188,7 +190,7 @@ class Run:
 
     def steps(self, name: str) -> Path:
         """The folder for chunks and checkpoints of long work: steps/<notebook>/<name>."""
-        folder = self.folder / "steps" / self.notebook / name
+        folder = freshness.located(f"steps/{self.notebook}/{name}", self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -215,21 +217,53 @@ class Run:
         return artefacts.plain(manifest)
 
 
-def refuse_missing(names: Iterable[str], profile: str, folder: Path) -> None:
-    """MissingArtefact for the first artefact that is not whole, with the command that makes it."""
+def refuse_missing(names: Sequence[str], profile: str, seed: int, folder: Path, reader: str) -> None:
+    """MissingArtefact for the first artefact that is not whole, or not what its maker's manifest notes, with
+    the command that makes all that is lacking. The manifest of the notebook `reader` does not count."""
     for name in names:
-        fault, place = artefacts.problem_with(freshness.located(name, folder)), shown(folder)
+        fault, place = _fault(name, folder, reader), shown(folder)
         if fault is None:
             continue
         if name.startswith(notebooks.IN_REPOSITORY):
             name, place = name.removeprefix(notebooks.IN_REPOSITORY), "the repository"
             remedy = f"restore it with `git checkout {name}`"
         elif made_by := notebooks.maker(name, profile):
-            command = f"python -m grlib reproduce --profile {profile} --only {made_by.partition('_')[0]}"
-            remedy = f"notebook {made_by} makes it: {command}"
+            words = ["python", "-m", "grlib", "reproduce", "--profile", profile, "--seed", str(seed)]
+            words += ["--run-dir", str(folder)] if folder != run_folder(profile, seed) else []
+            needed = sorted(book.partition("_")[0] for book in _makers(names, profile, folder))
+            remedy = f"notebook {made_by} makes it: {shlex.join([*words, '--only', *needed])}"
         else:
             remedy = "no notebook declares to write it; check the name"
-        raise artefacts.MissingArtefact(f"{name}: {fault} in {place}; {remedy}")
+        raise artefacts.MissingArtefact(f"{reader} needs {name}: {fault} in {place}; {remedy}")
+
+
+def _fault(name: str, folder: Path, reader: str = "") -> str | None:
+    """What is wrong with an artefact, None if it is whole and has the digest that manifests note, if any."""
+    path = freshness.located(name, folder)
+    if fault := artefacts.problem_with(path):
+        return fault
+    manifests = [path for path in folder.glob("manifests/*.json") if path.stem != reader]
+    known = [artefacts.known_json(manifest, "outputs") or {"outputs": {}} for manifest in manifests]
+    noted = {one["outputs"][name] for one in known if name in one["outputs"]}
+    return "damaged or changed" if noted and artefacts.digest(path) not in noted else None
+
+
+def _makers(names: Sequence[str], profile: str, folder: Path) -> set[str]:
+    """The notebooks that make those of the artefacts that are at fault, and what these notebooks lack."""
+    makers = (notebooks.maker(name, profile) for name in names if _fault(name, folder))
+    found = {maker for maker in makers if maker}
+    reads = [name for book in notebooks.every() if book.name in found for name in book.reads(profile)]
+    return found | _makers(reads, profile, folder) if found else found
+
+
+def _short(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The table with `DIGITS` of each number below a million: how threads order a sum must not show."""
+
+    def short(value: Any) -> Any:
+        small = isinstance(value, float) and abs(value) < 1e6
+        return float(f"{round(value, 10):.{DIGITS}g}") + 0.0 if small else value  # + 0.0: no -0.0
+
+    return frame.map(short)
 
 
 def shown(path: Path) -> str:

@@ -6,12 +6,13 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
+from grlib.profiles.settings import MOST, SIZES, Profile
 from grlib.runs import chunks, deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
@@ -50,8 +51,8 @@ class Request:
         """The notebooks to run, in order; GrlibError for any wrong name or value of the request."""
         runs.resolve(self.profile, self.seed, {})
         for name, limit in (("--timeout", self.timeout), ("--seconds", self.seconds)):
-            if limit is not None and limit <= 0:
-                raise GrlibError(f"{name} {limit:g}: must be more than 0; leave it out for no limit")
+            if limit is not None and not 0 < limit <= MOST:
+                raise GrlibError(f"{name} {limit:g}: must be more than 0, finite; leave it out for no limit")
         if self.timeout and self.plain:
             raise GrlibError("--timeout with --plain: there is no kernel to stop; use --seconds instead")
         if self.shard:
@@ -61,7 +62,18 @@ class Request:
         for name in self.parameters:
             if name not in known:
                 raise GrlibError(f"parameter {name!r}: {notebooks.suggest(name, known)}")
+        self.resolved(chosen)
         return chosen
+
+    def resolved(self, chosen: Iterable[Notebook]) -> Profile:
+        """The profile with the sizes given for these notebooks; GrlibError for a wrong value or path."""
+        given = {name: value for book in chosen for name, value in self.injected(book).items()}
+        for name, value in given.items():
+            is_path = name != "run_dir" and str(value).startswith(("/", "~", "./", "../"))
+            if is_path and (value.startswith(".") or not artefacts.absolute(value).exists()):
+                raise GrlibError(f"parameter {name}={value!r}: must be the whole path of what exists")
+        sizes = {name: value for name, value in given.items() if name in SIZES}
+        return runs.resolve(self.profile, self.seed, sizes, given.get("base", "shipped"))
 
     def resume_command(self) -> str:
         """The command that continues after a failure, without --force: what is finished is not run again."""
@@ -103,6 +115,11 @@ def reproduce(request: Request) -> None:
             for notebook in chosen:
                 freshness.state_path(notebook, folder).unlink(missing_ok=True)
                 shutil.rmtree(folder / "steps" / notebook.name, ignore_errors=True)
+        made: set[str] = set()
+        for notebook in chosen:
+            lacking = [name for name in notebook.reads(request.profile) if name not in made]
+            runs.refuse_missing(lacking, request.profile, request.seed, folder, notebook.name)
+            made.update(notebook.writes(request.profile))
         expected = [_known_seconds(notebook, request) for notebook in chosen]
         for number, notebook in enumerate(chosen, start=1):
             title = f"[{number}/{len(chosen)}] {notebook.name}"
@@ -135,12 +152,8 @@ def _known_seconds(notebook: Notebook, request: Request) -> float:
 
 
 def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
-    """Check what a notebook reads, run it, check what it wrote; returns its cost."""
+    """Run a notebook and check what it wrote; returns its cost."""
     folder, parameters = request.folder, request.injected(notebook)
-    try:
-        runs.refuse_missing(notebook.reads(request.profile), request.profile, folder)
-    except artefacts.MissingArtefact as error:
-        raise Failure(f"{notebook.name} cannot start: {error}", "missing artefact") from error
     before = freshness.snapshot(notebook, parameters, folder)
     freshness.state_path(notebook, folder).unlink(missing_ok=True)
     if request.plain:

@@ -52,6 +52,19 @@ def test_numbers_share_digits_and_waves(token, sign):
     assert torch.equal(embedding.weight[comma], own[comma])
 
 
+def test_the_gradient_of_shared_numbers_does_not_depend_on_the_order_of_threads():
+    """That of an index adds up rows as threads come to them: the same seed gave other last digits."""
+    todo, names = (
+        [build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0).get_input_embeddings().weight.grad_fn],
+        set(),
+    )
+    while todo:
+        step = todo.pop()
+        names.add(step.name())
+        todo += [before for before, _ in step.next_functions if before]
+    assert "EmbeddingBackward0" in names and not [name for name in names if name.startswith("IndexBackward")]
+
+
 def test_baking_changes_no_logit_and_ties_the_output():
     model = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0)
     before = logits(model)

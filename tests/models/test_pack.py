@@ -78,7 +78,10 @@ def lab(tiny_folder, tmp_path, monkeypatch):
     save_model(*changed_model(1.0), run / "models" / "bc")
     save_model(*changed_model(0.01), run / "models" / "rest" / "iteration_1")
     write_json(run / "run.json", {"profile": "smoke", "seed": 0})
-    write_json(run / "state" / "01_base.json", {"written": {"models/sos": digest(run / "models" / "sos")}})
+    written = {"models/sos": digest(run / "models" / "sos")}
+    manifest = write_json(run / "manifests" / "01_base.json", {"outputs": written})
+    written |= {"manifests/01_base.json": digest(manifest)}
+    write_json(run / "state" / "01_base.json", {"written": written})
     (run / "data").mkdir()
     (run / "data" / "large.csv").write_text("x\n1\n")
     work = run / "steps" / "02_rest" / "training_1"
@@ -102,7 +105,8 @@ def test_an_unpacked_run_goes_on(lab, capsys):
     assert {"data/large.csv", "run.json", f"models/rest/iteration_1/{WEIGHTS}"} <= names
     assert not any("checkpoint" in name or "01_base/" in name for name in names)
     state = json.loads((again / "state" / "01_base.json").read_text())
-    assert state["written"]["models/sos"] == digest(again / "models" / "sos")
+    for name in ("models/sos", "manifests/01_base.json"):
+        assert state["written"][name] == digest(again / name)
     model, work = again / "models" / "rest" / "iteration_1", again / "steps" / "02_rest" / "training_1"
     assert finished(work, {"base": digest(again / "models" / "sos")}, model)
     for name, size in (("bc", 1.0), ("rest/iteration_1", 0.01)):

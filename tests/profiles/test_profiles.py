@@ -104,6 +104,12 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
         ("[countdown]\nmax = 3", "countdown: setting 'max' is unknown"),
         ("[base]\nstages = [{ num = 3 }]", "setting 'num' is unknown"),
         ("budget = = 3", "correct the line"),
+        ("budget = -1", "budget = -1: must be a number from 0 to 1,000,000,000"),
+        ("[sampling]\ntemperature = nan", "temperature = nan: must be a number from 0 to 100"),
+        ("[self_training.training]\nlr = inf", "lr = inf: must be a number from 0 to"),
+        ("[self_training.training]\nwarmup = 1.5", "warmup = 1.5: must be a number from 0 to 1"),
+        ("[self_training.training]\nbetas = [0.9, -1.0]", "betas = -1: must be a number from 0 to 1"),
+        ("task = 3", "task = 3: must be a table of settings"),
     ],
 )
 def test_a_profile_file_with_a_mistake_is_refused(tmp_path, monkeypatch, line, words):
@@ -130,7 +136,13 @@ def test_a_profile_file_holds_what_differs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("laptp", "did you mean 'laptop'"), ("", "choose one of"), (3, "choose one of")]
+    ("name", "words"),
+    [
+        ("laptp", "did you mean 'laptop'"),
+        ("", "choose one of"),
+        (3, "choose one of"),
+        (["smoke"], "did you mean 'smoke'"),
+    ],
 )
 def test_an_unknown_profile_is_one_clear_line(name, words):
     with pytest.raises(GrlibError, match=words) as caught:

@@ -180,3 +180,16 @@ def test_tokens_at_equal_accuracy_by_hand():
     assert math.isnan(metrics.token_ratio(budgets, [0, 0, 0], slow, 0.5))
     with pytest.raises(GrlibError):
         metrics.tokens_at_accuracy([100, 0], [0, 1], 0.5)
+
+
+@pytest.mark.parametrize("error", [0, 1e-16, -1e-16, 2e-16])
+def test_a_curve_that_touches_its_level_reaches_it_whatever_the_last_digits(error):
+    """Other threads add up in another order; the flat part made the difference of a whole step of tokens."""
+    budgets, flat = [0, 100, 200, 300], [0, 0.4 + error, 0.4, 0.8]
+    assert metrics.tokens_at_accuracy(budgets, flat, 0.5 * 0.8) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("wrong", [{"draws": 0}, {"draws": -3}, {"seed": -1}])
+def test_numbers_of_draws_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(GrlibError, match="draws=.*, seed=.*: must be 1 or more, and 0 or more"):
+        metrics.resampled_means([[[1.0]]], **wrong)

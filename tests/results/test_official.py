@@ -127,3 +127,13 @@ def test_what_is_no_release_is_told(tmp_path):
     pd.DataFrame(row).to_parquet(file)
     with pytest.raises(GrlibError, match="row 0: KeyError: 'nums'"):
         official.import_results(tmp_path, tmp_path / "out", print)
+    right = row | {"extra_info": [{"index": 0, "nums": [1, 2], "target": 3}], "response": [[{"content": ""}]]}
+    for name, wrong in (("score", "1"), ("score", float("nan")), ("response_length", "x")):
+        pd.DataFrame(right | {name: [wrong]}).to_parquet(file)
+        with pytest.raises(GrlibError, match="row 0: .*response_length and score, numbers"):
+            official.import_results(tmp_path, tmp_path / "out", print)
+    pd.DataFrame(right).to_parquet(file)
+    assert len(official.sources(tmp_path)) == 1
+    file.parents[1].rename(file.parents[1].with_name("temp_1.0.0"))
+    with pytest.raises(GrlibError, match="name the release's folder"):
+        official.import_results(tmp_path, tmp_path / "out", print)

@@ -176,7 +176,7 @@ def test_costs_come_from_finished_runs(filled, recorded):
     def finished(profile, seconds, sections):
         state = recorded / "runs" / profile / "seed0" / "state" / "04_hints.json"
         cost = {"seconds": seconds, "peak_memory_mb": 640, "sections": sections}
-        artefacts.write_json(state, cost)
+        artefacts.write_json(state, {"depends_on": {}, "written": {}, **cost})
         costs.record({profile: state.parents[1]}, notebooks.every())
 
     finished("smoke", 12.0, [["Data", 0.5], ["Table 1 | all", 11.5]])

@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -264,9 +265,66 @@ def test_a_missing_input_stops_the_notebook_and_names_its_maker(lab, capsys):
     assert main(["reproduce", "--profile", "smoke", "--only", "02"]) == 3
     message = capsys.readouterr().err
     assert message == (
-        "error: 02_read cannot start: data/a.csv: missing in runs/smoke/seed0; notebook 01_write makes it: "
-        "python -m grlib reproduce --profile smoke --only 01\n"
+        "error: 02_read needs data/a.csv: missing in runs/smoke/seed0; notebook 01_write makes it: "
+        "python -m grlib reproduce --profile smoke --seed 0 --only 01\n"
     )
+
+
+def test_the_remedy_names_all_missing_makers_in_the_same_folder_and_obeyed_it_works(lab, capsys):
+    make_notebook(
+        lab / "notebooks", "03_last", "1", reads=["tables/b.csv"],
+        writes=[],
+    )  # fmt: skip
+    options = ["reproduce", "--profile", "smoke", "--seed", "3", "--run-dir", str(lab / "my run")]
+    assert main([*options, "--only", "03"]) == 3
+    printed = capsys.readouterr()
+    remedy = shlex.split(printed.err.partition("makes it: ")[2])
+    assert remedy == ["python", "-m", "grlib", *options, "--only", "01", "02"] and not printed.out
+    assert main(remedy[3:]) == 0 and main([*options, "--only", "03"]) == 0
+
+
+def test_an_input_that_differs_from_what_its_maker_noted_is_refused_by_name(lab, capsys):
+    noted = 'import json\nfrom grlib.runs.files import digest\n(folder / "manifests").mkdir(exist_ok=True)\n'
+    noted += 'outputs = {"data/a.csv": digest(folder / "data" / "a.csv")}\n'
+    noted += '(folder / "manifests" / "01_write.json").write_text(json.dumps({"outputs": outputs}))'
+    make_notebook(lab / "notebooks", "01_write", WRITE, noted, writes=["data/a.csv"])
+    assert main(["reproduce", "--profile", "smoke"]) == 0
+    made = lab / "runs" / "smoke" / "seed0" / "data" / "a.csv"
+    replace(made, "x\n1\n", "x\n3\n")
+    assert main(["reproduce", "--profile", "smoke", "--only", "02"]) == 3
+    assert "data/a.csv: damaged or changed in runs/smoke/seed0; notebook 01" in capsys.readouterr().err
+    with pytest.raises(artefacts.MissingArtefact, match="damaged or changed"):
+        runs.refuse_missing(["data/a.csv"], "smoke", 0, made.parents[1], "02_read")
+    runs.refuse_missing(["data/a.csv"], "smoke", 0, made.parents[1], "01_write")
+    assert main(["reproduce", "--profile", "smoke"]) == 0 and "x\n1\n" in made.read_text()
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"written": {}}', '{"depends_on', None])
+@pytest.mark.parametrize(
+    "name", ["state/01_write.json", "executed/01_write.ipynb", "manifests/01_write.json"]
+)
+def test_a_damaged_record_of_a_run_is_out_of_date_and_made_again(lab, capsys, name, text):
+    manifest = '(folder / "manifests").mkdir(exist_ok=True)\n'
+    manifest += '(folder / "manifests" / "01_write.json").write_text("{}")'
+    make_notebook(lab / "notebooks", "01_write", WRITE, manifest, writes=["data/a.csv"])
+    request = runner.Request("smoke", only=("01",))
+    runner.reproduce(request)
+    path = request.folder / name
+    content = path.read_bytes()
+    path.unlink() if text is None else path.write_text(text)
+    [(_, reason)] = runner.status(request)
+    assert "damaged" in reason or "not finished" in reason or f"{name} is missing or was changed" in reason
+    runner.reproduce(request)
+    assert dict(runner.status(request)) == {"01_write": "up to date"} and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"profile": "smoke"}', '{"prof'])
+def test_a_damaged_owner_of_a_run_folder_is_refused_by_name(lab, capsys, text):
+    (lab / "mine").mkdir()
+    (lab / "mine" / "run.json").write_text(text)
+    assert main(["reproduce", "--profile", "smoke", "--run-dir", str(lab / "mine")]) == 3
+    assert f"error: {lab / 'mine' / 'run.json'}: " in capsys.readouterr().err
+    assert (lab / "mine" / "run.json").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -421,18 +479,57 @@ def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
         (["-p", "rows", "many"], ["rows='many'", "must be of type int"]),
         (["-p", "seed", "3"], ["use --seed"]),
         (["--seed", "-1"], ["seed=-1", "from 0"]),
-        (["--timeout", "0"], ["--timeout 0"]),
+        *((["--timeout", value], [f"--timeout {value}", "finite"]) for value in ("0", "nan", "inf", "1e+10")),
+        *((["--seconds", value], [f"--seconds {value}", "finite"]) for value in ("-1", "nan", "inf")),
         (["--shard", "4/3"], ["shard '4/3'"]),
+        (["--shard", "1" * 5000 + "/2"], ["shard '1111", "must be i/n"]),
+        (["-p", "base", "nonsense"], ["base='nonsense'", "shipped, scratch"]),
+        (["-p", "test_problems", "-5"], ["test_problems = -5", "from 0 to"]),
+        (["-p", "test_problems", "1" * 30], ["test_problems = 1.11", "from 0 to"]),
+        (["-p", "test_problems", "5000"], ["5000 test problems: only 2000"]),
+        (["-p", "ppo_steps", "-1"], ["size ppo_steps", "steps = -1"]),
+        (["-p", "problems_source", "/nonexistent"], ["problems_source='/nonexistent'", "whole path"]),
+        (["-p", "problems_source", "./data"], ["problems_source='./data'", "whole path"]),
+        (["-p", "problems_source", "owner/data"], ["problems_source 'owner/data'", "give both or none"]),
+        (["--run-dir", "~nouser/x"], ["~nouser/x: no such user"]),
+        (["--run-dir", "/dev/null/x"], ["/dev/null/x", "Not a directory"]),
+        (["--run-dir", __file__], [__file__, "File exists"]),
+        (["--run-dir", "/tmp/" + "n" * 300], ["nnnn", "name too long"]),
         (["--base", "gpu", "--profile", "smoke"], ["--base gpu", "--profile laptop, not smoke"]),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(lab, capsys, options, words):
+    sizes = 'test_problems = 0\nppo_steps = 0\nproblems_source = ""\n'
+    make_notebook(lab / "notebooks", "02_read", READ, parameters=sizes + PARAMETERS, reads=["data/a.csv"])
     assert main(["reproduce", *options]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert all(word in message for word in words), message
     assert not (lab / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["record", "--profile", "smoke", "--dest", __file__],
+        ["pack", "--profile", "smoke", "/dev/null/x"],
+        ["unpack", "--profile", "smoke", "--run-dir", "/dev/null/x", "/dev/null"],
+        ["figures", "--source", "~nouser/x"],
+    ],
+)
+def test_a_place_that_cannot_be_used_is_one_line(lab, capsys, command):
+    (lab / "runs" / "smoke" / "seed0").mkdir(parents=True)
+    assert main(command) in (2, 3)
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+
+
+def test_a_closed_pipe_is_left_quietly():
+    command = [sys.executable, "-m", "grlib", "status", "--profile", "smoke", "--only", "01"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141
 
 
 def test_usage_errors_exit_with_2(lab, capsys):
@@ -465,8 +562,14 @@ def test_start_resolves_sizes_and_refuses_bad_ones(tmp_path):
     standard = profiles.get("smoke")
     assert run.profile.samples == 7
     assert run.profile.test_problems == standard.test_problems
-    for bad in ({"sampels": 3}, {"samples": "3"}, {"samples": -1}, {"samples": True}):
-        with pytest.raises(GrlibError, match="sampel|samples ?="):
+    nan, inf = float("nan"), float("inf")
+    for bad in (
+        *({"sampels": 3}, {"samples": "3"}, {"samples": -1}, {"samples": True}, {"ppo_actor_lr": inf}),
+        *({"sampling": {"temperature": nan}}, {"sampling": {"engine": "foo"}}, {"sampling": 5}, {"lr": inf}),
+    ):
+        with pytest.raises(
+            GrlibError, match="sampel|samples ?=|actor_lr = inf|temperature = nan|'foo'|= 5|'lr'"
+        ):
             runs.start("03_x", profile="smoke", run_dir=str(tmp_path / "other"), **bad)
     for profile, seed in (("huge", 0), (3, 0), ("smoke", 1.5), ("smoke", True), ("smoke", -1)):
         with pytest.raises(GrlibError):
@@ -507,11 +610,29 @@ def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
     assert "smoke" in shown.loc["profile", "value"] and "torch" in shown.index
 
 
+def test_numbers_of_csv_files_have_the_digits_that_mean_something(tmp_path):
+    run = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / "run"))
+    first = pandas.DataFrame(
+        {"x": [12.5234375, 48.59375, 1 / 3, 0.0, 1234567.5, 1e-7, None], "n": 3, "s": "a"}
+    )
+    texts = set()
+    for error in (0, 1e-14, -1e-14):
+        other = first.assign(x=first["x"] + error)
+        texts.add(run.save_table(other, "tables/t.csv").read_text())
+        exact = run.save_table(other, "results/t.parquet")
+        assert artefacts.read_table(exact)["x"].equals(other["x"])
+    assert texts == {
+        "x,n,s\n12.5234,3,a\n48.5938,3,a\n0.333333,3,a\n0.0,3,a\n1234567.5,3,a\n1e-07,3,a\n,3,a\n"
+    }
+
+
 def test_paths_outside_the_run_folder_are_refused(tmp_path):
     run = runs.start("01_x", profile="smoke", run_dir=str(tmp_path / "run"))
     for name in ("../x.csv", "/tmp/x.csv", "repo:../x"):
         with pytest.raises(GrlibError, match="must lie inside the run folder"):
             run.path(name)
+    with pytest.raises(GrlibError, match="must lie inside the run folder"):
+        run.steps("../../../x")
     with pytest.raises(artefacts.MissingArtefact, match="no notebook declares to write it"):
         run.require("results/nobody.parquet")
 
@@ -592,6 +713,19 @@ def test_record_stores_a_whole_run_and_figures_redraws_it(study, capsys):
     assert artefacts.digest(measured) == before, "redrawing gives the recorded tables"
 
 
+@pytest.mark.parametrize("name", ["executed/09_figures.ipynb", "manifests/09_figures.json"])
+def test_record_writes_all_or_nothing(study, capsys, name):
+    """The last input is damaged: nothing before it may have been written."""
+    request, target = runner.Request("laptop"), study / "trial"
+    runner.reproduce(request)
+    (request.folder / name).write_text("{")
+    assert main(["record", "--dest", str(target)]) == 2
+    assert f"09_figures: output {name} is missing or was changed" in capsys.readouterr().err
+    assert main(["record", "--dest", str(target), "--allow-stale"]) != 0
+    assert name.rpartition("/")[2] in capsys.readouterr().err
+    assert not [path for path in target.rglob("*") if path.is_file()]
+
+
 def test_seeds_recorded_one_after_another_stand_side_by_side(study, capsys):
     lab = study
     measured = lab / "paper_results" / "measured" / "laptop"
@@ -656,8 +790,12 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(study, capsys):
     assert artefacts.read_json(stored / "record.json")["commits"] == ["abc"]
     assert {path.name for path in (lab / "figures" / "laptop").iterdir()} == {"f.jpg", "new.jpg", "all.csv"}
 
-    manifest = lab / "other" / "manifests" / "08_new.json"
-    artefacts.write_json(manifest, {"inputs": {"results/r.csv": "1234", "repo:x": "1"}, "commit": "abc"})
+    used = later.replace('"commit"', '"inputs": {"results/r.csv": "1234", "repo:x": "1"}, "commit"')
+    make_notebook(
+        lab / "notebooks", "08_new", used, parameters=COMMON + "test_problems = 7",
+        writes=["results/new.csv", "figures/new.jpg"],
+    )  # fmt: skip
+    assert main(["reproduce", *joins]) == 0
     for known in ({"results/r.csv": "5678"}, {}):
         artefacts.write_json(stored / "manifests" / "03_test.json", {"outputs": known, "commit": "abc"})
         assert main(["record", *joins]) == 2
@@ -698,13 +836,15 @@ def test_the_expected_time_is_that_of_a_recorded_run_of_the_same_sizes(lab, caps
 
 
 def test_smoke_is_recorded_only_on_request_and_never_over_another_profile(lab, capsys):
+    for name in ("01_write", "02_read"):
+        manifest = f"from grlib.runs import files\nfiles.write_json(Path(run_dir, 'manifests/{name}.json'), "
+        book = lab / "notebooks" / f"{name}.ipynb"
+        content = nbformat.read(book, as_version=4)
+        content.cells.append(nbformat.v4.new_code_cell(manifest + f"{{'commit': '{name}'}})", id="manifest"))
+        nbformat.write(content, book)
     runner.reproduce(runner.Request("smoke"))
     assert main(["record", "--profile", "smoke"]) == 2
     assert "give --dest" in capsys.readouterr().err
-    for name in ("01_write", "02_read"):
-        artefacts.write_json(
-            lab / "runs" / "smoke" / "seed0" / "manifests" / f"{name}.json", {"commit": name}
-        )
     assert main(["record", "--profile", "smoke", "--dest", str(lab / "trial")]) == 0
     assert "2 different commits" in capsys.readouterr().out
     artefacts.write_json(lab / "laptop" / "record.json", {"profile": "laptop", "seed": 0})

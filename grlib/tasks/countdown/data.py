@@ -107,15 +107,7 @@ def make_splits(settings: Scale, train: int, valid: int, test: int, seed: int = 
     Test and validation problems do not depend on the seed of a run (runs are compared on the same problems)
     nor on how many are taken of them; the training problems are new for every seed.
     """
-    for name, wanted, most in (
-        ("test", test, settings.reserved_test),
-        ("valid", valid, settings.reserved_valid),
-    ):
-        if wanted > most:
-            raise GrlibError(
-                f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or "
-                f"raise reserved_{name} of the task and train the base anew"
-            )
+    check_sizes(settings, valid, test)
     tests, valids = reserved_keys(settings)
     return Splits(
         train=draw(settings, f"train/{seed}", train, exclude=tests | valids),
@@ -123,6 +115,17 @@ def make_splits(settings: Scale, train: int, valid: int, test: int, seed: int = 
         seen=draw_tests(settings, "test-seen", test),
         unseen=draw_tests(settings, "test-unseen", test, unseen=True),
     )
+
+
+def check_sizes(settings: Scale, valid: int, test: int) -> None:
+    """GrlibError for more test or validation problems than are kept out of the training sets."""
+    reserved = {"test": (test, settings.reserved_test), "valid": (valid, settings.reserved_valid)}
+    for name, (wanted, most) in reserved.items():
+        if wanted > most:
+            raise GrlibError(
+                f"{wanted} {name} problems: only {most} are kept out of the training sets; take fewer, or "
+                f"raise reserved_{name} of the task and train the base anew"
+            )
 
 
 def draw(

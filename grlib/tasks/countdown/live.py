@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grlib import profiles
 from grlib.errors import GrlibError
-from grlib.runs.files import write_bytes
+from grlib.runs.files import read_json, write_bytes
 from grlib.runs.notebooks import REPOSITORY
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
@@ -109,7 +108,7 @@ def _refuse_unknown(problem: Problem, folder: Path) -> None:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return
-    task = profiles.get(json.loads(manifest.read_text())["profile"]).countdown
+    task = profiles.get(read_json(manifest, "profile")["profile"]).countdown
     if (
         len(problem.nums) != task.num_count
         or max(problem.nums) > task.max_number

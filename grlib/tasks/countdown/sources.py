@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from grlib.errors import GrlibError
 from grlib.profiles import Profile
-from grlib.tasks.countdown.data import Imitated, Solved, Splits, imitation_examples, make_splits
+from grlib.tasks.countdown.data import Imitated, Solved, Splits, check_sizes, imitation_examples, make_splits
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem, problem_key
 from grlib.tasks.countdown.rows import problems_from_rows, turns_from_rows
@@ -37,7 +37,9 @@ def splits_of(profile: Profile, seed: int) -> Splits:
 
 
 def check_sources(profile: Profile) -> None:
-    """Refuse a pair of sources that could let a base model learn from test problems."""
+    """Refuse a pair of sources, or sizes, that could let a base model learn from test problems."""
+    if not profile.problems_source:
+        check_sizes(profile.countdown, profile.valid_problems, profile.test_problems)
     if bool(profile.problems_source) != bool(profile.imitation_source):
         raise GrlibError(
             f"problems_source {profile.problems_source!r}, imitation_source {profile.imitation_source!r}: "
