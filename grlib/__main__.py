@@ -165,6 +165,8 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
 
     Returns the exit code.
     """
+    if options.command not in ("search", "check"):
+        housekeeping.refuse_without_clone(options.command)
     match options.command:
         case "reproduce":
             from grlib.runs import runner

@@ -39,10 +39,31 @@ def test_the_locks_have_exact_versions_and_no_addresses():
         assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
 
 
-@pytest.mark.parametrize("pin", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
-def test_direct_dependencies_are_pinned_as_in_the_lock(pin):
-    name, version = pin.split("==")
-    assert LOCKED[canonicalize_name(name)] == version
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = [*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["notebooks"], *EXTRAS["test"]]
+
+
+@pytest.mark.parametrize("wanted", [need for need in DIRECT if not need.startswith("grlib")])
+def test_the_lock_is_within_the_ranges_of_direct_dependencies(wanted):
+    need = Requirement(wanted)
+    assert Version(LOCKED[canonicalize_name(need.name)]) in need.specifier
+    assert not {spec.operator for spec in need.specifier} & {"==", "==="}
+
+
+def test_an_installed_package_works_without_a_clone(tmp_path):
+    """The package alone, as pip copies it: what needs no clone works, the rest says what it needs."""
+    shutil.copytree(REPOSITORY / "grlib", tmp_path / "grlib", ignore=shutil.ignore_patterns("__pycache__"))
+    program = "from grlib.tasks.countdown import *; p = Problem((84, 2, 14, 15), 26); print(solve(p))"
+    here = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=here, capture_output=True, text=True
+    )
+    assert done.stdout == "('14+15=29', '2*29=58', '84-58=26')\n", done.stderr
+    for command in ("status", "figures", "plan", "reproduce", "clean"):
+        asked = [sys.executable, "-m", "grlib", command]
+        done = subprocess.run(asked, cwd=tmp_path, env=here, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: {command}: needs a clone") and done.stderr.count("\n") == 1
 
 
 def test_the_lock_names_every_package_that_a_locked_one_needs_here():
@@ -122,12 +143,13 @@ def test_clean_removes_what_can_be_made_again_and_nothing_tracked(tmp_path):
         (copy / name).mkdir(parents=True)
         (copy / name / "file").write_text("x")
     (copy / ".venv" / "file").rename(copy / ".venv" / ".ready")  # the mark of make
+    (copy / "pyproject.toml").touch()
     subprocess.run(["git", "init", "-q", copy], check=True)
     subprocess.run(["git", "-C", copy, "add", "-f", "build/file"], check=True)
     subprocess.run(
         [sys.executable, "-S", "-B", "-m", "grlib", "clean"], cwd=copy, check=True, capture_output=True
     )
-    assert {path.name for path in copy.iterdir()} == {".git", "grlib", "build", "tests"}
+    assert {path.name for path in copy.iterdir()} == {".git", "grlib", "build", "tests", "pyproject.toml"}
     assert list((copy / "tests").iterdir()) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from grlib.errors import GrlibError
 from grlib.runs import files as artefacts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,15 +35,36 @@ def check() -> int:
 
 def _checks() -> Iterator[tuple[bool, str]]:
     yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer)"
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for pin in project["dependencies"]:
-        name, _, wanted = pin.partition("==")
+    for name, wanted in _packages().items():
         found = installed(name)
-        yield found.partition("+")[0] == wanted, f"{name} {found} (pinned: {wanted})"
+        good = found.partition("+")[0] == wanted if wanted else found != "not installed"
+        yield good, f"{name} {found}" + (f" (pinned: {wanted})" if wanted else "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield memory >= MEMORY_GB, f"memory {memory:.1f} GB ({MEMORY_GB} GB or more), {os.cpu_count()} cores"
     free = shutil.disk_usage(REPOSITORY).free / 1e9
     yield free >= DISK_GB, f"free disk {free:.1f} GB ({DISK_GB} GB or more)"
+
+
+def _packages() -> dict[str, str]:
+    """The packages that grlib imports, with their versions in the lock; "" outside a clone: any will do."""
+    if not (REPOSITORY / "pyproject.toml").is_file():
+        needed = [need for need in importlib.metadata.requires("grlib") or [] if "extra ==" not in need]
+        return {re.match(r"[\w-]+", need)[0]: "" for need in needed}  # type: ignore[index]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["train"], *extras["notebooks"]]
+    lines = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    return {name: pins[name] for need in needed if (name := re.split(r"[<>=\[]", need)[0]) != "grlib"}
+
+
+def refuse_without_clone(command: str) -> None:
+    """GrlibError for a command that works on the notebooks and records of a clone, where there is none."""
+    if not (REPOSITORY / "pyproject.toml").is_file():
+        raise GrlibError(
+            f"{command}: needs a clone of the repository, for its notebooks and records; clone it, and run "
+            "`make reproduce` there. Without one: search --model DIR, check"
+        )
 
 
 def installed(package: str) -> str:
