@@ -86,8 +86,8 @@ def training_items(
     The base has seen none of their programs, under any statement.
     """
     scale = profile.repair
-    if scale.train_source == COMPOSED:  # twice as many, so that the seed has a choice
-        fresh = problems("train", 2 * scale.self_training.train_problems, PROBLEMS_SEED)
+    if scale.train_source == COMPOSED:
+        fresh = problems("train", scale.self_training.train_problems, f"{PROBLEMS_SEED}/{seed}")
     else:
         found, task = load_source(scale.train_source, "train"), repair_task(profile)
         judged = task.judge([(problem, as_answer(problem.solution), 0) for problem in found])
