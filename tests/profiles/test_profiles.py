@@ -109,7 +109,7 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
         ("[self_training.training]\nlr = inf", "lr = inf: must be a number from 0 to"),
         ("[self_training.training]\nwarmup = 1.5", "warmup = 1.5: must be a number from 0 to 1"),
         ("[self_training.training]\nbetas = [0.9, -1.0]", "betas = -1: must be a number from 0 to 1"),
-        ("task = 3", "task = 3: must be a table of settings"),
+        ("countdown = 3", "countdown = 3: must be a table of settings"),
     ],
 )
 def test_a_profile_file_with_a_mistake_is_refused(tmp_path, monkeypatch, line, words):
