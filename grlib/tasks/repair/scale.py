@@ -35,7 +35,7 @@ class Scale:
     far_problems: int = 32
     deeper_problems: int = 32
     samples: int = 32
-    # where problems come from: "compositions" (composed here), "humaneval", a folder, a hub name or name@commit
+    # where problems come from: "compositions" (composed here), "humaneval", a folder, name or name@commit
     train_source: str = "compositions"
     near_source: str = "compositions"
     far_source: str = "compositions"
