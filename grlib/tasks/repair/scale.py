@@ -15,7 +15,8 @@ class Scale:
     budget: int = 192  # tokens of one answer, end token included
     seconds: float = 0.3  # time limit of one test
     # the base, which imitates repair episodes
-    base_problems: int = 60_000  # one episode each for the base to imitate; 0: a pretrained model as it is
+    base_problems: int = 800  # problems that the base imitates; 0: a pretrained model without training
+    base_episodes: int = 16  # episodes per problem, each with other words, inputs and bugs
     base_training: Training = Training(
         lr=3e-3, batch_rows=16, epochs=2, optimizer="muon", schedule="trapezoid", warmup=0.02
     )
@@ -33,9 +34,8 @@ class Scale:
     # evaluation
     near_problems: int = 64
     far_problems: int = 32
-    deeper_problems: int = 32
     samples: int = 32
-    # where problems come from: "compositions" (composed here), "humaneval", a folder, name or name@commit
-    train_source: str = "compositions"
-    near_source: str = "compositions"
-    far_source: str = "compositions"
+    # where problems come from: "families" (generated), "humaneval", a folder, a hub name or name@commit
+    train_source: str = "families"
+    near_source: str = "families"
+    far_source: str = "families"
