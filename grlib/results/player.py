@@ -1,8 +1,8 @@
 """Two pages to play with: a search step by step, text and tree side by side, and pass@k against tokens.
 
 `page` and `curves` make whole HTML pages that need no server and no network. `Player` shows one in a
-notebook, and a picture where scripts do not run. Keys of the search: arrows, Home, End, space; 1, 2, 3 for the
-tabs.
+notebook, and a picture where scripts do not run. Keys of the search: arrows, Home, End, space; 1, 2, 3 for
+the tabs.
 """
 
 from __future__ import annotations
