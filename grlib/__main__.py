@@ -249,6 +249,9 @@ def main(arguments: list[str] | None = None) -> int:
         planned = error.exit_code == deadline.OutOfTime.exit_code  # also of a notebook that stopped for it
         print(error if planned else f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; run `pip install 'grlib[notebooks]'`", file=sys.stderr)
+        return GrlibError.exit_code
     except OSError as error:
         if artefacts.is_disk_full(error):
             print(f"error: disk full ({error}); free some space, then the same command", file=sys.stderr)
