@@ -108,7 +108,11 @@ class Player:
     """A page in a notebook: shown in a frame; as a picture where a viewer runs no scripts."""
 
     def __init__(self, views: Sequence[Mapping[str, Any]], title: str, about: str, picture: bytes) -> None:
-        self.html, self.picture = page(views, title, about, picture), picture
+        self.title, self.picture = title, picture
+        self.html = page(views, title, about, picture)
+
+    def __repr__(self) -> str:
+        return f"a page that plays {self.title}"
 
     def _repr_html_(self) -> str:
         shown = "this.style.display='block';this.previousElementSibling.style.display='none'"
