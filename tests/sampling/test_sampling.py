@@ -312,10 +312,10 @@ def test_nothing_asked_nothing_done(pair, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"temperature": -1.0}, "0 or more"),
+        ({"temperature": -1.0}, "must be a number from 0 to"),
         ({"slots": 0}, "slots=0: must be positive"),
         ({"chunk": 0}, "chunk=0: must be positive"),
-        ({"workers": -1}, "0 or more"),
+        ({"workers": -1}, "must be a number from 0 to"),
         ({"engine": "vlm"}, "engine is 'vlm'; choose one of batched, static, transformers"),
         ({"temperature": 0.5, "logprobs": True}, "temperature 0.5"),
     ],

@@ -388,6 +388,8 @@ PROFILE = Profile(
     budget=200,
     base=Base(stages=(Stage(2, 12, 4), Stage(3, 9, 3)), bc_batch_factor=1),
     self_training=SelfTraining(row_length=232),
+    valid_problems=10,
+    test_problems=20,
 )
 
 
