@@ -130,14 +130,16 @@ def test_the_batch_file_runs_on_all_nodes(tmp_path):
     known = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable, "RAY_PORT": port}
     known |= {"HEAD": socket.gethostbyname(socket.gethostname()), "RAY_AUTH_MODE": "disabled"}
     options = ["--profile", "smoke", "--only", "01", "--run-dir", str(run)]
-    job = subprocess.Popen(
-        ["sbatch", str(script), *options], env=os.environ | known, cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = job.communicate(timeout=900)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
+    with open(tmp_path / "output", "w+") as log:
+        command = ["sbatch", str(script), *options]
+        job = subprocess.Popen(
+            command, env=os.environ | known, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            job.wait(timeout=900)
+        finally:  # the job's end would end Ray too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGTERM)
+    output = (tmp_path / "output").read_text()
     assert job.returncode == 0, output[-4000:]
     assert output.count("Ray runtime started") == 2 and (run / "data" / "problems_train.parquet").exists()
