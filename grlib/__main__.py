@@ -9,8 +9,8 @@
 
 exit codes: 0 all is well; 1 no solution (of `search`); 2 wrong usage or bad input; 3 an artefact is missing;
             4 a cell raised an error; 5 out of memory or dead kernel; 6 time-out; 7 disk full;
-            8 other shards' work is needed; 9 out of time (--seconds): the same command continues;
-            130 interrupted; 141 nobody reads the output any more
+            9 out of time (--seconds): the same command continues; 130 interrupted;
+            141 nobody reads the output any more
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
-from grlib.runs import chunks, deadline, housekeeping  # what a bare Python has; the rest when it is needed
+from grlib.runs import deadline, housekeeping  # what a bare Python has; the rest when it is needed
 from grlib.runs import files as artefacts
 from grlib.runs.provenance import cores
 
@@ -40,15 +40,15 @@ COMMANDS = {
     "import-official": "read the rows that the authors' release generated, for figures and tables",
     "pack": "write a run as at most eight files of 16 MB, so that another machine can continue it",
     "unpack": "make a run folder from the files of a packed run",
-    "merge-shards": "copy the chunks that several machines made of one run into one run folder",
     "search": "type a problem and watch the best model here search for a solution",
     "check": "check Python, the packages' versions, memory and disk",
     "clean": "remove runs/, caches and .venv (nothing that git tracks)",
 }
-MOVED = {  # old commands, not listed: what to use
+MOVED = {  # old commands and options, not listed: what to use
     "bench": "the comparison of speeds is outside grlib now; in a clone, python -m benchmarks",
     "gpu": "a GPU runs the notebooks now: python -m grlib reproduce --profile gpu --seconds 600 --plain; its "
     "probe: python -m benchmarks gpu (docs/gpu.md)",
+    **dict.fromkeys(("merge-shards", "--shard"), "one run takes all of a Ray cluster now: docs/at-scale.md"),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "--profile": {"default": "laptop", "help": "smoke, laptop, gpu or paper (default: laptop)"},
@@ -68,13 +68,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--timeout": {"type": float, "metavar": "SECONDS", "help": "time limit per notebook (default: none)"},
     "--seconds": {"type": float, "metavar": "N", "help": "stop the run after N seconds; the work is stored"},
     "--plain": {"action": "store_true", "help": "run code cells as plain Python: no papermill, no kernel"},
-    "--shard": {"default": "", "metavar": "I/N", "help": "do every N-th chunk of long steps, from the I-th"},
     "--gpus": {"type": int, "default": 1, "help": "how many GPUs (default: 1)"},
     "--device": {"default": "cpu", "help": "a card such as t4, rtx4090 or h100 (default: cpu, this machine)"},
     "--cores": {"type": int, "default": cores(), "help": "CPU cores (default: those of this machine)"},
     "release": {"metavar": "DIR", "help": "the folder checkpoints/countdown of the release"},
     "packed": {"type": Path, "metavar": "DIR", "help": "folder of the packed run's files"},
-    "shards": {"nargs": "+", "metavar": "RUN_FOLDER", "help": "run folders of the shards"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and do not change the repository"},
     "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
@@ -83,7 +81,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RUN, CHOICE = ("--profile", "--seed", "--run-dir"), ("--only", "--from", "--base", "-p")
 TAKES = {
-    "reproduce": (*RUN, *CHOICE, "--force", "--timeout", "--seconds", "--plain", "--shard"),
+    "reproduce": (*RUN, *CHOICE, "--force", "--timeout", "--seconds", "--plain"),
     "status": (*RUN, *CHOICE),
     "figures": ("--profile", "--source", "--dest"),
     "record": (*RUN, "--only", "--dest", "--allow-stale"),
@@ -91,7 +89,6 @@ TAKES = {
     "import-official": ("release", "--dest"),
     "pack": (*RUN, "--only", "packed"),
     "unpack": (*RUN, "packed"),
-    "merge-shards": (*RUN, "shards"),
     "clean": ("--keep-runs", "--venv"),
 }
 
@@ -212,8 +209,6 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib.models.pack import unpack
 
             unpack(options.packed, request_of(options).folder)
-        case "merge-shards":
-            print(*chunks.merge(request_of(options).folder, list(map(Path, options.shards))), sep="\n")
         case "search":
             from grlib.tasks.countdown import live
 
@@ -232,7 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
     top = parser()
     options, rest = top.parse_known_args(arguments)
     if rest and options.command not in ("search", *MOVED):  # `search` parses its arguments itself
-        top.error(f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help")
+        unknown = f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help"
+        top.error(MOVED.get(rest[0].partition("=")[0], unknown))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = run_command(options, rest)

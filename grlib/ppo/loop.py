@@ -174,7 +174,7 @@ def _rollouts(
     sampler = sampled_policy(
         model, sampling, f"{seed}/{step}", work / "rollouts", f"step {step}", lambda message: None
     )
-    with chunks.as_a_whole():  # a step is too short to be divided among machines
+    with chunks.as_a_whole():
         rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
     if settings.sampling.engine == "vllm":  # takes nearly all of a GPU's memory
         release_gpus()

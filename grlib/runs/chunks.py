@@ -1,34 +1,37 @@
-"""Long work in chunks, each stored when it is done: in this process, in a pool, or split over machines.
+"""Long work in chunks, each stored when it is done: in this process, or in a pool of workers.
 
-On one machine, `chunked` does it all. `python -m grlib reproduce --shard 2/4` does every fourth chunk and
-stops (exit code 8) at the first step that needs chunks of other shards. `python -m grlib merge-shards` copies
-them into one run folder, and the same command continues there. Shard 0/n is the leading machine: it does no
-chunk, only the work between them (training). docs/at-scale.md shows an example.
+A pool is processes of this machine or, where the environment variable RAY_ADDRESS names a Ray cluster
+("auto": the one that runs here), workers on all its nodes, with the same results. docs/at-scale.md shows how.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-import re
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
 from grlib.runs import deadline
 from grlib.runs import files as artefacts
+from grlib.runs.provenance import cores
 
 if TYPE_CHECKING:
     import pandas
 
 PROGRESS_SECONDS = 5.0
-KEY, COUNT = "key.json", "count.json"  # files beside the chunks of a step: what they depend on; how many
-VARIABLE = "GRLIB_SHARD"  # the shard of a run, for all its processes; empty: all chunks
+KEY = "key.json"  # beside the chunks of a step: what they depend on
+CLUSTER = "RAY_ADDRESS"  # environment variable, as Ray's own tools use it; empty: no cluster
+TRIES = 3  # of a call whose worker is lost each time
 
 
 def chunked(
@@ -45,7 +48,7 @@ def chunked(
     `compute(i)` must depend on `key` and `i` only. `key` (settings, seed, input digests, `code_digest(...)`)
     is stored with the chunks; chunks of another key are deleted. With `submit`, `submit(i)` starts a chunk
     elsewhere (as in a `worker_pool`) and returns its Future; all missing chunks are submitted at once.
-    OtherShards if chunks of other shards are missing, OutOfTime after the deadline.
+    OutOfTime after the deadline.
     """
     import pandas
 
@@ -53,8 +56,7 @@ def chunked(
         for chunk in folder.glob("chunk_*.parquet"):
             chunk.unlink()
         artefacts.write_json(folder / KEY, key)
-    artefacts.write_json(folder / COUNT, {"chunks": count})
-    paths = [_path(folder, number) for number in range(count)]
+    paths = [folder / f"chunk_{number:06d}.parquet" for number in range(count)]
     frames = {}
     for number, path in enumerate(paths):
         with contextlib.suppress(artefacts.MissingArtefact):  # a damaged chunk is computed again
@@ -63,7 +65,7 @@ def chunked(
     if frames:
         say(f"{label}: {len(frames)} of {count} chunks were done before")
     began = shown = time.monotonic()
-    missing = mine(sorted(set(range(count)) - set(frames)))
+    missing = sorted(set(range(count)) - set(frames))
     futures = {number: submit(number) for number in missing} if submit else {}
     try:
         for done, number in enumerate(missing, start=1):
@@ -80,117 +82,144 @@ def chunked(
     finally:
         for future in futures.values():
             future.cancel()
-    shard, lacking = os.environ.get(VARIABLE), count - len(frames)
-    if shard and (missing or lacking):  # the leading machine merges all shards before anyone continues
-        raise OtherShards(
-            f"{label}: shard {shard} has done its part; {lacking} of {count} chunks of {folder.name} belong "
-            "to other shards; run `python -m grlib merge-shards`, then the same command"
-        )
     return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
 
 
-def _path(folder: Path, number: int) -> Path:
-    return folder / f"chunk_{number:06d}.parquet"
+@contextlib.contextmanager
+def as_a_whole() -> Iterator[None]:
+    """Inside, no deadline stops chunked work: for short steps, whose caller stores them as a whole."""
+    before = os.environ.pop(deadline.VARIABLE, "")
+    try:
+        yield
+    finally:
+        os.environ[deadline.VARIABLE] = before
 
 
-def worker_pool(processes: int, initializer: Callable[[], None] | None = None) -> ProcessPoolExecutor:
-    """A pool of fresh processes for `chunked(submit=...)`; `initializer()` runs first in each.
+def worker_pool(processes: int = 0, gpus: int = 0, threads: bool = False) -> Executor:
+    """Workers for `chunked(submit=...)`: `processes` here (0: one per core), or all that a Ray cluster holds.
 
-    They end with the process that started them, even if it is killed: none computes for a dead notebook.
+    Each has `gpus` GPUs of its own or, with 0, one thread of torch. They end with the process that started
+    them, even if it is killed: none computes for a dead notebook. `threads`: for work that only waits for
+    other processes, so that here threads will do. GrlibError if the cluster does not answer.
     """
-    import multiprocessing
-
+    processes = processes or cores()
+    if os.environ.get(CLUSTER):
+        return _on_cluster(gpus if _ray().cluster_resources().get("GPU") else 0)
+    if threads:
+        return ThreadPoolExecutor(processes)
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(), initializer))
+    return ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(), context.Value("i", 0), gpus))
 
 
-def _start_worker(parent: int, initializer: Callable[[], None] | None) -> None:
+def _start_worker(parent: int, started: Any, gpus: int) -> None:
     def end_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    if initializer:
-        initializer()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook ends its workers itself
+    if gpus:
+        take_devices(started, gpus)
+    else:  # one process per core: threads of several processes would fight over the cores
+        import torch
+
+        torch.set_num_threads(1)
 
 
-# Shards
+def take_devices(started: Any, gpus: int) -> None:
+    """In a new worker: keep `gpus` of the GPUs that no other worker has (`started` counts workers)."""
+    import torch
+
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    if names:
+        own = names.split(",")[number * gpus : (number + 1) * gpus]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
 
 
-class OtherShards(GrlibError):
-    """This shard has done its part of a step, and needs those of the others to continue."""
-
-    exit_code = 8
-
-
-def parse(text: str) -> tuple[int, int]:
-    """(2, 4) from "2/4", the second of four shards; GrlibError if the text is not of this form."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    number, count = map(int, found.groups()) if found else (1, 0)
-    if not 0 <= number <= count or count < 1:
-        raise GrlibError(f"shard {text!r}: must be i/n with i from 1 to n (0: the leading machine), as 2/4")
-    return number, count
-
-
-def mine(chunks: Iterable[int]) -> list[int]:
-    """The chunks that this process does: all, or in shard i/n each chunk c with c % n + 1 == i."""
-    shard = os.environ.get(VARIABLE)
-    if not shard:
-        return list(chunks)
-    number, count = parse(shard)
-    return [chunk for chunk in chunks if chunk % count + 1 == number]
-
-
-@contextlib.contextmanager
-def as_a_whole() -> Iterator[None]:
-    """Inside, every process does all chunks, and no deadline stops it: for steps that are too short to be
-    shared, and whose caller stores them as a whole."""
-    before = {name: os.environ.pop(name) for name in (VARIABLE, deadline.VARIABLE) if name in os.environ}
+def _ray() -> Any:
+    """The module ray, connected to the cluster; GrlibError if that is not possible."""
     try:
-        yield
-    finally:
-        os.environ.update(before)
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(os.environ[CLUSTER], log_to_driver=False, logging_level="ERROR")
+    except (ImportError, ConnectionError, ValueError, RuntimeError) as error:
+        remedy = "pip install 'ray[default]==2.60.0', `ray start` a cluster, or unset the variable"
+        raise GrlibError(f"{CLUSTER}={os.environ[CLUSTER]}: {error}; {remedy}") from error
+    return ray
 
 
-def merge(into: Path, shards: Sequence[Path]) -> list[str]:
-    """Copy the chunks of every step of the shards' run folders into `into`; returns a line per step.
+class RayWorker:
+    """A process on the cluster. It keeps what the functions cache: modules, the last model, its engine."""
 
-    Nothing is written before all is checked: GrlibError for a folder of another profile or seed, a step made
-    with other settings, two results for one chunk, or a chunk that no shard has.
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments), in that process."""
+        return function(*arguments)
+
+
+class RayPool(ThreadPoolExecutor):
+    """Workers on a Ray cluster, with the interface of a local pool: one per `gpus` GPUs, or per CPU core.
+
+    Each thread gives a call to a free worker and waits. The call of a lost worker goes to another; a new one
+    joins when the cluster has room. Workers read models by their path: a file system that all nodes see.
     """
-    owner = artefacts.read_json(into / "run.json")
-    found: dict[Path, Path] = {}  # name in the run folders: the first file of that name
-    for folder in (into, *shards):
-        if (run := artefacts.read_json(folder / "run.json")) != owner:
-            raise GrlibError(f"{folder}: holds a run of {run}, not of {owner}; merge shards of one run")
-        for step in (path.parent for path in (folder / "steps").rglob(KEY)):
-            for path in (*step.glob(KEY), *step.glob(COUNT), *step.glob("chunk_*.parquet")):
-                known = found.setdefault(path.relative_to(folder), path)
-                if known.read_bytes() != path.read_bytes():
-                    _refuse(path, known)
-    lines = []
-    for step in sorted(name.parent for name in found if name.name == KEY):
-        count = artefacts.read_json(found.get(step / COUNT, into / step / COUNT))["chunks"]
-        chunks = [_path(step, number) for number in range(count)]
-        if missing := [number for number, name in enumerate(chunks) if name not in found]:
-            raise GrlibError(
-                f"{step}: {len(missing)} of {count} chunks are in none of the folders, first "
-                f"{missing[0]}; run the shard that does it (chunk c of n shards: c % n + 1), then merge again"
-            )
-        new = sum(found[name] != into / name for name in chunks)
-        lines.append(f"{step}: {new} of {count} chunks copied")
-    for name, path in found.items():
-        if path != into / name:
-            artefacts.write_bytes(into / name, path.read_bytes())
-    return lines
+
+    def __init__(self, gpus: int = 0) -> None:
+        self.ray, self.gpus = _ray(), gpus
+        there = self.ray.cluster_resources()
+        self.size = max(1, int(there.get("GPU", 0) / gpus if gpus else there.get("CPU", 0)))
+        one = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # thread of torch, as in a local worker: the same sums
+        self.remote = self.ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, runtime_env=one)(RayWorker)
+        self.workers, self.free = list[Any](), SimpleQueue[Any]()
+        super().__init__(self.size)
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """The Future of function(*arguments, **named)."""
+        if len(self.workers) < self.size and self.free.empty():
+            self._start()
+        return super().submit(self._call, partial(function, **named), *arguments)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers that hold GPUs; those on CPU cores stay warm until this process ends."""
+        while self.gpus and self.workers:
+            self.ray.kill(self.workers.pop())
+
+    def _start(self) -> None:
+        worker = self.remote.remote()
+        self.workers.append(worker)
+        worker.call.remote(int).future().add_done_callback(lambda _: self.free.put(worker))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        lost: Exception | None = None
+        for _ in range(TRIES):
+            worker = self._alive()
+            try:
+                return self.ray.get(worker.call.remote(function, *arguments))
+            except self.ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except self.ray.exceptions.RayError as error:
+                lost = error
+            finally:
+                self.free.put(worker)
+        raise BrokenProcessPool(f"{TRIES} workers were lost over one call; the last: {lost}")
+
+    def _alive(self) -> Any:
+        """A free worker; those that were lost meanwhile are replaced."""
+        for _ in range(self.size + TRIES):
+            worker = self.free.get()
+            try:
+                self.ray.get(worker.call.remote(int))
+                return worker
+            except self.ray.exceptions.RayError as error:
+                lost = error
+                if worker in self.workers:  # not ended by `shutdown`
+                    self.workers.remove(worker)
+                    self._start()
+        raise BrokenProcessPool(f"no worker starts on the cluster: {lost}")
 
 
-def _refuse(path: Path, known: Path) -> None:
-    """GrlibError about two files of the same step and name that differ."""
-    if path.name in (KEY, COUNT):
-        raise GrlibError(
-            f"{path}: made with other settings, inputs or code than {known}; "
-            "run all shards with the same checkout, profile and parameters"
-        )
-    raise GrlibError(f"{path} and {known} hold different results of one chunk; keep one of them")
+_on_cluster = lru_cache(RayPool)  # one pool of a kind: a second one would find the cores taken

@@ -11,7 +11,6 @@ from grlib.errors import GrlibError
 from grlib.runs.notebooks import Notebook
 
 CAUSES = {  # exit code, and a pattern for the exception's "Name: text"; the first that matches counts
-    "other shards": (8, r"^OtherShards"),
     "out of time": (9, r"^OutOfTime"),
     "missing artefact": (3, r"^MissingArtefact"),
     "disk full": (7, r"^DiskFull|No space left on device|Disk quota exceeded"),
@@ -20,7 +19,6 @@ CAUSES = {  # exit code, and a pattern for the exception's "Name: text"; the fir
     "error": (4, r""),
     "time-out": (6, r""),  # only the runner's timer finds it
 }
-HAPPENED = {"other shards": "waits for", "out of time": "stopped"}  # other causes: failed
 
 
 class Failure(GrlibError):
@@ -42,7 +40,7 @@ def failure(
     """The failure of cell number `cell` (from 0, in the notebook's file), with the command that resumes."""
     code_number = sum(one["cell_type"] == "code" for one in notebook.cells[: cell + 1])
     lines = [
-        f"{notebook.name} {HAPPENED.get(cause, 'failed')} ({cause})",
+        f"{notebook.name} {'stopped' if cause == 'out of time' else 'failed'} ({cause})",
         f"section: {notebook.sections()[cell]}",
         f"cell:    {cell + 1} of {len(notebook.cells)} (code cell {code_number})",
         f"cause:   {why}",

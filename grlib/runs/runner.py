@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from grlib.errors import GrlibError
 from grlib.profiles.settings import MOST, SIZES, Profile
-from grlib.runs import chunks, deadline, freshness, notebooks, plain
+from grlib.runs import deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 from grlib.runs.files import in_words
@@ -32,7 +31,6 @@ class Request:
     start: str | None = None
     force: bool = False
     timeout: float | None = None
-    shard: str = ""  # "i/n": only every n-th chunk of the long steps (grlib.runs.chunks)
     seconds: float | None = None  # stop after this time with what is stored (grlib.runs.deadline)
     plain: bool = False  # in this process, without papermill and kernels (grlib.runs.plain)
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -55,8 +53,6 @@ class Request:
                 raise GrlibError(f"{name} {limit:g}: must be more than 0, finite; leave it out for no limit")
         if self.timeout and self.plain:
             raise GrlibError("--timeout with --plain: there is no kernel to stop; use --seconds instead")
-        if self.shard:
-            chunks.parse(self.shard)
         chosen = notebooks.select(self.only, self.start)
         known = sorted({name for book in chosen for name in self.injected(book) | book.parameters()})
         for name in self.parameters:
@@ -82,7 +78,6 @@ class Request:
         words += ["--only", *self.only] if self.only else []
         words += ["--from", self.start] if self.start else []
         words += ["--timeout", f"{self.timeout:g}"] if self.timeout else []
-        words += ["--shard", self.shard] if self.shard else []
         words += ["--seconds", f"{self.seconds:g}"] if self.seconds else []
         words += ["--plain"] if self.plain else []
         for name, value in self.parameters.items():
@@ -108,7 +103,6 @@ def reproduce(request: Request) -> None:
     deadline.set_deadline(request.seconds)
     chosen, folder, began = request.notebooks(), request.folder, time.monotonic()
     runs.claim(folder, request.profile, request.seed)
-    os.environ[chunks.VARIABLE] = request.shard  # for the kernels and their workers
     with artefacts.locked(folder):
         artefacts.remove_leftovers(folder)
         if request.force:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +28,7 @@ from grlib.models.llama import digest_of, load_both
 from grlib.models.tokenizer import decode, encode, encode_plain, load_tokenizer
 from grlib.profiles import Sampling
 from grlib.profiles.settings import ON_GPUS
-from grlib.runs.chunks import chunked, worker_pool
+from grlib.runs.chunks import CLUSTER, chunked, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
 from grlib.runs.provenance import cores
 from grlib.runs.sources import code_digest
@@ -105,7 +103,7 @@ def sample(
     parts = [list(requests[i : i + settings.chunk]) for i in range(0, len(requests), settings.chunk)]
     jobs = [(model, part, settings, crc32(f"{seed}/{number}".encode())) for number, part in enumerate(parts)]
     # starting workers for a single chunk costs more than they save; a GPU is free when its process ends
-    several = len(parts) > 1 and _processes(settings) > 1
+    several = len(parts) > 1 and (_processes(settings) > 1 or os.environ.get(CLUSTER))
     workers = (several or settings.engine in ON_GPUS) and not settings.resident
     try:
         frame = chunked(
@@ -197,7 +195,8 @@ def check_engine(settings: Sampling) -> None:
             "(field `engine` of the profile in grlib/profiles/)"
         )
     gpus, needed = torch.cuda.device_count(), settings.tensor_parallel * settings.data_parallel
-    if settings.engine in ON_GPUS and 0 < gpus < needed:  # without a GPU, engines run on the CPU
+    few = 0 < gpus < needed and not os.environ.get(CLUSTER)
+    if settings.engine in ON_GPUS and few:  # without a GPU, engines run on the CPU
         raise GrlibError(
             f"tensor_parallel={settings.tensor_parallel} x data_parallel={settings.data_parallel} needs "
             f"{needed} GPUs, and there are {gpus}; lower one of them"
@@ -209,19 +208,16 @@ def _processes(settings: Sampling) -> int:
     return settings.data_parallel if settings.engine in ON_GPUS else settings.workers or cores()
 
 
-_POOLS: dict[tuple[str, int, int], ProcessPoolExecutor] = {}  # the running pool, by its kind
+_POOLS: dict[tuple[str, int, int], Executor] = {}  # the running pool, by its kind
 
 
-def _pool(settings: Sampling) -> ProcessPoolExecutor:
+def _pool(settings: Sampling) -> Executor:
     """Worker processes, started once: they keep torch and the last model loaded."""
     kind = (settings.engine, _processes(settings), settings.tensor_parallel)
     if kind not in _POOLS:
         end_workers()
-        prepare: Callable[[], None] = _use_one_thread
-        if settings.engine in ON_GPUS:
-            started = multiprocessing.get_context("spawn").Value("i", 0)
-            prepare = partial(take_devices, started, settings.tensor_parallel)
-        _POOLS[kind] = worker_pool(_processes(settings), prepare)
+        gpus = settings.tensor_parallel if settings.engine in ON_GPUS else 0
+        _POOLS[kind] = worker_pool(_processes(settings), gpus)
     return _POOLS[kind]
 
 
@@ -235,22 +231,6 @@ def release_gpus() -> None:
     """End workers that may hold the memory of a GPU (nearly all of it with vLLM): training needs it."""
     if torch.cuda.is_available():
         end_workers()
-
-
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)  # one process per core: threads of several processes would fight over the cores
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook ends its workers itself
-
-
-def take_devices(started: Any, per_engine: int) -> None:
-    """In a new worker: keep `per_engine` of the GPUs that no other worker has (`started` counts workers)."""
-    with started.get_lock():
-        number = started.value
-        started.value += 1
-    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    if names:
-        own = names.split(",")[number * per_engine : (number + 1) * per_engine]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
 
 
 def _sample_here(

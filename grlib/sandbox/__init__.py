@@ -103,11 +103,11 @@ def run(
     return [_judged(raw, want) for raw, want in zip(_ask(request, limits), expected, strict=True)]
 
 
-def run_all(jobs: Iterable[tuple[Any, ...]], workers: int = 0) -> list[list[Outcome]]:
+def run_all(jobs: Iterable[tuple[Any, ...]]) -> list[list[Outcome]]:
     """`run` for many programs, each a tuple of arguments, on all cores; results in order."""
-    from grlib.runs.provenance import cores  # here, since servers import this module and need little
+    from grlib.runs.chunks import worker_pool  # here, since servers import this module and need little
 
-    with ThreadPoolExecutor(workers or cores()) as pool:
+    with worker_pool(threads=True) as pool:
         return list(pool.map(lambda job: run(*job), jobs))
 
 

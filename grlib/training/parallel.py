@@ -10,6 +10,7 @@ import copy
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,8 +184,10 @@ def launch(
     """
     with atomic(folder / "job.pickle") as partial:
         partial.write_bytes(pickle.dumps((function, dict(job))))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    command += ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", "no"]
+    here = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
+    here += ["--main_process_port", "0"]
+    command = shlex.split(os.environ.get("GRLIB_ACCELERATE", "")) or here  # of several machines: at-scale.md
+    command += ["--multi_gpu", "--num_processes", str(processes), "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--log_dir", str(folder / "launcher")]  # else: left in /tmp
     command += ["-m", "grlib.training.parallel", str(folder)]
     threads = max(1, (os.cpu_count() or 1) // processes)

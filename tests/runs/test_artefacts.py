@@ -208,7 +208,7 @@ def test_chunks_are_reused_under_the_same_key_and_dropped_under_another(tmp_path
     pandas.testing.assert_frame_equal(again[again["chunk"] < 3], first)
     chunks.chunked(tmp_path, {"seed": 1}, 2, compute, progress=lambda line: None)
     assert computed == [0, 1, 2, 3, 0, 1]
-    assert files(tmp_path) == ["chunk_000000.parquet", "chunk_000001.parquet", "count.json", "key.json"]
+    assert files(tmp_path) == ["chunk_000000.parquet", "chunk_000001.parquet", "key.json"]
 
 
 def test_a_damaged_chunk_is_computed_again(tmp_path):

@@ -111,45 +111,6 @@ def test_plain_papermill_works_from_anywhere(tmp_path):
     assert any((tmp_path / "run" / "figures").iterdir())
 
 
-# In the place of Slurm: a job runs here, an array one job after another.
-SRUN = """#!/usr/bin/env bash
-while [[ $1 == --* ]]; do shift; done
-exec "$@"
-"""
-SBATCH = """#!/usr/bin/env bash
-[[ " $* " == *" --wait "* ]] || exit 3
-for given in "$@"; do [[ $given != --array=1-* ]] || last=${given#--array=1-}; done
-for SLURM_ARRAY_TASK_ID in $(seq "$last"); do
-  export SLURM_ARRAY_TASK_ID
-  sh -c "${@: -1}" || exit 1
-done
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loop", [("run_shards.sh", "localhost", "localhost"), ("run_slurm.sh", "2")])
-def test_a_run_over_several_machines_is_that_of_one(tmp_path, loop):
-    for name, text in (("srun", SRUN), ("sbatch", SBATCH), ("scancel", "#!/bin/sh\n")):
-        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
-    script, *others = loop
-    command = [str(notebooks.REPOSITORY / "docs" / script), str(tmp_path / "run"), *others, "--"]
-    options = ["--only", "01", "03", "-p", "test_problems", "16"]  # 64 requests, which are two chunks
-    command += ["--profile", "smoke", *options]
-    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    known = os.environ | {"PATH": path, "PYTHON": sys.executable}
-    done = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    chunks = list((tmp_path / "run" / "steps" / "03_imitate_search" / "eval").rglob("chunk_000001.parquet"))
-    assert len(chunks) == 4, "the second share had nothing to do"
-    process = reproduce(tmp_path / "alone", *options)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output[-4000:]
-    for name in ("results/03_eval.parquet", "results/03_greedy.parquet"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in REHEARSED_WITH),

@@ -24,7 +24,7 @@ from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 from grlib.profiles import settings
-from grlib.runs import chunks, deadline, execute, freshness, notebooks, outcome, recording, runner, sources
+from grlib.runs import deadline, execute, freshness, notebooks, outcome, recording, runner, sources
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 
@@ -406,15 +406,6 @@ def test_a_dead_kernel_has_its_exit_code(lab, capsys):
     assert "section: Here" in message and "resume:" in message
 
 
-@integration
-def test_a_shard_that_waits_for_others_ends_with_its_own_code(lab, capsys, monkeypatch):
-    monkeypatch.setenv(chunks.VARIABLE, "")
-    source = "import os\nclass OtherShards(Exception): pass\nraise OtherShards(os.environ['GRLIB_SHARD'])"
-    code, message = fail(lab, capsys, source, options=["--shard", "2/3"])
-    assert code == 8 and "04_fail waits for (other shards)" in message and "OtherShards: 2/3" in message
-    assert "--shard 2/3" in message.splitlines()[-1]  # of the command that resumes
-
-
 @pytest.mark.parametrize(
     ("name", "text", "code"),
     [
@@ -481,8 +472,6 @@ def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
         (["--seed", "-1"], ["seed=-1", "from 0"]),
         *((["--timeout", value], [f"--timeout {value}", "finite"]) for value in ("0", "nan", "inf", "1e+10")),
         *((["--seconds", value], [f"--seconds {value}", "finite"]) for value in ("-1", "nan", "inf")),
-        (["--shard", "4/3"], ["shard '4/3'"]),
-        (["--shard", "1" * 5000 + "/2"], ["shard '1111", "must be i/n"]),
         (["-p", "base", "nonsense"], ["base='nonsense'", "shipped, scratch"]),
         (["-p", "test_problems", "-5"], ["test_problems = -5", "from 0 to"]),
         (["-p", "test_problems", "1" * 30], ["test_problems = 1.11", "from 0 to"]),

@@ -387,7 +387,7 @@ def test_killed_workers_are_replaced_in_the_next_call(tiny_folder, steps, monkey
             future.set_result(pd.DataFrame([Sampled("", 1, True, 1)] * 7))
         return future
 
-    def pool(processes, initializer):
+    def pool(processes, gpus):
         pools.append(SimpleNamespace(submit=submit, shutdown=lambda: None))
         return pools[-1]
 

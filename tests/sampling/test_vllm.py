@@ -19,6 +19,7 @@ from grlib.models import pretrained
 from grlib.models.llama import load_both, save_model
 from grlib.models.tokenizer import encode
 from grlib.profiles import Sampling
+from grlib.runs import chunks
 from grlib.sampling import pool as sampling
 from grlib.sampling import vllm as vllm_engine
 from grlib.sampling.pool import Request, sample
@@ -76,11 +77,11 @@ def test_each_engine_takes_its_own_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is put back at the end
     for expected in ("0,1", "2,3"):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        sampling.take_devices(started, 2)
+        chunks.take_devices(started, 2)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    sampling.take_devices(started, 1)
+    chunks.take_devices(started, 1)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 

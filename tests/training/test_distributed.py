@@ -1,6 +1,8 @@
 """Two processes train as one does; a dead one ends the job; a checkpoint serves another number of them."""
 
 import shutil
+import socket
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +62,19 @@ def test_two_processes_have_the_curve_and_the_weights_of_one(tiny_folder, tmp_pa
     assert differ(weights, shared) < 1e-4
     assert sum("step 10/10" in line for line in said) == 1  # one of them says how it goes
     assert not list((tmp_path / "tmp").glob("torchelastic*"))
+
+
+def test_two_machines_train_as_one_process_does(tiny_folder, tmp_path, monkeypatch):
+    """Both are this one: a launcher starts the command of machine 1, then that of machine 0."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    one, weights, _ = trained(tiny_folder, tmp_path / "one", SETTINGS)
+    run = f'"{sys.executable}" -m accelerate.commands.launch --num_machines 2 --main_process_ip 127.0.0.1'
+    run += f' --main_process_port {port} --machine_rank $rank "$@"'
+    monkeypatch.setenv("GRLIB_ACCELERATE", f"bash -c 'for rank in 1 0; do {run} & done; wait' bash")
+    _, shared, _ = trained(tiny_folder, tmp_path / "two", replace(SETTINGS, processes=2))
+    assert len(list((tmp_path / "two" / "work" / "job" / "launcher").iterdir())) == 2
+    assert differ(weights, shared) < 1e-4
 
 
 def test_a_checkpoint_serves_another_number_of_processes(tiny_folder, tmp_path, monkeypatch):

@@ -17,7 +17,6 @@ from grlib.models.tokenizer import load_tokenizer, refuse_lossy
 from grlib.profiles import Profile, Stage, Training
 from grlib.runs.chunks import worker_pool
 from grlib.runs.files import problem_with, write_bytes
-from grlib.runs.provenance import cores
 from grlib.selftrain import fine_tune_rows
 from grlib.tasks.countdown.data import Imitated, imitation_examples
 from grlib.tasks.countdown.puzzle import Problem
@@ -66,7 +65,7 @@ def rows_of_stage(method: str, profile: Profile, stage: Stage, first: int) -> li
     make = partial(_part_of_rows, method, profile, stage.num_count)
     if len(starts) == 1:
         return make(first, stage.examples)
-    with worker_pool(min(cores(), len(starts))) as pool:
+    with worker_pool() as pool:
         return [row for part in pool.map(make, starts, counts) for row in part]
 
 

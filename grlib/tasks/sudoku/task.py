@@ -16,7 +16,6 @@ from grlib.models.llama import bake, build_model, save_model
 from grlib.models.tokenizer import BOS, of_pieces
 from grlib.profiles import Profile
 from grlib.runs.chunks import worker_pool
-from grlib.runs.provenance import cores
 from grlib.selftrain import Attempt
 from grlib.tasks.sudoku import guidance, puzzle, traces
 from grlib.tasks.sudoku.puzzle import Problem
@@ -101,7 +100,7 @@ def train_base(
     scale, tokenizer = profile.sudoku, build_tokenizer()
     starts = range(0, scale.base_examples, PART)
     progress(f"making {scale.base_examples:,} examples")
-    with worker_pool(min(cores(), len(starts))) as pool:
+    with worker_pool() as pool:
         counts = [min(PART, scale.base_examples - start) for start in starts]
         parts = pool.map(partial(imitation_rows, scale, "train"), starts, counts)
         rows = [row for part in parts for row in part]
