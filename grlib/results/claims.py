@@ -100,6 +100,17 @@ def claims(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def in_words(judged: pd.DataFrame) -> str:
+    """The measured rows of `claims` as sentences, a line each: status, statement, value with interval."""
+    lines = []
+    for row in judged[judged["status"] != NOT_RUN].to_dict("records"):
+        head = ", ".join(filter(None, (row["status"].capitalize(), row["mark"], row["split"])))
+        value = "measured {measured:.3g} {unit} [{low:.3g}, {high:.3g}]".format(**row)
+        paper = "" if pd.isna(row["published"]) else f", published {row['published']:.3g}"
+        lines.append(f"{head}: {row['statement']}: {value}{paper}.")
+    return "\n".join(lines)
+
+
 # From values to a status
 
 

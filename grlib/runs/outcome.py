@@ -58,9 +58,10 @@ class Indented(io.StringIO):
         self.stream, self.at_start = stream, True
 
     def write(self, text: str) -> int:
-        for line in text.splitlines(keepends=True):
+        kept = re.sub(r" *[\r\n]\Z", "\n", text)  # a log keeps all lines of `Run.say`
+        for line in kept.splitlines(keepends=True):
             self.stream.write(f"      | {line}" if self.at_start else line)
-            self.at_start = line.endswith("\n")
+            self.at_start = line.endswith(("\n", "\r"))
         return super().write(text)
 
     def flush(self) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import linecache
 import os
+import re
 import sys
 import time
 import traceback
@@ -51,7 +52,7 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
         if notebooks.is_tagged(cell, "parameters"):
             names |= parameters
         cell["metadata"]["papermill"] = {"duration": time.monotonic() - started}
-        text = output.getvalue()
+        text = re.sub(r".*\r(?=.)", "", output.getvalue())  # lines that were written over
         cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": text}] if text else []
     artefacts.write_json(freshness.executed_path(notebook, folder), executed.content)
     if "matplotlib.pyplot" in sys.modules:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from grlib import profiles
-from grlib.errors import GrlibError
+from grlib.errors import GrlibError, nearest
 from grlib.runs import chunks, freshness, notebooks, provenance
 from grlib.runs import files as artefacts
 from grlib.runs.sources import code_digest
@@ -45,7 +45,8 @@ def start(
     base: str = "shipped",
     **sizes: Any,
 ) -> Run:
-    """Begin a notebook: check its parameters, make the run folder, seed the random generators.
+    """Begin a notebook: check its parameters, make the run folder, seed the random generators; pandas shows
+    tables whole.
 
     `base`: where the base model comes from, "shipped" or "scratch"; here it is only checked and recorded.
     `sizes`: profile fields that the notebook has as parameters; 0 and "" keep the profile's value.
@@ -62,6 +63,9 @@ def start(
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
     warnings.filterwarnings("ignore", message="IProgress not found")  # progress is plain lines
+    import pandas
+
+    pandas.set_option("display.max_colwidth", None, "display.max_columns", None, "display.max_rows", 200)
     settings = profiles.Watched(**vars(settings))
     profiles.Watched.read.clear()
     return Run(notebook, settings, folder, {"profile": profile, "seed": seed, "base": base, **sizes})
@@ -106,16 +110,34 @@ class Run:
         self._began = time.monotonic()
         self._memory = PeakMemory()
 
-    def show(self) -> pandas.DataFrame:
-        """A table of one column: settings, seed, run folder, device and versions."""
+    def show(self, *names: str) -> pandas.DataFrame:
+        """A table of one column: profile, seed, run folder, device, and the settings of these names, as in
+        `show("budget", "self_training.iterations")`; without names, all settings and the versions.
+
+        GrlibError for an unknown name.
+        """
         import pandas
 
-        values = {"profile": self.profile.name, "seed": self.seed, "run folder": shown(self.folder)}
         settings = self.profile.settings()
         del settings["name"]
-        found = {"device": provenance.device()} | provenance.versions()
-        column = pandas.Series(values | settings | found).map(str)
-        return column.to_frame("value").rename_axis("setting")
+        known = dict(settings)
+        for table, values in settings.items():
+            known |= {f"{table}.{name}": values[name] for name in values} if isinstance(values, dict) else {}
+        if unknown := [name for name in names if name not in known]:
+            raise GrlibError(f"setting {unknown[0]!r}: unknown; {nearest(unknown[0], known)}")
+        found = {"profile": self.profile.name, "seed": self.seed, "run folder": shown(self.folder)}
+        found |= {"device": provenance.device()}
+        found |= {name: known[name] for name in names} if names else settings | provenance.versions()
+        return pandas.Series(found).map(str).to_frame("value").rename_axis("setting")
+
+    @staticmethod
+    def say(line: str) -> None:
+        """Print a line of progress. One that counts, as in "3/8" or "3 of 8", gives way to the next line.
+
+        So minutes of work leave one line in a notebook; the runner's log keeps them all.
+        """
+        end = "\r" if re.search(r"\d(/| of )\d", line) else "\n"
+        print(f"{line:<120}{end}", end="", flush=True)  # covers the line before
 
     # paths
 
@@ -186,7 +208,7 @@ class Run:
         """
         digests = {artefact: artefacts.digest(self.require(artefact)) for artefact in inputs}
         full_key = {**key, "seed": self.seed, "code": code_digest(*modules), "inputs": digests}
-        return chunks.chunked(self.steps(name), full_key, count, compute, label=name)
+        return chunks.chunked(self.steps(name), full_key, count, compute, progress=self.say, label=name)
 
     def steps(self, name: str) -> Path:
         """The folder for chunks and checkpoints of long work: steps/<notebook>/<name>."""

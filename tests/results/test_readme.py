@@ -20,6 +20,7 @@ from grlib.runs import files as artefacts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [path for path in report.pages() if path.name != "log.md"]
+LINKED = PAGES + [book.path for book in notebooks.every()]
 README = (REPOSITORY / "README.md").read_text()
 PAGE = "Before.\n\n<!-- {0} -->\n\nold\n\n<!-- end -->\nAfter.\n"
 
@@ -85,9 +86,12 @@ def test_every_page_shows_the_recorded_results(monkeypatch):
     assert not wrong, "out of date: run `python -m grlib.results.report`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda path: path.name)
 def test_links_lead_to_files_and_headings_that_exist(page):
     text = page.read_text()
+    if page.suffix == ".ipynb":
+        cells = notebooks.read(page).cells
+        text = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith("http"):
             name, _, heading = target.partition("#")

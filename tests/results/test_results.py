@@ -331,6 +331,18 @@ def test_claims_follow_the_data(full_status):
     assert (status.loc["guided_ppo_tokens", "status"] == claims.NOT_RUN).all()
 
 
+def test_a_claim_in_words_by_hand(full_status):
+    judged = full_status[full_status["claim"] == "guided_yield"].assign(measured=86.71, low=85.3, high=88.149)
+    words = "Guided rewriting turns more problems into training data than sampling alone"
+    said = f"Reproduced, by construction: {words}: measured 86.7 points [85.3, 88.1]"
+    assert claims.in_words(judged) == f"{said}."
+    both = pd.concat(
+        [judged.assign(published=4.55, split="seen", mark=""), judged.assign(status=claims.NOT_RUN)]
+    )
+    paper = said.replace("by construction", "seen")
+    assert claims.in_words(both) == f"{paper}, published 4.55."
+
+
 def test_a_claim_on_the_other_side_is_contradicted(full):
     frame = full.rows("eval").replace({"method": {"rest": "guided_rest", "guided_rest": "rest"}})
     swapped = results.Results("laptop", full.seeds, {"eval": frame})

@@ -136,10 +136,13 @@ def test_a_run_that_is_out_of_time_says_how_to_go_on(lab, capsys, monkeypatch):
 @integration
 def test_plain_python_makes_the_same_files(lab, capsys):
     source = "import inspect\nfrom IPython.display import display\ndisplay(rows)\ndef f():\n    return 1\n"
+    steps = ["a: 1/2 done", "a: a warning", "b: 1 of 2 done", "b: 2/2"]
+    say = f"from grlib.runs.run import Run\nfor line in {steps}:\n    Run.say(line)"
     make_notebook(
-        lab / "notebooks", "02_read", source + "inspect.getsource(f)", READ,
+        lab / "notebooks", "02_read", source + "inspect.getsource(f)", READ, say,
         reads=["data/a.csv"], writes=["tables/b.csv"],
     )  # fmt: skip
+    shutil.copytree(REPOSITORY / "grlib", lab / "grlib", dirs_exist_ok=True)
     files = {}
     for run_dir, more in (("kernel", []), ("plain", ["--plain"])):
         options = ["reproduce", "--profile", "smoke", "-p", "rows", "2", "--run-dir", str(lab / run_dir)]
@@ -147,6 +150,9 @@ def test_plain_python_makes_the_same_files(lab, capsys):
         files[run_dir] = [(lab / run_dir / name).read_bytes() for name in ("data/a.csv", "tables/b.csv")]
         said = capsys.readouterr().out
         assert "      | writing 2 rows\n" in said and "all up to date" in said
+        assert "".join(f"      | {line}\n" for line in steps) in said, "the log keeps every line of progress"
+        [kept] = notebooks.read(lab / run_dir / "executed" / "02_read.ipynb").code()[-1]["outputs"]
+        assert [line.strip() for line in kept["text"].splitlines()] == ["a: a warning", "b: 2/2"]
     assert files["plain"] == files["kernel"]
     assert "      | 2\n      | def f():\n      |     return 1\n" in said
     assert main([*options]) == 0 and ran(capsys) == []  # a run with kernels finds it up to date
@@ -596,7 +602,11 @@ def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
     )
     assert str(tmp_path) not in json.dumps(manifest)
     shown = run.show()
-    assert "smoke" in shown.loc["profile", "value"] and "torch" in shown.index
+    assert "smoke" in shown.loc["profile", "value"] and {"torch", "budget"} <= set(shown.index)
+    part = run.show("budget", "countdown.max_number")["value"]
+    assert list(part.index[4:]) == ["budget", "countdown.max_number"] and part["budget"] == "1024"
+    with pytest.raises(GrlibError, match="did you mean 'self_training.iterations'"):
+        run.show("self_training.iteration")
 
 
 def test_numbers_of_csv_files_have_the_digits_that_mean_something(tmp_path):
