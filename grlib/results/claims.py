@@ -105,7 +105,7 @@ def in_words(judged: pd.DataFrame) -> str:
     lines = []
     for row in judged[judged["status"] != NOT_RUN].to_dict("records"):
         head = ", ".join(filter(None, (row["status"].capitalize(), row["mark"], row["split"])))
-        value = "measured {measured:.3g} {unit} [{low:.3g}, {high:.3g}]".format(**row)
+        value = "measured {measured:.3g} {unit} [{low:.3g}, {high:.3g}]".format(**row).replace(" ratio", "")
         paper = "" if pd.isna(row["published"]) else f", published {row['published']:.3g}"
         lines.append(f"{head}: {row['statement']}: {value}{paper}.")
     return "\n".join(lines)
