@@ -60,7 +60,7 @@ def _packages() -> dict[str, str]:
 
 def refuse_without_clone(command: str) -> None:
     """GrlibError for a command that works on the notebooks and records of a clone, where there is none."""
-    if not (REPOSITORY / "pyproject.toml").is_file():
+    if not any((REPOSITORY / name).exists() for name in ("notebooks", "pyproject.toml")):
         raise GrlibError(
             f"{command}: needs a clone of the repository, for its notebooks and records; clone it, and run "
             "`make reproduce` there. Without one: search --model DIR, check"
