@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,8 +97,10 @@ def _filled(template: str, data: Mapping[str, Any], picture: bytes) -> str:
     """A page of a template with its data; text in it cannot end the script."""
     title = html.escape(str(data["title"]))
     image = f'<img alt="{title}" src="{_as_url(picture)}">' if picture else title
-    filled = json.dumps(data).replace("<", "\\u003c")
-    return (FOLDER / template).read_text(encoding="utf-8").replace("PICTURE", image).replace("DATA", filled)
+    drawing = (FOLDER / "draw.js").read_text(encoding="utf-8")
+    parts = {"PICTURE": image, "DRAW": drawing, "DATA": json.dumps(data).replace("<", "\\u003c")}
+    # in one pass: a title or a picture may hold one of these words
+    return re.sub("PICTURE|DRAW|DATA", lambda name: parts[name[0]], (FOLDER / template).read_text("utf-8"))
 
 
 def _as_url(png: bytes) -> str:

@@ -58,10 +58,26 @@ def test_steps_that_break_the_rules_are_marked():
     assert roles[wrong][1] == "illegal" and "illegal" not in roles[FAILED]
 
 
+def test_words_of_the_template_may_stand_in_what_fills_it():
+    found = data_of(player.page([player.view("DATA", FAILED, SOLUTION)], "DATA", "PICTURE", b"DRAW"))
+    assert (found["title"], found["about"], found["views"][0]["name"]) == ("DATA", "PICTURE", "DATA")
+
+
 def test_a_text_without_a_tree_is_a_clear_error():
     for text in ("", "nonsense\n", "Moving to Node #0\n"):
         with pytest.raises(GrlibError, match="without a root line"):
             player.view("none", text, SOLUTION)
+
+
+def dom_of(page):
+    """The page after its scripts have run, from a real browser."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    command += ["--disable-background-networking", f"--user-data-dir={page.parent / 'profile'}"]
+    command += ["--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    title = re.search("<title>.*</title>", page.read_text(encoding="utf-8"))[0]
+    assert title in done.stdout, done.stdout[:500] + done.stderr  # an error would take its place
+    return done.stdout
 
 
 HOSTILE = FAILED + "</script><script>document.title='owned'</script>\n<img src=x onerror=alert(1)>\n"
@@ -95,15 +111,8 @@ def test_keys_and_slider_in_a_browser(tmp_path):
     views = [player.view(name, trace, SOLUTION) for name, trace in traces.items()]
     page = tmp_path / "page.html"
     page.write_text(player.page(views, "<b>84</b>", "about").replace("</html>", KEYS), encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=300
-    )
-    assert "<title>Search player</title>" in done.stdout, done.stdout[:500] + done.stderr
-    seen = dict(
-        line.split(": ", 1) for line in map(html.unescape, re.findall(r"<pre>(.*?)</pre>", done.stdout))
-    )
+    rows = re.findall(r"<pre>(.*?)</pre>", dom_of(page))
+    seen = dict(html.unescape(row).split(": ", 1) for row in rows)
     lines = HOSTILE.split("\n")[:-1]
     assert seen["Home"] == f"line 1 of {len(lines)} | {lines[0]} | 1 | 1"
     assert seen["ArrowRight"] == f"line 3 of {len(lines)} | {lines[2]} | 1 | 2"
@@ -135,11 +144,7 @@ def test_the_curves_in_a_browser_are_those_of_the_tables(tmp_path):
     )
     page = tmp_path / "page.html"
     page.write_text(player.curves(rows, "<i>title</i>").replace("</html>", CHECK), encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--dump-dom", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
-    cells = re.findall(r"<td[^>]*>(.*?)</td>", dom)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", dom_of(page))
     for method, shown in zip(("sos", "rest"), cells[1::2], strict=True):
         own = rows[rows["method"] == method]
         right = (own["correct"] & (own["tokens"] <= 100)).groupby(own["index"]).sum()
