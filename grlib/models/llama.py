@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from grlib.errors import GrlibError, one_line
 from grlib.models.difference import add_difference, base_of
 from grlib.models.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
+from grlib.profiles.settings import Model
 from grlib.runs.files import atomic_folder, write_table
 
 if TYPE_CHECKING:
@@ -94,6 +95,14 @@ def build_model(
             features, table = NumberFeatures(numbers, hidden), model.get_input_embeddings()
             parametrize.register_parametrization(table, "weight", features, unsafe=True)
     return model
+
+
+def of_shape(
+    shape: Model, tokenizer: PreTrainedTokenizerFast, positions: int, seed: int = 0
+) -> LlamaForCausalLM:
+    """`build_model` for a shape that a profile gives."""
+    sizes = (shape.hidden, shape.layers, shape.heads, shape.intermediate)
+    return build_model(tokenizer, *sizes, positions, seed, shape.kv_heads)
 
 
 def bake(model: LlamaForCausalLM) -> LlamaForCausalLM:

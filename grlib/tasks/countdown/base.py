@@ -12,7 +12,7 @@ import pandas as pd
 
 from grlib.errors import GrlibError
 from grlib.models import pretrained
-from grlib.models.llama import bake, build_model, load_model, save_model
+from grlib.models.llama import bake, load_model, of_shape, save_model
 from grlib.models.tokenizer import load_tokenizer, refuse_lossy
 from grlib.profiles import Profile, Stage, Training
 from grlib.runs.chunks import worker_pool
@@ -77,9 +77,7 @@ def _part_of_rows(method: str, profile: Profile, num_count: int, start: int, cou
 
 def new_model(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     """An untrained model of the profile's shape, its weights fixed by the seed."""
-    shape, positions = profile.model, profile.self_training.row_length
-    sizes = (shape.hidden, shape.layers, shape.heads, shape.intermediate, positions)
-    return build_model(tokenizer, *sizes, seed, shape.kv_heads)
+    return of_shape(profile.model, tokenizer, profile.self_training.row_length, seed)
 
 
 def train_base(

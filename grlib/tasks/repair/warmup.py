@@ -116,12 +116,12 @@ def train_base(
     SoS imitates whole traces, the loss is on all that follows the first prompt, feedback included.
     `stop_after` steps end it early; `folder` keeps checkpoints, so that a killed run continues.
     """
-    from grlib.models.llama import bake, build_model, digest_of
+    from grlib.models.llama import bake, digest_of, of_shape
     from grlib.models.lora import low_rank
     from grlib.training.loop import CURVE, train
     from grlib.training.rows import make_rows
 
-    scale, shape = profile.repair, profile.model
+    scale = profile.repair
     if not scale.base_problems:
         return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
     model, tokenizer = pretrained.load(scale.pretrained) if scale.pretrained else (None, None)
@@ -134,10 +134,7 @@ def train_base(
     length = scale.self_training.row_length
     if model is None:
         tokenizer = build_tokenizer(one.prompt + one.rest for one in made[: scale.base_problems])
-        model = build_model(
-            tokenizer, shape.hidden, shape.layers, shape.heads, shape.intermediate, length, seed,
-            shape.kv_heads,
-        )  # fmt: skip
+        model = of_shape(profile.model, tokenizer, length, seed)
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
     rows, valid_rows = (
         make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], length, turns=True)

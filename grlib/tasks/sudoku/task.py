@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from grlib.models.llama import bake, build_model, save_model
+from grlib.models.llama import bake, of_shape, save_model
 from grlib.models.tokenizer import BOS, of_pieces
 from grlib.profiles import Profile
 from grlib.runs.chunks import worker_pool
@@ -104,9 +104,7 @@ def train_base(
         counts = [min(PART, scale.base_examples - start) for start in starts]
         parts = pool.map(partial(imitation_rows, scale, "train"), starts, counts)
         rows = [row for part in parts for row in part]
-    shape, positions = scale.model, scale.self_training.row_length
-    sizes = (shape.hidden, shape.layers, shape.heads, shape.intermediate, positions)
-    model = build_model(tokenizer, *sizes, seed, shape.kv_heads)
+    model = of_shape(scale.model, tokenizer, scale.self_training.row_length, seed)
     curve = train(
         model, rows, scale.base_training, seed=seed, folder=folder, stop_after=stop_after,
         valid=imitation_rows(scale, "valid", 0, VALID_EXAMPLES), valid_every=500, strict=not stop_after,
