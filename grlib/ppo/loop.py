@@ -26,7 +26,7 @@ from grlib.ppo.losses import operation_advantages
 from grlib.ppo.rollouts import Rollout, batch_of
 from grlib.ppo.watch import concerns, progress_line, watched
 from grlib.profiles import PPO
-from grlib.runs import chunks, deadline
+from grlib.runs import deadline
 from grlib.runs.files import digest, read_table, write_table
 from grlib.sampling.pool import release_gpus
 from grlib.selftrain import Policy, sampled_policy
@@ -174,7 +174,7 @@ def _rollouts(
     sampler = sampled_policy(
         model, sampling, f"{seed}/{step}", work / "rollouts", f"step {step}", lambda message: None
     )
-    with chunks.as_a_whole():
+    with deadline.put_off():
         rollouts = task.rollouts(sampler, chosen, tokenizer, settings)
     if settings.sampling.engine == "vllm":  # takes nearly all of a GPU's memory
         release_gpus()

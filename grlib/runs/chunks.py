@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
@@ -83,16 +83,6 @@ def chunked(
         for future in futures.values():
             future.cancel()
     return pandas.concat([frames[number] for number in range(count)], ignore_index=True)
-
-
-@contextlib.contextmanager
-def as_a_whole() -> Iterator[None]:
-    """Inside, no deadline stops chunked work: for short steps, whose caller stores them as a whole."""
-    before = os.environ.pop(deadline.VARIABLE, "")
-    try:
-        yield
-    finally:
-        os.environ[deadline.VARIABLE] = before
 
 
 def worker_pool(processes: int = 0, gpus: int = 0, threads: bool = False) -> Executor:

@@ -29,7 +29,7 @@ def test_after_the_deadline_every_call_stores_one_chunk(tmp_path, monkeypatch):
     rows, again = work(tmp_path / "late")
     assert again == []
     pd.testing.assert_frame_equal(rows, whole)
-    with chunks.as_a_whole():  # its caller stores it as a whole
+    with deadline.put_off():  # its caller stores it as a whole
         rows, done = work(tmp_path / "short")
     assert done == list(range(COUNT)) and deadline.passed()
 
