@@ -269,9 +269,7 @@ class Profile(Compute):
     """
 
     name: str
-    tasks: Mapping[str, Any] = field(
-        default_factory=scales, hash=False
-    )  # read as attributes: profile.countdown
+    tasks: Mapping[str, Any] = field(default_factory=scales, hash=False)  # read as profile.<task>
     model: Model = Model()
     whole_numbers: int = 256  # numbers below this are single tokens
     budget: int = 1024  # tokens of a whole response, end token included
@@ -320,10 +318,8 @@ class Profile(Compute):
         """Setting -> value, tables as dicts; those of a task under its name. Nothing counts as read."""
         found: dict[str, Any] = {**vars(self), **vars(self)["tasks"]}
         del found["tasks"]
-        return {
-            name: asdict(value) if hasattr(value, "__dataclass_fields__") else value
-            for name, value in found.items()
-        }
+        tables = [name for name, value in found.items() if is_dataclass(value)]
+        return found | {name: asdict(found[name]) for name in tables}
 
 
 class Watched(Profile):
