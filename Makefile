@@ -27,7 +27,7 @@ test: $(READY)  ## run the whole default test suite
 	$(RUN) -m pytest $(ARGS)
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	$(RUN) -m jupyterlab --notebook-dir=. $(or $(ARGS),notebooks/00_start_here.ipynb)
+	$(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 student: $(READY)  ## write notebooks to work in: student/, without outputs and solutions
 	$(RUN) exercises/student.py $(ARGS)
