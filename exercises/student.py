@@ -2,6 +2,8 @@
 
 `python exercises/student.py [FOLDER]` (default: `student`) writes FOLDER/notebooks and FOLDER/exercises. A
 file that is there already stays, since somebody may have worked in it.
+
+The cells of an exercise are tagged `starter`, `check` and `solution`, in this order; others are given to it.
 """
 
 import json
