@@ -14,7 +14,7 @@ GRLIB   := $(RUN) -m grlib
 RAN     := $(if $(filter gpu,$(BASE)),gpu_base,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab figures record bench vllm lint clean
+.PHONY: help reproduce test lab student figures record bench vllm lint clean
 
 help:  ## list these targets
 	@echo "make TARGET [PROFILE=smoke|laptop|gpu|paper] [SEED=0] [BASE=shipped|scratch|gpu] [ARGS='more options']"
@@ -27,7 +27,10 @@ test: $(READY)  ## run the whole default test suite
 	$(RUN) -m pytest $(ARGS)
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	$(RUN) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+	$(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+student: $(READY)  ## write notebooks to work in: student/, without outputs and solutions
+	$(RUN) exercises/student.py $(ARGS)
 
 figures: $(READY)  ## redraw every figure, table and page of results from what is stored, without a model
 	$(GRLIB) figures --profile $(RAN) $(ARGS)

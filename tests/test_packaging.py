@@ -240,7 +240,7 @@ def test_stored_outputs_belong_to_the_stored_results(book):
 
 def test_nothing_stored_names_a_path_of_one_machine():
     private = [str(REPOSITORY), sys.prefix, "/home/", "/Users/", "/root/", "/tmp/"]
-    places = [REPOSITORY / name for name in ("notebooks", "figures", "paper_results")]
+    places = [REPOSITORY / name for name in ("notebooks", "exercises", "figures", "paper_results")]
     kinds = (".ipynb", ".json", ".csv", ".svg", ".md")
     for path in (path for place in places for path in place.rglob("*") if path.suffix in kinds):
         text = path.read_text()
