@@ -1,6 +1,6 @@
 """Operation-level PPO inside TRL: one line of a response is one action (docs/operation-ppo-elsewhere.md).
 
-`python examples/trl_operation_ppo.py --steps 3` reinforces the shipped base model on Countdown, on the CPU.
+`python -m examples.trl_operation_ppo --steps 10` reinforces the shipped base model on Countdown, on the CPU.
 """
 
 import argparse
@@ -109,11 +109,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/trl"), help="where the model goes")
     chosen = parser.parse_args()
     model, tokenizer = load_both(chosen.model)
-    data = problems(256)
-    trainer = OperationPPOTrainer(
-        model, solved, args=settings(chosen.out, chosen.steps), train_dataset=data, processing_class=tokenizer
-    )
+    parts = {"args": settings(chosen.out, chosen.steps), "train_dataset": problems(256)}
+    trainer = OperationPPOTrainer(model, solved, processing_class=tokenizer, **parts)
     trainer.train()
+    del model.critic  # it has done its work; other programs would not know these weights
     trainer.save_model(str(chosen.out))
 
 

@@ -7,6 +7,7 @@ expression in answer tags that makes the target from every number once, else 0.
 from collections.abc import Iterator
 
 import verifiers.v1 as vf
+
 from grlib.tasks.countdown import Problem, equation_prompt, grade_equation
 from grlib.tasks.countdown.data import sample_problems
 from grlib.tasks.countdown.equations import read_problems

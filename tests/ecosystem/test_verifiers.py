@@ -1,4 +1,4 @@
-"""`environments/countdown_equations` with the real `verifiers`: loaded, played against a stub model, scored."""
+"""`environments/countdown_equations` in the real `verifiers`: loaded, played by a stub model, scored."""
 
 import asyncio
 import json
