@@ -83,10 +83,10 @@ def test_a_line_is_an_action(tmp_path):
 
 
 def test_it_trains_policy_and_critic(tmp_path):
-    def even(completions, **columns):
+    def odd(completions, **columns):
         return [float(len(text) % 2) for text in completions]
 
-    trainer = trainer_in(tmp_path, even)
+    trainer = trainer_in(tmp_path, odd)
     before = {name: weights.detach().clone() for name, weights in trainer.model.named_parameters()}
     trainer.train()
     seen = [row for row in trainer.state.log_history if "policy_loss" in row]
@@ -94,4 +94,14 @@ def test_it_trains_policy_and_critic(tmp_path):
     changed = {
         name for name, weights in trainer.model.named_parameters() if not torch.equal(weights, before[name])
     }
+    # with gamma = lambda = 1 every line of a response returns what the whole response earns
+    batch = trainer._buffered_inputs[0]
+    starts, mask = trainer.starts(batch), batch["completion_mask"].bool()
+    texts = [
+        trainer.processing_class.decode(ids[kept], skip_special_tokens=True)
+        for ids, kept in zip(batch["completion_ids"], mask, strict=True)
+    ]
+    earned = torch.tensor(odd(texts))
+    torch.testing.assert_close(batch["returns"], earned[:, None] * starts)
+    assert 0 < earned.sum() < len(earned)
     assert {"critic.weight", "critic.bias", "model.embed_tokens.weight"} <= changed
