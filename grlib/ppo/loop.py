@@ -33,6 +33,7 @@ from grlib.selftrain import Policy, sampled_policy
 from grlib.training.checkpoint import finished, write_finished
 from grlib.training.loop import checkpoint_due, out_of_time
 from grlib.training.parallel import Team, launch, launched
+from grlib.training.tracking import track
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -94,6 +95,7 @@ def train_ppo(
         curve.append(row | {"step": step} | spent)
         if team.rank == 0:
             write_table(work / "curve.csv", pd.DataFrame(curve))
+            track(f"PPO {out.name}, seed {seed}", curve[-1])
             progress(progress_line(curve[-1], settings))
             for kind, text in concerns(curve, settings.precision).items():
                 if kind not in warned:

@@ -25,6 +25,7 @@ from grlib.training.loss import Scored, mean_nll
 from grlib.training.optim import learning_rate, make_optimizers, plan_batches
 from grlib.training.parallel import Team
 from grlib.training.rows import Row
+from grlib.training.tracking import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,7 +95,10 @@ def train(
         if valid and valid_every and (step % valid_every == 0 or step == len(plan)):
             measured = mean_nll(net, valid, settings.micro_tokens)
         curve.append((step, tokens, loss, measured))
-        if clock.due() or step == end:
+        due = clock.due() or step == end
+        if due or not math.isnan(measured):
+            track(f"{label}, seed {seed}", dict(zip(CURVE, curve[-1], strict=True)))
+        if due:
             progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
         if folder and (step == end or checkpoint_due(team, last_saved, settings.checkpoint_seconds)):
             place = {"step": step, "tokens": tokens, "curve": curve}

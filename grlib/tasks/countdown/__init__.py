@@ -1,9 +1,11 @@
 """Countdown: combine all numbers with + - * / to reach a target.
 
 Read in this order: `puzzle` (rules and plain solver), `searchers`, `traces`, `guidance` (Algorithm 1), `data`
-and `task`; `fast` is the quick solver. What is named here needs neither torch nor numpy.
+and `task`; `fast` is the quick solver, and `equations` poses the puzzle as other people's trainers do. What
+is named here needs neither torch nor numpy.
 """
 
+from grlib.tasks.countdown.equations import equation_prompt, grade_equation
 from grlib.tasks.countdown.fast import all_solutions, solve
 from grlib.tasks.countdown.guidance import rewrite
 from grlib.tasks.countdown.puzzle import Problem, apply_operation, moves, pair_results, problem_key
@@ -16,7 +18,9 @@ __all__ = [
     "apply_operation",
     "breadth_first",
     "depth_first",
+    "equation_prompt",
     "grade",
+    "grade_equation",
     "moves",
     "pair_results",
     "parse",
