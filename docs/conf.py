@@ -31,6 +31,7 @@ autosummary_generate = True
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_mock_imports = ["ray", "triton", "vllm"]  # not in requirements.lock
 autodoc_typehints = "none"  # the docstrings give shapes and units
+viewcode_follow_imported_members = False  # the page of a package does not hold what it renames
 add_module_names = False
 
 html_theme = "furo"
