@@ -5,6 +5,7 @@ Nothing is executed and nothing is fetched, neither by the build nor by a page.
 """
 
 import posixpath
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sphinx.addnodes import pending_xref
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
+shutil.rmtree(REPOSITORY / "build" / "api", ignore_errors=True)  # it may hold modules that are gone
 
 project = "grlib"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
