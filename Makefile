@@ -14,7 +14,7 @@ GRLIB   := $(RUN) -m grlib
 RAN     := $(if $(filter gpu,$(BASE)),gpu_base,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab student figures record bench vllm lint clean
+.PHONY: help reproduce test lab student site figures record bench vllm lint clean
 
 help:  ## list these targets
 	@echo "make TARGET [PROFILE=smoke|laptop|gpu|paper] [SEED=0] [BASE=shipped|scratch|gpu] [ARGS='more options']"
@@ -31,6 +31,11 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 
 student: $(READY)  ## write notebooks to work in: student/, without outputs and solutions
 	$(RUN) exercises/student.py $(ARGS)
+
+site: $(READY)  ## build the site, with pages of the library, into build/site
+	$(RUN) -m pip install --quiet -r docs/requirements.txt
+	$(RUN) -m sphinx -W --keep-going --quiet -c docs -d build/doctrees . build/site
+	@echo "open build/site/index.html in a browser"
 
 figures: $(READY)  ## redraw every figure, table and page of results from what is stored, without a model
 	$(GRLIB) figures --profile $(RAN) $(ARGS)

@@ -78,7 +78,7 @@ def of_pieces(pieces: Sequence[str], pattern: str) -> PreTrainedTokenizerFast:
 
 
 def number_tokens(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, int]]:
-    """(row, number, index in ("", *JOINED) of the sign after it) of every token that is a number."""
+    """`(row, number, index in ("", *JOINED) of the sign after it)` of every token that is a number."""
     found = []
     for piece, row in tokenizer.get_vocab().items():
         number = re.match("[0-9]+", piece)

@@ -1,6 +1,6 @@
 """The report: tables and claims as Markdown, for notebook 09 and for the pages of this repository.
 
-A page (README.md, paper_results/RESULTS.md, docs/*.md) marks the place of a generated table with
+A page (`README.md`, `paper_results/RESULTS.md`, `docs/*.md`) marks the place of a generated table with::
 
     <!-- table2 gpu -->
     <!-- end -->

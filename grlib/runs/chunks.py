@@ -147,7 +147,7 @@ class RayWorker:
     """A process on the cluster. It keeps what the functions cache: modules, the last model, its engine."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """function(*arguments), in that process."""
+        """`function(*arguments)`, in that process."""
         return function(*arguments)
 
 
@@ -168,7 +168,7 @@ class RayPool(ThreadPoolExecutor):
         super().__init__(self.size)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        """The Future of function(*arguments, **named)."""
+        """The Future of `function(*arguments, **named)`."""
         if len(self.workers) < self.size and self.free.empty():
             self._start()
         return super().submit(self._call, partial(function, **named), *arguments)

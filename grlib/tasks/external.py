@@ -20,8 +20,8 @@ def load_rows(place: str, split: str = "train") -> Dataset:
     """The rows of one split of a data set; raises GrlibError if it cannot be loaded.
 
     `place` is a folder, a file, or a hub name with or without a revision (`owner/name@commit`). In a folder,
-    a split is the files <split>.* or <split>-*, or else what `datasets` finds. A file is one split, whatever
-    its name.
+    a split is the files `<split>.*` or `<split>-*`, or else what `datasets` finds. A file is one split,
+    whatever its name.
     """
     from datasets import config, load_dataset
 

@@ -86,6 +86,10 @@ def test_every_page_shows_the_recorded_results(monkeypatch):
     assert not wrong, "out of date: run `python -m grlib.results.report`"
 
 
+def test_the_readme_stays_short():
+    assert README.count("\n") <= 150 and len(README.encode()) <= 10_000
+
+
 @pytest.mark.parametrize("page", sorted(LINKED), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_links_lead_to_files_and_headings_that_exist(page):
     text = page.read_text()

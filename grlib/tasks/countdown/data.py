@@ -51,8 +51,8 @@ def sample_problems(
     """Problems start .. start+n-1 of an endless list fixed by the other arguments, with optimal solutions.
 
     The target is drawn first and kept; the numbers (uniform on 1..max_number) are redrawn until it can be
-    reached. `exclude` holds `problem_key`s that must not be drawn: how test problems stay out of the training
-    sets.
+    reached. `exclude` holds values of `problem_key` that must not be drawn: how test problems stay out of
+    the training sets.
     """
     if n < 0 or start < 0 or num_count < 1 or max_number < 1:
         raise GrlibError(

@@ -50,7 +50,7 @@ class Subgoal(NamedTuple):
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """The operation and, for + and *, the one with its operands swapped."""
+        """The operation and, for `+` and `*`, the one with its operands swapped."""
         a, sign, b, result = OPERATION.findall(self.operation)[0]
         return (self.operation, f"{b}{sign}{a}={result}") if sign in "+*" else (self.operation,)
 

@@ -85,7 +85,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class RepairTask:
-    """The task of self-repair; its items are `CodeProblem`s.
+    """The task of self-repair; its items are of type `CodeProblem`.
 
     `learn_from` is "last" to train on the last answer of a kept episode, as the paper's text says, or "all",
     as its code does. `fits` says whether a prompt leaves the model room for an answer. An episode ends early
