@@ -186,6 +186,27 @@ def read_table(path: Path) -> pandas.DataFrame:
         raise MissingArtefact(f"{path}: damaged; delete it and run the step that makes it again") from error
 
 
+DATASET_CARD = """---
+license: apache-2.0
+tags: [guided-rest, search, self-training]
+configs:
+{configs}---
+# Tables of a run of grlib
+
+`datasets.load_dataset(folder, "{first}")` gives one table, as its split `train`. What its columns mean is in
+`grlib/results/rows.py` and in the notebook of the same number.
+"""
+
+
+def write_dataset_card(folder: Path) -> None:
+    """Write README.md, by which `datasets` and the hub find each Parquet table under a folder by its name."""
+    tables = {path.stem: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.parquet"))}
+    configs = "".join(f"- config_name: {name}\n  data_files: {place}\n" for name, place in tables.items())
+    if tables:
+        card = DATASET_CARD.format(configs=configs, first=next(iter(tables)))
+        write_bytes(folder / "README.md", card.encode())
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Write JSON with sorted keys; numpy numbers become plain ones, NaN and infinities become null."""
     text = json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False)
