@@ -202,6 +202,11 @@ def read_weights(place: str, name: str, remedy: str, **options: str) -> LlamaFor
     return model.eval()
 
 
+def gpu_dtype() -> torch.dtype:
+    """What a GPU samples in: bfloat16; float16 on a card without it (compute capability under 8.0, a T4)."""
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
 def digest_of(model: PreTrainedModel) -> str:
     """The SHA-256 of a model's weights, in hex."""
     state = hashlib.sha256()
