@@ -25,12 +25,7 @@ from grlib.runs.files import atomic_folder, write_table
 
 if TYPE_CHECKING:
     import pandas
-    from transformers import (
-        GenerationConfig,
-        LlamaForCausalLM,
-        PreTrainedModel,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 25, 50, 100, 200, 400, 1000)
 
@@ -140,8 +135,14 @@ def save_model(
     `notes`: further text files (file name -> content), as the model card. `budget`: the longest answer, in
     tokens, of plain `generate` (None: what the model was loaded with).
     """
+    from transformers import GenerationConfig
+
     without_progress_bars()
-    model.generation_config = _plain_sampling(model, tokenizer, budget)
+    # of other programs: as the paper, from the model itself, to the end of a trace; not of our engines
+    budget = budget or model.generation_config.max_new_tokens
+    most = {"max_new_tokens": budget} if budget else {"max_length": model.config.max_position_embeddings}
+    most |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, **most)
     model.config.vocabulary_digest = vocabulary_digest(tokenizer)
     with atomic_folder(Path(folder)) as partial:
         bake(model).save_pretrained(partial)
@@ -150,19 +151,6 @@ def save_model(
             write_table(partial / "curve.csv", curve)
         for name, content in (notes or {}).items():
             (partial / name).write_text(content, encoding="utf-8")
-
-
-def _plain_sampling(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, budget: int | None
-) -> GenerationConfig:
-    """What other programs sample with: as the paper, from the model itself, to the end of a trace. Engines of
-    grlib take their own settings, not these."""
-    from transformers import GenerationConfig
-
-    budget = budget or model.generation_config.max_new_tokens
-    most = {"max_new_tokens": budget} if budget else {"max_length": model.config.max_position_embeddings}
-    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, **most, **ends)
 
 
 def load_model(folder: Path | str) -> LlamaForCausalLM:

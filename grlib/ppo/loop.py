@@ -110,8 +110,7 @@ def train_ppo(
     if learner.pack:
         learner.pack.give_back()
     if team.rank == 0:
-        card = card_after(base, f"PPO, {settings.steps:,} steps")
-        save_model(policy, tokenizer, out, frame, card)
+        save_model(policy, tokenizer, out, frame, card_after(base, f"PPO, {settings.steps:,} steps"))
         write_finished(work, key, out)
     return frame
 

@@ -193,8 +193,7 @@ configs:
 {configs}---
 # Tables of a run of grlib
 
-`datasets.load_dataset(folder, "{first}")` gives one table, as its split `train`. What its columns mean is in
-`grlib/results/rows.py` and in the notebook of the same number.
+`datasets.load_dataset(folder, "{first}")["train"]` is one table; `grlib/results/rows.py` has its columns.
 """
 
 
@@ -203,8 +202,7 @@ def write_dataset_card(folder: Path) -> None:
     tables = {path.stem: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.parquet"))}
     configs = "".join(f"- config_name: {name}\n  data_files: {place}\n" for name, place in tables.items())
     if tables:
-        card = DATASET_CARD.format(configs=configs, first=next(iter(tables)))
-        write_bytes(folder / "README.md", card.encode())
+        write_bytes(folder / "README.md", DATASET_CARD.format(configs=configs, first=min(tables)).encode())
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -11,18 +11,16 @@ from grlib.runs.files import problem_with
 def publish(repo: str, folder: Path, private: bool = False, dry_run: bool = False) -> None:
     """Upload a folder with its card: as a model if it holds config.json, else as a data set.
 
-    Lists the files first; with `dry_run`, that is all. GrlibError for a folder that is not whole, has no card
-    or is stored as a difference, for a missing token, and where the hub refuses.
+    Lists the files first; with `dry_run`, that is all. GrlibError for each reason not to upload it.
     """
     from huggingface_hub import HfApi, get_token
 
-    if fault := problem_with(folder) or ("no folder" if folder.is_file() else None):
+    if fault := problem_with(folder):
         raise GrlibError(f"{folder}: {fault}; name the folder of a model or of a record")
     if not (folder / "README.md").is_file():
         raise GrlibError(f"{folder}: no card (README.md), which the hub shows; models and records have one")
     if any(folder.glob("*.difference.*")):
-        remedy = "write whole weights, as save_model(*load_both(FOLDER), OTHER), and copy the card"
-        raise GrlibError(f"{folder}: a difference from its base, which other programs do not read; {remedy}")
+        raise GrlibError(f"{folder}: a difference; first save_model(*load_both(FOLDER), OTHER)")
     kind = "model" if (folder / "config.json").is_file() else "dataset"
     print(f"{kind} {repo}{', private' if private else ''}:")
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"):

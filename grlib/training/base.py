@@ -49,31 +49,16 @@ print(answer)
 {grading}
 ```
 
-## Cite
-
-```bibtex
-@inproceedings{{moon2025guided,
-  title = {{Learning to Better Search with Language Models via Guided Reinforced Self-Training}},
-  author = {{Moon, Seungyong and Park, Bumsoo and Song, Hyun Oh}},
-  booktitle = {{Advances in Neural Information Processing Systems}},
-  year = {{2025}},
-  note = {{arXiv:2410.02992}}
-}}
-```
+Cite the paper: Moon, Park and Oh Song, *Learning to Better Search with Language Models via Guided Reinforced
+Self-Training*, NeurIPS 2025, [arXiv:2410.02992](https://arxiv.org/abs/2410.02992).
 """
 INDEX = """metrics: [loss]
 model-index:
 - name: {title}
   results:
-  - task:
-      type: text-generation
-    dataset:
-      type: made
-      name: examples that it was not trained on
-    metrics:
-    - type: loss
-      name: nats per token
-      value: {loss}
+  - task: {{type: text-generation}}
+    dataset: {{type: made, name: examples that it was not trained on}}
+    metrics: [{{type: loss, name: nats per token, value: {loss}}}]
 """
 VALIDATION = """- **Validation loss** at the end, on examples it was not trained on: {loss} nats per token.
 """
@@ -119,11 +104,10 @@ def notes(
         "validation_loss_nats_per_token": loss,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    known = {} if loss is None else {"validation": VALIDATION, "index": INDEX}
-    texts = {name: text.format(**card, loss=loss) for name, text in known.items()}
+    texts = {"validation": VALIDATION, "index": INDEX}
+    texts = {name: "" if loss is None else text.format(**card, loss=loss) for name, text in texts.items()}
     manifest = json.dumps(plain(found | dict(facts)), indent=1, sort_keys=True) + "\n"
-    filled = CARD.format(**{"validation": "", "index": ""} | found | dict(card) | texts)
-    return {"manifest.json": manifest, "README.md": filled}
+    return {"manifest.json": manifest, "README.md": CARD.format(**found, **card, **texts)}
 
 
 def card_after(base: Path, training: str) -> dict[str, str]:

@@ -146,7 +146,7 @@ def test_shipped_models_say_how_they_are_used(name, budget):
     card = ModelCard.load(folder / "README.md")
     assert (card.data.pipeline_tag, card.data.language) == ("text-generation", "en")
     assert card.data.eval_results[0].metric_value > 0  # the hub's own reading of `model-index`
-    assert f"max_new_tokens={budget}" in card.text and "**Limits**" in card.text and "@inproc" in card.text
+    assert f"max_new_tokens={budget}" in card.text and "**Limits**" in card.text and "arxiv.org" in card.text
 
 
 def test_a_failed_save_leaves_the_old_folder(tmp_path, monkeypatch):

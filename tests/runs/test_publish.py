@@ -94,7 +94,7 @@ def test_what_cannot_be_published_is_said_in_one_line(hub, tmp_path):
     difference = REPOSITORY / "paper_results" / "base_gpu" / "guided_rest_ppo"
     for arguments, said in (
         (("me/mine", tmp_path / "nowhere"), "missing; name the folder"),
-        (("me/mine", RECORD / "README.md"), "no folder"),
+        (("me/mine", RECORD / "README.md"), "no card"),
         (("me/mine", tmp_path / "bare"), "no card (README.md)"),
         (("me/mine", difference), "save_model(*load_both(FOLDER), OTHER)"),
         (("me/refused", RECORD), "me/refused: not uploaded (HfHubHTTPError: "),
