@@ -7,6 +7,9 @@ BASE    ?=
 ARGS    ?=
 
 VLLM    := 0.32.0
+# cpu or cuda: PyTorch's own index has the build for a CPU, which is a tenth of the other
+TORCH   ?= $(if $(shell command -v nvidia-smi 2> /dev/null),cuda,cpu)
+INDEX   := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu --retries 1)
 RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready
 GRLIB   := $(RUN) -m grlib
@@ -14,7 +17,7 @@ GRLIB   := $(RUN) -m grlib
 RAN     := $(if $(filter gpu,$(BASE)),gpu_base,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab student site figures record bench vllm lint clean
+.PHONY: help reproduce test lab student site figures record bench vllm lint lock clean
 
 help:  ## list these targets
 	@echo "make TARGET [PROFILE=smoke|laptop|gpu|paper] [SEED=0] [BASE=shipped|scratch|gpu] [ARGS='more options']"
@@ -50,7 +53,7 @@ vllm: $(READY)  ## install vLLM, the sampling engine of the paper profile: a CPU
 	@if command -v nvidia-smi > /dev/null; then \
 	  $(RUN) -m pip install --quiet vllm==$(VLLM); \
 	else \
-	  $(RUN) -m pip install --quiet --no-deps -r requirements-vllm.lock && \
+	  $(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements-vllm.hashed && \
 	  $(RUN) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
 	fi
 	@$(RUN) -c 'import vllm; print("vLLM", vllm.__version__)'
@@ -60,14 +63,22 @@ lint: $(READY)  ## check style, format and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+lock: $(READY)  ## write requirements*.hashed again, after a change of requirements*.lock
+	$(RUN) -m pip install --quiet uv==0.13.9
+	for name in requirements requirements-vllm; do \
+	  $(RUN) -m uv pip compile $$name.lock --output-file $$name.hashed --quiet --universal --python-version 3.11.5 \
+	    --no-deps --generate-hashes --no-annotate --no-emit-package torch --custom-compile-command 'make lock' \
+	    || exit 1; done
+
 clean:  ## remove runs/, caches and the virtual environment (nothing that git tracks)
 	$(PYTHON) -m grlib clean --venv $(VENV) $(ARGS)
 
-$(READY): requirements.lock
+$(READY): requirements.lock requirements.hashed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "installing the pinned packages into $(VENV): a few minutes; what else is in it stays"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -r requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements.hashed
+	$(RUN) -m pip install --quiet $(INDEX) "$$(grep '^torch==' requirements.lock)"
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -47,7 +47,8 @@ UNUSED = 5_000_000  # examples from here on are in no curriculum
 def train(method: str, profile: Profile, work: Path, out: Path) -> None:
     """The whole curriculum, then the model with card and manifest."""
     model, words, curve = imitation.train_base(method, profile, folder=work, valid_every=1000, progress=say)
-    save_model(model, words, out, curve, notes=imitation.describe_base(method, profile, model, curve))
+    card = imitation.describe_base(method, profile, model, curve)
+    save_model(model, words, out, curve, card, profile.budget)
 
 
 def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, Any]:

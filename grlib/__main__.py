@@ -40,6 +40,7 @@ COMMANDS = {
     "import-official": "read the rows that the authors' release generated, for figures and tables",
     "pack": "write a run as at most eight files of 16 MB, so that another machine can continue it",
     "unpack": "make a run folder from the files of a packed run",
+    "publish": "upload a model or a record to the hub of Hugging Face",
     "search": "type a problem and watch the best model here search for a solution",
     "check": "check Python, the packages' versions, memory and disk",
     "clean": "remove runs/, caches and .venv (nothing that git tracks)",
@@ -73,6 +74,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--cores": {"type": int, "default": cores(), "help": "CPU cores (default: those of this machine)"},
     "release": {"metavar": "DIR", "help": "the folder checkpoints/countdown of the release"},
     "packed": {"type": Path, "metavar": "DIR", "help": "folder of the packed run's files"},
+    "repo": {"metavar": "OWNER/NAME", "help": "the repository on the hub; made if it is not there"},
+    "folder": {"type": Path, "metavar": "FOLDER", "help": "of a model, or of a record: .../laptop/seed0"},
+    "--private": {"action": "store_true", "help": "for nobody else to see"},
+    "--dry-run": {"action": "store_true", "help": "only list what would be uploaded"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and do not change the repository"},
     "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
@@ -89,6 +94,7 @@ TAKES = {
     "import-official": ("release", "--dest"),
     "pack": (*RUN, "--only", "packed"),
     "unpack": (*RUN, "packed"),
+    "publish": ("repo", "folder", "--private", "--dry-run"),
     "clean": ("--keep-runs", "--venv"),
 }
 
@@ -162,7 +168,7 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
 
     Returns the exit code.
     """
-    if options.command not in ("search", "check"):
+    if options.command not in ("search", "check", "publish"):
         housekeeping.refuse_without_clone(options.command)
     match options.command:
         case "reproduce":
@@ -209,6 +215,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             from grlib.models.pack import unpack
 
             unpack(options.packed, request_of(options).folder)
+        case "publish":
+            from grlib.runs.publish import publish
+
+            publish(options.repo, options.folder, options.private, options.dry_run)
         case "search":
             from grlib.tasks.countdown import live
 

@@ -209,7 +209,7 @@ def main(name: str, gpus: int, device: str, cores: int) -> None:
     if device in CARDS and (made["gb_memory"] > CARDS[device][2]).any():
         print(f'more than one {device} holds: lower micro_tokens, or take strategy = "fsdp"')
     if device == "t4" and profile.precision == "bfloat16":
-        print("a T4 has no bfloat16, which this profile needs")
+        print("a T4 has no bfloat16: it trains in float32, more slowly than said here")
     taken = sum(costs.whole("laptop", book.name) for book in notebooks.every()) / 3600
     planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"].sum()
     print(f"the recorded laptop run took {taken:.2f} hours; the same estimate of it gives {planned:.2f}")

@@ -25,6 +25,7 @@ from grlib.profiles import Profile, Sampling, SelfTraining, Training
 from grlib.profiles.settings import refuse_uneven
 from grlib.runs.files import digest, read_table
 from grlib.sampling.pool import InMemory, Request, Sampled, release_gpus, sample
+from grlib.training.base import card_after
 from grlib.training.checkpoint import finished, write_finished
 from grlib.training.loop import rows_digest, train
 from grlib.training.parallel import first_process, launch, launched
@@ -343,6 +344,7 @@ def fine_tune_rows(
             progress=progress, label=label,
         )  # fmt: skip
     if first_process():
-        save_model(model, tokenizer, out, curve)
+        card = card_after(base, f"{label}, {len(curve):,} steps on {len(rows):,} examples")
+        save_model(model, tokenizer, out, curve, card)
         write_finished(work, key, out)
     return curve

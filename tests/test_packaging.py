@@ -1,6 +1,7 @@
 """The files of the environment agree, the commands are there, and nothing of one machine is stored."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -37,6 +38,26 @@ def test_the_locks_have_exact_versions_and_no_addresses():
     vllm = (REPOSITORY / "requirements-vllm.lock").read_text().splitlines()
     for line in [*LOCK, *(line for line in vllm if not line.startswith("#"))]:
         assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-vllm"])
+def test_each_pin_has_its_hashes(name):
+    """But torch, whose builds differ: `make lock` was run after the last change."""
+    pins = {line for line in (REPOSITORY / f"{name}.lock").read_text().splitlines() if "==" in line}
+    entries = (REPOSITORY / f"{name}.hashed").read_text().replace(" \\\n", " ").splitlines()
+    hashed = dict(line.split(maxsplit=1) for line in entries if not line.startswith("#"))
+    assert hashed.keys() == {pin for pin in pins if not pin.startswith("torch==")}
+    for hashes in hashed.values():
+        assert re.fullmatch(r"(--hash=sha256:[0-9a-f]{64} *)+", hashes.strip())
+
+
+@pytest.mark.parametrize(("asked", "place"), [("cpu", "whl/cpu"), ("cuda", None)])
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_installs_hashed_packages_and_the_torch_that_is_asked_for(asked, place):
+    lines = output_of("make", "-n", "lab", "VENV=none", f"TORCH={asked}").splitlines()
+    locked, torch = [line for line in lines if "pip install" in line][:2]
+    assert "--no-deps --require-hashes -r requirements.hashed" in locked
+    assert ("download.pytorch.org" in torch) == (place is not None) and (place or "torch==") in torch
 
 
 EXTRAS = PROJECT["optional-dependencies"]
@@ -89,9 +110,29 @@ def test_the_lock_of_vllm_adds_to_the_other_and_leaves_out_what_breaks_a_cpu_tor
 
 def test_conda_users_get_the_same_environment():
     wanted = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
-    assert {"pip": ["-r requirements.lock", "-e ."]} in wanted
+    cpu = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    assert {"pip": [cpu, "-r requirements.lock", "-e ."]} in wanted
     python = next(item for item in wanted if str(item).startswith("python="))
     assert Version(f"{python.removeprefix('python=')}.0") in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_every_supported_python_is_tested_and_every_command_is_there():
+    flow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    jobs = flow["strategy"]["matrix"]["include"]
+    versions = {name.rpartition(" ")[2] for name in PROJECT["classifiers"] if ":: 3." in name}
+    assert {job["python"] for job in jobs if job["command"] in (".ci/run", "make test")} == versions
+    scripts = {job["command"] for job in jobs} - {"make test"}
+    assert scripts == {f".ci/{path.name}" for path in (REPOSITORY / ".ci").iterdir()}
+    assert all(os.access(REPOSITORY / name, os.X_OK) for name in scripts)
+
+
+def test_containers_take_the_locked_packages():
+    wanted = (REPOSITORY / ".binder" / "requirements.txt").read_text().splitlines()
+    assert "-r ../requirements.lock" in wanted and any(line.endswith("whl/cpu") for line in wanted)
+    assert os.access(REPOSITORY / ".binder" / "postBuild", os.X_OK)
+    made = json.loads((REPOSITORY / ".devcontainer" / "devcontainer.json").read_text())
+    assert made["postCreateCommand"] == "make lab ARGS=--version"  # makes the environment, as on any machine
+    assert made["image"].rpartition(":")[2] in {name.rpartition(" ")[2] for name in PROJECT["classifiers"]}
 
 
 def test_licence_and_citation():

@@ -89,8 +89,6 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-        # of plain `generate`: our engines take their settings, not these
-        model.generation_config.update(do_sample=True, max_length=positions)
         if numbers := number_tokens(tokenizer):
             features, table = NumberFeatures(numbers, hidden), model.get_input_embeddings()
             parametrize.register_parametrization(table, "weight", features, unsafe=True)
@@ -130,12 +128,21 @@ def save_model(
     folder: Path | str,
     curve: pandas.DataFrame | None = None,
     notes: Mapping[str, str] | None = None,
+    budget: int | None = None,
 ) -> None:
     """Write weights (baked), config, tokenizer and learning curve as one folder, complete or not at all.
 
-    `notes`: further text files (file name -> content), as the model card.
+    `notes`: further text files (file name -> content), as the model card. `budget`: the longest answer, in
+    tokens, of plain `generate` (None: what the model was loaded with).
     """
+    from transformers import GenerationConfig
+
     without_progress_bars()
+    # of other programs: as the paper, from the model itself, to the end of a trace; not of our engines
+    budget = budget or model.generation_config.max_new_tokens
+    most = {"max_new_tokens": budget} if budget else {"max_length": model.config.max_position_embeddings}
+    most |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, **most)
     model.config.vocabulary_digest = vocabulary_digest(tokenizer)
     with atomic_folder(Path(folder)) as partial:
         bake(model).save_pretrained(partial)
@@ -181,6 +188,11 @@ def read_weights(place: str, name: str, remedy: str, **options: str) -> LlamaFor
     if faulty:
         raise GrlibError(f"{name}: no weights that fit {min(map(str, faulty))}; {remedy}")
     return model.eval()
+
+
+def gpu_dtype() -> torch.dtype:
+    """What a GPU samples in: bfloat16; float16 on a card without it (compute capability under 8.0, a T4)."""
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 def digest_of(model: PreTrainedModel) -> str:

@@ -30,6 +30,7 @@ from grlib.runs import deadline
 from grlib.runs.files import digest, read_table, write_table
 from grlib.sampling.pool import release_gpus
 from grlib.selftrain import Policy, sampled_policy
+from grlib.training.base import card_after
 from grlib.training.checkpoint import finished, write_finished
 from grlib.training.loop import checkpoint_due, out_of_time
 from grlib.training.parallel import Team, launch, launched
@@ -111,7 +112,7 @@ def train_ppo(
     if learner.pack:
         learner.pack.give_back()
     if team.rank == 0:
-        save_model(policy, tokenizer, out, frame)
+        save_model(policy, tokenizer, out, frame, card_after(base, f"PPO, {settings.steps:,} steps"))
         write_finished(work, key, out)
     return frame
 

@@ -75,6 +75,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     known = dict(before.get("stale", {})) if joins and before else {}
     for notebook in chosen:
         known.pop(notebook.name, None)
+    artefacts.write_dataset_card(target)
     owner = {"profile": request.profile, "seed": request.seed}
     artefacts.write_json(kept, owner | {"commits": commits, "stale": known | stale})
     if not dest:
@@ -149,6 +150,7 @@ def _replace(places: ExitStack, target: Path, kind: str, folder: Path, files: li
         for name in names:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / kind / name, fresh / name)
+        artefacts.write_dataset_card(fresh)
 
 
 def _with_outputs(

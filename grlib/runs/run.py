@@ -236,6 +236,8 @@ class Run:
             "peak_memory_mb": self._memory.megabytes(),
         }
         artefacts.write_json(self.folder / "manifests" / f"{self.notebook}.json", manifest)
+        for kind in ("data", "results"):
+            artefacts.write_dataset_card(self.folder / kind)
         return artefacts.plain(manifest)
 
 

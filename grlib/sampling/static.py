@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from grlib.models.llama import ALIGNED
+from grlib.models.llama import ALIGNED, gpu_dtype
 from grlib.profiles import Sampling
 from grlib.sampling.batched import Decoder, Drawn
 
@@ -72,7 +72,7 @@ class Slots:
 
 
 class StaticDecoder(Decoder):
-    """The layers of `Decoder` over a static cache, on a GPU in bfloat16 where there is one."""
+    """The layers of `Decoder` over a static cache, on a GPU, in `gpu_dtype`, where there is one."""
 
     def __init__(self, model: LlamaForCausalLM, slots: int, columns: int, most: int, end: int) -> None:
         """For `slots` rows at once (on a GPU: as many as fit), `columns` tokens each, up to `most` of them
@@ -81,7 +81,7 @@ class StaticDecoder(Decoder):
         gpu = torch.cuda.is_available()
         self.device, self.dtype = torch.device("cpu"), torch.float32
         if gpu:
-            self.device, self.dtype = torch.device("cuda"), torch.bfloat16
+            self.device, self.dtype = torch.device("cuda"), gpu_dtype()
         self.embedding, self.output, self.cos, self.sin = (  # copies, which `load` may overwrite
             tensor.to(self.device, self.dtype, copy=True)
             for tensor in (self.embedding, _aligned(self.output), self.cos, self.sin)

@@ -16,6 +16,7 @@ from zlib import crc32
 import torch
 
 from grlib.errors import GrlibError, one_line
+from grlib.models.llama import gpu_dtype
 from grlib.profiles import Sampling
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _started(folder: str, length: int, settings: Sampling, apart: bool) -> LLM:
         return LLM(
             model=folder,
             skip_tokenizer_init=True,
-            dtype="bfloat16" if gpu else "float32",
+            dtype=str(gpu_dtype() if gpu else torch.float32).removeprefix("torch."),
             max_model_len=length,
             max_num_seqs=settings.slots,
             tensor_parallel_size=settings.tensor_parallel,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ library_name: transformers
 pipeline_tag: text-generation
 language: en
 tags: [{tags}, search, self-training, guided-rest]
----
+{index}---
 # {title}
 
 A Llama of {parameters:,} parameters ({origin}) that imitates {imitates}.
@@ -48,8 +49,16 @@ print(answer)
 {grading}
 ```
 
-The paper: Moon, Park and Oh Song, *Learning to Better Search with Language Models via Guided Reinforced
-Self-Training*, NeurIPS 2025, arXiv:2410.02992.
+Cite the paper: Moon, Park and Oh Song, *Learning to Better Search with Language Models via Guided Reinforced
+Self-Training*, NeurIPS 2025, [arXiv:2410.02992](https://arxiv.org/abs/2410.02992).
+"""
+INDEX = """metrics: [loss]
+model-index:
+- name: {title}
+  results:
+  - task: {{type: text-generation}}
+    dataset: {{type: made, name: examples that it was not trained on}}
+    metrics: [{{type: loss, name: nats per token, value: {loss}}}]
 """
 VALIDATION = """- **Validation loss** at the end, on examples it was not trained on: {loss} nats per token.
 """
@@ -95,6 +104,17 @@ def notes(
         "validation_loss_nats_per_token": loss,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    validation = "" if loss is None else VALIDATION.format(loss=loss)
+    texts = {"validation": VALIDATION, "index": INDEX}
+    texts = {name: "" if loss is None else text.format(**card, loss=loss) for name, text in texts.items()}
     manifest = json.dumps(plain(found | dict(facts)), indent=1, sort_keys=True) + "\n"
-    return {"manifest.json": manifest, "README.md": CARD.format(**found, **card, validation=validation)}
+    return {"manifest.json": manifest, "README.md": CARD.format(**found, **card, **texts)}
+
+
+def card_after(base: Path, training: str) -> dict[str, str]:
+    """The card of a model trained further from `base`: that one's, if any, and a line on the `training`."""
+    if not (base / "README.md").is_file():
+        return {}
+    text = (base / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"^metrics:.*\nmodel-index:\n(( |- ).*\n)*", "", text, flags=re.M)  # numbers of the base
+    more = f"- **Trained further**: {training}. All above is about the model that it started from.\n"
+    return {"README.md": text.replace("\n## Use", f"{more}\n## Use", 1)}

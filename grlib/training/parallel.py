@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from grlib.errors import GrlibError
+from grlib.models.llama import gpu_dtype
 from grlib.runs.deadline import OutOfTime
 from grlib.runs.files import atomic
 
@@ -56,8 +57,8 @@ class Team:
         self.strategy = "fsdp" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else strategy
         local = int(os.environ.get("LOCAL_RANK", 0))
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-        self.precision = precision
         gpu = self.device.type == "cuda"
+        self.precision = "float32" if gpu and gpu_dtype() != torch.bfloat16 else precision
         if gpu and local >= torch.cuda.device_count():
             raise GrlibError(
                 f"process {local + 1} of {self.size} has no GPU of its own: {torch.cuda.device_count()} are "

@@ -6,12 +6,15 @@ import math
 import pytest
 import torch
 from conftest import NUMBERS, tiny_model
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from grlib.errors import GrlibError
 from grlib.models.llama import PERIODS, bake, build_model, load_both, load_model, output_matrix, save_model
-from grlib.models.tokenizer import encode, vocabulary_digest
+from grlib.models.tokenizer import encode, load_tokenizer, vocabulary_digest
 from grlib.runs import files as artefacts
+from grlib.runs.notebooks import REPOSITORY
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 TOKENIZER = build_tokenizer(NUMBERS)
@@ -106,6 +109,44 @@ def test_saving_again_gives_the_same_bytes(tmp_path):
     assert artefacts.digest(tmp_path / "a") == artefacts.digest(tmp_path / "b")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert artefacts.digest(tmp_path / "a" / name) == artefacts.digest(tmp_path / "c" / name)
+
+
+def test_a_saved_model_samples_as_the_paper_until_its_trace_ends(tmp_path):
+    """In other programs, too: what a pretrained model brings along, as a penalty, is not passed on."""
+    model, tokenizer = tiny_model()
+    model.generation_config.update(repetition_penalty=5.0, top_k=2, temperature=0.6, eos_token_id=[5, 2])
+    save_model(model, tokenizer, tmp_path / "base", budget=100)
+    save_model(load_model(tmp_path / "base"), tokenizer, tmp_path / "trained")
+    for name in ("base", "trained"):
+        made = json.loads((tmp_path / name / "generation_config.json").read_text())
+        del made["transformers_version"]
+        assert made == {
+            "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 100,
+            "bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0,
+        }  # fmt: skip
+    made = load_model(tmp_path / "trained").generate(IDS, max_new_tokens=3)
+    assert made.shape == (1, IDS.shape[1] + 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    {
+        "base/sos": 1024,
+        "base/bc": 1024,
+        "base/repair": 192,
+        "base_gpu/sos": 2048,
+        "base_gpu/guided_rest_ppo": 2048,
+    }.items(),
+)
+def test_shipped_models_say_how_they_are_used(name, budget):
+    folder = REPOSITORY / "paper_results" / name
+    made = GenerationConfig.from_pretrained(folder)
+    assert (made.max_new_tokens, made.eos_token_id) == (budget, load_tokenizer(folder).eos_token_id)
+    assert (made.do_sample, made.temperature, made.top_k, made.top_p) == (True, 1.0, 0, 1.0)
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.pipeline_tag, card.data.language) == ("text-generation", "en")
+    assert card.data.eval_results[0].metric_value > 0  # the hub's own reading of `model-index`
+    assert f"max_new_tokens={budget}" in card.text and "**Limits**" in card.text and "arxiv.org" in card.text
 
 
 def test_a_failed_save_leaves_the_old_folder(tmp_path, monkeypatch):

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pandas
 import pytest
+import yaml
 from conftest import is_running, wait_for
+from datasets import get_dataset_config_names, load_dataset
 
 from grlib.errors import GrlibError
 from grlib.runs import chunks, sources
 from grlib.runs import files as artefacts
+from grlib.runs import run as runs
 from grlib.runs.files import DiskFull, MissingArtefact
 
 FRAME = pandas.DataFrame(
@@ -310,3 +313,23 @@ def test_comments_and_docstrings_do_not_count_and_code_does(package):
     assert sources.code_digest("grlib.a") == before
     (package / "c.py").write_text("def g():\n    return 2\n")
     assert sources.code_digest("grlib.a") != before
+
+
+@pytest.mark.parametrize("place", ["laptop/seed0", "laptop/seed0/results", "gpu/seed0"])
+def test_datasets_reads_each_table_of_a_record_by_its_name(place, tmp_path):
+    recorded = Path(__file__).resolve().parents[2] / "paper_results" / "measured" / place
+
+    tables = {path.stem: path for path in recorded.rglob("*.parquet")}
+    assert sorted(get_dataset_config_names(str(recorded))) == sorted(tables)
+    made = load_dataset(str(recorded), "03_eval", split="train", cache_dir=str(tmp_path))
+    pandas.testing.assert_frame_equal(made.to_pandas(), pandas.read_parquet(tables["03_eval"]))
+
+
+def test_the_tables_of_a_run_are_data_sets_when_a_notebook_is_done(tmp_path):
+    run = runs.start("01_countdown_problems", "smoke", run_dir=str(tmp_path))
+    run.save_table(FRAME, "data/a.parquet")
+    run.save_table(FRAME, "data/b.parquet")
+    run.finish()
+    front = yaml.safe_load((tmp_path / "data" / "README.md").read_text().split("---\n")[1])
+    assert front["configs"] == [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("a", "b")]
+    assert not (tmp_path / "results").exists()

@@ -4,11 +4,13 @@ import importlib.util
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from grlib.errors import GrlibError
 from grlib.models import pretrained
-from grlib.models.llama import load_both, save_model
+from grlib.models.llama import gpu_dtype, load_both, save_model
 from grlib.models.tokenizer import encode
 from grlib.profiles import Sampling
 from grlib.runs import chunks
@@ -26,6 +28,7 @@ from grlib.sampling.pool import Request, sample
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.vocabulary import prompt_text
 from grlib.training.loss import response_nll
+from grlib.training.parallel import Team
 
 with_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 with_smollm2 = pytest.mark.skipif(
@@ -50,6 +53,24 @@ def problems(count: int, budget: int = 120) -> list[Request]:
 
 
 # without vLLM
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "precision"), [((7, 5), "float16", "float32"), ((8, 0), "bfloat16", "bfloat16")]
+)
+def test_a_card_without_bfloat16_samples_in_float16_and_trains_in_float32(
+    monkeypatch, capability, dtype, precision
+):
+    asked = {}
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=asked.update))
+    for name, value in {"is_available": True, "device_count": 1, "get_device_capability": capability}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (1, 1))
+    vllm_engine._started("folder", 512, GREEDY, apart=False)
+    assert asked["dtype"] == dtype and str(gpu_dtype()) == f"torch.{dtype}"
+    assert Team(precision="bfloat16").precision == precision
+    assert Team(precision="float32").precision == "float32"
 
 
 def test_vllm_that_is_not_there_is_said_before_any_work(tmp_path, tiny_folder, monkeypatch):

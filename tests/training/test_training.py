@@ -30,6 +30,7 @@ from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
+from grlib.training.base import card_after
 from grlib.training.loop import train
 from grlib.training.loss import Scored, mean_nll, response_nll, score_rows, text_likelihood
 from grlib.training.optim import learning_rate, make_optimizers, plan_batches
@@ -453,14 +454,14 @@ def test_bc_imitates_the_solution_and_sos_the_search(quick):
 def test_the_example_of_a_card_works_as_pasted(tmp_path):
     model, words, curve = imitation.train_base("sos", PROFILE, stop_after=1)
     notes = imitation.describe_base("sos", PROFILE, model, curve)
-    save_model(model, words, tmp_path / "model", curve, notes=notes)
+    save_model(model, words, tmp_path / "model", curve, notes, PROFILE.budget)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert yaml.safe_load(card.split("---\n")[1])["tags"] == [
-        "countdown",
-        "search",
-        "self-training",
-        "guided-rest",
-    ]
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["tags"] == ["countdown", "search", "self-training", "guided-rest"]
+    passed_on = card_after(tmp_path / "model", "ReST 1, 9 steps")["README.md"]
+    assert "ReST 1, 9 steps" in passed_on and passed_on.count("\n---\n") == 1
+    assert "model-index" not in yaml.safe_load(passed_on.split("---\n")[1])
+    assert card_after(tmp_path, "ReST 1") == {}
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     environment = os.environ | {"PYTHONPATH": str(notebooks.REPOSITORY)}
     command = [sys.executable, "-c", code]

@@ -136,7 +136,7 @@ def fine_tune_base(
     """Fine-tune the profile's pretrained model to imitate, into `out`, in `work`: (model, curve)."""
     start, [stage] = work / "start", profile.base.stages
     if problem_with(start):
-        save_model(*pretrained.load(profile.model.pretrained), start)
+        save_model(*pretrained.load(profile.model.pretrained), start, budget=profile.budget)
     progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
     examples, tokenizer = examples_of(profile, stage.examples), load_tokenizer(start)
     for example in examples[:CHECKED]:
@@ -168,7 +168,8 @@ def obtain_base(
                 write_bytes(out / name, content.encode())
             return
         model, tokenizer, curve = train_base(method, profile, folder=work, progress=progress)
-        save_model(model, tokenizer, out, curve, notes=describe_base(method, profile, model, curve))
+        card = describe_base(method, profile, model, curve)
+        save_model(model, tokenizer, out, curve, card, profile.budget)
 
     copy_or_make(source if profile.base.shipped else "scratch", out, shipped, make)
 

@@ -164,7 +164,7 @@ def obtain_base(
     def make() -> None:
         model, tokenizer, curve = train_base(profile, folder=work, progress=progress)
         notes = describe_base(profile, model, curve) if len(curve) else {}
-        save_model(model, tokenizer, out, curve, notes=notes)
+        save_model(model, tokenizer, out, curve, notes, profile.repair.budget)
 
     ships = profile.base.shipped and not profile.repair.pretrained
     copy_or_make(source if ships else "scratch", out, shipped, make)

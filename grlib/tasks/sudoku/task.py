@@ -144,7 +144,7 @@ def obtain_base(
             "grading": "from grlib.tasks.sudoku import traces\n\n"
             f'print(traces.grade(answer, "{example.clues}"))',
         }
-        save_model(model, tokenizer, out, curve, notes=notes(model, curve, facts, card))
+        save_model(model, tokenizer, out, curve, notes(model, curve, facts, card), scale.budget)
 
     copy_or_make(source, out, shipped, make)
 
