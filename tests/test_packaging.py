@@ -1,6 +1,7 @@
 """The files of the environment agree, the commands are there, and nothing of one machine is stored."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -236,6 +237,16 @@ def test_stored_outputs_belong_to_the_stored_results(book):
     for name, digest in artefacts.read_json(manifest)["outputs"].items():
         if name.startswith(("results/", "tables/")):
             assert artefacts.digest(stored / name) == digest, name
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.name)
+def test_stored_source_and_settings_are_those_of_today(book):
+    """If not: `python -m grlib record --outputs`. A cell without an output waits for the next record."""
+    shows = re.compile(r"^run\.show\(|print\(inspect\.getsource\(", re.MULTILINE)
+    today = json.loads(recording.refreshed(book))["cells"]
+    for stored, fresh in zip(json.loads(book.path.read_text())["cells"], today, strict=True):
+        assert notebooks.is_tagged(stored, recording.FROM_CODE) or not shows.search("".join(stored["source"]))
+        assert stored.get("outputs") in ([], fresh.get("outputs")), stored["source"]
 
 
 def test_nothing_stored_names_a_path_of_one_machine():
