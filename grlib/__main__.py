@@ -75,8 +75,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "packed": {"type": Path, "metavar": "DIR", "help": "folder of the packed run's files"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and do not change the repository"},
-    "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
     "--outputs": {"action": "store_true", "help": "no run: make outputs that show code or settings again"},
+    "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
     "--keep-runs": {"action": "store_true", "help": "keep runs/"},
     "--venv": {"default": ".venv", "help": "the virtual environment to remove (default: .venv)"},
 }  # fmt: skip
