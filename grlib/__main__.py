@@ -80,6 +80,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--dry-run": {"action": "store_true", "help": "only list what would be uploaded"},
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and do not change the repository"},
+    "--outputs": {"action": "store_true", "help": "no run: make outputs that show code or settings again"},
     "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
     "--keep-runs": {"action": "store_true", "help": "keep runs/"},
     "--venv": {"default": ".venv", "help": "the virtual environment to remove (default: .venv)"},
@@ -89,7 +90,7 @@ TAKES = {
     "reproduce": (*RUN, *CHOICE, "--force", "--timeout", "--seconds", "--plain"),
     "status": (*RUN, *CHOICE),
     "figures": ("--profile", "--source", "--dest"),
-    "record": (*RUN, "--only", "--dest", "--allow-stale"),
+    "record": (*RUN, "--only", "--dest", "--allow-stale", "--outputs"),
     "plan": ("--profile", "--gpus", "--device", "--cores"),
     "import-official": ("release", "--dest"),
     "pack": (*RUN, "--only", "packed"),
@@ -190,6 +191,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
         case "record":
             from grlib.runs import recording
 
+            if options.outputs:
+                for book in request_of(options).notebooks():
+                    artefacts.write_bytes(book.path, recording.refreshed(book))
+                return 0
             notes = recording.record(request_of(options), options.dest, options.allow_stale)
             _refresh_report(options.dest)
             print(*notes, sep="\n")

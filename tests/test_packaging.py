@@ -279,6 +279,16 @@ def test_stored_outputs_belong_to_the_stored_results(book):
             assert artefacts.digest(stored / name) == digest, name
 
 
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.name)
+def test_stored_source_and_settings_are_those_of_today(book):
+    """If not: `python -m grlib record --outputs`. A cell without an output waits for the next record."""
+    shows = re.compile(r"^run\.show\(|print\(inspect\.getsource\(", re.MULTILINE)
+    today = json.loads(recording.refreshed(book))["cells"]
+    for stored, fresh in zip(json.loads(book.path.read_text())["cells"], today, strict=True):
+        assert notebooks.is_tagged(stored, recording.FROM_CODE) or not shows.search("".join(stored["source"]))
+        assert stored.get("outputs") in ([], fresh.get("outputs")), stored["source"]
+
+
 def test_nothing_stored_names_a_path_of_one_machine():
     private = [str(REPOSITORY), sys.prefix, "/home/", "/Users/", "/root/", "/tmp/"]
     places = [REPOSITORY / name for name in ("notebooks", "exercises", "figures", "paper_results")]

@@ -108,11 +108,10 @@ def _as_url(png: bytes) -> str:
 
 
 class Player:
-    """A page in a notebook: shown in a frame; as a picture where a viewer runs no scripts."""
+    """A page in a notebook: shown in a frame; as a picture (PNG) where a viewer runs no scripts."""
 
-    def __init__(self, views: Sequence[Mapping[str, Any]], title: str, about: str, picture: bytes) -> None:
-        self.title, self.picture = title, picture
-        self.html = page(views, title, about, picture)
+    def __init__(self, title: str, page: str, picture: bytes) -> None:
+        self.title, self.html, self.picture = title, page, picture
 
     def __repr__(self) -> str:
         return f"a page that plays {self.title}"
@@ -120,7 +119,7 @@ class Player:
     def _repr_html_(self) -> str:
         shown = "this.style.display='block';this.previousElementSibling.style.display='none'"
         frame = f'style="display:none;width:100%;height:620px;border:1px solid #bbb" onload="{shown}"'
-        image = f'<img style="max-width:100%" alt="a search tree" src="{_as_url(self.picture)}">'
+        image = f'<img style="max-width:100%" alt="{html.escape(self.title)}" src="{_as_url(self.picture)}">'
         return f'<div>{image}<iframe {frame} srcdoc="{html.escape(self.html)}"></iframe></div>'
 
 
@@ -138,4 +137,5 @@ def play(
     figure, _ = draw_tree(parse(first), solution, title=title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
-    return Player(views, title, "solution: " + ", ".join(solution), buffer.getvalue())
+    about, picture = "solution: " + ", ".join(solution), buffer.getvalue()
+    return Player(title, page(views, title, about, picture), picture)

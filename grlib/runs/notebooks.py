@@ -201,7 +201,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def with_outputs(original: Notebook, executed: Notebook, hide: Mapping[str, str]) -> dict[str, Any]:
-    """The notebook's JSON with the outputs of its executed copy, without times, paths and memory addresses.
+    """The notebook's JSON with the outputs of its executed copy, without progress, paths and addresses.
 
     `hide` maps texts (absolute paths) to their replacements. GrlibError if the code is not the same.
     """
@@ -219,10 +219,12 @@ def with_outputs(original: Notebook, executed: Notebook, hide: Mapping[str, str]
                 if "image/png" in holder:
                     picture = small_png(base64.b64decode(holder["image/png"]))
                     holder["image/png"] = base64.b64encode(picture).decode()
+        cell["outputs"] = [output for output in cell["outputs"] if output.get("text") != ""]
     return recorded.content
 
 
 def _hidden(text: str, hide: Mapping[str, str]) -> str:
     for secret in sorted(hide, key=len, reverse=True):
         text = text.replace(secret, hide[secret])
+    text = re.sub(r"[^\n]*\r", "", text)  # lines that were to give way to the next, as those of `Run.say`
     return re.sub(r"\b0x[0-9a-f]{9,}\b", "0x...", text)

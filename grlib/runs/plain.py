@@ -43,7 +43,9 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
         output, started = Indented(sys.stdout), time.monotonic()
         try:
             with contextlib.chdir(folder), contextlib.redirect_stdout(output):
-                run_cell(cell["source"], names, f"<{notebook.name}, cell {number + 1}>")
+                value = run_cell(cell["source"], names, f"<{notebook.name}, cell {number + 1}>")
+                if value is not None:
+                    print(value)
         except Exception as error:
             if not isinstance(error, GrlibError):
                 traceback.print_exc()
@@ -64,8 +66,8 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
     }
 
 
-def run_cell(source: str, names: dict[str, Any], place: str) -> None:
-    """Run a cell in the namespace `names`; prints the value of its last expression, unless None."""
+def run_cell(source: str, names: dict[str, Any], place: str) -> Any:
+    """Run a cell in the namespace `names`; returns the value of its last expression, None if it has none."""
     # where tracebacks and `inspect.getsource` look for the text
     linecache.cache[place] = (len(source), None, f"{source}\n".splitlines(keepends=True), place)
     tree, value = ast.parse(source, place), None
@@ -73,8 +75,7 @@ def run_cell(source: str, names: dict[str, Any], place: str) -> None:
     exec(compile(tree, place, "exec"), names)
     if isinstance(last, ast.Expr):
         value = eval(compile(ast.Expression(last.value), place, "eval"), names)
-    if value is not None:
-        print(value)
+    return value
 
 
 def _stand_in_for_ipython() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import shutil
 import sys
-from contextlib import ExitStack
+import tempfile
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError
 from grlib.profiles import NO_EVIDENCE
-from grlib.runs import costs, freshness, notebooks, runner
+from grlib.runs import costs, freshness, notebooks, plain, runner
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 from grlib.runs.notebooks import REPOSITORY, Notebook
@@ -19,6 +22,7 @@ from grlib.runs.notebooks import REPOSITORY, Notebook
 FIGURES = REPOSITORY / "figures"
 FIGURE_NOTEBOOK = "09"
 STORED = ("results", "tables", "manifests")
+FROM_CODE = "from_code"  # tag of a cell that shows source or settings; it needs imports, parameters and `run`
 
 
 def measured_folder(profile: str, seed: int) -> Path:
@@ -178,6 +182,34 @@ def _with_outputs(
         path = dest / notebook.path.name if dest else notebook.path
         made[path] = f"{nbformat.writes(nbformat.from_dict(content))}\n".encode()
     return made
+
+
+def refreshed(notebook: Notebook) -> bytes:
+    """The file of a notebook with a record, with what its cells tagged `FROM_CODE` print or return today."""
+    import nbformat
+
+    fresh, recorded = copy.deepcopy(notebook), notebook.declared.get("recorded")
+    tagged = [cell for cell in fresh.code() if notebooks.is_tagged(cell, FROM_CODE)]
+    if not (recorded and tagged):
+        return notebook.path.read_bytes()
+    stored = measured_folder(recorded["profile"], recorded["seed"]) / "manifests" / f"{notebook.name}.json"
+    manifest = artefacts.read_json(stored, "parameters", "settings")
+    names = notebook.parameters() | manifest["parameters"]
+    with tempfile.TemporaryDirectory() as names["run_dir"]:
+        for cell in tagged:
+            with redirect_stdout(io.StringIO()) as printed:
+                value = plain.run_cell(cell["source"], names, f"<{notebook.name}>")
+            text, count = printed.getvalue(), fresh.code().index(cell) + 1
+            stream = {"output_type": "stream", "name": "stdout", "text": text}
+            cell["execution_count"], cell["outputs"] = count, [stream] if text else []
+            if value is not None:
+                data = {"text/plain": repr(value), "text/html": value._repr_html_()}
+                result = {"output_type": "execute_result", "execution_count": count, "metadata": {}}
+                cell["outputs"].append(result | {"data": data})
+    now, read = artefacts.plain(names["run"].profile.settings()), manifest.get("settings_read", ())
+    if any(now.get(name) != manifest["settings"].get(name) for name in read):
+        return notebook.path.read_bytes()  # what is stored belongs to other settings until the next record
+    return f"{nbformat.writes(nbformat.from_dict(fresh.content))}\n".encode()
 
 
 # Redrawing

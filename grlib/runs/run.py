@@ -111,7 +111,7 @@ class Run:
         self._memory = PeakMemory()
 
     def show(self, *names: str) -> pandas.DataFrame:
-        """A table of one column: profile, seed, run folder, device, and the settings of these names, as in
+        """A table of one column: profile, seed, and the settings of these names, as in
         `show("budget", "self_training.iterations")`; without names, all settings and the versions.
 
         GrlibError for an unknown name.
@@ -125,8 +125,7 @@ class Run:
             known |= {f"{table}.{name}": values[name] for name in values} if isinstance(values, dict) else {}
         if unknown := [name for name in names if name not in known]:
             raise GrlibError(f"setting {unknown[0]!r}: unknown; {nearest(unknown[0], known)}")
-        found = {"profile": self.profile.name, "seed": self.seed, "run folder": shown(self.folder)}
-        found |= {"device": provenance.device()}
+        found = {"profile": self.profile.name, "seed": self.seed}
         found |= {name: known[name] for name in names} if names else settings | provenance.versions()
         return pandas.Series(found).map(str).to_frame("value").rename_axis("setting")
 

@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -604,7 +605,7 @@ def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
     shown = run.show()
     assert "smoke" in shown.loc["profile", "value"] and {"torch", "budget"} <= set(shown.index)
     part = run.show("budget", "countdown.max_number")["value"]
-    assert list(part.index[4:]) == ["budget", "countdown.max_number"] and part["budget"] == "1024"
+    assert list(part.index[2:]) == ["budget", "countdown.max_number"] and part["budget"] == "1024"
     with pytest.raises(GrlibError, match="did you mean 'self_training.iterations'"):
         run.show("self_training.iteration")
 
@@ -768,6 +769,45 @@ def test_seeds_recorded_one_after_another_stand_side_by_side(study, capsys):
     assert main(["reproduce", "--only", "03", "-p", "test_problems", "5"]) == 0
     assert main(["record"]) == 2
     assert "input results/r.csv changed" in capsys.readouterr().err
+
+
+SHOWS = """
+from grlib.runs import run as runs
+run = runs.start("04_shows", profile=profile, seed=seed, run_dir=run_dir)
+run.say("1/2 chunks")
+run.show("budget", "samples")
+"""
+
+
+def test_outputs_that_follow_from_the_code_are_made_again_without_a_run(study):
+    done = "print(run.profile.budget > 0)\nrun.say('2/2 chunks')\nrun.finish()"
+    path = make_notebook(study / "notebooks", "04_shows", SHOWS, done, parameters=COMMON)
+    book = nbformat.read(path, as_version=4)
+    book.cells[2].metadata["tags"] = [recording.FROM_CODE]
+    nbformat.write(book, path)
+    assert main(["reproduce"]) == 0
+    assert main(["record"]) == 0
+    recorded = notebooks.read(path).code()
+    assert [len(cell["outputs"]) for cell in recorded] == [0, 0, 1], "progress is no result"
+
+    assert main(["record", "--outputs"]) == 0
+    _, shown, kept = notebooks.read(path).code()
+    assert kept == recorded[-1]
+    budget = str(profiles.get("laptop").budget)
+    assert re.search(rf"budget +{budget}\n", shown["outputs"][-1]["data"]["text/plain"])
+    nbformat.validate(nbformat.read(path, as_version=4))
+    before = path.read_bytes()
+    assert main(["record", "--outputs"]) == 0
+    assert path.read_bytes() == before
+
+    stored = recording.measured_folder("laptop", 0) / "manifests" / "04_shows.json"
+    manifest = artefacts.read_json(stored)
+    assert "budget" in manifest["settings_read"]
+    manifest["settings"]["budget"] += 1
+    artefacts.write_json(stored, manifest)
+    path.write_text(path.read_text().replace(budget, "of the record"))
+    assert main(["record", "--outputs"]) == 0
+    assert "of the record" in path.read_text(), "settings of another run wait for the next record"
 
 
 def test_one_notebook_joins_a_record_and_leaves_the_others_alone(study, capsys):
