@@ -24,7 +24,7 @@ from typing import Any
 
 NOBODY = 65534
 MOST_TASKS = 64  # processes and threads of a program
-SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP, SET_SUBREAPER = 1, 38, 22, 36
+SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP = 1, 38, 22
 SECCOMP_FILTER_MODE = 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
@@ -235,9 +235,3 @@ def _checked(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return int(result)
-
-
-def adopt_orphans() -> None:
-    """Make processes whose parents ended children of this one, so that none is lost (Linux)."""
-    if sys.platform.startswith("linux"):
-        _control(SET_SUBREAPER, 1)
