@@ -8,26 +8,23 @@ found it, so that the text stays a trace that the model might have written.
 from __future__ import annotations
 
 import random
-import re
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from re import Match
 from typing import NamedTuple
 
 from grlib.errors import GrlibError
 from grlib.tasks.countdown.puzzle import OPERATION, Problem, apply_operation, check_solution
 from grlib.tasks.countdown.traces import (
-    EXPLORING,
-    GENERATED,
-    MOVING,
-    STATE,
     exploring_line,
     generated_line,
     goal_line,
     moving_line,
     read_numbers,
     read_operations,
+    scan,
     state_line,
 )
 
@@ -90,72 +87,49 @@ def _plan(problem: Problem, solution: tuple[str, ...]) -> tuple[Subgoal, ...]:
 
 # --- reading the trace ------------------------------------------------------------------------------
 
-# A node visited and a node made, two lines each, from the newline before them to that after them. Since
-# depth-first search visits a node at once, its visit is read along with it.
-_VISIT = re.compile(rf"\n{MOVING}\n{STATE}(?=\n)")
-_MADE = re.compile(rf"\n{EXPLORING}\n{GENERATED}(?=\n)(?:{_VISIT.pattern})?")
+
+class _Made(NamedTuple):
+    """A node as its Exploring and Generated lines make it."""
+
+    start: int  # offset of the first line
+    end: int  # offset after both
+    name: str
+    explored: Match[str]
+    generated: Match[str]
+
+    @property
+    def parent(self) -> str:
+        return self.name.rpartition(",")[0]
 
 
-@lru_cache(maxsize=64)
-def _lines_at(depth: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """The beginning of a Generated line, and a Moving line, of a node `depth` steps below the root.
+class _Visit(NamedTuple):
+    """A node as its Moving and state lines visit it."""
 
-    Their groups are the name of its parent, and its own name.
-    """
-    parent = rf"[0-9]++(?:,[0-9]++){{{depth - 1}}}"
-    generated = re.compile(rf"Generated Node #({parent}),[0-9]++:")
-    return generated, re.compile(rf"\nMoving to Node #({parent},[0-9]++)(?=\n)")
+    start: int
+    end: int
+    state: Match[str]
 
 
-def _nodes_made(trace: str, parents: Collection[str], depth: int, start: int) -> list[Match[str]]:
-    """The Exploring and Generated lines of all nodes made under `parents`, from offset `start` on."""
-    found = []
-    generated, _ = _lines_at(depth)
-    for name in generated.finditer(trace, start):
-        before = name.start() - 1
-        if name[1] in parents and trace[before] == "\n":
-            exploring = trace.rfind("\n", 0, before)  # where its Exploring line must begin
-            if exploring >= start and (node := _MADE.match(trace, exploring)):
-                found.append(node)
-    return found
-
-
-def _parent(name: str) -> str:
-    return name.rpartition(",")[0]
-
-
-class _Visits:
-    """Where a trace visits its nodes. What is read is kept, so that the time stays linear in any text."""
+class _Lines:
+    """The nodes that a trace makes, and the visits to each name, in the order of the text."""
 
     def __init__(self, trace: str) -> None:
-        self.trace = trace
-        self.moves: dict[int, dict[str, list[int]]] = {}  # depth -> name -> offsets of its Moving lines
-        self.read: dict[str, list[Match[str]]] = {}  # name -> its visits
+        self.made: list[_Made] = []
+        self.visits: dict[str, list[_Visit]] = {}
+        begin, before = 0, None  # offset and match of the line before
+        for start, line, match in scan(trace):
+            kinds, end = (before and before.lastgroup, match and match.lastgroup), start + len(line) + 1
+            if before and match and kinds == ("exploring", "generated"):
+                self.made.append(_Made(begin, end, match["name"], before, match))
+            elif before and match and kinds == ("moving", "state"):
+                self.visits.setdefault(before["moving"], []).append(_Visit(begin, end, match))
+            begin, before = start, match
 
-    def of(self, node: Match[str]) -> Iterator[Match[str]]:
-        """The visits (two lines each) to a node after it was made, in order; the first may be `node`."""
-        name = node["name"]
-        if node["moving"] == name:
-            yield node
-        if name not in self.read:
-            found = [_VISIT.match(self.trace, move) for move in self._moves(name.count(",")).get(name, ())]
-            self.read[name] = [visit for visit in found if visit]
-        visits = self.read[name]
-        for k in range(bisect_left(visits, node.end(), key=Match.start), len(visits)):
+    def visits_of(self, node: _Made) -> Iterator[_Visit]:
+        """The visits to a node after it was made, in order."""
+        visits = self.visits.get(node.name, [])
+        for k in range(bisect_left(visits, node.end, key=attrgetter("start")), len(visits)):
             yield visits[k]
-
-    def _moves(self, depth: int) -> dict[str, list[int]]:
-        """Offsets of the newlines before the Moving lines to each node of a depth, by its name."""
-        if depth not in self.moves:
-            moves = self.moves[depth] = {}
-            for move in _lines_at(depth)[1].finditer(self.trace):
-                moves.setdefault(move[1], []).append(move.start())
-        return self.moves[depth]
-
-    def first(self, node: Match[str]) -> int:
-        """Where a node is visited first after it was made; 0 if it is not."""
-        visit = next(self.of(node), None)
-        return visit.start("moving") - len("Moving to Node #") if visit else 0
 
 
 class _Reached(NamedTuple):
@@ -170,8 +144,8 @@ class _Reached(NamedTuple):
 
 
 def _follow(
-    trace: str, problem: Problem, plan: tuple[Subgoal, ...], visits: _Visits
-) -> tuple[_Reached | None, list[Match[str]], list[Match[str]]]:
+    trace: str, problem: Problem, plan: tuple[Subgoal, ...], lines: _Lines
+) -> tuple[_Reached | None, list[_Made], list[_Made]]:
     """The deepest node of the solution (None without a root line), the nodes made under it and its equals,
     and those of them that the next step makes.
 
@@ -183,51 +157,51 @@ def _follow(
     if not start and not trace.startswith(root):
         return None, [], []
     reached = {"0": _Reached(False, start, start + len(root), "0", problem.nums, ())}
-    made: list[Match[str]] = []
-    steps: list[Match[str]] = []
+    made: list[_Made] = []
+    steps: list[_Made] = []
     for depth in range(1, len(plan)):
-        made = _nodes_made(trace, reached, depth, min([node.end for node in reached.values()]) - 1)
+        first = min(node.end for node in reached.values())
+        made = [node for node in lines.made if node.start >= first and node.parent in reached]
         steps = _steps(made, plan[depth - 1], target)
-        if not steps or not (deeper := _visited(steps, target, plan[:depth], reached, visits)):
+        if not steps or not (deeper := _visited(steps, target, plan[:depth], reached, lines)):
             break
         reached = deeper
     return min(reached.values()), made, steps
 
 
-def _steps(made: list[Match[str]], goal: Subgoal, target: str) -> list[Match[str]]:
+def _steps(made: list[_Made], goal: Subgoal, target: str) -> list[_Made]:
     """The nodes that a step of the solution makes, in any order of operands or numbers."""
-    spellings = goal.spellings
     return [
         node
         for node in made
-        if node["operation"] in spellings
-        and node["operation"] == node["generated"]
-        and node["exploring"] == node["nums"]
-        and node["target"] == target
-        and sorted(read_numbers(node["nums"])) == sorted(goal.nums)
+        if node.explored["operation"] == node.generated["generated"]
+        and node.explored["operation"] in goal.spellings
+        and node.explored["exploring"] == node.generated["nums"]
+        and node.generated["target"] == target
+        and sorted(read_numbers(node.generated["nums"])) == sorted(goal.nums)
     ]
 
 
 def _visited(
-    steps: list[Match[str]],
+    steps: list[_Made],
     target: str,
     path: tuple[Subgoal, ...],
     reached: dict[str, _Reached],
-    visits: _Visits,
+    lines: _Lines,
 ) -> dict[str, _Reached]:
     """The nodes one step below `reached` that the trace made and then visited, by name."""
     deeper: dict[str, _Reached] = {}
     tried = set()
     for node in steps:
-        name = node["name"]
-        if name in tried or node.start() < reached[_parent(name)].end - 1:
+        if node.name in tried or node.start < reached[node.parent].end:
             continue
-        tried.add(name)
-        for visit in visits.of(node):
-            nums, operations = read_numbers(visit["state_nums"]), _spelled(visit["state"], path)
-            if operations and visit["state_target"] == target and sorted(nums) == sorted(path[-1].nums):
+        tried.add(node.name)
+        for visit in lines.visits_of(node):
+            state = visit.state
+            nums, operations = read_numbers(state["state_nums"]), _spelled(state["state"], path)
+            if operations and state["state_target"] == target and sorted(nums) == sorted(path[-1].nums):
                 exact = nums == path[-1].nums and operations == tuple([step.operation for step in path])
-                deeper[name] = _Reached(not exact, node.start() + 1, visit.end() + 1, name, nums, operations)
+                deeper[node.name] = _Reached(not exact, node.start, visit.end, node.name, nums, operations)
                 break
     return deeper
 
@@ -247,7 +221,7 @@ def progress(trace: str, problem: Problem, solution: Sequence[str]) -> int:
     A step counts when its node is generated and afterwards visited; the last one when its goal line follows.
     """
     plan = subgoals(problem, solution)
-    node, *_ = _follow(trace, problem, plan, _Visits(trace))
+    node, *_ = _follow(trace, problem, plan, _Lines(trace))
     if node is None:
         return -1
     depth = len(node.operations)
@@ -291,8 +265,8 @@ def rewrite_steps(
     if choose not in CHOICES:
         raise GrlibError(f"choose is {choose!r}: it must be one of {', '.join(CHOICES)}")
     plan = subgoals(problem, solution)
-    visits = _Visits(trace)
-    parent, made, steps = _follow(trace, problem, plan, visits)
+    lines = _Lines(trace)
+    parent, made, steps = _follow(trace, problem, plan, lines)
     whole = len(trace)
     if parent is None:
         return _edited(trace, "a", [Edit(0, whole, state_line(problem.target, problem.nums, ()))])
@@ -303,35 +277,33 @@ def rewrite_steps(
     if depth == len(plan) - 1:
         return _edited(trace, "b", [Edit(parent.end, whole, _last_lines(goal.operation, problem))], parent)
 
-    first = parent.end - 1
     nums = apply_operation(parent.nums, goal.operation) if parent.inexact else goal.nums
     assert nums is not None  # the parent holds the solution's numbers, in whatever order
-    if same := [node for node in steps if _parent(node["name"]) == parent.name and node.start() >= first]:
-        node = min(
-            same, key=lambda node: node["operation"] != goal.operation or read_numbers(node["nums"]) != nums
-        )
-        operations = (*parent.operations, node["operation"])
-        lines = _visit_lines(node["name"], problem, read_numbers(node["nums"]), operations)
-        return _edited(trace, "c", [Edit(node.end("generated") + 1, whole, lines)], parent, node["name"])
+    own, same = (
+        [node for node in nodes if node.parent == parent.name and node.start >= parent.end]
+        for nodes in (made, steps)
+    )
+    if same:
+        told = [(node.generated["generated"], read_numbers(node.generated["nums"])) for node in same]
+        k = told.index(best) if (best := (goal.operation, nums)) in told else 0
+        operation, nums = told[k]
+        name = same[k].name
+        new = _visit_lines(name, problem, nums, (*parent.operations, operation))
+        return _edited(trace, "c", [Edit(same[k].end, whole, new)], parent, name)
 
     operations = (*parent.operations, goal.operation)
-    own = [node for node in made if _parent(node["name"]) == parent.name and node.start() >= first]
-    visited = [(node, at) for node in own if (at := visits.first(node))]
+    visited = [(node, visit) for node in own if (visit := next(lines.visits_of(node), None))]
     if not visited:
         name = parent.name + ",0"
-        lines = _node_lines(name, problem, nums, goal.operation)
-        lines += _visit_lines(name, problem, nums, operations)
-        return _edited(trace, "d", [Edit(parent.end, whole, lines)], parent, name)
+        new = _node_lines(name, problem, nums, goal.operation) + _visit_lines(name, problem, nums, operations)
+        return _edited(trace, "d", [Edit(parent.end, whole, new)], parent, name)
     if choose == "random":
-        node, at = (rng or random).choice(visited)
+        node, visit = (rng or random).choice(visited)
     else:
-        node, at = visited[0 if choose == "first" else -1]
-    name = node["name"]
-    new_node = Edit(
-        node.start() + 1, node.end("generated") + 1, _node_lines(name, problem, nums, goal.operation)
-    )
-    new_visit = Edit(at, whole, _visit_lines(name, problem, nums, operations))
-    return _edited(trace, "e", [new_node, new_visit], parent, name, len(visited))
+        node, visit = visited[0 if choose == "first" else -1]
+    new_node = Edit(node.start, node.end, _node_lines(node.name, problem, nums, goal.operation))
+    new_visit = Edit(visit.start, whole, _visit_lines(node.name, problem, nums, operations))
+    return _edited(trace, "e", [new_node, new_visit], parent, node.name, len(visited))
 
 
 def _edited(
