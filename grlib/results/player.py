@@ -1,8 +1,7 @@
-"""Two pages to play with: a search step by step, text and tree side by side, and pass@k against tokens.
+"""A page to play with: a search step by step, text and tree side by side.
 
-`page` and `curves` make whole HTML pages that need no server and no network. `Player` shows one in a
-notebook, and a picture where scripts do not run. Keys of the search: arrows, Home, End, space; 1, 2, 3 for
-the tabs.
+`page` makes a whole HTML page that needs no server and no network. `Player` shows one in a notebook, and a
+picture where scripts do not run. Keys: arrows, Home, End, space; 1, 2, 3 for the tabs.
 """
 
 from __future__ import annotations
@@ -17,16 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from grlib.errors import GrlibError
-from grlib.results import style
 from grlib.results.trees import LOOKS, correct_nodes, draw_tree, layout
 from grlib.tasks.countdown.traces import parse, walk
 
-FOLDER = Path(__file__).parent
-PROBLEM = ["method", "split", "seed", "index"]
-DASHES = {"-": "", "--": "7 4", ":": "2 3", "-.": "7 3 2 3"}
+TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def view(
@@ -71,36 +65,12 @@ def page(views: Sequence[Mapping[str, Any]], title: str, about: str = "", pictur
         role: {name: getattr(look, name) for name in names} | {"round": look.shape == "round"}
         for role, look in LOOKS.items()
     }
-    return _filled("player.html", {"views": views, "looks": looks, "title": title, "about": about}, picture)
-
-
-def curves(rows: pd.DataFrame, title: str, about: str = "", picture: bytes = b"") -> str:
-    """A page of pass@k against the token budget, with sliders for k and the budget.
-
-    `rows`: one sample each, with the columns method, split, seed, index, correct, tokens.
-    """
-    splits = list(dict.fromkeys(rows["split"]))
-    series = []
-    for method, own in rows.groupby("method", sort=False):
-        look = style.STYLES[str(method)]
-        problems: dict[str, list[Any]] = {split: [] for split in splits}
-        for (split, *_), part in own.groupby(["split", "seed", "index"], sort=False):
-            problems[split].append([len(part), part.loc[part["correct"], "tokens"].tolist()])
-        dashes = DASHES[look.line]
-        series.append({"label": look.label, "colour": look.colour, "dashes": dashes, "problems": problems})
-    sizes = {"largest": int(rows["tokens"].max()), "k": int(rows.groupby(PROBLEM).size().min())}
-    data = {"title": title, "about": about, "splits": splits, "series": series} | sizes
-    return _filled("curves.html", data, picture)
-
-
-def _filled(template: str, data: Mapping[str, Any], picture: bytes) -> str:
-    """A page of a template with its data; text in it cannot end the script."""
-    title = html.escape(str(data["title"]))
-    image = f'<img alt="{title}" src="{_as_url(picture)}">' if picture else title
-    drawing = (FOLDER / "draw.js").read_text(encoding="utf-8")
-    parts = {"PICTURE": image, "DRAW": drawing, "DATA": json.dumps(data).replace("<", "\\u003c")}
+    data = json.dumps({"views": views, "looks": looks, "title": title, "about": about})
+    called = html.escape(title)
+    image = f'<img alt="{called}" src="{_as_url(picture)}">' if picture else called
+    parts = {"PICTURE": image, "DATA": data.replace("<", "\\u003c")}  # text in it cannot end the script
     # in one pass: a title or a picture may hold one of these words
-    return re.sub("PICTURE|DRAW|DATA", lambda name: parts[name[0]], (FOLDER / template).read_text("utf-8"))
+    return re.sub("PICTURE|DATA", lambda name: parts[name[0]], TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _as_url(png: bytes) -> str:
