@@ -62,8 +62,6 @@ def resampled_means(
     problem; then whole groups are drawn. Problems and seeds are drawn independently of each other and of the
     values, so two calls with tables of equal shape draw the same ones, and differences are paired.
     """
-    if draws < 1 or seed < 0:
-        raise GrlibError(f"draws={draws}, seed={seed}: must be 1 or more, and 0 or more")
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 3 or not np.isfinite(table).any() or np.isinf(table).any():
         raise GrlibError(

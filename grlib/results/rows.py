@@ -101,9 +101,6 @@ def _faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
     for column in {"profile", "model"} & set(frame):
         if frame[column].nunique() > 1:
             yield f"rows of {column}s {sorted(frame[column].unique())} are mixed; keep one {column}"
-    for column in {"index", "sample", "tokens", "nll_tokens"} & set(frame):
-        if (frame[column] < 0).any():
-            yield f"column {column!r} holds {frame[column].min()}: must not be negative"
     keys = [key for key in _IDENTITY if key in frame]
     if kind not in _REPEATED and frame.duplicated(keys).any():
         twice = frame.loc[frame.duplicated(keys), keys].iloc[0].to_dict()

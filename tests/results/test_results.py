@@ -48,7 +48,6 @@ def store(folder, frames, profile="laptop"):
         (lambda f: f.drop(columns="tokens"), "missing"),
         (lambda f: f.assign(correct=f["correct"].astype(int)), "correct"),
         (lambda f: f.assign(tokens=f["tokens"].astype(float)), "tokens"),
-        (lambda f: f.assign(tokens=-1), "negative"),
         (lambda f: f.assign(method="nonsense"), "nonsense"),
         (lambda f: f.assign(split="test"), "unknown"),
         (lambda f: pd.concat([f, f.iloc[:1]]), "two rows"),

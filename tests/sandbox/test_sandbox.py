@@ -569,14 +569,14 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(PLAIN, min_size=1, max_size=3))
 def test_plain_data_goes_in_and_comes_out_unchanged(values):
     tests = [{"input": [value], "output": value} for value in values]
     assert all(one.passed for one in sandbox.run("def f(x): return x", tests, "call", "f"))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.text())
 def test_text_goes_in_and_comes_out_unchanged(text):
     program = "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())"
@@ -584,7 +584,7 @@ def test_text_goes_in_and_comes_out_unchanged(text):
     assert outcome.passed and outcome.output == text.encode(errors="replace").decode()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.text(max_size=200))
 def test_any_text_is_judged(program):
     for style, entry in (("stdin", None), ("call", "f")):

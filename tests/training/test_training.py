@@ -102,7 +102,7 @@ def test_a_prompt_without_room_for_a_response_is_refused():
 # loss
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=12), st.integers(1, 120))
 def test_micro_batches_hold_every_row_once_within_the_bound(shapes, micro_tokens):
     rows = [Row(np.full(p + r, n + 1, dtype=np.int32), p) for n, (p, r) in enumerate(shapes)]

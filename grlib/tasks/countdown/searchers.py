@@ -7,65 +7,48 @@ any search (BC and hints). With equal arguments the output equals the reference 
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import combinations
-from math import inf, isqrt
+from math import inf
 from operator import itemgetter
 from typing import Any
 
 from grlib.errors import GrlibError
-from grlib.tasks.countdown.puzzle import Problem, check_solution
-from grlib.tasks.countdown.traces import exploring_line, generated_line, goal_line, moving_line, state_line
+from grlib.tasks.countdown.puzzle import Problem, check_solution, pair_results
+from grlib.tasks.countdown.traces import (
+    exploring_line,
+    generated_line,
+    goal_line,
+    miss_line,
+    moving_line,
+    state_line,
+)
 
 HEURISTICS = ("sum", "mult")
+LARGEST_TARGET = 10**5  # of the searchers, which keep the heuristic of every number below it
 NO_SOLUTION = "No solution found."  # how a breadth-first search ends when its heap is empty
 
-# A child before it is explored: heuristic, sign, indices of the left and right operand, result, and a
-# function that picks the other numbers (None: there are none, the child is a leaf).
+# A child before it is explored: heuristic, sign, left and right operand, result, and what picks the other
+# numbers (None: there are none, the child is a leaf).
 Child = tuple[int, str, int, int, int, Any]
-_heuristic = itemgetter(0)
-Distances = Sequence[int] | Mapping[int, int]  # of the numbers 0..target
 
 
-# --- heuristics ---------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=256)
-def _distances(heuristic: str, target: int) -> Distances:
+@lru_cache(maxsize=16)
+def _distances(heuristic: str, target: int) -> Sequence[int]:
     """How far each number up to the target is from where it should be: from the target (sum), or from the
     nearest divisor of the target (mult). A larger number is `number - target` away by both heuristics."""
     if heuristic not in HEURISTICS:
         raise GrlibError(f"heuristic is {heuristic!r}: it must be one of {', '.join(HEURISTICS)}")
     if heuristic == "sum":
-        down = range(target, -1, -1)
-        return down if target > 10_000 else [*down]  # a list is quicker to read
-    nearest = _NearestDivisor(target)
-    return nearest if target > 10_000 else [nearest[number] for number in range(target + 1)]
-
-
-class _NearestDivisor(dict[int, int]):
-    """The distance of a number to the nearest divisor of the target among 2..target, kept once computed.
-
-    The targets 0 and 1 have no such divisor: there the distance is to the target itself.
-    """
-
-    def __init__(self, target: int) -> None:
-        if target > 10**12:
-            raise GrlibError(
-                f"target is {target}: the 'mult' heuristic factors it, at most 10**12; use heuristic 'sum'"
-            )
-        small = [d for d in range(1, isqrt(target) + 1) if target % d == 0]
-        self.divisors = sorted({*small, *(target // d for d in small)} - {1}) or [target]
-
-    def __missing__(self, number: int) -> int:
-        right = bisect_left(self.divisors, number)
-        distance = min(abs(number - divisor) for divisor in self.divisors[max(right - 1, 0) : right + 1])
-        if len(self) < 1 << 15:
-            self[number] = distance
-        return distance
+        return range(target, -1, -1)
+    if target > LARGEST_TARGET:
+        raise GrlibError(
+            f"target is {target}: the 'mult' heuristic takes at most {LARGEST_TARGET:,}; use 'sum'"
+        )
+    divisors = [d for d in range(2, target + 1) if target % d == 0] or [target]
+    return [min(abs(number - divisor) for divisor in divisors) for number in range(target + 1)]
 
 
 @lru_cache(maxsize=64)
@@ -80,69 +63,21 @@ def _pairs(count: int) -> tuple[tuple[int, int, Any], ...]:
     return tuple(found)
 
 
-def _children(nums: tuple[int, ...], near: Distances, target: int, limit: float = inf) -> list[Child]:
+def _children(nums: tuple[int, ...], near: Sequence[int], target: int, limit: float = inf) -> list[Child]:
     """The children whose heuristic is within the limit, best first, ties in the order of `puzzle.moves`.
 
-    The heuristic is the sum of the distances: a move takes two of them away and adds one. The rules of the
-    four moves are written out once more, which makes the searchers 20 % faster.
+    The heuristic is the sum of the distances: a move takes two of them away and adds one.
     """
-    count, total = len(nums), 0
-    far: Sequence[int] = (0, 0)
-    if count > 2:
-        far = [n - target if n > target else near[n] for n in nums]
-        total = sum(far)
-    children: list[Child] = []
-    add = children.append
-    for i, j, others in _pairs(count):
-        a, b = nums[i], nums[j]
+    far = [n - target if n > target else near[n] for n in nums] if len(nums) > 2 else [0, 0]
+    total, children = sum(far), []
+    for i, j, others in _pairs(len(nums)):
         kept = total - far[i] - far[j]
-        result = a + b
-        if (score := kept + (result - target if result > target else near[result])) <= limit:
-            add((score, "+", i, j, result, others))
-        result = a * b
-        if (score := kept + (result - target if result > target else near[result])) <= limit:
-            add((score, "*", i, j, result, others))
-        low, high, left, right = (a, b, j, i) if a <= b else (b, a, i, j)
-        result = high - low
-        if (score := kept + (result - target if result > target else near[result])) <= limit:
-            add((score, "-", left, right, result, others))
-        if low and not high % low:
-            result = high // low
-            if (score := kept + (result - target if result > target else near[result])) <= limit:
-                add((score, "/", left, right, result, others))
-    children.sort(key=_heuristic)
+        for sign, left, right, result in pair_results(nums[i], nums[j]):
+            score = kept + (result - target if result > target else near[result])
+            if score <= limit:
+                children.append((score, sign, left, right, result, others))
+    children.sort(key=itemgetter(0))
     return children
-
-
-# --- lines --------------------------------------------------------------------------------------------------
-# As those of `traces`, from numbers and operations that are text already; `goal` is the target as text.
-
-
-def _visit_lines(goal: str, name: str, numbers: str, operations: str) -> str:
-    """Move to a node and show its state."""
-    return f"Moving to Node #{name}\nCurrent State: {goal}:[{numbers}], Operations: [{operations}]\n"
-
-
-def _node_lines(goal: str, operation: str, numbers: str, name: str) -> str:
-    """Explore an operation that leaves several numbers: a node with a name."""
-    return (
-        f"Exploring Operation: {operation}, Resulting Numbers: [{numbers}]\n"
-        f"Generated Node #{name}: {goal}:[{numbers}] Operation: {operation}\n"
-    )
-
-
-def _leaf_lines(goal: str, operation: str, number: str) -> str:
-    """Explore an operation that leaves one number, and compare it with the target."""
-    end = "equal: Goal Reached" if number == goal else "unequal: No Solution"
-    return f"Exploring Operation: {operation}, Resulting Numbers: [{number}]\n{number},{goal} {end}\n"
-
-
-def _trace(lines: Sequence[str]) -> str:
-    """The whole trace; the first line, which moves to the root, is not part of it."""
-    return "".join(lines).removeprefix(moving_line("0"))
-
-
-# --- searchers ----------------------------------------------------------------------------------------------
 
 
 def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = None) -> str:
@@ -153,36 +88,35 @@ def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = No
     """
     if width is not None and (type(width) is not int or width < 1):
         raise GrlibError(f"width is {width!r}: it must be a positive integer, or None for no cap")
-    target, goal = problem.target, str(problem.target)
-    near = _distances(heuristic, target)
+    target, near = problem.target, _distances(heuristic, problem.target)
     lines: list[str] = []
-    write = lines.append
 
-    def visit(nums: tuple[int, ...], digits: Sequence[str], done: str, name: str) -> bool:
-        """Search below a node; True at the goal. `digits` are its numbers as text, `done` its operations."""
-        here = _visit_lines(goal, name, ", ".join(digits), done)
-        write(here)
+    def visit(nums: tuple[int, ...], done: tuple[str, ...], name: str) -> bool:
+        """Search below a node; True at the goal."""
+        here = moving_line(name) + state_line(target, nums, done)
+        lines.append(here)
         limit = target * (len(nums) - 1) if heuristic == "sum" else target  # "sum" is a mean, not yet divided
         for k, child in enumerate(_children(nums, near, target, limit)[:width]):
-            _, sign, left, right, result, others = child
             if k:
-                write(here)
-            shown = str(result)
-            operation = f"{digits[left]}{sign}{digits[right]}={shown}"
-            if others:
-                rest, child_name = (*others(digits), shown), f"{name},{k}"
-                write(_node_lines(goal, operation, ", ".join(rest), child_name))
-                path = f"{done}, '{operation}'" if done else f"'{operation}'"
-                if visit((*others(nums), result), rest, path, child_name):
-                    return True
-            else:
-                write(_leaf_lines(goal, operation, shown))
-                if shown == goal:
-                    return True
+                lines.append(here)
+            _, sign, left, right, result, others = child
+            operation, child_name = f"{left}{sign}{right}={result}", f"{name},{k}"
+            left_over = (*others(nums), result) if others else (result,)
+            lines.append(_explored(operation, left_over, target, child_name))
+            if visit(left_over, (*done, operation), child_name) if others else result == target:
+                return True
         return False
 
-    visit(problem.nums, [*map(str, problem.nums)], "", "0")
-    return _trace(lines)
+    visit(problem.nums, (), "0")
+    return "".join(lines).removeprefix(moving_line("0"))
+
+
+def _explored(operation: str, nums: tuple[int, ...], target: int, name: str) -> str:
+    """The lines that try an operation: it makes a node with a name, or a leaf, which is compared at once."""
+    tried = exploring_line(operation, nums)
+    if len(nums) > 1:
+        return tried + generated_line(name, target, nums, operation)
+    return tried + (goal_line if nums[0] == target else miss_line)(nums[0], target)
 
 
 def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Random) -> str:
@@ -192,51 +126,31 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
     """
     if type(beam) is not int or beam < 1:
         raise GrlibError(f"beam is {beam!r}: it must be a positive integer")
-    target, goal = problem.target, str(problem.target)
-    near = _distances(heuristic, target)
+    target, near = problem.target, _distances(heuristic, problem.target)
     lines: list[str] = []
-    write = lines.append
-    # Open nodes: (heuristic, NaN, numbers, numbers as text, operations as text, name). Where heuristics are
-    # equal Python compares the NaNs (`inf - inf` makes a new one each time), and none is less than another:
-    # ties are left to the heap, as in the reference.
-    heap: list[tuple[float, float, tuple[int, ...], Sequence[str], str, str]]
-    heap = [(0, inf - inf, problem.nums, [*map(str, problem.nums)], "", "0")]
+    # Open nodes: (heuristic, NaN, numbers, operations, name). Where heuristics are equal Python compares the
+    # NaNs (`inf - inf` makes a new one each time), and none is less than another: ties are left to the heap,
+    # as in the reference.
+    heap: list[tuple[float, float, tuple[int, ...], tuple[str, ...], str]]
+    heap = [(0, inf - inf, problem.nums, (), "0")]
     while heap:
-        for _, _, nums, digits, done, name in [heappop(heap) for _ in range(min(beam, len(heap)))]:
-            write(_visit_lines(goal, name, ", ".join(digits), done))
-            if len(nums) == 1:
-                continue
+        for _, _, nums, done, name in [heappop(heap) for _ in range(min(beam, len(heap)))]:
+            lines.append(moving_line(name) + state_line(target, nums, done))
             children = _children(nums, near, target)[:beam]
-            _shuffle(children, rng.getrandbits)
+            rng.shuffle(children)
             count = len(nums) - 1 if heuristic == "sum" else 1  # "sum" is a mean, not yet divided
             made = []
             for k, (score, sign, left, right, result, others) in enumerate(children):
-                shown = str(result)
-                operation = f"{digits[left]}{sign}{digits[right]}={shown}"
-                path = f"{done}, '{operation}'" if done else f"'{operation}'"
-                if others:
-                    rest, child_name = (*others(digits), shown), f"{name},{k}"
-                    write(_node_lines(goal, operation, ", ".join(rest), child_name))
-                    made.append((score / count, inf - inf, (*others(nums), result), rest, path, child_name))
-                    continue
-                write(_leaf_lines(goal, operation, shown))
-                if shown == goal:
-                    return _trace(lines)
-                leaf_name = f"{name},0"  # all leaves are called child 0
-                made.append((score / count, inf - inf, (result,), (shown,), path, leaf_name))
+                operation = f"{left}{sign}{right}={result}"
+                left_over = (*others(nums), result) if others else (result,)
+                child_name = f"{name},{k if others else 0}"  # all leaves are called child 0
+                lines.append(_explored(operation, left_over, target, child_name))
+                if left_over == (target,):
+                    return "".join(lines).removeprefix(moving_line("0"))
+                made.append((score / count, inf - inf, left_over, (*done, operation), child_name))
             for entry in sorted(made):
                 heappush(heap, entry)
-    return _trace(lines) + NO_SOLUTION
-
-
-def _shuffle(items: list[Any], getrandbits: Callable[[int], int]) -> None:
-    """`random.Random.shuffle`, draw by draw, at half the cost."""
-    for last in range(len(items) - 1, 0, -1):
-        bits = (last + 1).bit_length()
-        place = getrandbits(bits)
-        while place > last:
-            place = getrandbits(bits)
-        items[last], items[place] = items[place], items[last]
+    return "".join(lines).removeprefix(moving_line("0")) + NO_SOLUTION
 
 
 def straight_path(problem: Problem, solution: Sequence[str], steps: int | None = None) -> str:
@@ -257,10 +171,7 @@ def straight_path(problem: Problem, solution: Sequence[str], steps: int | None =
     lines = [state_line(problem.target, problem.nums, ())]
     for t, (operation, nums) in enumerate(zip(solution[:steps], states, strict=False), 1):
         name += ",0"
-        lines.append(exploring_line(operation, nums))
-        if len(nums) == 1:
-            lines.append(goal_line(nums[0], problem.target))
-        else:
-            lines.append(generated_line(name, problem.target, nums, operation) + moving_line(name))
-            lines.append(state_line(problem.target, nums, solution[:t]))
+        lines.append(_explored(operation, nums, problem.target, name))
+        if len(nums) > 1:
+            lines.append(moving_line(name) + state_line(problem.target, nums, solution[:t]))
     return "".join(lines)

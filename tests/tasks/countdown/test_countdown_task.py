@@ -129,7 +129,7 @@ def failed(trace: str, problem: Problem) -> Attempt:
     return Attempt(prompt_text(problem), trace, tokens(trace), False, verdict.correct, verdict.reason)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     item=st.sampled_from(ITEMS),
     beam=st.integers(0, 3),

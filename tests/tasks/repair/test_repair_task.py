@@ -278,7 +278,7 @@ POOL = problems("train", 12)
 ANSWERS = st.sampled_from(["right", "cheat", "reference", "none", "budget"]) | st.text(max_size=30)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, len(POOL) - 1), st.lists(ANSWERS, min_size=60, max_size=60))
 def test_what_is_stored_never_holds_the_reference_in_a_user_turn(which, script):
     item, left = POOL[which], list(script)
