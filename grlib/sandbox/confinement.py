@@ -22,7 +22,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-NOBODY = 65534
 MOST_TASKS = 64  # processes and threads of a program
 SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP = 1, 38, 22
 SECCOMP_FILTER_MODE = 2
@@ -64,7 +63,6 @@ class Means:
 
     landlock: int = 0  # its version; 0: missing
     seccomp: bytes = b""  # the filter as a BPF program; empty: missing
-    drop_user: bool = False  # the server is root, and its children become another user
 
 
 def available() -> Means:
@@ -72,7 +70,7 @@ def available() -> Means:
     if not sys.platform.startswith("linux"):
         return Means()
     version = _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
-    return Means(max(0, version), _seccomp_program(version), os.getuid() == 0)
+    return Means(max(0, version), _seccomp_program(version))
 
 
 def _seccomp_program(version: int) -> bytes:
@@ -128,11 +126,7 @@ def confine(means: Means, rules: int, seconds: float, memory: int, file_bytes: i
     parent = os.getppid()
     os.setsid()
     _limit(seconds, memory, file_bytes)
-    if means.drop_user:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    end_with(parent)  # here, since a change of user resets it
+    end_with(parent)
     if sys.platform.startswith("linux"):
         _control(SET_NO_NEW_PRIVS, 1)
         if os.geteuid() == 0:  # root, but without its privileges

@@ -65,13 +65,9 @@ def run_child(
     request: dict[str, Any], inputs: list[str], limits: Limits, means: confinement.Means, folder: str
 ) -> Ended:
     """Run one child on its inputs in a folder. Afterwards the child is gone and the folder is empty."""
-    owner = confinement.NOBODY if means.drop_user else os.getuid()
-    os.chown(folder, owner, -1)
     calls = request["style"] == "call"
     pipes = {name: os.pipe() for name in OUTPUTS}
     given = [_file_of("" if calls else inputs[0]), *(writing for _, writing in pipes.values())]
-    for end in given[1:]:
-        os.fchown(end, owner, -1)  # so that a program may open /dev/stdout and the like
     rules = [confinement.landlock_rules(means.landlock, folder)] if means.landlock else []
     number = os.fork()
     if number == 0:

@@ -492,6 +492,7 @@ def test_the_same_program_says_the_same_in_every_server_on_every_machine():
         "from collections import Mapping",
         "import json, traceback as t\ntry: json.loads('{')\nexcept ValueError: print(t.format_exc())",
         "import sys\nprint(sys.executable, sys.path)",
+        "import random\nprint(random.random(), hash('a'), list({'a', 'b', 'c', 'd'}))",
         "def f(): return __import__('os').getcwd()",
     ]
 
@@ -695,13 +696,6 @@ def test_no_means_let_a_program_have_signals_sent(bait):
     )
     [outcome] = sandbox.run(program, [{"input": "", "output": "LEAK"}])
     assert not outcome.passed and "PermissionError" in outcome.message
-
-
-def test_the_same_program_prints_the_same_in_every_server():
-    program = "import random\nprint(random.random(), hash('a'), list({'a', 'b', 'c', 'd'}))"
-    one = sandbox.run(program, [{"input": "", "output": ""}])[0].output
-    sandbox.close()
-    assert sandbox.run(program, [{"input": "", "output": ""}])[0].output == one
 
 
 def test_many_programs_at_once_keep_their_order():
