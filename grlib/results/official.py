@@ -96,7 +96,7 @@ def import_results(folder: Path, dest: Path, progress: Callable[[str], None]) ->
     for (method, iteration, kind, split), files in sources(folder).items():
         known = {"method": method, "iteration": iteration, "split": split}
         parts = [read_rows(files[seed]).assign(sample=i) for i, seed in enumerate(sorted(files))]
-        frame = pd.concat(parts, ignore_index=True).assign(**known, profile="paper")
+        frame = pd.concat(parts, ignore_index=True).assign(**known)
         place = next(iter(files.values())).parent
         results.check_rows(frame, kind, f"{place}, {split}")
         stored.setdefault(f"{NOTEBOOKS.get(method, '07')}_{kind}", []).append(frame)
@@ -119,8 +119,7 @@ def import_results(folder: Path, dest: Path, progress: Callable[[str], None]) ->
 
 def _difference(frame: pd.DataFrame, place: Path, split: str) -> float:
     """Largest difference in points between the release's pass@k and ours from the same rows."""
-    evaluated = re.sub("/gen/(?=temp_[^/]+/iter_0$)", "/eval/", place.as_posix())
-    file = Path(evaluated, f"test_{split}_pass_at_k.csv")
+    file = place.parents[2] / "eval" / place.parent.name / place.name / f"test_{split}_pass_at_k.csv"
     if not file.is_file():
         return float("nan")
     theirs = results.read_authors_csv(file)

@@ -164,8 +164,6 @@ def test_ratio_weights_by_the_denominator():
     ratio = metrics.bootstrap_ratio([[[1.0, 10]], [[9.0, 30]]])
     assert ratio.mean == pytest.approx(0.25)
     assert (ratio.low, ratio.high) == (pytest.approx(0.1), pytest.approx(0.3))
-    with pytest.raises(GrlibError):
-        metrics.bootstrap_ratio([[[0.0, 0]]])
 
 
 def test_tokens_at_equal_accuracy_by_hand():
@@ -178,8 +176,6 @@ def test_tokens_at_equal_accuracy_by_hand():
     assert metrics.token_ratio(budgets, fast, slow, 0.5) == pytest.approx(125 / 50)
     assert metrics.token_ratio(budgets, slow, fast, 1.0) == pytest.approx(0.5)
     assert math.isnan(metrics.token_ratio(budgets, [0, 0, 0], slow, 0.5))
-    with pytest.raises(GrlibError):
-        metrics.tokens_at_accuracy([100, 0], [0, 1], 0.5)
 
 
 @pytest.mark.parametrize("error", [0, 1e-16, -1e-16, 2e-16])

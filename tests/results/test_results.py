@@ -53,7 +53,6 @@ def store(folder, frames, profile="laptop"):
         (lambda f: pd.concat([f, f.iloc[:1]]), "two rows"),
         (lambda f: f.iloc[:-1], "samples"),
         (lambda f: f.assign(sample=f["sample"] + 1), "samples"),
-        (lambda f: f.assign(profile=["smoke"] + ["laptop"] * (len(f) - 1)), "mixed"),
         (lambda f: f.assign(reason=[None] + ["r"] * (len(f) - 1)), "missing"),
     ],
 )

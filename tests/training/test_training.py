@@ -446,8 +446,6 @@ def test_bc_imitates_the_solution_and_sos_the_search(quick):
     for example in examples:
         assert imitation.response("sos", example) == example.trace
         assert example.solution[-1] in imitation.response("bc", example)
-    with pytest.raises(GrlibError, match="'rest'"):
-        imitation.response("rest", examples[0])
 
 
 def test_the_example_of_a_card_works_as_pasted(tmp_path):

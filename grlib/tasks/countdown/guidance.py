@@ -18,14 +18,12 @@ from typing import NamedTuple
 from grlib.errors import GrlibError
 from grlib.tasks.countdown.puzzle import OPERATION, Problem, apply_operation, check_solution
 from grlib.tasks.countdown.traces import (
-    exploring_line,
-    generated_line,
-    goal_line,
-    moving_line,
+    explored_lines,
     read_numbers,
     read_operations,
     scan,
     state_line,
+    visit_lines,
 )
 
 CHOICES = ("random", "first", "last")
@@ -74,10 +72,7 @@ class Rewrite(NamedTuple):
 
 def subgoals(problem: Problem, solution: Sequence[str]) -> tuple[Subgoal, ...]:
     """The steps of a solution; GrlibError unless it solves the problem."""
-    steps = tuple(solution) if not isinstance(solution, str) and hasattr(solution, "__iter__") else None
-    if steps is None or not {*map(type, steps)} <= {str}:
-        raise GrlibError(f"solution is {solution!r}: it must be a list of operations such as '14+15=29'")
-    return _plan(problem, steps)
+    return _plan(problem, tuple(solution))
 
 
 @lru_cache(maxsize=4096)
@@ -171,11 +166,12 @@ def _follow(
 
 def _steps(made: list[_Made], goal: Subgoal, target: str) -> list[_Made]:
     """The nodes that a step of the solution makes, in any order of operands or numbers."""
+    spellings = goal.spellings
     return [
         node
         for node in made
-        if node.explored["operation"] == node.generated["generated"]
-        and node.explored["operation"] in goal.spellings
+        if node.explored["operation"] in spellings
+        and node.explored["operation"] == node.generated["generated"]
         and node.explored["exploring"] == node.generated["nums"]
         and node.generated["target"] == target
         and sorted(read_numbers(node.generated["nums"])) == sorted(goal.nums)
@@ -227,7 +223,7 @@ def progress(trace: str, problem: Problem, solution: Sequence[str]) -> int:
     depth = len(node.operations)
     if depth == len(plan) - 1:
         for operation in plan[-1].spellings:
-            at = trace.find("\n" + _last_lines(operation, problem), node.end - 1)
+            at = trace.find("\n" + _last_lines(operation, problem.target), node.end - 1)
             here = trace.rfind("\nCurrent State: ", 0, max(at, 0)) + 1
             if at >= 0 and trace.startswith(state_line(problem.target, node.nums, node.operations), here):
                 return depth + 1
@@ -264,18 +260,18 @@ def rewrite_steps(
     """`rewrite` with its reasons: which case applied, where, and what was replaced."""
     if choose not in CHOICES:
         raise GrlibError(f"choose is {choose!r}: it must be one of {', '.join(CHOICES)}")
-    plan = subgoals(problem, solution)
+    plan, target = subgoals(problem, solution), problem.target
     lines = _Lines(trace)
     parent, made, steps = _follow(trace, problem, plan, lines)
     whole = len(trace)
     if parent is None:
-        return _edited(trace, "a", [Edit(0, whole, state_line(problem.target, problem.nums, ()))])
+        return _edited(trace, "a", [Edit(0, whole, state_line(target, problem.nums, ()))])
     depth = len(parent.operations)
     if depth == len(plan):
         return _edited(trace, "-", [], parent)
     goal = plan[depth]
     if depth == len(plan) - 1:
-        return _edited(trace, "b", [Edit(parent.end, whole, _last_lines(goal.operation, problem))], parent)
+        return _edited(trace, "b", [Edit(parent.end, whole, _last_lines(goal.operation, target))], parent)
 
     nums = apply_operation(parent.nums, goal.operation) if parent.inexact else goal.nums
     assert nums is not None  # the parent holds the solution's numbers, in whatever order
@@ -288,21 +284,21 @@ def rewrite_steps(
         k = told.index(best) if (best := (goal.operation, nums)) in told else 0
         operation, nums = told[k]
         name = same[k].name
-        new = _visit_lines(name, problem, nums, (*parent.operations, operation))
+        new = visit_lines(name, target, nums, (*parent.operations, operation))
         return _edited(trace, "c", [Edit(same[k].end, whole, new)], parent, name)
 
     operations = (*parent.operations, goal.operation)
     visited = [(node, visit) for node in own if (visit := next(lines.visits_of(node), None))]
     if not visited:
         name = parent.name + ",0"
-        new = _node_lines(name, problem, nums, goal.operation) + _visit_lines(name, problem, nums, operations)
+        new = explored_lines(goal.operation, nums, target, name) + visit_lines(name, target, nums, operations)
         return _edited(trace, "d", [Edit(parent.end, whole, new)], parent, name)
     if choose == "random":
         node, visit = (rng or random).choice(visited)
     else:
         node, visit = visited[0 if choose == "first" else -1]
-    new_node = Edit(node.start, node.end, _node_lines(node.name, problem, nums, goal.operation))
-    new_visit = Edit(visit.start, whole, _visit_lines(node.name, problem, nums, operations))
+    new_node = Edit(node.start, node.end, explored_lines(goal.operation, nums, target, node.name))
+    new_visit = Edit(visit.start, whole, visit_lines(node.name, target, nums, operations))
     return _edited(trace, "e", [new_node, new_visit], parent, node.name, len(visited))
 
 
@@ -321,15 +317,6 @@ def _edited(
     return Rewrite(text, case, depth, name, child, options, tuple(edits))
 
 
-def _node_lines(name: str, problem: Problem, nums: tuple[int, ...], operation: str) -> str:
-    return exploring_line(operation, nums) + generated_line(name, problem.target, nums, operation)
-
-
-def _visit_lines(name: str, problem: Problem, nums: tuple[int, ...], operations: tuple[str, ...]) -> str:
-    return moving_line(name) + state_line(problem.target, nums, operations)
-
-
-def _last_lines(operation: str, problem: Problem) -> str:
+def _last_lines(operation: str, target: int) -> str:
     """The final operation and the goal line, which has no newline here, as in the authors' release."""
-    goal = goal_line(problem.target, problem.target).rstrip("\n")
-    return exploring_line(operation, (problem.target,)) + goal
+    return explored_lines(operation, (target,), target, "").rstrip("\n")

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index as whole
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from grlib.errors import GrlibError
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.puzzle import Problem, check_solution
 from grlib.tasks.countdown.vocabulary import question
 
-if TYPE_CHECKING:
-    import pandas
-
 
 def problem_rows(items: Iterable[Solved]) -> pandas.DataFrame:
     """One RL row per problem, numbered from 0 in `extra_info.index`."""
-    import pandas
-
     rows = []
     for index, (problem, solution) in enumerate(items):
         prompt = [{"role": "user", "content": question(problem)}]
@@ -56,8 +53,6 @@ def problems_from_rows(frame: pandas.DataFrame) -> list[Solved]:
 
 def message_rows(prompts: Sequence[str], responses: Sequence[str]) -> pandas.DataFrame:
     """One SFT row per pair: `messages` holds the user turn (`vocabulary.question`) and the assistant turn."""
-    import pandas
-
     messages = [
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         for prompt, response in zip(prompts, responses, strict=True)

@@ -10,29 +10,19 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 from heapq import heappop, heappush
-from itertools import combinations
 from math import inf
 from operator import itemgetter
-from typing import Any
 
 from grlib.errors import GrlibError
-from grlib.tasks.countdown.puzzle import Problem, check_solution, pair_results
-from grlib.tasks.countdown.traces import (
-    exploring_line,
-    generated_line,
-    goal_line,
-    miss_line,
-    moving_line,
-    state_line,
-)
+from grlib.tasks.countdown.puzzle import Problem, check_solution, index_pairs, pair_results
+from grlib.tasks.countdown.traces import explored_lines, moving_line, state_line, visit_lines
 
 HEURISTICS = ("sum", "mult")
 LARGEST_TARGET = 10**5  # of the searchers, which keep the heuristic of every number below it
 NO_SOLUTION = "No solution found."  # how a breadth-first search ends when its heap is empty
 
-# A child before it is explored: heuristic, sign, left and right operand, result, and what picks the other
-# numbers (None: there are none, the child is a leaf).
-Child = tuple[int, str, int, int, int, Any]
+# A child before it is explored: heuristic, sign, left and right operand, result, places of the other numbers.
+Child = tuple[int, str, int, int, int, tuple[int, ...]]
 
 
 @lru_cache(maxsize=16)
@@ -51,26 +41,14 @@ def _distances(heuristic: str, target: int) -> Sequence[int]:
     return [min(abs(number - divisor) for divisor in divisors) for number in range(target + 1)]
 
 
-@lru_cache(maxsize=64)
-def _pairs(count: int) -> tuple[tuple[int, int, Any], ...]:
-    """All index pairs i < j of `count` numbers in order, each with what picks the other numbers."""
-    found = []
-    for i, j in combinations(range(count), 2):
-        others: list[Any] = [k for k in range(count) if k not in (i, j)]
-        if len(others) == 1:
-            others = [slice(others[0], others[0] + 1)]  # picks a tuple of one, not the number itself
-        found.append((i, j, itemgetter(*others) if others else None))
-    return tuple(found)
-
-
 def _children(nums: tuple[int, ...], near: Sequence[int], target: int, limit: float = inf) -> list[Child]:
     """The children whose heuristic is within the limit, best first, ties in the order of `puzzle.moves`.
 
     The heuristic is the sum of the distances: a move takes two of them away and adds one.
     """
-    far = [n - target if n > target else near[n] for n in nums] if len(nums) > 2 else [0, 0]
+    far = [n - target if n > target else near[n] for n in nums]
     total, children = sum(far), []
-    for i, j, others in _pairs(len(nums)):
+    for i, j, others in index_pairs(len(nums)):
         kept = total - far[i] - far[j]
         for sign, left, right, result in pair_results(nums[i], nums[j]):
             score = kept + (result - target if result > target else near[result])
@@ -93,7 +71,7 @@ def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = No
 
     def visit(nums: tuple[int, ...], done: tuple[str, ...], name: str) -> bool:
         """Search below a node; True at the goal."""
-        here = moving_line(name) + state_line(target, nums, done)
+        here = visit_lines(name, target, nums, done)
         lines.append(here)
         limit = target * (len(nums) - 1) if heuristic == "sum" else target  # "sum" is a mean, not yet divided
         for k, child in enumerate(_children(nums, near, target, limit)[:width]):
@@ -101,22 +79,14 @@ def depth_first(problem: Problem, heuristic: str = "sum", width: int | None = No
                 lines.append(here)
             _, sign, left, right, result, others = child
             operation, child_name = f"{left}{sign}{right}={result}", f"{name},{k}"
-            left_over = (*others(nums), result) if others else (result,)
-            lines.append(_explored(operation, left_over, target, child_name))
+            left_over = (*[nums[k] for k in others], result)
+            lines.append(explored_lines(operation, left_over, target, child_name))
             if visit(left_over, (*done, operation), child_name) if others else result == target:
                 return True
         return False
 
     visit(problem.nums, (), "0")
     return "".join(lines).removeprefix(moving_line("0"))
-
-
-def _explored(operation: str, nums: tuple[int, ...], target: int, name: str) -> str:
-    """The lines that try an operation: it makes a node with a name, or a leaf, which is compared at once."""
-    tried = exploring_line(operation, nums)
-    if len(nums) > 1:
-        return tried + generated_line(name, target, nums, operation)
-    return tried + (goal_line if nums[0] == target else miss_line)(nums[0], target)
 
 
 def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Random) -> str:
@@ -135,16 +105,16 @@ def breadth_first(problem: Problem, beam: int, heuristic: str, rng: random.Rando
     heap = [(0, inf - inf, problem.nums, (), "0")]
     while heap:
         for _, _, nums, done, name in [heappop(heap) for _ in range(min(beam, len(heap)))]:
-            lines.append(moving_line(name) + state_line(target, nums, done))
+            lines.append(visit_lines(name, target, nums, done))
             children = _children(nums, near, target)[:beam]
             rng.shuffle(children)
             count = len(nums) - 1 if heuristic == "sum" else 1  # "sum" is a mean, not yet divided
             made = []
             for k, (score, sign, left, right, result, others) in enumerate(children):
                 operation = f"{left}{sign}{right}={result}"
-                left_over = (*others(nums), result) if others else (result,)
+                left_over = (*[nums[k] for k in others], result)
                 child_name = f"{name},{k if others else 0}"  # all leaves are called child 0
-                lines.append(_explored(operation, left_over, target, child_name))
+                lines.append(explored_lines(operation, left_over, target, child_name))
                 if left_over == (target,):
                     return "".join(lines).removeprefix(moving_line("0"))
                 made.append((score / count, inf - inf, left_over, (*done, operation), child_name))
@@ -171,7 +141,7 @@ def straight_path(problem: Problem, solution: Sequence[str], steps: int | None =
     lines = [state_line(problem.target, problem.nums, ())]
     for t, (operation, nums) in enumerate(zip(solution[:steps], states, strict=False), 1):
         name += ",0"
-        lines.append(_explored(operation, nums, problem.target, name))
+        lines.append(explored_lines(operation, nums, problem.target, name))
         if len(nums) > 1:
-            lines.append(moving_line(name) + state_line(problem.target, nums, solution[:t]))
+            lines.append(visit_lines(name, problem.target, nums, solution[:t]))
     return "".join(lines)

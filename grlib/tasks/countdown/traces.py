@@ -47,6 +47,19 @@ def miss_line(n: int, target: int) -> str:
     return f"{n},{target} unequal: No Solution\n"
 
 
+def visit_lines(name: str, target: int, nums: Sequence[int], operations: Sequence[str]) -> str:
+    """The lines that move to a node and show its state."""
+    return moving_line(name) + state_line(target, nums, operations)
+
+
+def explored_lines(operation: str, nums: Sequence[int], target: int, name: str) -> str:
+    """The lines that try an operation: it makes a node with a name, or a leaf, which is compared at once."""
+    tried = exploring_line(operation, nums)
+    if len(nums) > 1:
+        return tried + generated_line(name, target, nums, operation)
+    return tried + (goal_line if nums[0] == target else miss_line)(nums[0], target)
+
+
 # --- the shape of a line --------------------------------------------------------------------------
 
 # One pattern for each kind of line, without its newline. Possessive repeats (`*+`) never give characters

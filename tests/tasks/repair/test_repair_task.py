@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlib import sandbox, selftrain
-from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
 from grlib.profiles import Sampling
 from grlib.sampling.pool import Sampled
@@ -266,12 +265,6 @@ def test_long_fields_lose_their_middle():
 def test_chat_models_have_their_own_marks():
     assert CHATML.prompt(DOUBLE, []).startswith("<|im_start|>user\nDouble x.\n")
     assert CHATML.prompt(DOUBLE, []).endswith("6<|im_end|>\n<|im_start|>assistant\n")
-
-
-@pytest.mark.parametrize("arguments", [{"budget": 0}, {"budget": 9, "turns": 0}, {"budget": 9, "rounds": 4}])
-def test_settings_that_make_no_sense(arguments):
-    with pytest.raises(GrlibError, match="budget and turns must be 1 or more"):
-        RepairTask(**arguments)
 
 
 POOL = problems("train", 12)
