@@ -25,7 +25,7 @@ NO_SOLUTION = "No solution found."  # how a breadth-first search ends when its h
 Child = tuple[int, str, int, int, int, tuple[int, ...]]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _distances(heuristic: str, target: int) -> Sequence[int]:
     """How far each number up to the target is from where it should be: from the target (sum), or from the
     nearest divisor of the target (mult). A larger number is `number - target` away by both heuristics."""
