@@ -18,14 +18,15 @@ from benchmarks import plain
 from grlib.errors import GrlibError
 from grlib.tasks.countdown import guidance, traces
 from grlib.tasks.countdown import searchers as search
-from grlib.tasks.countdown.data import sample_problems, split_targets
+from grlib.tasks.countdown.data import draw, target_values
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 Item = TypeVar("Item")
 SEED = 20_240
-NUM_COUNT, MAX_NUMBER, TARGETS = 4, 99, split_targets(0)[0]  # the paper's task
+NUM_COUNT, MAX_NUMBER, TARGETS = 4, 99, target_values(Scale())[0]  # the paper's task
 PORTIONS = 10
 
 
@@ -97,8 +98,7 @@ def _task(problem: Problem, solution: Sequence[str], number: int) -> Task:
 
 
 def _tasks(count: int, seed: int = SEED) -> list[Task]:
-    drawn = sample_problems(count, seed, TARGETS, NUM_COUNT, MAX_NUMBER)
-    return [_task(*solved, number) for number, solved in enumerate(drawn)]
+    return [_task(*solved, number) for number, solved in enumerate(draw(Scale(), str(seed), count))]
 
 
 def _trace(task: Task) -> str:
@@ -127,7 +127,7 @@ def bench_problems(quick: bool) -> Iterator[Row]:
     size = 3 if quick else 50
 
     def slow(block: int) -> list[tuple[Any, ...]]:
-        rng = random.Random(f"problems/{SEED + block}/{NUM_COUNT}/{MAX_NUMBER}/0")
+        rng = random.Random(f"problems/{SEED + block}/0/{NUM_COUNT}/{MAX_NUMBER}/0")
         drawn = [plain.draw_problem(rng, TARGETS, NUM_COUNT, MAX_NUMBER) for _ in range(size)]
         tasks = [_task(Problem(tuple(nums), t), steps, i) for i, (nums, t, steps) in enumerate(drawn)]
         return [(*task[:-1], _plain_trace(task)) for task in tasks]

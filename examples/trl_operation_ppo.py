@@ -15,7 +15,8 @@ from grlib.models.llama import load_both
 from grlib.ppo.losses import operation_advantages, operation_policy_loss, value_loss
 from grlib.ppo.rollouts import line_ends
 from grlib.tasks.countdown import Problem, grade
-from grlib.tasks.countdown.data import sample_problems
+from grlib.tasks.countdown.data import draw
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.vocabulary import prompt_text
 
 SHIPPED = Path(__file__).resolve().parents[1] / "paper_results" / "base" / "sos"
@@ -88,7 +89,7 @@ def solved(completions, nums, target, **others) -> list[float]:
 
 
 def problems(n: int) -> Dataset:
-    drawn = [problem for problem, _ in sample_problems(n, "trl", range(10, 101), 4, max_number=30)]
+    drawn = [problem for problem, _ in draw(Scale(max_number=30), "trl", n)]
     rows = [{"prompt": prompt_text(one), "nums": list(one.nums), "target": one.target} for one in drawn]
     return Dataset.from_list(rows)
 

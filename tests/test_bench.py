@@ -16,9 +16,10 @@ from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.models.llama import load_both
 from grlib.ppo import rollouts
-from grlib.tasks.countdown.data import sample_problems, split_targets
+from grlib.tasks.countdown.data import draw
 from grlib.tasks.countdown.guidance import rewrite
 from grlib.tasks.countdown.puzzle import Problem
+from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.searchers import depth_first, straight_path
 from grlib.tasks.countdown.task import ppo_settings
 from grlib.tasks.countdown.traces import grade
@@ -50,8 +51,7 @@ def test_the_textbook_rewrites_by_hand():
 
 
 def test_both_rewrite_alike():
-    drawn = sample_problems(40, 11, split_targets(0)[0])
-    for number, (problem, solution) in enumerate(drawn):
+    for number, (problem, solution) in enumerate(draw(Scale(), "both", 40)):
         trace = depth_first(problem, "sum")[: 200 * number]
         for seed in range(3):
             theirs = plain.rewrite(trace, list(problem.nums), problem.target, solution, random.Random(seed))

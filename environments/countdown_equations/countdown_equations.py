@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import verifiers.v1 as vf
 
 from grlib.tasks.countdown import Problem, equation_prompt, grade_equation
-from grlib.tasks.countdown.data import sample_problems
+from grlib.tasks.countdown.data import draw
 from grlib.tasks.countdown.equations import read_problems
+from grlib.tasks.countdown.scale import Scale
 
 __all__ = ["CountdownTaskset"]
 
@@ -33,7 +34,7 @@ class CountdownConfig(vf.TasksetConfig):
     dataset: str = ""  # a hub name, best with its commit (owner/name@commit), or a local folder; "": drawn
     split: str = "train"
     num_tasks: int = 1000
-    seed: int = 0  # of drawn problems, which have targets 10 to 100 and numbers 1 to 99
+    seed: int = 0  # of drawn problems: numbers 1 to 99, the seen ones of the targets 10 to 100
     num_count: int = 4  # numbers of a drawn problem
 
 
@@ -43,7 +44,8 @@ class CountdownTaskset(vf.Taskset[CountdownTask, CountdownConfig]):
         if config.dataset:
             problems = read_problems(config.dataset, config.split, stop=config.num_tasks)
         else:
-            drawn = sample_problems(config.num_tasks, config.seed, range(10, 101), config.num_count)
+            scale = Scale(num_count=config.num_count)
+            drawn = draw(scale, f"verifiers/{config.seed}", config.num_tasks)
             problems = [problem for problem, _ in drawn]
         for problem in problems:
             data = CountdownData(prompt=equation_prompt(problem), nums=problem.nums, target=problem.target)

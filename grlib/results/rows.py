@@ -98,12 +98,8 @@ def _faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
     for column, allowed in (("method", METHODS), ("split", SPLITS)):
         for unknown in sorted(set(frame[column].unique() if column in frame else ()) - set(allowed)):
             yield f"{column} {unknown!r} is unknown: must be one of {', '.join(allowed)}"
-    for column in {"profile", "model"} & set(frame):
-        if frame[column].nunique() > 1:
-            yield f"rows of {column}s {sorted(frame[column].unique())} are mixed; keep one {column}"
-    for column in {"index", "sample", "tokens", "nll_tokens"} & set(frame):
-        if (frame[column] < 0).any():
-            yield f"column {column!r} holds {frame[column].min()}: must not be negative"
+    if "model" in frame and frame["model"].nunique() > 1:
+        yield f"rows of models {sorted(frame['model'].unique())} are mixed; keep one model"
     keys = [key for key in _IDENTITY if key in frame]
     if kind not in _REPEATED and frame.duplicated(keys).any():
         twice = frame.loc[frame.duplicated(keys), keys].iloc[0].to_dict()
@@ -153,17 +149,14 @@ def load(folders: Mapping[int, Path], profile: str) -> Results:
                 frames = [old[~old["method"].isin(newest["method"].unique())] for old in frames]
                 frames.append(newest)
             parts.setdefault(kind, []).extend(frames)
-    joined = {kind: _joined(frames, kind, profile) for kind, frames in parts.items() if frames}
+    joined = {kind: _joined(frames, kind) for kind, frames in parts.items() if frames}
     return Results(profile, tuple(sorted(folders)), joined)
 
 
-def _joined(frames: list[pd.DataFrame], kind: str, profile: str) -> pd.DataFrame:
+def _joined(frames: list[pd.DataFrame], kind: str) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
     if kind in ("eval", "greedy", "hints", "repair"):
         rows["iteration"] = rows["iteration"].fillna(0).astype(int) if "iteration" in rows else 0
-    found = set(rows["profile"].unique()) if "profile" in rows else set[str]()
-    if found - {profile}:
-        raise GrlibError(f"{kind} results of {sorted(found)}: must all be of profile {profile!r}")
     return check_rows(rows, kind)
 
 
@@ -175,7 +168,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _check_profile(folder: Path, profile: str) -> None:
-    for path in sorted(folder.glob("manifests/*.json")):
+    for path in (*folder.glob("run.json"), *sorted(folder.glob("manifests/*.json"))):
         manifest = read_json(path)
         found = manifest.get("profile") or manifest.get("parameters", {}).get("profile")
         if isinstance(found, str) and found != profile:

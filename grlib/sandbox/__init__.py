@@ -17,22 +17,19 @@ import json
 import math
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from grlib.errors import GrlibError
 from grlib.sandbox import keeper, server
-from grlib.sandbox.keeper import Limits
+from grlib.sandbox.keeper import FOLDERS, Limits
 
 __all__ = ["Isolation", "Limits", "Outcome", "close", "isolation", "run", "run_all"]
 
@@ -67,14 +64,16 @@ class Outcome(NamedTuple):
 class Isolation(NamedTuple):
     """How programs are isolated on this machine."""
 
-    layers: tuple[str, ...]  # strongest first
-    open: tuple[str, ...]  # what is not contained
-    command: tuple[str, ...]  # prefix of the command that starts a server
     means: Mapping[str, Any]  # the layers that every server must report, 0 or False for missing ones
 
     @property
     def name(self) -> str:
-        return " + ".join(self.layers)
+        return " + ".join([*(layer for layer, works in self.means.items() if works), "limits"])
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """What is not contained."""
+        return tuple(what for layer, what in LEFT_OPEN.items() if not self.means[layer])
 
 
 def run(
@@ -240,8 +239,11 @@ ENVIRONMENT = {
 class Server:
     """One server process, for one thread at a time. It is closed when it does not answer."""
 
-    def __init__(self, command: Sequence[str] = ()) -> None:
-        self.folder = "" if command else _new_folder(keeper.FOLDERS)  # bubblewrap provides one
+    def __init__(self) -> None:
+        try:
+            self.folder = tempfile.mkdtemp(prefix=FOLDERS)
+        except OSError as error:
+            raise GrlibError(f"no temporary folder: {error}; let TMPDIR name a folder to write in") from error
         places = [str(ROOT), *(place for place in sys.path if os.path.isabs(place))]
         start = (
             f"import sys; library = sys.path[:]; sys.path += {places!r}; import {server.__name__} as server; "
@@ -249,7 +251,7 @@ class Server:
         )
         try:
             self.process = subprocess.Popen(
-                [*command, sys.executable, "-S", "-s", "-P", "-c", start],  # -S: no installed packages
+                [sys.executable, "-S", "-s", "-P", "-c", start],  # -S: no installed packages
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -293,50 +295,21 @@ class BrokenServer(GrlibError):
     """A server process died or hangs."""
 
 
-def _new_folder(prefix: str, place: str | None = None) -> str:
-    """A temporary folder. Raises GrlibError if it cannot be made."""
-    try:
-        return tempfile.mkdtemp(prefix=prefix, dir=place)
-    except OSError as error:
-        raise GrlibError(f"no temporary folder: {error}; let TMPDIR name a folder to write in") from error
-
-
-PROBE = """
-import json, os, socket
-port, process, place, trials = json.loads(input())
-for name, trial in trials.items():
-    try:
-        exec(trial)
-        print(name)
-    except OSError:
-        pass
-print("all tried")
-"""
-TRIALS = {  # what a program might do, and code that tries it
-    "reading this user's files": "open('/etc/passwd').close()",
-    "changing this user's files": "os.truncate(place + '/file', 0)",
-    "the network": "socket.create_connection(('127.0.0.1', port), 1).close()",
-    "sending datagrams": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', port))",
-    "sockets of this machine": "socket.socket(socket.AF_UNIX).connect(place + '/socket')",
-    "stopping other processes of this user": "os.kill(process, 0)",
-    "starting processes, and with them more memory than a program may have": "os.fork() or os._exit(0)",
+LEFT_OPEN = {  # without a layer
+    "Landlock": "reading and changing this user's files",
+    "seccomp": "the network, other processes of this user, starting processes without a limit of memory",
 }
-# under bubblewrap these trials succeed, but within a separate network and a separate process list
-CONTAINED_BY_BUBBLEWRAP = [name for name in TRIALS if name.startswith(("sending", "starting"))]
-LONGEST_PLACE = 70  # bytes of the path of a folder for a socket
-BUBBLEWRAP_TMP = 64 << 20  # bytes of the folder for temporary files
-ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows the portable layer
+ALLOWED_BY = "GRLIB_SANDBOX"  # environment variable; "portable" allows programs without these layers
 
 _lock: threading.Lock
 _idle: deque[Server]
-_starter: ThreadPoolExecutor  # one thread, since bubblewrap ends a server with the *thread* that started it
 _found: Isolation | None
 
 
 def _begin() -> None:
     """Start without servers: a fork of this process must not use those of its parent."""
-    global _lock, _idle, _starter, _found
-    _lock, _idle, _starter, _found = threading.Lock(), deque(), ThreadPoolExecutor(1), None
+    global _lock, _idle, _found
+    _lock, _idle, _found = threading.Lock(), deque(), None
 
 
 _begin()
@@ -344,58 +317,19 @@ os.register_at_fork(after_in_child=_begin)
 
 
 def isolation() -> Isolation:
-    """The strongest isolation that works on this machine. The first call tries it out, in under a second."""
+    """The isolation that works on this machine. The first call starts a server that tries it out."""
     global _found
     with _lock:
         if _found is None:
-            _found = _find_isolation()
+            try:
+                first = Server()
+            except BrokenServer as error:
+                raise GrlibError(
+                    f"no process that could run programs starts here: {error}; repair this Python"
+                ) from error
+            _idle.append(first)
+            _found = Isolation(first.means)
         return _found
-
-
-def _find_isolation() -> Isolation:
-    bubblewrap = shutil.which("bwrap")
-    for command in ([_bubblewrap(bubblewrap)] if bubblewrap else []) + [()]:
-        try:
-            first = _starter.submit(Server, command).result()
-            possible = _what_is_open(first)
-        except BrokenServer:
-            continue
-        if command:
-            possible = [name for name in possible if name not in CONTAINED_BY_BUBBLEWRAP]
-        layers = ["bubblewrap"] * bool(command) + [name for name, used in first.means.items() if used]
-        _idle.append(first)
-        return Isolation((*layers, "limits"), tuple(possible), tuple(command), first.means)
-    raise GrlibError("no process that could run programs starts here; is this Python complete?")
-
-
-def _what_is_open(first: Server) -> list[str]:
-    """The names in `TRIALS` that a program can do on this server; all of them if the probe fails."""
-    with contextlib.ExitStack() as stack:
-        # a socket's path has at most 107 bytes, and the folders of batch systems have long names
-        long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_PLACE
-        place = _new_folder("grlib_probe_", "/tmp" if long else None)
-        stack.callback(keeper.remove, place)
-        (Path(place) / "file").write_text("x")
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        local = stack.enter_context(socket.socket(socket.AF_UNIX))
-        local.bind(f"{place}/socket")
-        local.listen()
-        for path in (place, f"{place}/file", f"{place}/socket"):
-            os.chmod(path, 0o777)  # file modes must not be what keeps a program out
-        given = json.dumps([listener.getsockname()[1], os.getpid(), place, TRIALS])
-        request = {"program": PROBE, "style": "stdin", "inputs": [given], "limits": astuple(Limits(10.0))}
-        *possible, last = str(first.ask(request, 30.0)[0].get("stdout", "")).splitlines() or [""]
-    return possible if last == "all tried" else list(TRIALS)
-
-
-def _bubblewrap(program: str) -> tuple[str, ...]:
-    """A command prefix under which a server sees nothing but Python and the system's libraries."""
-    parts = [program, "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc"]
-    parts += ["--dev", "/dev", "--size", str(BUBBLEWRAP_TMP), "--tmpfs", "/tmp"]
-    places = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime"]
-    for place in dict.fromkeys([*places, sys.base_prefix, sys.prefix, str(ROOT / "grlib")]):
-        parts += ["--ro-bind-try", place, place]
-    return tuple(parts)
 
 
 def _ask(request: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
@@ -420,7 +354,7 @@ def _take(new: bool = False) -> Server:
     if found.open and os.environ.get(ALLOWED_BY) != "portable":
         raise GrlibError(
             f"this machine offers only {found.name} for programs of a model; not contained: "
-            f"{', '.join(found.open)}. Install bubblewrap or libseccomp (Linux), or accept it with "
+            f"{', '.join(found.open)}. Use Linux 5.13 or newer with libseccomp, or accept it with "
             f"{ALLOWED_BY}=portable"
         )
     with contextlib.suppress(IndexError):  # none is idle
@@ -429,7 +363,7 @@ def _take(new: bool = False) -> Server:
             if idle.process.poll() is None:
                 return idle
             idle.close()  # it died while idle
-    started = _starter.submit(Server, found.command).result()
+    started = Server()
     if started.means != found.means:  # a means failed, as when the machine is short of memory
         started.close()
         raise BrokenServer(f"a server found {started.means}, the first one {found.means}")

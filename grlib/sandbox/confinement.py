@@ -22,9 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-NOBODY = 65534
 MOST_TASKS = 64  # processes and threads of a program
-SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP, SET_SUBREAPER = 1, 38, 22, 36
+SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP = 1, 38, 22
 SECCOMP_FILTER_MODE = 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
@@ -64,7 +63,6 @@ class Means:
 
     landlock: int = 0  # its version; 0: missing
     seccomp: bytes = b""  # the filter as a BPF program; empty: missing
-    drop_user: bool = False  # the server is root, and its children become another user
 
 
 def available() -> Means:
@@ -72,7 +70,7 @@ def available() -> Means:
     if not sys.platform.startswith("linux"):
         return Means()
     version = _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
-    return Means(max(0, version), _seccomp_program(version), os.getuid() == 0)
+    return Means(max(0, version), _seccomp_program(version))
 
 
 def _seccomp_program(version: int) -> bytes:
@@ -128,11 +126,7 @@ def confine(means: Means, rules: int, seconds: float, memory: int, file_bytes: i
     parent = os.getppid()
     os.setsid()
     _limit(seconds, memory, file_bytes)
-    if means.drop_user:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    end_with(parent)  # here, since a change of user resets it
+    end_with(parent)
     if sys.platform.startswith("linux"):
         _control(SET_NO_NEW_PRIVS, 1)
         if os.geteuid() == 0:  # root, but without its privileges
@@ -235,9 +229,3 @@ def _checked(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return int(result)
-
-
-def adopt_orphans() -> None:
-    """Make processes whose parents ended children of this one, so that none is lost (Linux)."""
-    if sys.platform.startswith("linux"):
-        _control(SET_SUBREAPER, 1)

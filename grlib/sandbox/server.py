@@ -9,19 +9,16 @@ program runs in a child, which is confined first (`grlib.sandbox.confinement`) a
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import signal
 import site
 import sys
-import tempfile
-from dataclasses import replace
 from typing import Any
 
 from grlib.sandbox import child, confinement
-from grlib.sandbox.keeper import FOLDERS, Ended, Limits, remove, run_child
+from grlib.sandbox.keeper import Ended, Limits, remove, run_child
 
 SIGNALS = {one.value: one.name for one in signal.Signals}
 TRIES = 3  # before a means of confinement counts as broken
@@ -37,11 +34,9 @@ PRELOADED = (
 def main(home: str, library: list[str]) -> None:
     """Serve until the other end closes.
 
-    Programs run in a subfolder of `home` ("": a new folder), which is removed at the end, and import from the
-    paths in `library`.
+    Programs run in a subfolder of `home`, which is removed at the end, and import from the `library` paths.
     """
-    home = os.path.realpath(home or tempfile.mkdtemp(prefix=FOLDERS))
-    os.chmod(home, 0o711)  # programs may run as another user
+    home = os.path.realpath(home)
     folder = os.path.join(home, "program")
     os.mkdir(folder)
     for name in PRELOADED.split():
@@ -52,8 +47,7 @@ def main(home: str, library: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         means = _that_work(confinement.available(), folder)
-        layers = {"Landlock": means.landlock, "seccomp": bool(means.seccomp), "another user": means.drop_user}
-        _reply(replies, layers)
+        _reply(replies, {"Landlock": means.landlock, "seccomp": bool(means.seccomp)})
         sys.path[:] = library
         for name in [name for name in sys.modules if name.partition(".")[0] in ("grlib", "pyseccomp")]:
             del sys.modules[name]
@@ -73,7 +67,6 @@ def _answered_one(replies: Any, means: confinement.Means, folder: str) -> bool:
     status = 1
     try:
         confinement.end_with(server)
-        confinement.adopt_orphans()
         if line := sys.stdin.buffer.readline():
             _reply(replies, answer(json.loads(line), means, folder))
             status = 0
@@ -88,15 +81,13 @@ def _reply(replies: Any, message: Any) -> None:
 
 def _that_work(means: confinement.Means, folder: str) -> confinement.Means:
     """The means, minus those with which an honest program fails on this machine."""
-    limits = Limits(5.0, 512, 1 << 16, 16, 1)
+    limits = Limits(5.0)
     program = "import colorsys, wave\nopen('a', 'w').write('b')\nprint(open('a').read())"
-    stay, portable = replace(means, drop_user=False), replace(means, landlock=0, seccomp=b"")
-    for one in (means, stay, portable, confinement.Means()):
+    for one in (means, confinement.Means()):
         for _ in range(TRIES):
-            with contextlib.suppress(OSError):  # no other user in this name space
-                ended = run_child({"style": "stdin", "program": program}, [""], limits, one, folder)
-                if ended.status == 0 and ended.stdout == b"b\n":
-                    return one
+            ended = run_child({"style": "stdin", "program": program}, [""], limits, one, folder)
+            if ended.status == 0 and ended.stdout == b"b\n":
+                return one
     raise SystemExit("not even a harmless program runs in a child here")
 
 

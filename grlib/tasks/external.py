@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,34 +21,26 @@ def load_rows(place: str, split: str = "train") -> Dataset:
     a split is the files `<split>.*` or `<split>-*`, or else what `datasets` finds. A file is one split,
     whatever its name.
     """
-    from datasets import config, load_dataset
+    from datasets import load_dataset
 
-    try:
-        os.makedirs(config.HF_DATASETS_CACHE, exist_ok=True)
-    except OSError as error:
-        raise GrlibError(
-            f"data sets are prepared in {config.HF_DATASETS_CACHE}, but {one_line(error)}; let HF_HOME name "
-            "a folder to write in"
-        ) from error
     path = Path(place).expanduser()
+    if path.exists() and (
+        sign := re.search(r"::|[\[\]*?]", str(path.absolute()))
+    ):  # `datasets` reads patterns
+        raise GrlibError(f"data set {place!r}: {sign[0]!r} in its path cannot be read; rename the folder")
     files = [path] if path.is_file() else _files(path, split)
-    # `datasets` reads `::` as a chain of file systems and, in a folder that it searches itself, patterns
-    signs = re.search("::" if files else r"::|[\[\]*?]", str(path.absolute()))
-    if path.exists() and signs:
-        raise GrlibError(f"data set {place!r}: {signs[0]!r} in its path cannot be read; rename the folder")
     name, _, revision = place.partition("@")
     try:
         if files:
             kind = KINDS.get(files[0].suffix, "json")
-            names = [glob.escape(str(file)) for file in files]  # `datasets` reads them as patterns
-            return load_dataset(kind, data_files=names, split="train")
+            return load_dataset(kind, data_files=[str(file) for file in files], split="train")
         if path.is_dir():
             return load_dataset(str(path), split=split)
         return load_dataset(name, split=split, revision=revision or None)
     except Exception as error:  # `datasets` raises many types
         raise GrlibError(
             f"data set {place!r}, split {split!r}: {one_line(error)}; name a data set of the hub, or a local "
-            "folder or file"
+            "folder or file, and let HF_HOME name a folder to write in"
         ) from error
 
 

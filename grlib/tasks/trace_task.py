@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
 from grlib.ppo.rollouts import Rollout, line_ends, line_last, line_starts
 from grlib.profiles import PPO
@@ -30,12 +29,6 @@ class TraceTask:
     budget: int  # tokens of a whole response, end token included
     rounds: int = 3
     tokenizer: PreTrainedTokenizerFast | None = field(default=None, repr=False, compare=False)  # of prompts
-
-    def __post_init__(self) -> None:
-        if self.budget < 1 or self.rounds < 0:
-            raise GrlibError(
-                f"budget {self.budget}, rounds {self.rounds}: budget must be 1 or more, rounds 0 or more"
-            )
 
     def prompt(self, item: Any) -> str:
         """The text after which the model begins its trace."""

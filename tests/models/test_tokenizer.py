@@ -44,7 +44,6 @@ pieces = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(pieces, max_size=12).map("".join))
 @example("<0x0A>0007</s><s")
 @example("e\u0301 \u00e9 \ud7a3 \U0001f600")
@@ -52,7 +51,7 @@ def test_every_text_survives(text):
     assert back(text) == text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 400), min_size=1, max_size=4),
     st.integers(1, 400),
@@ -74,7 +73,6 @@ def test_stock_phrases_and_numbers_are_single_tokens(phrase):
     assert len(encode(TOKENIZER, [phrase])[0]) == 1
 
 
-@settings(deadline=None)
 @given(st.lists(pieces, max_size=12).map("".join), st.sampled_from([5, 10, 37, 256, 1000]))
 @example("1000, 999, 256", 1000)
 def test_the_quick_way_is_the_tokenizers_own(text, whole):
@@ -140,7 +138,6 @@ def test_special_tokens_are_found_where_the_text_spells_them():
     assert back(f"26{EOS}27{PAD}") == f"26{EOS}27{PAD}"
 
 
-@settings(deadline=None)
 @given(st.lists(pieces, max_size=12).map("".join))
 @example("<<s>><pad></s</s>")
 def test_a_text_from_outside_holds_no_special_tokens_and_survives(text):

@@ -81,6 +81,8 @@ def test_the_release_comes_in_and_agrees_with_its_own_result_files(tmp_path, cap
     )
     assert lines.loc[("rest", "eval", "seen"), "largest_difference"] < 0.01  # points: theirs has two decimals
     stored = results.load({0: dest}, "paper")
+    with pytest.raises(GrlibError, match="profile 'paper' among results of 'laptop'"):
+        results.load({0: dest}, "laptop")
     for (place, temperature, split), frames in made.items():
         method, iteration = official._model(place, file)
         rows = stored.rows("greedy" if temperature == "0.0" else "eval")

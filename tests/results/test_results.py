@@ -48,13 +48,11 @@ def store(folder, frames, profile="laptop"):
         (lambda f: f.drop(columns="tokens"), "missing"),
         (lambda f: f.assign(correct=f["correct"].astype(int)), "correct"),
         (lambda f: f.assign(tokens=f["tokens"].astype(float)), "tokens"),
-        (lambda f: f.assign(tokens=-1), "negative"),
         (lambda f: f.assign(method="nonsense"), "nonsense"),
         (lambda f: f.assign(split="test"), "unknown"),
         (lambda f: pd.concat([f, f.iloc[:1]]), "two rows"),
         (lambda f: f.iloc[:-1], "samples"),
         (lambda f: f.assign(sample=f["sample"] + 1), "samples"),
-        (lambda f: f.assign(profile=["smoke"] + ["laptop"] * (len(f) - 1)), "mixed"),
         (lambda f: f.assign(reason=[None] + ["r"] * (len(f) - 1)), "missing"),
     ],
 )

@@ -261,7 +261,7 @@ def test_a_finished_row_may_wait_beyond_the_last_position(pair):
 shapes = st.lists(st.tuples(st.integers(0, 99), st.integers(0, 30), st.integers(0, 45)), max_size=14)
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(shapes=shapes, slots=st.integers(1, 20))
 def test_slots_neither_lose_nor_mix_up_requests(shapes, slots):
     """Any number of requests of any lengths in any number of slots: what each would get alone."""

@@ -103,7 +103,7 @@ def test_a_prompt_without_room_for_a_response_is_refused():
 # loss
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=12), st.integers(1, 120))
 def test_micro_batches_hold_every_row_once_within_the_bound(shapes, micro_tokens):
     rows = [Row(np.full(p + r, n + 1, dtype=np.int32), p) for n, (p, r) in enumerate(shapes)]
@@ -447,8 +447,6 @@ def test_bc_imitates_the_solution_and_sos_the_search(quick):
     for example in examples:
         assert imitation.response("sos", example) == example.trace
         assert example.solution[-1] in imitation.response("bc", example)
-    with pytest.raises(GrlibError, match="'rest'"):
-        imitation.response("rest", examples[0])
 
 
 def test_the_example_of_a_card_works_as_pasted(tmp_path):

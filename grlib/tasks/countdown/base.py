@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from grlib.errors import GrlibError
 from grlib.models import pretrained
 from grlib.models.llama import bake, load_model, of_shape, save_model
 from grlib.models.tokenizer import load_tokenizer, refuse_lossy
@@ -39,11 +38,7 @@ VALID_START, VALID_EXAMPLES = 10_000_000, 200  # the part of the imitation list 
 
 def response(method: str, example: Imitated) -> str:
     """What a model of this method imitates: the searcher's trace (sos) or the straight solution (bc)."""
-    if method == "sos":
-        return example.trace
-    if method == "bc":
-        return straight_path(example.problem, example.solution)
-    raise GrlibError(f"method {method!r} is not trained by imitation; choose sos or bc")
+    return example.trace if method == "sos" else straight_path(example.problem, example.solution)
 
 
 def imitation_rows(

@@ -25,48 +25,44 @@ MOST_REDRAWS = 1000  # of a test problem that is there already
 BLOCK = 1000  # problems drawn from one random state: any block can be made alone, by any worker
 
 
-def split_targets(
-    seed: int, low: int = 10, high: int = 100, unseen_fraction: float = 0.1
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(seen, unseen) targets: a share of low..high is held out at random (SoS: 10 %), at least one each."""
-    if not 1 <= low < high:
-        raise GrlibError(f"target range {low}..{high}: it must hold two values or more, all positive")
-    if not 0 < unseen_fraction < 1:
-        raise GrlibError(f"unseen_fraction is {unseen_fraction}: it must lie between 0 and 1")
+def target_values(settings: Scale) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(seen, unseen) targets: a share of the range is held out at random (SoS: 10 %), at least one each."""
+    low, high, share = settings.target_low, settings.target_high, settings.unseen_fraction
+    if not 1 <= low < high or not 0 < share < 1:
+        raise GrlibError(
+            f"targets {low}..{high}, unseen_fraction {share}: must be two or more positive values, and "
+            "between 0 and 1"
+        )
     values = range(low, high + 1)
-    held_out = max(1, min(len(values) - 1, round(unseen_fraction * len(values))))
-    unseen = set(random.Random(f"targets/{seed}").sample(values, held_out))
+    held_out = max(1, min(len(values) - 1, round(share * len(values))))
+    unseen = set(random.Random(f"targets/{settings.target_seed}").sample(values, held_out))
     return tuple(t for t in values if t not in unseen), tuple(sorted(unseen))
 
 
-def sample_problems(
+def draw(
+    settings: Scale,
+    role: str,
     n: int,
-    seed: int | str,
-    targets: Sequence[int],
-    num_count: int = 4,
-    max_number: int = 99,
-    exclude: frozenset[tuple] = frozenset(),
+    *,
     start: int = 0,
+    unseen: bool = False,
+    num_count: int = 0,
+    exclude: frozenset[tuple] = frozenset(),
 ) -> list[Solved]:
-    """Problems start .. start+n-1 of an endless list fixed by the other arguments, with optimal solutions.
+    """Problems start .. start+n-1 of the endless list named `role`, with optimal solutions.
 
     The target is drawn first and kept; the numbers (uniform on 1..max_number) are redrawn until it can be
     reached. `exclude` holds values of `problem_key` that must not be drawn: how test problems stay out of
-    the training sets.
+    the training sets. `num_count` overrides the count of numbers.
     """
-    if n < 0 or start < 0 or num_count < 1 or max_number < 1:
-        raise GrlibError(
-            f"n {n}, start {start}, num_count {num_count}, max_number {max_number}: the first two must be 0 "
-            "or more, the others 1 or more"
-        )
-    if not targets or min(targets) < 1:
-        raise GrlibError(f"targets is {targets!r}: it must be a non-empty sequence of positive integers")
+    targets, count = target_values(settings)[unseen], num_count or settings.num_count
+    seed = f"problems/{role}/{settings.target_seed}/{count}/{settings.max_number}"
     found: list[Solved] = []
     for block in range(start // BLOCK, (start + n + BLOCK - 1) // BLOCK):
-        rng = random.Random(f"problems/{seed}/{num_count}/{max_number}/{block}")
+        rng = random.Random(f"{seed}/{block}")
         first = block * BLOCK
         for index in range(first, min(first + BLOCK, start + n)):
-            drawn = _draw(rng, targets, num_count, max_number, exclude)
+            drawn = _draw(rng, targets, count, settings.max_number, exclude)
             if index >= start:
                 found.append(drawn)
     return found
@@ -128,24 +124,6 @@ def check_sizes(settings: Scale, valid: int, test: int) -> None:
             )
 
 
-def draw(
-    settings: Scale,
-    role: str,
-    n: int,
-    *,
-    start: int = 0,
-    unseen: bool = False,
-    num_count: int = 0,
-    exclude: frozenset = frozenset(),
-) -> list[Solved]:
-    """Problems start .. start+n-1 of the endless list named `role`."""
-    targets = target_values(settings)[unseen]
-    count = num_count or settings.num_count
-    return sample_problems(
-        n, f"{role}/{settings.target_seed}", targets, count, settings.max_number, exclude, start
-    )
-
-
 def draw_tests(settings: Scale, role: str, n: int, *, unseen: bool = False) -> list[Solved]:
     """The first n problems of the list named `role`, but each that repeats an earlier one is drawn anew.
 
@@ -164,13 +142,6 @@ def draw_tests(settings: Scale, role: str, n: int, *, unseen: bool = False) -> l
             )
         keys.add(key)
     return found
-
-
-def target_values(settings: Scale) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(seen, unseen) target values."""
-    return split_targets(
-        settings.target_seed, settings.target_low, settings.target_high, settings.unseen_fraction
-    )
 
 
 @lru_cache(maxsize=8)

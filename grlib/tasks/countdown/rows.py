@@ -7,24 +7,21 @@ both load in `datasets` and in the authors' scripts. Rows that come back are che
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from operator import index as whole
+from typing import Any
+
+import pandas
 
 from grlib.errors import GrlibError
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.puzzle import Problem, check_solution
 from grlib.tasks.countdown.vocabulary import question
 
-if TYPE_CHECKING:
-    import pandas
-
 
 def problem_rows(items: Iterable[Solved]) -> pandas.DataFrame:
-    """One RL row per problem, numbered from 0 in `extra_info.index`; a wrong solution raises GrlibError."""
-    import pandas
-
+    """One RL row per problem, numbered from 0 in `extra_info.index`."""
     rows = []
     for index, (problem, solution) in enumerate(items):
-        check_solution(problem, solution)
         prompt = [{"role": "user", "content": question(problem)}]
         goal = {"ground_truth": str(problem.target), "style": "rule"}
         info = {"index": index, "nums": list(problem.nums), "target": problem.target}
@@ -40,7 +37,7 @@ def problems_from_rows(frame: pandas.DataFrame) -> list[Solved]:
     found = []
     for number, info in enumerate(_column(frame, "extra_info", "a problem file (data/problems_*.parquet)")):
         try:
-            problem = Problem(tuple(map(_whole, info["nums"])), _whole(info["target"]))
+            problem = Problem(tuple(map(whole, info["nums"])), whole(info["target"]))
             solution = tuple(map(str, info["solution"]))
             check_solution(problem, solution)
         except (KeyError, TypeError) as error:
@@ -56,11 +53,6 @@ def problems_from_rows(frame: pandas.DataFrame) -> list[Solved]:
 
 def message_rows(prompts: Sequence[str], responses: Sequence[str]) -> pandas.DataFrame:
     """One SFT row per pair: `messages` holds the user turn (`vocabulary.question`) and the assistant turn."""
-    import pandas
-
-    if len(prompts) != len(responses):
-        sizes = f"{len(prompts)} prompts and {len(responses)} responses"
-        raise GrlibError(f"{sizes}: there must be one response per prompt")
     messages = [
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         for prompt, response in zip(prompts, responses, strict=True)
@@ -84,10 +76,3 @@ def _column(frame: pandas.DataFrame, name: str, file: str) -> Iterable[Any]:
     if name not in frame:
         raise GrlibError(f"column {name!r} is missing among {[*map(str, frame)]}: give {file}")
     return frame[name]
-
-
-def _whole(value: Any) -> int:
-    """A plain integer from an integer of numpy or arrow."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{value!r} is not a whole number")
-    return int(value.__index__())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from grlib.errors import GrlibError
 from grlib.profiles import Profile
@@ -29,11 +29,10 @@ def splits_of(profile: Profile, seed: int) -> Splits:
     place = profile.problems_source
     if not place:
         return make_splits(profile.countdown, train, valid, test, seed)
-    kept = _held_back(place, valid, test)
-    solved = _problems(place, SPLITS["train"], train)
+    held, solved = _held_back(place, valid, test), _problems(place, "train", train)
     for problem, _ in solved:
-        _refuse_leak(problem, kept, f"{place}, split {SPLITS['train']}")
-    return Splits(solved, *kept.lists)
+        held.refuse(problem, f"{place}, split train")
+    return Splits(solved, held.valid, held.seen, held.unseen)
 
 
 def check_sources(profile: Profile) -> None:
@@ -63,7 +62,7 @@ def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
         return imitation_examples(profile.countdown, n, start=start)
     frame = _first(profile.imitation_source, "train", n, start)
     place, found = f"{profile.imitation_source}, split train", []
-    kept = _held_back(profile.problems_source, profile.valid_problems, profile.test_problems)
+    held = _held_back(profile.problems_source, profile.valid_problems, profile.test_problems)
     for number, (prompt, trace) in enumerate(turns_from_rows(frame), start):
         problem = read_question(prompt)
         solution = solve(problem) if problem else None
@@ -71,16 +70,17 @@ def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
             raise GrlibError(
                 f"{place}, row {number}: {prompt[:80]!r} poses no Countdown problem with a solution"
             )
-        _refuse_leak(problem, kept, f"{place}, row {number}")
+        held.refuse(problem, f"{place}, row {number}")
         found.append(Imitated(problem, tuple(solution), "", "", 0, trace))
     return found
 
 
-def _problems(place: str, split: str, n: int) -> list[Solved]:
+def _problems(place: str, role: str, n: int) -> list[Solved]:
+    frame = _first(place, SPLITS[role], n)
     try:
-        return problems_from_rows(_first(place, split, n))
+        return problems_from_rows(frame)
     except GrlibError as error:
-        raise GrlibError(f"{place}, split {split}: {error}") from error
+        raise GrlibError(f"{place}, split {SPLITS[role]}: {error}") from error
 
 
 def _first(place: str, split: str, n: int, start: int = 0) -> Any:
@@ -93,29 +93,25 @@ def _first(place: str, split: str, n: int, start: int = 0) -> Any:
     return rows.select(range(start, start + n)).to_pandas()
 
 
-class _HeldBack(NamedTuple):
-    """Problems of a data set that nothing may be trained on: validation, seen and unseen test problems."""
+class _HeldBack:
+    """Problems of a data set that nothing may be trained on."""
 
-    lists: tuple[list[Solved], list[Solved], list[Solved]]
-    keys: set[tuple[int, ...]]
-    targets: set[int]  # of the unseen ones
+    def __init__(self, place: str, valid: int, test: int) -> None:
+        self.seen, self.unseen = (_problems(place, role, test) for role in ("seen", "unseen"))
+        self.keys = {problem_key(problem) for problem, _ in self.seen + self.unseen}
+        self.targets = {problem.target for problem, _ in self.unseen}
+        self.valid = _problems(place, "valid", valid)
+        for problem, _ in self.valid:
+            self.refuse(problem, f"{place}, split {SPLITS['valid']}")
+        self.keys |= {problem_key(problem) for problem, _ in self.valid}
+
+    def refuse(self, problem: Problem, where: str) -> None:
+        """GrlibError for one of these problems, or one whose target is held out."""
+        if problem.target in self.targets or problem_key(problem) in self.keys:
+            raise GrlibError(
+                f"{where}: {problem} is a test or validation problem, or its target is held out; no accuracy "
+                "on such a split means anything"
+            )
 
 
-@lru_cache(maxsize=8)
-def _held_back(place: str, valid: int, test: int) -> _HeldBack:
-    valids, seen, unseen = (
-        _problems(place, SPLITS[role], n) for role, n in (("valid", valid), ("seen", test), ("unseen", test))
-    )
-    tests = {problem_key(problem) for problem, _ in seen + unseen}
-    kept = _HeldBack((valids, seen, unseen), tests, {problem.target for problem, _ in unseen})
-    for problem, _ in valids:
-        _refuse_leak(problem, kept, f"{place}, split {SPLITS['valid']}")
-    return kept._replace(keys=tests | {problem_key(problem) for problem, _ in valids})
-
-
-def _refuse_leak(problem: Problem, kept: _HeldBack, where: str) -> None:
-    if problem.target in kept.targets or problem_key(problem) in kept.keys:
-        raise GrlibError(
-            f"{where}: {problem} is a test or validation problem, or its target is held out; no accuracy on "
-            "such a split means anything"
-        )
+_held_back = lru_cache(maxsize=8)(_HeldBack)

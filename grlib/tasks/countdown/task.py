@@ -16,7 +16,7 @@ from grlib.models.tokenizer import load_tokenizer
 from grlib.profiles import PPO, Profile
 from grlib.selftrain import Attempt
 from grlib.tasks.countdown.data import Solved
-from grlib.tasks.countdown.guidance import CHOICES, progress, rewrite
+from grlib.tasks.countdown.guidance import progress, rewrite
 from grlib.tasks.countdown.searchers import straight_path
 from grlib.tasks.countdown.traces import grade
 from grlib.tasks.countdown.vocabulary import prompt_text
@@ -29,11 +29,6 @@ class CountdownTask(TraceTask):
 
     choose: str = "random"  # which explored child a rewrite replaces (node selection)
     guided: bool = True  # False: a failed problem is attempted again from the start (the control of guidance)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.choose not in CHOICES:
-            raise GrlibError(f"choose is {self.choose!r}; choose one of {', '.join(CHOICES)}")
 
     def prompt(self, item: Solved) -> str:
         """The question in the tokenizer's chat template."""

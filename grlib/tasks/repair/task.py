@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -76,11 +76,7 @@ class Start:
     shown: str
 
 
-class Job(NamedTuple):
-    """A program to test."""
-
-    item: CodeProblem
-    code: str
+Job = tuple[CodeProblem, str]  # a program to test
 
 
 @dataclass(frozen=True)
@@ -106,11 +102,6 @@ class RepairTask:
     def __post_init__(self) -> None:
         if self.learn_from not in LEARN_FROM:
             raise GrlibError(f"learn_from is {self.learn_from!r}; choose one of {', '.join(LEARN_FROM)}")
-        if self.budget < 1 or self.turns < 1 or not 0 <= self.rounds < self.turns:
-            raise GrlibError(
-                f"budget {self.budget}, turns {self.turns}, rounds {self.rounds}: budget and turns must be 1 "
-                "or more, rounds fewer than turns"
-            )
 
     def attempt(
         self, policy: Policy, items: Sequence[CodeProblem], starts: Sequence[Start | None]
@@ -158,7 +149,7 @@ class RepairTask:
         """
         read = [episodes.code_of(text) for _, text, _ in answers]
         programs = {
-            (id(item), found.code): Job(item, found.code)
+            (id(item), found.code): (item, found.code)
             for (item, _, _), found in zip(answers, read, strict=True)
             if found.code is not None
         }
@@ -191,21 +182,23 @@ class RepairTask:
 
     def _tested(self, jobs: Sequence[Job]) -> pd.DataFrame:
         """The public tests of each program, then the private ones of those that pass."""
-        public = self._outcomes(jobs, [job.item.public for job in jobs])
+        public = self._outcomes((item, code, item.public) for item, code in jobs)
         solved = [all(one.passed for one in outcomes) for outcomes in public]
-        rest = [job for job, passed in zip(jobs, solved, strict=True) if passed and job.item.private]
-        private = iter(self._outcomes(rest, [job.item.private for job in rest]))
+        rest = [job for job, passed in zip(jobs, solved, strict=True) if passed and job[0].private]
+        private = iter(self._outcomes((item, code, item.private) for item, code in rest))
         rows = []
-        for job, outcomes, passed in zip(jobs, public, solved, strict=True):
-            hidden = next(private) if passed and job.item.private else []
-            reply = "" if passed else episodes.feedback(job.item, outcomes)
+        for (item, _), outcomes, passed in zip(jobs, public, solved, strict=True):
+            hidden = next(private) if passed and item.private else []
+            reply = "" if passed else episodes.feedback(item, outcomes)
             rows.append((reply, passed, passed and all(one.passed for one in hidden)))
         return pd.DataFrame(rows, columns=["feedback", "public", "correct"])
 
-    def _outcomes(self, jobs: Sequence[Job], cases: Sequence[Sequence[Case]]) -> list[list[sandbox.Outcome]]:
+    def _outcomes(
+        self, jobs: Iterable[tuple[CodeProblem, str, Sequence[Case]]]
+    ) -> list[list[sandbox.Outcome]]:
         return sandbox.run_all(
-            (job.code, [case._asdict() for case in tests], job.item.style, job.item.entry, self.limits)
-            for job, tests in zip(jobs, cases, strict=True)
+            (code, [case._asdict() for case in tests], item.style, item.entry, self.limits)
+            for item, code, tests in jobs
         )
 
     def _episode(self, item: CodeProblem, turns: Sequence[Turn], lost: int | None) -> Episode:

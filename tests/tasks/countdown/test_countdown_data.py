@@ -15,8 +15,7 @@ from grlib.tasks.countdown.data import (
     reserved_keys,
     target_values,
 )
-from grlib.tasks.countdown.fast import solve
-from grlib.tasks.countdown.puzzle import check_solution, problem_key
+from grlib.tasks.countdown.puzzle import problem_key
 from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.traces import grade
 
@@ -35,14 +34,8 @@ def test_no_problem_plays_two_roles(task):
     for one in roles:
         for other in roles:
             assert one == other or not roles[one] & roles[other], (one, other)
-
-
-def test_only_the_unseen_split_has_unseen_targets():
-    seen, unseen = target_values(TASK)
-    splits = make_splits(TASK, train=100, valid=50, test=100)
-    assert {problem.target for problem, _ in splits.unseen} <= set(unseen)
-    for name in ("train", "valid", "seen"):
-        assert {problem.target for problem, _ in getattr(splits, name)} <= set(seen)
+        targets = {problem.target for problem, _ in getattr(splits, one)}
+        assert targets <= set(target_values(task)[one == "unseen"])
 
 
 @pytest.mark.parametrize("task", [TASK, TINY])
@@ -88,22 +81,10 @@ def test_more_tests_than_are_reserved_is_an_error():
             make_splits(TASK, train=1, **sizes)
 
 
-def test_every_problem_comes_with_its_optimal_solution():
-    splits = make_splits(TASK, train=20, valid=10, test=10)
-    for problem, solution in splits.train + splits.valid + splits.seen + splits.unseen:
-        assert solution == solve(problem)
-        check_solution(problem, solution)
-        assert len(problem.nums) == 4 and max(problem.nums) <= 30
-
-
 def test_any_part_can_be_made_alone():
     whole = imitation_examples(TASK, 30, start=990)
     assert imitation_examples(TASK, 10, start=990) + imitation_examples(TASK, 20, start=1000) == whole
     assert draw(TASK, "valid", 5, start=7) == draw(TASK, "valid", 12)[7:]
-
-
-def test_roles_are_different_lists():
-    assert draw(TASK, "valid", 10) != draw(TASK, "test-seen", 10)
 
 
 def test_searchers_are_mixed_and_failures_stay():

@@ -19,8 +19,9 @@ from grlib.tasks.countdown import (
     grade_equation,
     straight_path,
 )
-from grlib.tasks.countdown.data import sample_problems
+from grlib.tasks.countdown.data import draw
 from grlib.tasks.countdown.equations import read_problems
+from grlib.tasks.countdown.scale import Scale
 
 
 def verdict(expression: str, nums, target: int) -> str:
@@ -180,7 +181,7 @@ def test_any_text_of_the_allowed_signs_is_an_expression_or_refused(text):
 
 
 def test_a_solution_is_right_as_a_trace_and_as_an_expression():
-    for problem, _ in sample_problems(20, 0, range(10, 100), num_count=4, max_number=20):
+    for problem, _ in draw(Scale(max_number=20), "test", 20):
         for solution in list(all_solutions(problem))[:5]:
             parts = [(number, str(number)) for number in problem.nums]
             for step in solution:

@@ -283,9 +283,6 @@ def test_subgoals_are_the_numbers_after_each_step():
         ("2+3=5", "10+5=15", "4+15=19"),
         ("2*3=6 ", *SOLUTION[1:]),
         "2*3=6",
-        None,
-        7,
-        (1, 2, 3),
     ],
 )
 def test_a_wrong_solution_is_named_in_one_line(solution):
@@ -353,14 +350,14 @@ def complete_lines(trace):
     return trace[: trace.rfind("\n") + 1] if not trace.endswith("Goal Reached") else trace
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_progress_is_what_the_parsed_tree_says(case):
     problem, solution, trace = case
     assert progress(trace, problem, solution) == depth_in_tree(complete_lines(trace), problem, solution)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(cases(), st.sampled_from(["first", "last", "random"]))
 def test_each_round_advances_exactly_one_subgoal_and_stays_consistent(case, choose):
     problem, solution, trace = case

@@ -172,20 +172,15 @@ def test_a_check_that_accepts_several_results_leaves_its_problem_out(body, check
     assert len(sources.humaneval_problems([made])) == kept
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "sign"), [("a::b", "train", "'::'"), ("c[1]", "rows", r"'\['"), ("g*", "rows", r"'\*'")]
-)
-def test_a_path_that_would_be_read_as_a_pattern_is_named(tmp_path, name, file, sign, monkeypatch):
+@pytest.mark.parametrize(("name", "sign"), [("a::b", "'::'"), ("c[1]", r"'\['"), ("g*", r"'\*'")])
+def test_a_path_that_would_be_read_as_a_pattern_is_named(tmp_path, name, sign, monkeypatch):
     for count, folder in enumerate((name, "c1", "gg"), 1):  # the neighbours must not be read in its stead
         (tmp_path / folder).mkdir()
-        pd.DataFrame({"x": range(count)}).to_parquet(tmp_path / folder / f"{file}.parquet")
-    with pytest.raises(
-        GrlibError, match=f"data set '.*': {sign} in its path cannot be read; rename the folder"
-    ):
-        load_rows(str(tmp_path / name))
+        pd.DataFrame({"x": range(count)}).to_parquet(tmp_path / folder / "train.parquet")
     monkeypatch.chdir(tmp_path / name)
-    with pytest.raises(GrlibError, match="cannot be read; rename"):
-        load_rows("." if file == "rows" else "train.parquet")
+    for place in (str(tmp_path / name), ".", "train.parquet"):
+        with pytest.raises(GrlibError, match=f"data set '.*': {sign} in its path cannot be read; rename the"):
+            load_rows(place)
     assert len(load_rows(str(tmp_path / "c1"))) == 2
 
 
@@ -197,16 +192,11 @@ def test_a_data_set_of_the_hub_may_have_a_revision(monkeypatch):
     assert asked == [("owner/name", {"split": "test", "revision": revision}) for revision in ("abc", None)]
 
 
-def test_data_sets_are_read_whatever_their_folder_is_called(tmp_path, monkeypatch):
-    rows = [row([{"input": f"{number}\n", "output": "7\n"}]) for number in range(2)]
-    for count, name in enumerate(("run[1]", "run1", "v*", "v2", "a:b")):
-        (tmp_path / name).mkdir()
-        pd.DataFrame(rows[: 1 + count % 2]).to_parquet(tmp_path / name / "train.parquet")
-    for count, name in enumerate(("run[1]", "run1", "v*", "v2", "a:b")):
-        assert len(sources.load(str(tmp_path / name))) == 1 + count % 2
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "train.parquet")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/proc/none/cache")
-    with pytest.raises(GrlibError, match="prepared in /proc/none/cache, but .*; let HF_HOME name a folder"):
-        sources.load(str(tmp_path / "run1"))
+    with pytest.raises(GrlibError, match="/proc/none.*let HF_HOME name a folder to write in"):
+        load_rows(str(tmp_path))
 
 
 def test_humaneval_without_its_package(monkeypatch):

@@ -72,7 +72,7 @@ def test_the_tokenizer_is_compact_and_loses_nothing(made, words):
     assert len(encode(words, ["1234567"])[0]) == 7, "digits stay apart"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=60))
 def test_any_text_survives(words, text):
     assert words.decode(encode(words, [text])[0], clean_up_tokenization_spaces=False) == text

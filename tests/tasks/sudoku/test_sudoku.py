@@ -4,7 +4,7 @@ from itertools import product
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grlib import profiles
@@ -41,7 +41,6 @@ def test_rules():
     assert [sum(cell in unit for unit in puzzle.UNITS) for cell in range(36)] == [3] * 36
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), open_cells=st.integers(1, 6))
 def test_the_solver_finds_what_trying_everything_finds(seed, open_cells):
     rng = Random(seed)
