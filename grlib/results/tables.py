@@ -9,6 +9,8 @@ keeps its published rows, with nothing measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -143,33 +145,43 @@ def cells(scores: pd.DataFrame, names: Sequence[object]) -> np.ndarray:
 
 def summarise(scores: pd.DataFrame, by: Sequence[str], names: Sequence[object], label: str) -> pd.DataFrame:
     """Means of scores (0..1) in percent, with intervals: a row for each group `by` and each score of `names`,
-    whose name goes to the column `label`."""
-    rows = []
+    whose name goes to the column `label`. With several seeds, the last columns hold the mean of each."""
+    columns, rows = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"], []
     for key, group in scores.groupby(list(by), sort=False, observed=True):
         table = cells(group, names)
         by_seed = group.groupby("seed")[list(names)].mean()
         numbers = [*metrics.bootstrap_interval(table), by_seed.std(ddof=1)]
         for name, *values in zip(names, *(100 * np.asarray(column) for column in numbers), strict=True):
-            rows.append([*key, name, *values, len(table), len(by_seed)])
-    columns = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
+            row = dict(zip(columns, [*key, name, *values, len(table), len(by_seed)], strict=True))
+            rows.append(row | _of_seeds(100 * by_seed[name]))
+    return _ordered(rows, columns)
+
+
+def _of_seeds(means: pd.Series, prefix: str = "") -> dict[str, float]:
+    """The columns "seed 0", "seed 1", ... of a row; none if there is one seed."""
+    return {f"{prefix}seed {seed}": mean for seed, mean in means.items() if len(means) > 1}
+
+
+def _ordered(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    """A table of these columns and of whatever others the rows have."""
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *chain(*rows)])))
 
 
 def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """Nats per token of each group: pooled over tokens, with its interval; and mean and median over traces,
     which a few long or very unlikely traces do not dominate."""
-    out = []
+    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "trace_mean", "trace_median", "traces"]
+    columns, out = [*columns, "problems", "mean_tokens", "seeds"], []
     scored = rows[rows["nll"].notna() & (rows["nll_tokens"] > 0)]
     for key, group in scored.groupby(by, sort=False, observed=True):
         sums = group.groupby(["seed", "index"], as_index=False)[["nll", "nll_tokens"]].sum()
         interval = metrics.bootstrap_ratio(cells(sums, ["nll", "nll_tokens"]))
         by_seed = sums.groupby("seed")[["nll", "nll_tokens"]].sum()
-        spread = (by_seed["nll"] / by_seed["nll_tokens"]).std(ddof=1)
-        each = group["nll"] / group["nll_tokens"]
+        means, each = by_seed["nll"] / by_seed["nll_tokens"], group["nll"] / group["nll_tokens"]
         sizes = [len(group), sums["index"].nunique(), group["nll_tokens"].mean(), len(by_seed)]
-        out.append([key, *interval, spread, each.mean(), each.median(), *sizes])
-    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "trace_mean", "trace_median", "traces"]
-    return pd.DataFrame(out, columns=[*columns, "problems", "mean_tokens", "seeds"])
+        values = [key, *interval, means.std(ddof=1), each.mean(), each.median(), *sizes]
+        out.append(dict(zip(columns, values, strict=True)) | _of_seeds(means, "ce_"))
+    return _ordered(out, columns)
 
 
 def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -266,6 +278,7 @@ def budget_table(
     rows, by = test_rows(results, kind, methods=methods), ["method", "split"]
     budgets = list(budgets) or default_budgets(rows)
     table = with_truncation(summarise(budget_shares(rows, budgets), by, budgets, "budget"), rows, by)
+    table = table.rename(columns={"samples": "greedy"} if kind == "greedy" else {})
     return in_order(table, ["split", "method", "budget"])
 
 
@@ -401,6 +414,13 @@ def selection_table(results: Results) -> pd.DataFrame:
     means = means.rename(columns={"round": "mean_rounds", "tokens": "mean_tokens"})
     table = success_by(rows, "choose").drop(columns="mean_tokens").rename(columns={"measured": "success"})
     return in_order(table.merge(means, on="choose", how="left"), ["choose"])
+
+
+def selection_rounds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Share of training problems that each node choice (`method`) solves by guided round 0, 1, 2, ..."""
+    rounds = list(range(int(rows["round"].max()) + 1)) if len(rows) else [0]
+    solved = rows.assign(method=rows["choose"], round=rows["round"].where(rows["correct"].astype(bool), -1))
+    return summarise(shares_up_to(solved, "round", 0, rounds, ["method"]), ["method"], rounds, "round")
 
 
 def token_table(
