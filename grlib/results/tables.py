@@ -9,8 +9,6 @@ keeps its published rows, with nothing measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -154,17 +152,12 @@ def summarise(scores: pd.DataFrame, by: Sequence[str], names: Sequence[object], 
         for name, *values in zip(names, *(100 * np.asarray(column) for column in numbers), strict=True):
             row = dict(zip(columns, [*key, name, *values, len(table), len(by_seed)], strict=True))
             rows.append(row | _of_seeds(100 * by_seed[name]))
-    return _ordered(rows, columns)
+    return pd.DataFrame(rows, columns=None if rows else columns)
 
 
 def _of_seeds(means: pd.Series, prefix: str = "") -> dict[str, float]:
     """The columns "seed 0", "seed 1", ... of a row; none if there is one seed."""
     return {f"{prefix}seed {seed}": mean for seed, mean in means.items() if len(means) > 1}
-
-
-def _ordered(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    """A table of these columns and of whatever others the rows have."""
-    return pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *chain(*rows)])))
 
 
 def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -181,7 +174,7 @@ def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
         sizes = [len(group), sums["index"].nunique(), group["nll_tokens"].mean(), len(by_seed)]
         values = [key, *interval, means.std(ddof=1), each.mean(), each.median(), *sizes]
         out.append(dict(zip(columns, values, strict=True)) | _of_seeds(means, "ce_"))
-    return _ordered(out, columns)
+    return pd.DataFrame(out, columns=None if out else columns)
 
 
 def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -189,10 +182,12 @@ def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) 
     numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
     numbers = numbers.astype({"truncated": float, "tokens": float})
     problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
-    counts = problems.agg(
-        samples=("tokens", "size"), truncated=("truncated", "mean"), mean_tokens=("tokens", "mean")
-    )
-    found = counts.groupby(list(by), sort=False, observed=True).mean().reset_index()
+    wanted = {
+        "samples": ("tokens", "size"),
+        "truncated": ("truncated", "mean"),
+        "mean_tokens": ("tokens", "mean"),
+    }
+    found = problems.agg(**wanted).groupby(list(by), sort=False, observed=True).mean().reset_index()
     return table.merge(found.assign(truncated=100 * found["truncated"]), on=list(by), how="left")
 
 
@@ -243,10 +238,10 @@ def table3(results: Results) -> pd.DataFrame:
 
 def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFrame:
     """pass@k of the rows beside the published table `paper`."""
-    parts = [(part, largest_ks(part, ks)) for _, part in rows.groupby("method", sort=False, observed=True)]
-    each = [summarise(pass_scores(part, own), ["method", "split"], own, "k") for part, own in parts]
-    measured = pd.concat(each) if each else summarise(pass_scores(rows, ks), ["method", "split"], ks, "k")
-    measured = with_truncation(measured, rows, ["method", "split"]).astype({"k": "int64"})
+    by, each = ["method", "split"], [part for _, part in rows.groupby("method", sort=False, observed=True)]
+    parts = [(part, largest_ks(part, ks)) for part in each or [rows]]
+    measured = pd.concat(summarise(pass_scores(part, own), by, own, "k") for part, own in parts)
+    measured = with_truncation(measured, rows, by).astype({"k": "int64"})
     known = published(paper)[["method", "split", "k", "value"]].rename(columns={"value": "published"})
     table = known.merge(measured, on=["method", "split", "k"], how="outer")
     return in_order(table, ["split", "method", "k"])
@@ -319,9 +314,8 @@ def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15))
     # the two splits number their problems alike
     rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())
     ks = sorted({1, *largest_ks(rows)[-1:]})
-    scores = pass_scores(rows, ks).merge(
-        rows[["seed", "index", "group"]].drop_duplicates(), on=["seed", "index"]
-    )
+    known = rows[["seed", "index", "group"]].drop_duplicates()
+    scores = pass_scores(rows, ks).merge(known, on=["seed", "index"])
     names = ["none", *(f"up to {100 * edge:g} %" for edge in edges[1:]), f"over {100 * edges[-1]:g} %"]
     table = with_truncation(summarise(scores, by, ks, "k"), rows, by)
     return in_order(table.assign(solved_by_sos=table["group"].map(dict(enumerate(names)))), ["k", *by])
@@ -349,12 +343,8 @@ def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.Data
     """How samples end, in percent, by method, split and ending: right, false goal (a goal line after wrong
     arithmetic or an unavailable number), given up, cut off by the budget; together 100."""
     rows, by = test_rows(results, methods=methods), ["method", "split"]
-    first_that_holds = [
-        rows["correct"].astype(bool),
-        rows["reason"].ne(NO_GOAL),
-        rows["truncated"].astype(bool),
-    ]
-    ending = np.select(first_that_holds, ENDINGS[:3], ENDINGS[3])
+    first = [rows["correct"].astype(bool), rows["reason"].ne(NO_GOAL), rows["truncated"].astype(bool)]
+    ending = np.select(first, ENDINGS[:3], ENDINGS[3])
     ends = pd.DataFrame({name: ending == name for name in ENDINGS}, index=rows.index)
     table = summarise(problem_means(ends, rows, by), by, ENDINGS, "ending")
     return in_order(table, ["split", "method", "ending"])
