@@ -61,6 +61,8 @@ def _compare(
         if x == "k":
             style.k_axis(axis, sorted(table["k"].unique()) or [1])
         axis.set(**axes)
+        if "xscale" in axes:
+            style.plain(axis.xaxis)
         axis.label_outer()
     sheet.legend()
     return sheet.finish(profile, table)
@@ -278,7 +280,7 @@ def _share(sheet: Sheet, axis: Axes, panel: str, key: str, values: pd.Series, **
 
 def _surprise(sheet: Sheet, axis: Axes, rows: pd.DataFrame, by: str) -> None:
     """The cross-entropies of single traces by the column `by`, with each group's mean over tokens."""
-    for key, mean in tables.cross_entropy(rows, by).set_index(by).iterrows():
+    for key, mean in in_order(tables.cross_entropy(rows, by), [by]).set_index(by).iterrows():
         values = (rows["nll"] / rows["nll_tokens"])[rows[by] == key].dropna()
         told = f"mean {mean['cross_entropy']:.3f}, median {values.median():.3f} (n = {len(values)})"
         _share(sheet, axis, "surprise", str(key), values, suffix=f": {told}")
