@@ -23,12 +23,8 @@ REPAIR_SPLITS = ("near", "far")  # new instances of families trained on, and oth
 GAINS = ("gain", "gain_low", "gain_high")
 SHARPENED = ("sos", "sos_ppo", "rest", "rest_ppo", "guided_rest", "guided_rest_ppo")  # before and after
 BENCHMARKS = ("codecontests", "codeforces")  # of the paper's Table 3
-ORDERS = {
-    "method": METHODS,
-    "split": (*SPLITS, *BENCHMARKS),
-    "choose": ("first", "random", "last"),
-    "kind": ("self_generated", "hinted", "guided"),
-}
+ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first", "random", "last")}
+ORDERS["kind"] = ("self_generated", "hinted", "guided")
 
 
 # Which rows
