@@ -138,27 +138,24 @@ class Sheet:
         so many points: those at the same x stand side by side. `suffix` follows the name in the legend.
         """
         style, shift = STYLES.get(key, Style(key, GREY, "")), look.pop("shift", 0) / 72
-        kind = "published" if y.startswith("published") else "measured"
-        hollow: dict[str, Any] = {"markerfacecolor": "white", "linewidth": 1, "suffix": " (published)"}
-        options = hollow if kind == "published" else dict[str, Any](linewidth=2)
-        options |= {"color": style.colour, "marker": style.marker, "linestyle": style.line, "markersize": 6}
-        options = options | {"label": style.label} | look
-        options["label"] += options.pop("suffix", "")
+        hollow = y.startswith("published")
+        kind, suffix = ("published", " (published)") if hollow else ("measured", "")
+        options: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
+        options |= {"markersize": 6, "linewidth": 1 if hollow else 2, "label": style.label} | look
+        options |= {"markerfacecolor": "white"} if hollow else {}
+        options["label"] += options.pop("suffix", suffix)
         data = data[data[y].notna()]
         seeds = data.filter(regex=SEED).dropna(axis=1)
-        if kind == "measured" and seeds.shape[1] > 1:
-            thin = {"marker": "", "linestyle": "-", "linewidth": 0.6, "alpha": 0.5, "label": ""}
-            for name in seeds:
-                axis.plot(data["x"], seeds[name], gid=f"{panel}|{key}|{name}", **(options | thin))
-                self.record(panel, key, name, data["x"], seeds[name])
+        thin = {"marker": "", "linestyle": "-", "linewidth": 0.6, "alpha": 0.5, "label": ""}
+        for name in seeds if seeds.shape[1] > 1 and not hollow else ():
+            axis.plot(data["x"], seeds[name], gid=f"{panel}|{key}|{name}", **(options | thin))
+            self.record(panel, key, name, data["x"], seeds[name])
         axis.plot(data["x"], data[y], gid=f"{panel}|{key}|{kind}", **options)
-        if kind == "measured" and "low" in data:
-            bars = axis.vlines(data["x"], data["low"], data["high"], linewidth=1.4, color=options["color"])
-            # after plotting, so that the limits follow the data
+        ends = [data["low"], data["high"]] if "low" in data and not hollow else []
+        if ends:  # moved after plotting, so that the limits follow the data
+            bars = axis.vlines(data["x"], *ends, linewidth=1.4, color=options["color"])
             bars.set_transform(axis.transData + ScaledTranslation(shift, 0, self.fig.dpi_scale_trans))
-            self.record(panel, key, kind, data["x"], data[y], data["low"], data["high"])
-        else:
-            self.record(panel, key, kind, data["x"], data[y])
+        self.record(panel, key, kind, data["x"], data[y], *ends)
 
     def legend(self, handles: Iterable[Line2D | Patch] | None = None, columns: int = 6) -> None:
         """One legend under the panels: each label that is drawn in them, or the `handles`."""
