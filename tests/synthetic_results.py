@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from grlib.results.figures import PPO_PANELS
-from grlib.results.rows import STARTS, Results
+from grlib.results.rows import SCHEMAS, STARTS, Results
 
 SKILL = {"base": 0.12, "bc": 0.1, "sos": 0.25, "rest": 0.4, "rest_matched": 0.42, "guided_rest": 0.42}
 
@@ -76,15 +75,8 @@ def made_up_reinforced(problems=60, seeds=(0,), profile="laptop"):
                     rows["truncated"] &= ~rows["correct"]
                 frames[kind] += [rows.assign(seed=seed) for rows in (*before.values(), *after.values())]
         for method in STARTS:
-            watched = {name: np.linspace(0.1, 0.9, 6) for name in PPO_PANELS} | {
-                "reward": 0.5,
-                "actions": 9.0,
-                "ratio_50": 1.0,
-                "rescore_gap": 1e-5,
-                "explained": 0.1,
-                "explained_by_place": 0.1,
-            }
-            curve = pd.DataFrame({"method": method, "step": range(1, 7), "seed": seed} | watched)
+            watched = {name: np.linspace(0.1, 0.9, 6) for name in SCHEMAS["ppo_curve"]}
+            curve = pd.DataFrame(watched | {"method": method, "step": range(1, 7), "seed": seed})
             frames["ppo_curve"].append(curve)
     joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in frames.items()}
     return Results(profile, tuple(seeds), joined)

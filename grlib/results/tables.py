@@ -24,6 +24,7 @@ GAINS = ("gain", "gain_low", "gain_high")
 SHARPENED = ("sos", "sos_ppo", "rest", "rest_ppo", "guided_rest", "guided_rest_ppo")  # before and after
 BENCHMARKS = ("codecontests", "codeforces")  # of the paper's Table 3
 ORDERS = {"method": METHODS, "split": (*SPLITS, *BENCHMARKS), "choose": ("first", "random", "last")}
+ORDERS["kind"] = ("self_generated", "hinted", "guided")
 
 
 # Which rows
@@ -143,33 +144,38 @@ def cells(scores: pd.DataFrame, names: Sequence[object]) -> np.ndarray:
 
 def summarise(scores: pd.DataFrame, by: Sequence[str], names: Sequence[object], label: str) -> pd.DataFrame:
     """Means of scores (0..1) in percent, with intervals: a row for each group `by` and each score of `names`,
-    whose name goes to the column `label`."""
-    rows = []
+    whose name goes to the column `label`. With several seeds, the last columns hold the mean of each."""
+    columns, rows = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"], []
     for key, group in scores.groupby(list(by), sort=False, observed=True):
         table = cells(group, names)
         by_seed = group.groupby("seed")[list(names)].mean()
         numbers = [*metrics.bootstrap_interval(table), by_seed.std(ddof=1)]
         for name, *values in zip(names, *(100 * np.asarray(column) for column in numbers), strict=True):
-            rows.append([*key, name, *values, len(table), len(by_seed)])
-    columns = [*by, label, "measured", "low", "high", "seed_sd", "problems", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
+            row = dict(zip(columns, [*key, name, *values, len(table), len(by_seed)], strict=True))
+            rows.append(row | _of_seeds(100 * by_seed[name]))
+    return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+def _of_seeds(means: pd.Series, prefix: str = "") -> dict[str, float]:
+    """The columns "seed 0", "seed 1", ... of a row; none if there is one seed."""
+    return {f"{prefix}seed {seed}": mean for seed, mean in means.items() if len(means) > 1}
 
 
 def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """Nats per token of each group: pooled over tokens, with its interval; and mean and median over traces,
     which a few long or very unlikely traces do not dominate."""
-    out = []
+    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "trace_mean", "trace_median", "traces"]
+    columns, out = [*columns, "problems", "mean_tokens", "seeds"], []
     scored = rows[rows["nll"].notna() & (rows["nll_tokens"] > 0)]
     for key, group in scored.groupby(by, sort=False, observed=True):
         sums = group.groupby(["seed", "index"], as_index=False)[["nll", "nll_tokens"]].sum()
         interval = metrics.bootstrap_ratio(cells(sums, ["nll", "nll_tokens"]))
         by_seed = sums.groupby("seed")[["nll", "nll_tokens"]].sum()
-        spread = (by_seed["nll"] / by_seed["nll_tokens"]).std(ddof=1)
-        each = group["nll"] / group["nll_tokens"]
+        means, each = by_seed["nll"] / by_seed["nll_tokens"], group["nll"] / group["nll_tokens"]
         sizes = [len(group), sums["index"].nunique(), group["nll_tokens"].mean(), len(by_seed)]
-        out.append([key, *interval, spread, each.mean(), each.median(), *sizes])
-    columns = [by, "cross_entropy", "ce_low", "ce_high", "ce_seed_sd", "trace_mean", "trace_median", "traces"]
-    return pd.DataFrame(out, columns=[*columns, "problems", "mean_tokens", "seeds"])
+        values = [key, *interval, means.std(ddof=1), each.mean(), each.median(), *sizes]
+        out.append(dict(zip(columns, values, strict=True)) | _of_seeds(means, "ce_"))
+    return pd.DataFrame(out, columns=None if out else columns)
 
 
 def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -177,10 +183,12 @@ def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) 
     numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
     numbers = numbers.astype({"truncated": float, "tokens": float})
     problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
-    counts = problems.agg(
-        samples=("tokens", "size"), truncated=("truncated", "mean"), mean_tokens=("tokens", "mean")
-    )
-    found = counts.groupby(list(by), sort=False, observed=True).mean().reset_index()
+    wanted = {
+        "samples": ("tokens", "size"),
+        "truncated": ("truncated", "mean"),
+        "mean_tokens": ("tokens", "mean"),
+    }
+    found = problems.agg(**wanted).groupby(list(by), sort=False, observed=True).mean().reset_index()
     return table.merge(found.assign(truncated=100 * found["truncated"]), on=list(by), how="left")
 
 
@@ -231,10 +239,10 @@ def table3(results: Results) -> pd.DataFrame:
 
 def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFrame:
     """pass@k of the rows beside the published table `paper`."""
-    parts = [(part, largest_ks(part, ks)) for _, part in rows.groupby("method", sort=False, observed=True)]
-    each = [summarise(pass_scores(part, own), ["method", "split"], own, "k") for part, own in parts]
-    measured = pd.concat(each) if each else summarise(pass_scores(rows, ks), ["method", "split"], ks, "k")
-    measured = with_truncation(measured, rows, ["method", "split"]).astype({"k": "int64"})
+    by, each = ["method", "split"], [part for _, part in rows.groupby("method", sort=False, observed=True)]
+    parts = [(part, largest_ks(part, ks)) for part in each or [rows]]
+    measured = pd.concat(summarise(pass_scores(part, own), by, own, "k") for part, own in parts)
+    measured = with_truncation(measured, rows, by).astype({"k": "int64"})
     known = published(paper)[["method", "split", "k", "value"]].rename(columns={"value": "published"})
     table = known.merge(measured, on=["method", "split", "k"], how="outer")
     return in_order(table, ["split", "method", "k"])
@@ -266,6 +274,7 @@ def budget_table(
     rows, by = test_rows(results, kind, methods=methods), ["method", "split"]
     budgets = list(budgets) or default_budgets(rows)
     table = with_truncation(summarise(budget_shares(rows, budgets), by, budgets, "budget"), rows, by)
+    table = table.rename(columns={"samples": "greedy"} if kind == "greedy" else {})
     return in_order(table, ["split", "method", "budget"])
 
 
@@ -306,9 +315,8 @@ def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15))
     # the two splits number their problems alike
     rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())
     ks = sorted({1, *largest_ks(rows)[-1:]})
-    scores = pass_scores(rows, ks).merge(
-        rows[["seed", "index", "group"]].drop_duplicates(), on=["seed", "index"]
-    )
+    known = rows[["seed", "index", "group"]].drop_duplicates()
+    scores = pass_scores(rows, ks).merge(known, on=["seed", "index"])
     names = ["none", *(f"up to {100 * edge:g} %" for edge in edges[1:]), f"over {100 * edges[-1]:g} %"]
     table = with_truncation(summarise(scores, by, ks, "k"), rows, by)
     return in_order(table.assign(solved_by_sos=table["group"].map(dict(enumerate(names)))), ["k", *by])
@@ -336,12 +344,8 @@ def ending_table(results: Results, methods: Sequence[str] = IMITATED) -> pd.Data
     """How samples end, in percent, by method, split and ending: right, false goal (a goal line after wrong
     arithmetic or an unavailable number), given up, cut off by the budget; together 100."""
     rows, by = test_rows(results, methods=methods), ["method", "split"]
-    first_that_holds = [
-        rows["correct"].astype(bool),
-        rows["reason"].ne(NO_GOAL),
-        rows["truncated"].astype(bool),
-    ]
-    ending = np.select(first_that_holds, ENDINGS[:3], ENDINGS[3])
+    first = [rows["correct"].astype(bool), rows["reason"].ne(NO_GOAL), rows["truncated"].astype(bool)]
+    ending = np.select(first, ENDINGS[:3], ENDINGS[3])
     ends = pd.DataFrame({name: ending == name for name in ENDINGS}, index=rows.index)
     table = summarise(problem_means(ends, rows, by), by, ENDINGS, "ending")
     return in_order(table, ["split", "method", "ending"])
@@ -401,6 +405,13 @@ def selection_table(results: Results) -> pd.DataFrame:
     means = means.rename(columns={"round": "mean_rounds", "tokens": "mean_tokens"})
     table = success_by(rows, "choose").drop(columns="mean_tokens").rename(columns={"measured": "success"})
     return in_order(table.merge(means, on="choose", how="left"), ["choose"])
+
+
+def selection_rounds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Share of training problems that each node choice (`method`) solves by guided round 0, 1, 2, ..."""
+    rounds = list(range(int(rows["round"].max()) + 1)) if len(rows) else [0]
+    solved = rows.assign(method=rows["choose"], round=rows["round"].where(rows["correct"].astype(bool), -1))
+    return summarise(shares_up_to(solved, "round", 0, rounds, ["method"]), ["method"], rounds, "round")
 
 
 def token_table(

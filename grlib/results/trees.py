@@ -181,7 +181,7 @@ def _sheet(panels: Mapping[str, pd.DataFrame], title: str = "", note: str = "", 
         axis.set_title(name, loc="left", weight="bold")
         _draw(axis, boxes)
     sheet.legend(handles, columns=3)
-    sheet.close([f"Small numbers: order of visits. {note}".strip()])
+    sheet.close(f"Small numbers: order of visits. {note}".strip())
     return sheet.fig
 
 

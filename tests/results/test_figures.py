@@ -1,6 +1,7 @@
 """What the figures draw equals the table they return; trees and diffs show the right parts."""
 
 import dataclasses
+import itertools
 import random
 
 import matplotlib as mpl
@@ -25,9 +26,8 @@ SOLUTION = ("14+15=29", "2*29=58", "84-58=26")
 def lengths(_):
     rng = np.random.default_rng(0)
     solver = np.repeat(["DFS", "BFS"], 40)
-    return pd.DataFrame(
-        {"solver": solver, "tokens": rng.integers(10, 900, 80), "correct": rng.random(80) < 0.5}
-    )
+    columns = {"tokens": rng.integers(10, 900, 80), "correct": rng.random(80) < 0.5, "seed": 0}
+    return pd.DataFrame({"solver": solver} | columns)
 
 
 DRAWINGS = {
@@ -41,12 +41,10 @@ DRAWINGS = {
     "sharpening": lambda r: tables.table2(r, methods=tables.SHARPENED),
     "hints": tables.table1,
     "data_yield": tables.yield_table,
-    "rewriting_rounds": tables.yield_table,
     "accuracy_by_iteration": tables.iteration_table,
-    "likelihood": tables.likelihood_table,
-    "repair_pass_at_k": tables.table3,
+    "likelihood": lambda r: tables.training_rows(r, "likelihood"),
     "repair_by_answer": tables.answer_table,
-    "node_selection": tables.selection_table,
+    "node_selection": lambda r: tables.training_rows(r, "selection"),
     "trace_lengths": lengths,
 }
 
@@ -64,8 +62,12 @@ def with_ppo(made):
     return dataclasses.replace(made, frames={**made.frames, **rows, "ppo_curve": others.rows("ppo_curve")})
 
 
+TABLES = {}  # made once for each set of results, which stay as they are
+
+
 def draw(name, made, profile="laptop"):
-    table = DRAWINGS[name](made)
+    key = (DRAWINGS[name], id(made.frames))
+    made, table = TABLES.get(key) or TABLES.setdefault(key, (made, DRAWINGS[name](made)))
     if name in ("learning_curve",) and table.empty:
         table = table.assign(valid_loss=[])
     return getattr(figures, name)(table, profile)
@@ -87,8 +89,8 @@ def test_the_returned_table_is_what_is_drawn(name, full):
         "|".join(key): part[["x", "y"]]
         for key, part in drawn.groupby(["panel", "series", "kind"], sort=False)
     }
-    if name in ("data_yield", "likelihood", "node_selection", "trace_lengths"):
-        assert not lines  # bars and steps: checked below
+    if name == "data_yield":
+        assert not lines  # bars: checked below
     else:
         assert set(lines) == set(groups)
     for key, points in lines.items():
@@ -96,10 +98,6 @@ def test_the_returned_table_is_what_is_drawn(name, full):
 
 
 def test_bars_have_the_heights_of_the_table(full):
-    for name in ("likelihood", "node_selection"):
-        fig, drawn = draw(name, full)
-        heights = [bar.get_height() for axis in fig.axes for bar in axis.patches]
-        assert heights == pytest.approx(drawn["y"].tolist())
     fig, drawn = draw("data_yield", full)
     tops = [bar.get_y() + bar.get_height() for bar in fig.axes[0].patches]
     assert sorted(tops) == pytest.approx(sorted(drawn["y"]))
@@ -107,28 +105,74 @@ def test_bars_have_the_heights_of_the_table(full):
 
 @pytest.mark.parametrize("name", DRAWINGS)
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu", "paper"])
-def test_every_figure_names_its_profile(name, profile, full):
+def test_every_figure_has_one_line_below_it_that_names_its_profile(name, profile, full):
     fig, _ = draw(name, full, profile)
+    fig.draw_without_rendering()
+    (line,) = [text for text in fig.texts if f"profile {profile}" in text.get_text()]
+    assert "\n" not in line.get_text() and line.get_window_extent().x1 <= fig.bbox.x1
+    assert "seeds: " in line.get_text()
     words = " ".join(text.get_text() for text in fig.texts)
-    assert f"profile {profile}" in words
     assert (profile.upper() in words) == (profile != "paper")
-    assert "seed" in words
+    titles = [axis.title.get_window_extent() for axis in fig.axes]
+    assert all(a.x1 <= b.x0 or a.y0 != b.y0 for a, b in itertools.pairwise(titles)), "titles overlap"
 
 
-def test_captions_count_seeds_and_show_their_spread_and_what_was_cut_off(full):
-    for name in set(DRAWINGS) - {"learning_curve", "trace_lengths", "ppo_curves"}:
+def test_several_seeds_are_thin_lines_and_accuracies_have_intervals(full):
+    alone = with_ppo(made_up(problems=12, samples=2))
+    for name in set(DRAWINGS) - {"learning_curve", "trace_lengths", "likelihood"}:
         fig, drawn = draw(name, full)
         words = " ".join(text.get_text() for text in fig.texts)
-        assert "seeds: 2" in words
-        assert "s.d. of the seeds" in words
-        assert drawn["seed_sd"].notna().any()
-        if name not in ("likelihood", "node_selection"):  # their rows do not say which traces were cut off
-            assert "cut off by the token budget" in words
-        fig, drawn = draw(name, with_ppo(made_up(problems=12, samples=2)))
-        words = " ".join(text.get_text() for text in fig.texts)
-        assert "seeds: 1;" in words
-        assert "s.d." not in words
-        assert drawn["seed_sd"].isna().all()
+        assert "seeds: 2" in words and "cut off" not in words
+        assert ("thin lines" in words) == (name != "data_yield")
+        assert set(drawn["kind"]) >= ({"seed 0", "seed 1"} if name != "data_yield" else {"measured"})
+        assert name == "ppo_curves" or drawn["high"].notna().any()
+        fig, drawn = draw(name, alone)
+        assert any("seeds: 1" in text.get_text() for text in fig.texts)
+        assert set(drawn["kind"]) <= {"measured", "published"}
+
+
+def test_a_thin_line_is_the_mean_of_its_seed(full):
+    _, drawn = draw("pass_at_k", full)
+    ours = drawn.query("kind == 'seed 1' and panel == 'seen targets' and series == 'rest' and x == 4")
+    one = results.Results("laptop", (1,), {"eval": full.rows("eval").query("seed == 1")})
+    table = tables.table2(one).set_index(["method", "split", "k"])
+    assert ours["y"].tolist() == pytest.approx([table.loc[("rest", "seen", 4), "measured"]])
+
+
+def test_a_base_that_all_seeds_share_is_one_curve():
+    rows = {"method": "sos", "step": [1, 2], "tokens_seen": [10, 20], "loss": [2.0, 1.0]}
+    curve = pd.concat([pd.DataFrame(rows).assign(seed=seed) for seed in range(3)])
+    fig, _ = figures.learning_curve(curve, "laptop")
+    assert any("seeds: 1" in text.get_text() for text in fig.texts)
+
+
+def test_surprise_is_shown_trace_by_trace_with_the_mean_over_tokens():
+    """Three likely traces and a very unlikely one: the mean lies far above most traces."""
+    rows = {"kind": "guided", "index": range(4), "seed": 0, "nll": [1.0, 2, 3, 94], "nll_tokens": [10] * 4}
+    fig, drawn = figures.likelihood(pd.DataFrame(rows), "laptop")
+    steps, mean = drawn[drawn["panel"] == "surprise"], drawn[drawn["panel"] == "mean"]
+    assert steps[["x", "y"]].to_numpy().tolist() == [
+        [0.1, 25],
+        [0.2, 50],
+        [pytest.approx(0.3), 75],
+        [9.4, 100],
+    ]
+    assert mean[["x", "y"]].to_numpy().tolist() == [[2.5, 75]]
+    assert fig.legends[0].get_texts()[0].get_text() == "guided: mean 2.500, median 0.250 (n = 4)"
+
+
+def test_node_choices_are_compared_round_by_round():
+    rows = {
+        "choose": "last",
+        "index": range(4),
+        "seed": 0,
+        "round": [0, 0, 1, 2],
+        "nll": 1.0,
+        "nll_tokens": 4,
+    }
+    _, drawn = figures.node_selection(pd.DataFrame(rows).assign(correct=[True, False, True, True]), "laptop")
+    success = drawn[drawn["panel"] == "success"]
+    assert success[["x", "y"]].to_numpy().tolist() == [[0, 25], [1, 50], [2, 75]]
 
 
 def test_actions_are_bars_along_the_tokens():
@@ -136,33 +180,42 @@ def test_actions_are_bars_along_the_tokens():
     fig, drawn = figures.actions(lines, "smoke")
     assert [bar.get_width() for bar in fig.axes[0].patches] == drawn["y"].tolist() == [4, 9]
     assert [bar.get_x() for bar in fig.axes[0].patches] == drawn["x"].tolist() == [0, 4]
-    words = [text.get_text() for text in fig.axes[0].texts]
-    assert words == ["a", "b" * 67 + "...   reward +1"]
+    assert [text.get_text() for text in fig.axes[0].texts] == ["", "reward +1"]
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["a", "b" * 67 + "..."]
 
 
-@pytest.mark.parametrize(("name", "places"), [("pass_at_k", 5), ("accuracy_against_budget", 1)])
-def test_intervals_stand_side_by_side_where_the_axis_has_places_for_them(full, name, places):
-    """A budget is read off the axis: there no line may be moved, or BC seems right without a token."""
+@pytest.mark.parametrize("name", ["pass_at_k", "accuracy_against_budget"])
+def test_intervals_stand_side_by_side_and_lines_where_their_numbers_are(full, name):
     fig, _ = draw(name, full)
     fig.canvas.draw()
-    measured = [line for line in fig.axes[0].get_lines() if (line.get_gid() or "").endswith("measured")]
-    ends = [line.get_transform().transform(line.get_xydata())[-1, 0] for line in measured]
-    assert len(measured) == 5 and len(set(np.round(ends, 1))) == places
-    assert all(0 < end <= fig.axes[0].bbox.x1 + 1 for end in ends)
+    axis = fig.axes[0]
+    lines = [line for line in axis.get_lines() if str(line.get_gid()).endswith("measured")]
+    ends = {line.get_transform().transform(line.get_xydata())[-1, 0].round(1) for line in lines}
+    bars = {
+        bars.get_transform().transform(bars.get_segments()[-1])[0, 0].round(1) for bars in axis.collections
+    }
+    assert len(lines) == len(bars) == 5 and len(ends) == 1
+    assert max(bars) <= axis.bbox.x1 + 1
+
+
+def test_accuracy_within_a_budget_is_steps_with_an_interval_at_the_end(full):
+    fig, drawn = draw("accuracy_against_budget", full)
+    assert {line.get_drawstyle() for line in fig.axes[0].get_lines()} == {"steps-post"}
+    assert set(drawn.loc[drawn["high"].notna(), "x"]) == {drawn["x"].max()}
 
 
 def test_methods_that_a_title_asks_about_and_nobody_ran_are_named(full):
     table = tables.budget_table(full, methods=("sos", "sos_ppo"))
-    fig, _ = figures.accuracy_against_budget(table, "smoke", "?", ("sos", "sos_ppo_dense"))
-    assert any(text.get_text().endswith("\nnot run: PPO, dense reward") for text in fig.texts)
-    fig, _ = figures.accuracy_against_budget(table, "smoke", "?", ("sos",))
-    assert not any("not run" in text.get_text() for text in fig.texts)
+    for asked, story in (("sos_ppo_dense", "published; not run: PPO, dense reward"), ("sos", "published")):
+        fig, _ = figures.accuracy_against_budget(table, "smoke", "?", ("sos", asked), "published")
+        assert story in [text.get_text() for text in fig.texts]
 
 
 def test_headline_shows_both_splits_published_and_measured(full):
     fig, drawn = draw("headline", full)
+    kinds = ("published", "measured", "seed 0", "seed 1")
     assert set(zip(drawn["panel"], drawn["kind"], strict=True)) == {
-        (split, kind) for split in ("seen", "unseen") for kind in ("published", "measured")
+        (split, kind) for split in ("seen", "unseen") for kind in kinds
     }
     assert len({axis.get_ylim() for axis in fig.axes}) == 1
     words = [text.get_text() for axis in fig.axes for text in axis.texts]
@@ -184,21 +237,37 @@ def test_small_zero_and_missing_results_still_draw():
 
 
 def test_published_marks_are_hollow_and_named(full):
-    fig, drawn = draw("pass_at_k", full)
-    published = [line for axis in fig.axes for line in axis.get_lines() if "published" in str(line.get_gid())]
-    assert len(published) == 6
-    assert all(line.get_markerfacecolor() == "white" and line.get_linewidth() == 1 for line in published)
-    labels = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert "ReST (published)" in labels
+    fig, drawn = figures.pass_at_k(tables.table3(results.Results("gpu")), "gpu")
+    lines = fig.axes[0].get_lines()
+    assert all(line.get_markerfacecolor() == "white" and line.get_linewidth() == 1 for line in lines)
+    assert "ReST (published)" in [text.get_text() for text in fig.legends[0].get_texts()]
+    assert set(drawn["panel"]) == {"codecontests problems", "codeforces problems"}
+    _, drawn = draw("headline", full)
     paper = drawn[(drawn["kind"] == "published") & (drawn["series"] == "rest") & (drawn["panel"] == "seen")]
     assert paper["y"].tolist() == [62.3, 67.7, 71.3, 73.6, 75.3, 76.6]
+
+
+@pytest.mark.parametrize("name", set(DRAWINGS) - {"hints", "node_selection", "ppo_curves"})
+def test_panels_share_one_scale_and_say_how_many_problems_where_they_differ(name, full):
+    fig, _ = draw(name, full)
     assert len({axis.get_ylim() for axis in fig.axes}) == 1
+    fig, _ = figures.pass_at_k(tables.table3(full), "laptop")
+    assert [axis.get_title(loc="left") for axis in fig.axes] == ["near problems", "far problems"]
+    frame = full.rows("repair").query("split == 'near' or index < 5")
+    fig, _ = figures.pass_at_k(tables.table3(results.Results("laptop", (0,), {"repair": frame})), "laptop")
+    assert fig.axes[1].get_title(loc="left") == "far problems, n = 5"
 
 
 def test_before_and_after_ppo_have_the_same_ks(full):
     _, drawn = draw("sharpening", full)
-    assert set(drawn["series"]) == set(tables.SHARPENED)
-    assert drawn.groupby("series")["x"].apply(set).map(sorted).tolist() == [[1, 2, 4]] * 6
+    assert set(drawn["series"]) == {"sos", "rest", "guided_rest"}
+    assert set(drawn["panel"]) == {
+        f"{split} targets, pass@{k}" for split in tables.TEST_SPLITS for k in (1, 4)
+    }
+    table = tables.table2(full, methods=tables.SHARPENED).set_index(["method", "split", "k"])["measured"]
+    ours = drawn.query("panel == 'seen targets, pass@4' and series == 'rest' and kind == 'measured'")
+    assert ours["x"].tolist() == [0, 1]
+    assert ours["y"].tolist() == [table["rest", "seen", 4], table["rest_ppo", "seen", 4]]
     _, drawn = draw("sharpening", made_up(problems=6, samples=2))
     assert drawn.empty  # nothing to compare with
 
@@ -207,7 +276,7 @@ def test_pass_at_tokens_counts_what_the_samples_cost(full):
     _, drawn = draw("pass_at_tokens", full)
     table = tables.table2(full).dropna(subset="measured").sort_values(["split", "method", "k"])
     spent = sorted(table["k"] * table["mean_tokens"])
-    assert sorted(drawn["x"]) == pytest.approx(spent) and set(drawn["kind"]) == {"measured"}
+    assert sorted(drawn.loc[drawn["kind"] == "measured", "x"]) == pytest.approx(spent)
 
 
 @pytest.mark.parametrize("name", ["accuracy_against_budget", "pass_at_k", "headline", "data_yield", "hints"])
