@@ -52,8 +52,9 @@ lint: $(READY)  ## check style, format and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-clean:  ## remove runs/, caches and the virtual environment (nothing that git tracks)
-	$(PYTHON) -m grlib clean --venv $(VENV) $(ARGS)
+clean:  ## remove runs/, caches and the .venv that make made
+	rm -rf runs dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@test ! -f .venv/.ready || rm -rf .venv
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

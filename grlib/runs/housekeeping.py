@@ -1,4 +1,4 @@
-"""The commands `check` (versions of packages, size of the machine) and `clean` (what can be made again)."""
+"""The command `check`: versions of packages, size of the machine."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 from grlib.errors import GrlibError
-from grlib.runs import files as artefacts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CACHES = (".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "build", "dist", "*.egg-info")
-# what make puts into a virtual environment; the last is its mark
-ENVIRONMENT = {"bin", "etc", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", ".ready"}
 MEMORY_GB, DISK_GB = 4, 2
 
 
@@ -73,34 +68,3 @@ def installed(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def clean(venv: str, keep_runs: bool = False) -> None:
-    """Remove run folders, caches and the environment of make; what git tracks, and a link, stays."""
-    places = [path for pattern in CACHES for path in REPOSITORY.glob(pattern)]
-    places += [path for path in REPOSITORY.rglob("__pycache__") if ".venv" not in path.parts]
-    places += [] if keep_runs else [REPOSITORY / "runs"]
-    environment = REPOSITORY / os.path.expanduser(venv)
-    if environment.is_dir():
-        names = {path.name for path in environment.iterdir()}
-        if names - ENVIRONMENT or ".ready" not in names:
-            print(f"kept {environment}: not made by make, or something else is in it; remove it yourself")
-        else:
-            places.append(environment)
-    for path in places:
-        if path.is_symlink():
-            print(f"kept {path}: a symbolic link; remove it and its target yourself")
-        elif path.is_dir() and not _tracked(path):
-            for lock in path.glob("*/*/lock"):
-                with artefacts.locked(lock.parent):
-                    pass  # GrlibError if a process runs notebooks there
-            shutil.rmtree(path)
-            print(f"removed {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
-
-
-def _tracked(path: Path) -> bool:
-    command = ["git", "-C", str(REPOSITORY), "ls-files", "--", str(path)]
-    try:
-        return bool(subprocess.run(command, capture_output=True, check=False).stdout)
-    except OSError:
-        return False

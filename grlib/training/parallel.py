@@ -27,7 +27,7 @@ from grlib.runs.files import atomic
 
 T = TypeVar("T")
 PROGRESS = "grlib: "  # starts the lines of a job's output that are progress
-CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact|OutOfTime)\b)")
+CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|MissingArtefact|OutOfTime)\b)")
 TIMEOUT = timedelta(days=1)  # the others wait while one process samples
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 

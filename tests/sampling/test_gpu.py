@@ -10,7 +10,6 @@ import torch
 
 from benchmarks import gpu as probe
 from grlib import profiles, selftrain
-from grlib.__main__ import main
 from grlib.errors import GrlibError
 from grlib.models.llama import load_both
 from grlib.ppo import loop as ppo
@@ -108,11 +107,6 @@ def test_fewer_rows_are_sampled_at_once_on_a_smaller_card():
     row = 2 * 6 * 2 * 64 * 2304 * 2  # bytes of keys and values
     assert rows_that_fit(4096, 80e9, **shape) == 4096
     assert rows_that_fit(4096, 16e9, **shape) == int(MEMORY * 16e9 / row) < 4096
-
-
-def test_the_old_command_says_what_to_use(capsys):
-    assert main(["gpu", "iterate", "X"]) == 2
-    assert "reproduce --profile gpu --seconds" in capsys.readouterr().err
 
 
 def test_the_probe_finds_the_code_right(tmp_path, capsys):
