@@ -109,14 +109,13 @@ def request_of(options: argparse.Namespace) -> Any:
 def _refuse_impossible(request: Any) -> None:
     """GrlibError for problems that cannot be had and for a sampling engine that is not installed: before the
     first notebook, not after hours."""
-    from grlib.profiles.settings import ON_GPUS
     from grlib.tasks.countdown.sources import check_sources
 
     name, chosen = request.profile, request.notebooks()
     check_sources(request.resolved(chosen))
     files = {file for book in chosen for file in (*book.reads(name), *book.writes(name))}
     sampling = request.resolved(chosen).sampling
-    if sampling.engine in ON_GPUS and any(file.startswith("models/") for file in files):
+    if sampling.engine == "vllm" and any(file.startswith("models/") for file in files):
         from grlib.sampling.pool import check_engine  # loads torch, for which other engines need not wait
 
         check_engine(sampling)

@@ -163,9 +163,9 @@ def _rollouts(
     step: int,
     work: Path,
 ) -> list[Rollout]:
-    """The responses of one step: sampled from the policy itself where sampling is resident, else from its
+    """The responses of one step: sampled from the policy itself by engine "static", else from its
     copy in `work`, which workers load."""
-    model = (policy, tokenizer) if settings.sampling.resident else work / "policy"
+    model = (policy, tokenizer) if settings.sampling.engine == "static" else work / "policy"
     if isinstance(model, Path):
         save_model(policy, tokenizer, model)
     problems = problems_of_step(items, settings, seed, step)
