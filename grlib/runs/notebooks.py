@@ -159,12 +159,7 @@ def find(available: list[Notebook], name: str) -> Notebook:
     for notebook in available:
         if stem == notebook.name or stem.isdigit() and notebook.name.startswith(f"{stem.zfill(2)}_"):
             return notebook
-    raise GrlibError(f"notebook {name!r}: {suggest(stem, [notebook.name for notebook in available])}")
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known name, or all of them."""
-    return f"unknown; {nearest(name, known, otherwise='there are')}"
+    raise GrlibError(f"notebook {name!r}: unknown; {nearest(stem, [book.name for book in available])}")
 
 
 def maker(name: str, profile: str) -> str | None:

@@ -82,7 +82,7 @@ def resolve(profile: str, seed: int, sizes: Mapping[str, Any], base: str = "ship
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
     if base not in BASES:
-        raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
+        raise GrlibError(f"base={base!r}: unknown; {nearest(str(base), BASES)}")
     return profiles.with_sizes(profiles.get(profile), sizes)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grlib.errors import GrlibError
+from grlib.errors import GrlibError, nearest
 from grlib.profiles.settings import MOST, SIZES, Profile
 from grlib.runs import deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
@@ -52,7 +52,7 @@ class Request:
         known = sorted({name for book in chosen for name in self.injected(book) | book.parameters()})
         for name in self.parameters:
             if name not in known:
-                raise GrlibError(f"parameter {name!r}: {notebooks.suggest(name, known)}")
+                raise GrlibError(f"parameter {name!r}: unknown; {nearest(name, known)}")
         self.resolved(chosen)
         return chosen
 

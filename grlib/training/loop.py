@@ -47,18 +47,17 @@ def train(
     valid: Sequence[Row] = (),
     valid_every: int = 0,
     stop_after: int = 0,
-    strict: bool = False,
     progress: Callable[[str], None] = lambda line: None,
     label: str = "training",
 ) -> pd.DataFrame:
     """Train `model` in place and return the curve: step, tokens seen, loss, validation loss (if measured).
 
-    `folder` keeps checkpoints: a second call with the same arguments continues from the last one. Checkpoints
-    of other arguments are ignored, or, if `strict`, an error. `start`: a digest of the first weights, where
-    `seed` does not fix them. `batches` replaces the plan (a curriculum); `stop_after` ends early, with the
-    schedule of the full run. Several processes may call it together (`grlib.training.parallel`); if each
-    holds a part of the weights, the model of the first one gets them all. Without padding (`packed.packs`),
-    the validation loss too is computed in `settings.precision`. GrlibError where the loss is not finite.
+    `folder` keeps checkpoints: a second call with the same arguments continues from the last one. `start`: a
+    digest of the first weights, where `seed` does not fix them. `batches` replaces the plan (a curriculum);
+    `stop_after` ends early, with the schedule of the full run. Several processes may call it together
+    (`grlib.training.parallel`); if each holds a part of the weights, the model of the first one gets them
+    all. Without padding (`packed.packs`), the validation loss too is computed in `settings.precision`.
+    GrlibError where the loss is not finite.
     """
     plan = list(batches) if batches is not None else plan_batches(len(rows), settings, seed)
     key: dict[str, Any] = {"settings": settings.fixing_the_result()}
@@ -72,11 +71,6 @@ def train(
     optimizers = make_optimizers(net, settings)
     place = read_checkpoint(team, folder, key, net, optimizers) if folder else None
     step, tokens, curve = (place["step"], place["tokens"], place["curve"]) if place else (0, 0, [])
-    if strict and folder and not step and (folder / "checkpoint.pt").exists():
-        raise GrlibError(
-            f"{label}: {folder / 'checkpoint.pt'} is damaged, or of other rows or settings; use those that "
-            "it was made with, or move it away to start again"
-        )
     net.train()
     clock = _Clock(tokens)
     last_saved = time.monotonic()

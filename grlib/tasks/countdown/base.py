@@ -93,8 +93,7 @@ def train_base(
     """Train `method` (sos or bc) from scratch through the profile's curriculum: (model, tokenizer, curve).
 
     Stages follow each other under one learning-rate schedule. `stop_after` steps end it early (the live part
-    of notebook 03). `folder` keeps checkpoints, from which a killed run continues; checkpoints of other
-    settings are an error.
+    of notebook 03). `folder` keeps checkpoints, from which a killed run continues.
     """
     tokenizer = build_tokenizer(profile.whole_numbers)
     rows: list[Row] = []
@@ -123,7 +122,6 @@ def train_base(
         valid=validation_rows(method, profile, tokenizer),
         valid_every=valid_every,
         stop_after=stop_after,
-        strict=not stop_after,
         progress=progress,
         label=method,
     )

@@ -107,7 +107,7 @@ def train_base(
     model = of_shape(scale.model, tokenizer, scale.self_training.row_length, seed)
     curve = train(
         model, rows, scale.base_training, seed=seed, folder=folder, stop_after=stop_after,
-        valid=imitation_rows(scale, "valid", 0, VALID_EXAMPLES), valid_every=500, strict=not stop_after,
+        valid=imitation_rows(scale, "valid", 0, VALID_EXAMPLES), valid_every=500,
         progress=progress, label="sudoku",
     )  # fmt: skip
     return bake(model), tokenizer, curve
