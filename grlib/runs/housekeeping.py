@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,27 +29,16 @@ def check() -> int:
 
 def _checks() -> Iterator[tuple[bool, str]]:
     yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer)"
-    for name, wanted in _packages().items():
-        found = installed(name)
-        good = found.partition("+")[0] == wanted if wanted else found != "not installed"
-        yield good, f"{name} {found}" + (f" (pinned: {wanted})" if wanted else "")
+    lock = REPOSITORY / "requirements.lock"  # only in a clone
+    pins = re.findall(r"^([\w.-]+)==([^\s+;]+)", lock.read_text() if lock.is_file() else "", re.MULTILINE)
+    found = {name: installed(name).partition("+")[0] for name, _ in pins}
+    wrong = [f"{name} {found[name]} (pinned: {wanted})" for name, wanted in pins if found[name] != wanted]
+    yield from ((False, line) for line in wrong)
+    yield not wrong, f"{len(pins) - len(wrong)} of {len(pins)} packages are those of requirements.lock"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield memory >= MEMORY_GB, f"memory {memory:.1f} GB ({MEMORY_GB} GB or more), {os.cpu_count()} cores"
     free = shutil.disk_usage(REPOSITORY).free / 1e9
     yield free >= DISK_GB, f"free disk {free:.1f} GB ({DISK_GB} GB or more)"
-
-
-def _packages() -> dict[str, str]:
-    """The packages that grlib imports, with their versions in the lock; "" outside a clone: any will do."""
-    if not (REPOSITORY / "pyproject.toml").is_file():
-        needed = [need for need in importlib.metadata.requires("grlib") or [] if "extra ==" not in need]
-        return {re.match(r"[\w-]+", need)[0]: "" for need in needed}  # type: ignore[index]
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["train"], *extras["notebooks"]]
-    lines = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    return {name: pins[name] for need in needed if (name := re.split(r"[<>=\[]", need)[0]) != "grlib"}
 
 
 def refuse_without_clone(command: str) -> None:
