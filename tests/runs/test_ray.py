@@ -57,7 +57,6 @@ def cluster():
         nodes = two_nodes()
         inside.setenv(chunks.CLUSTER, nodes.address)
         yield nodes
-        chunks._on_cluster.cache_clear()
         ray.shutdown()
         nodes.shutdown()
 
