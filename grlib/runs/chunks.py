@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
@@ -93,7 +94,7 @@ def worker_pool(processes: int = 0, gpus: int = 0, threads: bool = False) -> Exe
     """
     processes = processes or cores()
     if os.environ.get(CLUSTER):
-        return RayPool(gpus if _ray().cluster_resources().get("GPU") else 0)
+        return _on_cluster(gpus if _ray().cluster_resources().get("GPU") else 0)
     if threads:
         return ThreadPoolExecutor(processes)
     context = multiprocessing.get_context("spawn")
@@ -142,34 +143,73 @@ def _ray() -> Any:
     return ray
 
 
-class RayPool(ThreadPoolExecutor):
-    """Tasks on a Ray cluster, with the interface of a local pool: each takes `gpus` GPUs, or a CPU core.
+class RayWorker:
+    """A process on the cluster. It keeps what the functions cache: modules, the last model, its engine."""
 
-    A thread waits for each task. Ray gives the task of a lost worker to another one. A worker on a CPU keeps
-    what its functions cache, as the last model; one with a GPU ends after a task. Workers read models by
-    their path: a file system that all nodes see.
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments), in that process."""
+        return function(*arguments)
+
+
+class RayPool(ThreadPoolExecutor):
+    """Workers on a Ray cluster, with the interface of a local pool: one per `gpus` GPUs, or per CPU core.
+
+    Each thread gives a call to a free worker and waits. The call of a lost worker goes to another; a new one
+    joins when the cluster has room. Workers read models by their path: a file system that all nodes see.
     """
 
     def __init__(self, gpus: int = 0) -> None:
-        self.ray = _ray()
-        there, one = self.ray.cluster_resources(), {"env_vars": {"OMP_NUM_THREADS": "1"}}
-        # one thread of torch, as in a local worker: the same sums
-        options = {"num_cpus": int(not gpus), "num_gpus": gpus, "max_retries": TRIES - 1, "runtime_env": one}
-        self.task = self.ray.remote(**options)(_apply)
-        super().__init__(max(1, int(there.get("GPU", 0) / gpus if gpus else there.get("CPU", 0))))
+        self.ray, self.gpus = _ray(), gpus
+        there = self.ray.cluster_resources()
+        self.size = max(1, int(there.get("GPU", 0) / gpus if gpus else there.get("CPU", 0)))
+        one = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # thread of torch, as in a local worker: the same sums
+        self.remote = self.ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, runtime_env=one)(RayWorker)
+        self.workers, self.free = list[Any](), SimpleQueue[Any]()
+        super().__init__(self.size)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         """The Future of function(*arguments, **named)."""
+        if len(self.workers) < self.size and self.free.empty():
+            self._start()
         return super().submit(self._call, partial(function, **named), *arguments)
 
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers that hold GPUs; those on CPU cores stay warm until this process ends."""
+        while self.gpus and self.workers:
+            self.ray.kill(self.workers.pop())
+
+    def _start(self) -> None:
+        worker = self.remote.remote()
+        self.workers.append(worker)
+        worker.call.remote(int).future().add_done_callback(lambda _: self.free.put(worker))
+
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return self.ray.get(self.task.remote(function, *arguments))
-        except self.ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except self.ray.exceptions.RayError as error:
-            raise BrokenProcessPool(f"{TRIES} workers were lost over one call; the last: {error}") from error
+        lost: Exception | None = None
+        for _ in range(TRIES):
+            worker = self._alive()
+            try:
+                return self.ray.get(worker.call.remote(function, *arguments))
+            except self.ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except self.ray.exceptions.RayError as error:
+                lost = error
+            finally:
+                self.free.put(worker)
+        raise BrokenProcessPool(f"{TRIES} workers were lost over one call; the last: {lost}")
+
+    def _alive(self) -> Any:
+        """A free worker; those that were lost meanwhile are replaced."""
+        for _ in range(self.size + TRIES):
+            worker = self.free.get()
+            try:
+                self.ray.get(worker.call.remote(int))
+                return worker
+            except self.ray.exceptions.RayError as error:
+                lost = error
+                if worker in self.workers:  # not ended by `shutdown`
+                    self.workers.remove(worker)
+                    self._start()
+        raise BrokenProcessPool(f"no worker starts on the cluster: {lost}")
 
 
-def _apply(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
+_on_cluster = lru_cache(RayPool)  # one pool of a kind: a second one would find the cores taken

@@ -57,6 +57,7 @@ def cluster():
         nodes = two_nodes()
         inside.setenv(chunks.CLUSTER, nodes.address)
         yield nodes
+        chunks._on_cluster.cache_clear()
         ray.shutdown()
         nodes.shutdown()
 
