@@ -70,8 +70,9 @@ lock: $(READY)  ## write requirements*.hashed again, after a change of requireme
 	    --no-deps --generate-hashes --no-annotate --no-emit-package torch --custom-compile-command 'make lock' \
 	    || exit 1; done
 
-clean:  ## remove runs/, caches and the virtual environment (nothing that git tracks)
-	$(PYTHON) -m grlib clean --venv $(VENV) $(ARGS)
+clean:  ## remove runs/, caches and the .venv that make made
+	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@test ! -f .venv/.ready || rm -rf .venv
 
 $(READY): requirements.lock requirements.hashed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

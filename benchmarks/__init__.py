@@ -24,7 +24,6 @@ TEXT_SECTIONS = (
     "trace",
     "rewrite",
     "grade",
-    "tokenizer",
     "hostile",
     "import",
     "sandbox",

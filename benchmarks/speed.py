@@ -22,7 +22,6 @@ from grlib.tasks.countdown.data import draw, target_values
 from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.scale import Scale
-from grlib.tasks.countdown.vocabulary import build_tokenizer
 
 Item = TypeVar("Item")
 SEED = 20_240
@@ -205,29 +204,6 @@ def bench_grade(quick: bool) -> Iterator[Row]:
         [(trace, task.problem) for task, trace in written],
         lambda item: plain.grade(item[0], list(item[1].nums), item[1].target),
         lambda item: traces.grade(*item).correct,
-        note,
-    )
-
-
-def bench_tokenizer(quick: bool) -> Iterator[Row]:
-    """Traces to tokens and back, by the tokenizer itself and by our reading of its rules."""
-    from grlib.models import tokenizer
-
-    words = build_tokenizer(1000)  # as profile gpu
-    written, note = _written(quick)
-    texts = [trace for _, trace in written]
-    rows = [tokenizer.encode(words, [text])[0] for text in texts]
-
-    def own(text: str) -> list[int]:
-        ids: list[int] = words(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    yield compare("tokens of a trace", texts, own, lambda text: tokenizer.encode(words, [text])[0], note)
-    yield compare(
-        "text of tokens",
-        rows,
-        lambda ids: words.decode(ids, clean_up_tokenization_spaces=False),
-        lambda ids: tokenizer.decode(words, ids),
         note,
     )
 

@@ -8,7 +8,7 @@
   python -m grlib search 3 5 7 11 --target 26      watch a trained model search for a solution
 
 exit codes: 0 all is well; 1 no solution (of `search`); 2 wrong usage or bad input; 3 an artefact is missing;
-            4 a cell raised an error; 5 out of memory or dead kernel; 6 time-out; 7 disk full;
+            4 a cell raised an error; 5 out of memory or dead kernel; 7 disk full;
             9 out of time (--seconds): the same command continues; 130 interrupted;
             141 nobody reads the output any more
 """
@@ -16,6 +16,7 @@ exit codes: 0 all is well; 1 no solution (of `search`); 2 wrong usage or bad inp
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -25,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
 from grlib.runs import deadline, housekeeping  # what a bare Python has; the rest when it is needed
-from grlib.runs import files as artefacts
 from grlib.runs.provenance import cores
 
 if TYPE_CHECKING:
     from grlib.tasks.countdown.puzzle import Problem
 
+DISK_FULL = 7  # exit code
 COMMANDS = {
     "reproduce": "run every notebook that is not up to date, in order; an interrupted one continues",
     "status": "show what is up to date, what would run, and why",
@@ -38,25 +39,15 @@ COMMANDS = {
     "record": "store a finished run's results, figures and outputs in the repository",
     "plan": "estimate hours, memory and disk of a run before it starts",
     "import-official": "read the rows that the authors' release generated, for figures and tables",
-    "pack": "write a run as at most eight files of 16 MB, so that another machine can continue it",
-    "unpack": "make a run folder from the files of a packed run",
     "publish": "upload a model or a record to the hub of Hugging Face",
     "search": "type a problem and watch the best model here search for a solution",
     "check": "check Python, the packages' versions, memory and disk",
-    "clean": "remove runs/, caches and .venv (nothing that git tracks)",
-}
-MOVED = {  # old commands and options, not listed: what to use
-    "bench": "the comparison of speeds is outside grlib now; in a clone, python -m benchmarks",
-    "gpu": "a GPU runs the notebooks now: python -m grlib reproduce --profile gpu --seconds 600 --plain; its "
-    "probe: python -m benchmarks gpu (docs/gpu.md)",
-    **dict.fromkeys(("merge-shards", "--shard"), "one run takes all of a Ray cluster now: docs/at-scale.md"),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "--profile": {"default": "laptop", "help": "smoke, laptop, gpu or paper (default: laptop)"},
     "--seed": {"type": int, "default": 0, "help": "seed of everything random (default: 0)"},
     "--run-dir": {"default": "", "metavar": "DIR", "help": "run folder (default: runs/<profile>/seed<seed>)"},
     "--only": {"nargs": "+", "default": [], "metavar": "NB", "help": "only these, as 06 or a full name"},
-    "--from": {"dest": "start", "metavar": "NB", "help": "this notebook and those after it"},
     "--base": {
         "choices": ["shipped", "scratch", "gpu"],
         "help": "base model: the shipped one, a new one, or (profile laptop) that of the GPU record",
@@ -66,14 +57,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "set a parameter of the notebooks that have it; repeat for more",
     },
     "--force": {"action": "store_true", "help": "run them again from the start, even if up to date"},
-    "--timeout": {"type": float, "metavar": "SECONDS", "help": "time limit per notebook (default: none)"},
     "--seconds": {"type": float, "metavar": "N", "help": "stop the run after N seconds; the work is stored"},
     "--plain": {"action": "store_true", "help": "run code cells as plain Python: no papermill, no kernel"},
     "--gpus": {"type": int, "default": 1, "help": "how many GPUs (default: 1)"},
     "--device": {"default": "cpu", "help": "a card such as t4, rtx4090 or h100 (default: cpu, this machine)"},
     "--cores": {"type": int, "default": cores(), "help": "CPU cores (default: those of this machine)"},
     "release": {"metavar": "DIR", "help": "the folder checkpoints/countdown of the release"},
-    "packed": {"type": Path, "metavar": "DIR", "help": "folder of the packed run's files"},
     "repo": {"metavar": "OWNER/NAME", "help": "the repository on the hub; made if it is not there"},
     "folder": {"type": Path, "metavar": "FOLDER", "help": "of a model, or of a record: .../laptop/seed0"},
     "--private": {"action": "store_true", "help": "for nobody else to see"},
@@ -82,21 +71,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and do not change the repository"},
     "--outputs": {"action": "store_true", "help": "no run: make outputs that show code or settings again"},
     "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
-    "--keep-runs": {"action": "store_true", "help": "keep runs/"},
-    "--venv": {"default": ".venv", "help": "the virtual environment to remove (default: .venv)"},
 }  # fmt: skip
-RUN, CHOICE = ("--profile", "--seed", "--run-dir"), ("--only", "--from", "--base", "-p")
+RUN, CHOICE = ("--profile", "--seed", "--run-dir"), ("--only", "--base", "-p")
 TAKES = {
-    "reproduce": (*RUN, *CHOICE, "--force", "--timeout", "--seconds", "--plain"),
+    "reproduce": (*RUN, *CHOICE, "--force", "--seconds", "--plain"),
     "status": (*RUN, *CHOICE),
     "figures": ("--profile", "--source", "--dest"),
     "record": (*RUN, "--only", "--dest", "--allow-stale", "--outputs"),
     "plan": ("--profile", "--gpus", "--device", "--cores"),
     "import-official": ("release", "--dest"),
-    "pack": (*RUN, "--only", "packed"),
-    "unpack": (*RUN, "packed"),
     "publish": ("repo", "folder", "--private", "--dry-run"),
-    "clean": ("--keep-runs", "--venv"),
 }
 
 
@@ -109,8 +93,6 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about, add_help=name != "search")
         for option in TAKES.get(name, ()):
             command.add_argument(option, **OPTIONS[option])
-    for name in MOVED:
-        commands.add_parser(name, add_help=False)
     return top
 
 
@@ -134,14 +116,13 @@ def request_of(options: argparse.Namespace) -> Any:
 def _refuse_impossible(request: Any) -> None:
     """GrlibError for problems that cannot be had and for a sampling engine that is not installed: before the
     first notebook, not after hours."""
-    from grlib.profiles.settings import ON_GPUS
     from grlib.tasks.countdown.sources import check_sources
 
     name, chosen = request.profile, request.notebooks()
     check_sources(request.resolved(chosen))
     files = {file for book in chosen for file in (*book.reads(name), *book.writes(name))}
     sampling = request.resolved(chosen).sampling
-    if sampling.engine in ON_GPUS and any(file.startswith("models/") for file in files):
+    if sampling.engine == "vllm" and any(file.startswith("models/") for file in files):
         from grlib.sampling.pool import check_engine  # loads torch, for which other engines need not wait
 
         check_engine(sampling)
@@ -189,11 +170,11 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             recording.redraw(options.profile, options.source, options.dest)
             _refresh_report(options.source or options.dest)
         case "record":
-            from grlib.runs import recording
+            from grlib.runs import files, recording
 
             if options.outputs:
                 for book in request_of(options).notebooks():
-                    artefacts.write_bytes(book.path, recording.refreshed(book))
+                    files.write_bytes(book.path, recording.refreshed(book))
                 return 0
             notes = recording.record(request_of(options), options.dest, options.allow_stale)
             _refresh_report(options.dest)
@@ -211,15 +192,6 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             print(
                 f"stored in {dest}; then: python -m grlib figures --profile paper --source {dest} --dest DIR"
             )
-        case "pack":
-            from grlib.models.pack import pack
-
-            request = request_of(options)
-            print(*pack(request.folder, options.packed, options.profile, options.only), sep="\n")
-        case "unpack":
-            from grlib.models.pack import unpack
-
-            unpack(options.packed, request_of(options).folder)
         case "publish":
             from grlib.runs.publish import publish
 
@@ -230,10 +202,6 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
             return live.main(rest, _played)
         case "check":
             return housekeeping.check()
-        case "clean":
-            housekeeping.clean(options.venv, options.keep_runs)
-        case moved:
-            raise GrlibError(f"{moved}: {MOVED[moved]}")
     return 0
 
 
@@ -241,9 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; an error becomes one line on stderr and an exit code."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
-    if rest and options.command not in ("search", *MOVED):  # `search` parses its arguments itself
-        unknown = f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help"
-        top.error(MOVED.get(rest[0].partition("=")[0], unknown))
+    if rest and options.command != "search":  # which parses its arguments itself
+        top.error(f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = run_command(options, rest)
@@ -264,9 +231,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error.name} is not installed; run `pip install 'grlib[notebooks]'`", file=sys.stderr)
         return GrlibError.exit_code
     except OSError as error:
-        if artefacts.is_disk_full(error):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             print(f"error: disk full ({error}); free some space, then the same command", file=sys.stderr)
-            return artefacts.DiskFull.exit_code
+            return DISK_FULL
         place, why = error.filename or options.command, error.strerror or error
         print(f"error: {place}: {why}; name another place, or correct this one", file=sys.stderr)
         return GrlibError.exit_code

@@ -17,8 +17,8 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str = "choose one of") -> str:
-    """The remedy for a wrong name: the known one that is most like it, or, after `otherwise`, all of them."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The remedy for a wrong name: the known one that is most like it, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"

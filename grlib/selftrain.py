@@ -22,7 +22,6 @@ from grlib.models.llama import load_both, save_model
 from grlib.models.lora import low_rank
 from grlib.models.tokenizer import load_tokenizer
 from grlib.profiles import Profile, Sampling, SelfTraining, Training
-from grlib.profiles.settings import refuse_uneven
 from grlib.runs.files import digest, read_table
 from grlib.sampling.pool import InMemory, Request, Sampled, release_gpus, sample
 from grlib.training.base import card_after
@@ -330,7 +329,6 @@ def fine_tune_rows(
         return read_table(out / "curve.csv")
     release_gpus()
     if training.processes > 1 and not launched():
-        refuse_uneven(training.processes, "batch_rows", training.batch_rows)
         job = {"rows": list(rows), "training": training, "seed": seed, "label": label}
         job |= {"base": base, "out": out, "work": work}
         launch(fine_tune_rows, job, training.processes, work / "job", label, progress)

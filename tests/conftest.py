@@ -9,6 +9,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from grlib.profiles.settings import Model
+
 # before torch is imported, here and in children: results and times must not depend on the machine's cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("busy", deadline=None)  # nor may tests fail where the machine is busy
@@ -16,6 +18,7 @@ settings.load_profile("busy")
 
 NUMBERS = 30  # whole numbers of the tiny tokenizer: larger ones are spelt digit by digit
 POSITIONS = 256
+SHAPE = Model(hidden=32, layers=2, heads=4, kv_heads=4, intermediate=64)
 
 
 def wait_for(condition, seconds: float = 300):
@@ -36,11 +39,11 @@ def tiny_model(kv_heads: int = 4, positions: int = POSITIONS, spread: bool = Tru
     """A random Llama, 2 layers of 32; `spread`: weights so large that its text varies and may end."""
     import torch
 
-    from grlib.models.llama import bake, build_model
+    from grlib.models.llama import bake, of_shape
     from grlib.tasks.countdown.vocabulary import build_tokenizer
 
     tokenizer = build_tokenizer(NUMBERS)
-    model = build_model(tokenizer, 32, 2, 4, 64, positions, seed=1)
+    model = of_shape(SHAPE, tokenizer, positions, seed=1)
     if kv_heads != 4:
         from transformers import LlamaForCausalLM
 

@@ -19,7 +19,7 @@ from packaging.version import Version
 
 from grlib import profiles
 from grlib.runs import files as artefacts
-from grlib.runs import housekeeping, notebooks, recording
+from grlib.runs import notebooks, recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -80,7 +80,7 @@ def test_an_installed_package_works_without_a_clone(tmp_path):
         [sys.executable, "-c", program], cwd=tmp_path, env=here, capture_output=True, text=True
     )
     assert done.stdout == "('14+15=29', '2*29=58', '84-58=26')\n", done.stderr
-    for command in ("status", "figures", "plan", "reproduce", "clean"):
+    for command in ("status", "figures", "plan", "reproduce"):
         asked = [sys.executable, "-m", "grlib", command]
         done = subprocess.run(asked, cwd=tmp_path, env=here, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")
@@ -171,50 +171,21 @@ def test_make_only_calls_python(arguments, command):
     assert lines[-1].split() == [".venv/bin/python", "-m", *command.split()]
 
 
-@pytest.mark.parametrize("command", ["", "reproduce", "clean"])
+@pytest.mark.parametrize("command", ["", "reproduce"])
 def test_help_needs_no_installed_package(command):
     text = output_of(sys.executable, "-S", "-m", "grlib", *command.split(), "--help")
     assert text.startswith("usage: python -m grlib")
 
 
-def test_clean_removes_what_can_be_made_again_and_nothing_tracked(tmp_path):
-    copy = tmp_path / "clone"
-    shutil.copytree(REPOSITORY / "grlib", copy / "grlib", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("runs/smoke/seed0/data", ".ruff_cache", "build", "tests/__pycache__", ".venv"):
-        (copy / name).mkdir(parents=True)
-        (copy / name / "file").write_text("x")
-    (copy / ".venv" / "file").rename(copy / ".venv" / ".ready")  # the mark of make
-    (copy / "pyproject.toml").touch()
-    subprocess.run(["git", "init", "-q", copy], check=True)
-    subprocess.run(["git", "-C", copy, "add", "-f", "build/file"], check=True)
-    subprocess.run(
-        [sys.executable, "-S", "-B", "-m", "grlib", "clean"], cwd=copy, check=True, capture_output=True
-    )
-    assert {path.name for path in copy.iterdir()} == {".git", "grlib", "build", "tests", "pyproject.toml"}
-    assert list((copy / "tests").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("place", "files", "said"),
-    [
-        ("../venv", ["pyvenv.cfg", "thesis.txt", ".ready"], "not made by make"),
-        ("../venv", ["pyvenv.cfg", "bin/python"], "not made by make"),
-        ("linked", [".ready"], "a symbolic link"),
-        ("runs", ["smoke/seed0/run.json"], "a symbolic link"),
-    ],
-)
-def test_clean_keeps_what_make_did_not_make_and_says_so(tmp_path, monkeypatch, capsys, place, files, said):
-    (tmp_path / "clone").mkdir()
-    for name in files:
-        (tmp_path / "venv" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "venv" / name).write_text("x")
-    if not place.startswith(".."):
-        (tmp_path / "clone" / place).symlink_to(tmp_path / "venv")
-    monkeypatch.setattr(housekeeping, "REPOSITORY", tmp_path / "clone")
-    housekeeping.clean(".venv" if place == "runs" else place)
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1 and printed.startswith("kept ") and said in printed
-    assert all((tmp_path / "venv" / name).is_file() for name in files)
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("ours", [True, False])
+def test_clean_removes_runs_and_the_environment_that_make_made(tmp_path, ours):
+    for name in ("runs/smoke", ".venv/bin", "figures"):
+        (tmp_path / name).mkdir(parents=True)
+    if ours:
+        (tmp_path / ".venv" / ".ready").touch()
+    subprocess.run(["make", "-f", REPOSITORY / "Makefile", "clean"], cwd=tmp_path, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"figures"} | (set() if ours else {".venv"})
 
 
 def test_make_never_empties_an_environment(tmp_path):

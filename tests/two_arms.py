@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from grlib.models.llama import build_model, save_model
+from grlib.models.llama import of_shape, save_model
 from grlib.models.tokenizer import encode
 from grlib.ppo import loop as ppo
 from grlib.ppo.rollouts import Rollout
 from grlib.profiles import PPO, Sampling
+from grlib.profiles.settings import Model
 from grlib.sampling.pool import Request
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 
@@ -31,7 +32,7 @@ class TwoArms:
 
 def toy(folder, whole_numbers=10):
     words = build_tokenizer(whole_numbers, ())
-    model = build_model(words, 16, 1, 2, 32, 64, seed=0)
+    model = of_shape(Model("", 16, 1, 2, 2, 32), words, 64)
     save_model(model, words, folder / "base")
     return folder / "base", words
 

@@ -57,29 +57,22 @@ class NumberFeatures(nn.Module):
         return own.index_add(0, self.rows, shared)
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast,
-    hidden: int,
-    layers: int,
-    heads: int,
-    intermediate: int,
-    positions: int,
-    seed: int,
-    kv_heads: int | None = None,
+def of_shape(
+    shape: Model, tokenizer: PreTrainedTokenizerFast, positions: int, seed: int = 0
 ) -> LlamaForCausalLM:
     """A randomly initialised Llama with tied embeddings and structured number tokens, ready to be trained.
 
-    `positions`: the longest sequence in tokens; `kv_heads`: heads of keys and values (None: `heads`).
+    `positions`: the longest sequence in tokens.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads or heads,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
         max_position_embeddings=positions,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -90,17 +83,9 @@ def build_model(
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
         if numbers := number_tokens(tokenizer):
-            features, table = NumberFeatures(numbers, hidden), model.get_input_embeddings()
+            features, table = NumberFeatures(numbers, shape.hidden), model.get_input_embeddings()
             parametrize.register_parametrization(table, "weight", features, unsafe=True)
     return model
-
-
-def of_shape(
-    shape: Model, tokenizer: PreTrainedTokenizerFast, positions: int, seed: int = 0
-) -> LlamaForCausalLM:
-    """`build_model` for a shape that a profile gives."""
-    sizes = (shape.hidden, shape.layers, shape.heads, shape.intermediate)
-    return build_model(tokenizer, *sizes, positions, seed, shape.kv_heads)
 
 
 def bake(model: LlamaForCausalLM) -> LlamaForCausalLM:

@@ -9,8 +9,6 @@ from zlib import crc32
 
 import torch
 
-from grlib.errors import GrlibError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -20,10 +18,8 @@ def low_rank(model: PreTrainedModel, rank: int, seed: int | str) -> Iterator[Non
     """A context in which only adapters of this rank, on all matrices of the blocks, are trained.
 
     At its end they are merged into the model, which has no adapters then. Rank 0 changes nothing; `seed`
-    fixes the first weights of the adapters. GrlibError for a negative rank.
+    fixes the first weights of the adapters.
     """
-    if rank < 0:
-        raise GrlibError(f"lora_rank is {rank}: must be 0 (train all weights) or more")
     if rank == 0:
         yield
         return

@@ -7,7 +7,6 @@ vocabulary becomes digits and bytes, so large numbers only make a trace longer.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -120,13 +119,8 @@ def refuse_lossy(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text; special tokens only where the text contains them."""
-    quick = _quick(tokenizer)
-    found = [quick.encode(text) if quick else None for text in texts]
-    left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
-    rest = iter(
-        tokenizer(left, add_special_tokens=False, return_attention_mask=False)["input_ids"] if left else []
-    )
-    return [next(rest) if ids is None else ids for ids in found]
+    found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False) if texts else {}
+    return found.get("input_ids", [])
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
@@ -144,63 +138,4 @@ def encode_plain(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     """The text of token ids, with special tokens and without changes of spaces."""
-    quick = _quick(tokenizer)
-    text = quick.decode(ids) if quick else None
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if text is None else text
-
-
-class _Quick:
-    """Encodes and decodes the trace language with a regular expression, many times faster than the tokenizer
-    (`python -m benchmarks tokenizer`). The result is None for other text, which the tokenizer must handle."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.vocabulary = tokenizer.get_vocab()
-        whole = sum(piece.isdecimal() for piece in self.vocabulary)
-        spelt = [piece for piece in self.vocabulary if not re.match("[0-9]|<0x", piece)]
-        phrases = "|".join(map(re.escape, sorted(spelt, key=len, reverse=True)))
-        joined = [sign for sign in JOINED if f"0{sign}" in self.vocabulary]
-        signs = "|".join(rf"{re.escape(sign)}(?=[0-9])" for sign in joined)
-        number = rf"(?<![0-9])(?:{_below(whole)})(?:{signs}|(?![0-9]))"
-        self.pieces = re.compile(rf"{phrases}|{number}|[0-9]")
-        self.texts = {row: piece for piece, row in self.vocabulary.items() if not piece.startswith("<0x")}
-
-    def encode(self, text: str) -> list[int] | None:
-        pieces = self.pieces.findall(text)
-        if sum(map(len, pieces)) != len(text):
-            return None
-        try:
-            return list(map(self.vocabulary.__getitem__, pieces))
-        except KeyError:  # a digit that is no token by itself
-            return None
-
-    def decode(self, ids: Sequence[int]) -> str | None:
-        try:
-            return "".join(map(self.texts.__getitem__, ids))
-        except KeyError:  # a byte: several of them make one character
-            return None
-
-
-def _below(limit: int) -> str:
-    """A regular expression for the numbers 0 .. limit-1 without leading zeros, longer ones first."""
-    last = str(limit - 1)
-    found = [last]
-    for place, digit in enumerate(last):  # of equal length, equal up to `place`, smaller there
-        lowest = "1" if place == 0 and len(last) > 1 else "0"
-        if digit > lowest:
-            smaller = f"[{lowest}-{chr(ord(digit) - 1)}]"
-            found.append(last[:place] + smaller + f"[0-9]{{{len(last) - place - 1}}}")
-    if len(last) > 1:
-        found.append(f"[1-9][0-9]{{0,{len(last) - 2}}}|0")
-    return "|".join(found)
-
-
-def _quick(tokenizer: PreTrainedTokenizerFast) -> _Quick | None:
-    """The tokenizer's `_Quick`, stored in it; None unless one pattern splits text into whole pieces, as in
-    Countdown's tokenizer."""
-    if not hasattr(tokenizer, "get_vocab"):
-        return None
-    if "_quick" not in vars(tokenizer):
-        made = json.loads(tokenizer.backend_tokenizer.to_str())
-        ours = (made["pre_tokenizer"] or {}).get("type") == "Split" and not made["model"].get("merges")
-        vars(tokenizer)["_quick"] = _Quick(tokenizer) if ours else None
-    return vars(tokenizer)["_quick"]
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)

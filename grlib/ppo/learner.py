@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,8 @@ from grlib.ppo.losses import (
 )
 from grlib.ppo.rollouts import Batch
 from grlib.profiles import PPO
-from grlib.training.checkpoint import read_checkpoint, write_checkpoint
 from grlib.training.loss import nll_of, states_before
-from grlib.training.parallel import Team, free_cache
+from grlib.training.parallel import Team
 from grlib.training.rows import Row, micro_batches
 
 if TYPE_CHECKING:
@@ -276,21 +274,6 @@ class Learner:
     def batches(self, rows: list[Row]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Rows for one forward pass each, as `rows.micro_batches` gives them."""
         return self.pack.batches(rows) if self.pack else micro_batches(rows, self.settings.micro_tokens)
-
-    def hand_over(self) -> None:
-        """Copy the weights so far into the policy that was given, before it samples."""
-        self.team.refresh(self.net, self.policy, "policy")
-        free_cache()
-
-    def checkpoint(self, folder: Path, key: dict[str, Any], step: int, curve: list[dict[str, float]]) -> None:
-        """Store the state of a run; every random choice follows from the seed and the step."""
-        place = {"step": step, "curve": curve}
-        write_checkpoint(self.team, folder, key, self.net, self.optimizers, place)
-
-    def restore(self, folder: Path, key: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
-        """(step, curve) of the newest checkpoint of this run; (0, []) where there is none."""
-        place = read_checkpoint(self.team, folder, key, self.net, self.optimizers)
-        return (place["step"], place["curve"]) if place else (0, [])
 
 
 def to_length_one(gradients: Sequence[torch.Tensor]) -> float:

@@ -31,9 +31,9 @@ from grlib.runs.files import digest, read_table, write_table
 from grlib.sampling.pool import release_gpus
 from grlib.selftrain import Policy, sampled_policy
 from grlib.training.base import card_after
-from grlib.training.checkpoint import finished, write_finished
+from grlib.training.checkpoint import finished, read_checkpoint, write_checkpoint, write_finished
 from grlib.training.loop import checkpoint_due, out_of_time
-from grlib.training.parallel import Team, launch, launched
+from grlib.training.parallel import Team, free_cache, launch, launched
 from grlib.training.tracking import track
 
 if TYPE_CHECKING:
@@ -79,11 +79,13 @@ def train_ppo(
     policy, tokenizer = load_both(base)
     learner = _learner(policy, settings, seed)
     team = learner.team
-    step, curve = learner.restore(work, key)
+    place = read_checkpoint(team, work, key, learner.net, learner.optimizers) or {"step": 0, "curve": []}
+    step, curve = place["step"], place["curve"]
     saved, warned = time.monotonic(), set[str]()
     while step < settings.steps:
         began = time.monotonic()
-        learner.hand_over()
+        team.refresh(learner.net, policy, "policy")
+        free_cache()
         rollouts: list[Rollout] = []
         if team.rank == 0:
             rollouts = _rollouts(task, items, policy, tokenizer, settings, seed, step, work)
@@ -103,7 +105,8 @@ def train_ppo(
                     progress(f"PPO: warning, step {step}: {text}")
                 warned.add(kind)
         if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
-            learner.checkpoint(work, key, step, curve)
+            place = {"step": step, "curve": curve}
+            write_checkpoint(team, work, key, learner.net, learner.optimizers, place)
             saved = time.monotonic()
             if step < settings.steps:
                 deadline.stop_if(out_of_time(team), "PPO", f"{step}/{settings.steps} steps")
@@ -166,9 +169,9 @@ def _rollouts(
     step: int,
     work: Path,
 ) -> list[Rollout]:
-    """The responses of one step: sampled from the policy itself where sampling is resident, else from its
+    """The responses of one step: sampled from the policy itself by engine "static", else from its
     copy in `work`, which workers load."""
-    model = (policy, tokenizer) if settings.sampling.resident else work / "policy"
+    model = (policy, tokenizer) if settings.sampling.engine == "static" else work / "policy"
     if isinstance(model, Path):
         save_model(policy, tokenizer, model)
     problems = problems_of_step(items, settings, seed, step)

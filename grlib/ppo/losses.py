@@ -152,16 +152,9 @@ def _check(action_start: torch.Tensor, **others: torch.Tensor) -> None:
                 "pad the responses to one length"
             )
         if not bool(torch.isfinite(tensor).all()):
-            row, column = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-            raise GrlibError(
-                f"{name} is {tensor[row, column].item()} at row {row}, token {column}: must be finite; "
-                "lower the rate, or look at the sampled tokens"
-            )
-    if not bool(((action_start == 0) | (action_start == 1)).all()):
-        raise GrlibError("action_start holds values other than 0 and 1; mark the first token of each action")
-    if not bool((action_start[:, 0] == 1).all()):
-        row = int((action_start[:, 0] != 1).nonzero()[0])
+            raise GrlibError(f"{name} must be finite; lower the rate, or look at the sampled tokens")
+    if not bool(((action_start == 0) | (action_start == 1)).all() and (action_start[:, 0] == 1).all()):
         raise GrlibError(
-            f"action_start of row {row} begins with {float(action_start[row, 0]):g}: a response's first "
-            "token starts an action; set its first column to 1"
+            "action_start must be 1 at the first token of each action, of which a response's first token is "
+            "one, and 0 elsewhere"
         )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from grlib.errors import GrlibError
 from grlib.training.rows import Row
 
 if TYPE_CHECKING:
@@ -40,18 +39,12 @@ class Batch:
 
 
 def batch_of(rollouts: Sequence[Rollout]) -> Batch:
-    """Pad rollouts to one length. Raises GrlibError for a rollout whose parts do not fit together."""
+    """Pad rollouts to one length."""
     width = max(len(rollout.response) for rollout in rollouts)
     logprob, start, reward = (torch.zeros(len(rollouts), width) for _ in range(3))
     rows = []
     for i, rollout in enumerate(rollouts):
         tokens = len(rollout.response)
-        places = [*rollout.starts, *(place for place, _ in rollout.rewards)]
-        if len(rollout.logprobs) != tokens or not all(0 <= place < tokens for place in places):
-            raise GrlibError(
-                f"rollout {i}: {len(rollout.logprobs)} log probabilities and places {places} for {tokens} "
-                "tokens; there must be one per token, and every place must be that of a token"
-            )
         rows.append(Row(np.asarray(rollout.prompt + rollout.response, dtype=np.int32), len(rollout.prompt)))
         logprob[i, :tokens] = torch.from_numpy(np.asarray(rollout.logprobs, dtype=np.float32))
         start[i, list(rollout.starts)] = 1

@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 from grlib.errors import GrlibError, nearest
 
 ENGINES = ("batched", "static", "transformers", "vllm")
-ON_GPUS = ("vllm", "static")  # engines with processes of their own, a GPU or more each
 LEAST_CHUNK = 32  # requests that are worth a worker process
 MOST = 10**9  # the largest number of any setting; the smallest is 0
 AT_MOST = {"temperature": 100} | dict.fromkeys(("unseen_fraction", "warmup", "gamma", "lam", "betas"), 1)
@@ -102,14 +101,12 @@ class Sampling:
     slots: int = 96  # rows in flight at once in one worker
     chunk: int = 256  # requests of one resumable piece of work
     workers: int = 0  # processes on the CPU; 0: one per core
-    tensor_parallel: int = 1  # GPUs that hold one copy of the model (engine "vllm")
-    data_parallel: int = 1  # copies of the model, each on its own GPUs (engines "vllm" and "static")
-    resident: bool = False  # sample in this process, which keeps model and engine; the responses are the same
+    data_parallel: int = 1  # copies of the model, each on its own GPU (engine "vllm")
     logprobs: bool = False  # keep the new tokens and their log probabilities (not engine "transformers")
 
     def __post_init__(self) -> None:
         _choose(self, engine=ENGINES)
-        _positive(self, "slots", "chunk", "tensor_parallel", "data_parallel")
+        _positive(self, "slots", "chunk", "data_parallel")
         for name in ("temperature", "workers"):
             _refuse_out_of_range("sampling", name, getattr(self, name))
         if self.logprobs and (self.engine == "transformers" or self.temperature != 1):
@@ -121,7 +118,7 @@ class Sampling:
     def for_requests(self, count: int) -> Sampling:
         """The same settings for `count` requests, in chunks so small that every copy of the model has work
         (on the CPU: two workers)."""
-        copies = self.data_parallel if self.engine in ON_GPUS else 2
+        copies = {"vllm": self.data_parallel, "static": 1}.get(self.engine, 2)
         return replace(self, chunk=min(self.chunk, max(LEAST_CHUNK, -(-count // copies))))
 
 
@@ -191,7 +188,6 @@ class PPO(Compute):
             raise GrlibError(f"group={self.group} with baseline 'group': must be 2 or more; raise it")
         _positive(self, "steps", "responses", "group", "minibatch")
         _positive(self, "actor_lr", "critic_lr", "clip", "dual_clip")
-        refuse_uneven(self.processes, "minibatch", self.minibatch)
 
     @property
     def samples_each(self) -> int:
@@ -202,15 +198,6 @@ class PPO(Compute):
     def problems(self) -> int:
         """Problems of one step."""
         return max(1, self.responses // self.samples_each)
-
-
-def refuse_uneven(processes: int, name: str, rows: int) -> None:
-    """GrlibError where a number of processes does not divide the rows of a step, the setting `name`."""
-    if rows % processes:
-        raise GrlibError(
-            f"processes={processes} and {name}={rows}: the processes must divide the rows of a step; change "
-            "one of them"
-        )
 
 
 @dataclass(frozen=True)
@@ -291,16 +278,6 @@ class Profile(Compute):
     hint_problems: int = 100
     hint_samples: int = 4
     rewrite_problems: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        how = self.sampling
-        if how.resident and (self.processes > 1 or how.data_parallel > 1 or how.engine == "vllm"):
-            raise GrlibError(
-                f"profile {self.name}: resident with processes={self.processes}, data_parallel="
-                f"{how.data_parallel}, engine {how.engine!r}: one process holds one copy of the model and "
-                "trains it; use 1, 1 and 'static' or 'batched', or resident = false"
-            )
 
     def __getattr__(self, name: str) -> Any:
         """The settings of a task."""

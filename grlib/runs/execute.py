@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,20 +22,15 @@ from grlib.runs.notebooks import Notebook
 from grlib.runs.outcome import Indented, cause_of, failure
 
 
-def execute(
-    notebook: Notebook, parameters: Mapping[str, Any], folder: Path, resume: str, timeout: float | None
-) -> dict[str, Any]:
-    """Run one notebook in a fresh kernel of this interpreter and keep the executed file; returns its cost.
+def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, resume: str) -> None:
+    """Run one notebook in a fresh kernel of this interpreter and keep the executed file.
 
-    `timeout` in seconds. Failure names the section, the cell, the cause and the command `resume`.
+    Failure names the section, the cell, the cause and the command `resume`.
     """
     final = freshness.executed_path(notebook, folder)
     partial, failed = final.with_suffix(".partial.ipynb"), final.with_suffix(".failed.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
-    kernel, began = _Kernel(), time.monotonic()
-    alarm = threading.Timer(timeout or threading.TIMEOUT_MAX, kernel.out_of_time)
-    alarm.daemon = True
-    alarm.start()
+    kernel = _Kernel()
     papermill_engines.register("grlib", _Engine)
     try:
         papermill.execute_notebook(
@@ -47,45 +40,30 @@ def execute(
         )  # fmt: skip
         partial.replace(final)
     except Exception as error:
-        cause, why = _cause(error, kernel, timeout)
+        cause, why = _cause(error)
         so_far = [f"so far:  {runs.shown(failed)}"] if partial.exists() else []
         if so_far:
             partial.replace(failed)
         raise failure(notebook, _cell(notebook, error, kernel), cause, why, resume, so_far) from error
     finally:
-        alarm.cancel()
         kernel.end()
     failed.unlink(missing_ok=True)
-    return {
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mb": kernel.megabytes(),
-        "sections": notebooks.read(final).seconds_by_section(),
-    }
 
 
 class _Kernel:
-    """What the runner knows of the kernel: the cell that runs, its processes and their memory."""
+    """What the runner knows of the kernel: the cell that runs, and its process."""
 
-    cell, timed_out = 0, False
-    memory: runs.PeakMemory | None = None
+    cell = 0
+    process: psutil.Process | None = None
 
     def entered(self, cell: int, pid: int) -> None:
-        self.cell, self.memory = cell, self.memory or runs.PeakMemory(pid)
-        if self.timed_out:
-            self.end()
-
-    def out_of_time(self) -> None:
-        self.timed_out = True
-        self.end()
+        self.cell, self.process = cell, self.process or psutil.Process(pid)
 
     def end(self) -> None:
         """Kill the kernel and the workers that it started."""
-        for process in self.memory.processes() if self.memory else []:
-            with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error):
+            for process in [*self.process.children(recursive=True), self.process] if self.process else []:
                 process.kill()
-
-    def megabytes(self) -> int:
-        return self.memory.megabytes() if self.memory else 0
 
 
 class _Engine(NBClientEngine):
@@ -112,16 +90,12 @@ def _cell(notebook: Notebook, error: Exception, kernel: _Kernel) -> int:
     return min(failed - after_injected, len(notebook.cells) - 1)
 
 
-def _cause(error: Exception, kernel: _Kernel, timeout: float | None) -> tuple[str, str]:
+def _cause(error: Exception) -> tuple[str, str]:
     """The class of the cause and one line about it."""
-    if kernel.timed_out:
-        return "time-out", f"not finished after {timeout:g} s; allow more with --timeout, or leave it out"
     name, line = type(error).__name__, one_line(error)
     if isinstance(error, PapermillExecutionError):
         name, line = error.ename.rpartition(".")[2], f"{error.ename}: {error.evalue}".strip().splitlines()[0]
     cause = cause_of(f"{name}: {error}")
     if cause == "dead kernel":
-        memory = f"peak {kernel.megabytes()} MB of {psutil.virtual_memory().total / 1e6:.0f} MB"
-        line = f"the kernel died, usually because memory ran out ({memory}); close other programs"
-        line += " or use a smaller profile"
+        line = "the kernel died, usually because memory ran out; close programs or choose a smaller profile"
     return cause, line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -29,21 +28,14 @@ class MissingArtefact(GrlibError):
     exit_code = 3
 
 
-class DiskFull(GrlibError):
-    """The disk has no room for a file."""
-
-    exit_code = 7
-
-
 # Atomic writes
 
 
 @contextlib.contextmanager
-def atomic(path: Path, size: int = 0) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; the file or folder made there replaces `path` at the end.
 
-    After a kill or an exception, `path` is as before. A full disk raises DiskFull; its message gives `size`,
-    the bytes that are needed, if known.
+    After a kill or an exception, `path` is as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f"{os.getpid()}-{threading.get_ident()}"
@@ -56,14 +48,6 @@ def atomic(path: Path, size: int = 0) -> Iterator[Path]:
             path.rename(old)
         new.rename(path)
         _sync(path.parent)
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        needs = f"needs {size / 1e6:.3g} MB" if size else "does not fit"
-        raise DiskFull(
-            f"disk full: {path} {needs}, {shutil.disk_usage(path.parent).free / 1e6:.3g} MB are free; "
-            "free some space (python -m grlib clean, or another --run-dir) and run the same command again"
-        ) from error
     finally:
         _remove(new)
         _remove(old)
@@ -79,7 +63,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write a file completely or not at all; makes missing folders above it."""
-    with atomic(path, len(content)) as temporary:
+    with atomic(path) as temporary:
         temporary.write_bytes(content)
     return path
 
@@ -97,12 +81,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk or the quota is full, also if a library wrapped it."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -144,17 +144,13 @@ def every() -> list[Notebook]:
     return [read(path) for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))]
 
 
-def select(only: Iterable[str] = (), start: str | None = None) -> list[Notebook]:
-    """The notebooks named in `only` (default: all), beginning with `start`; names as "06" or in full."""
+def select(only: Iterable[str] = ()) -> list[Notebook]:
+    """The notebooks named in `only`, as "06" or in full (default: all), in running order."""
     available = every()
     if not available:
         raise GrlibError(f"{FOLDER}: no notebooks here; use a clone of the repository (pip install -e .)")
-    wanted = {find(available, name).name for name in only} or {notebook.name for notebook in available}
-    first = find(available, start).name if start else ""
-    chosen = [notebook for notebook in available if notebook.name in wanted and notebook.name >= first]
-    if not chosen:
-        raise GrlibError(f"--from {start}: comes after every notebook of --only; leave out one of the two")
-    return chosen
+    wanted = {find(available, name).name for name in only}
+    return [notebook for notebook in available if not wanted or notebook.name in wanted]
 
 
 def find(available: list[Notebook], name: str) -> Notebook:
@@ -163,12 +159,7 @@ def find(available: list[Notebook], name: str) -> Notebook:
     for notebook in available:
         if stem == notebook.name or stem.isdigit() and notebook.name.startswith(f"{stem.zfill(2)}_"):
             return notebook
-    raise GrlibError(f"notebook {name!r}: {suggest(stem, [notebook.name for notebook in available])}")
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known name, or all of them."""
-    return f"unknown; {nearest(name, known, otherwise='there are')}"
+    raise GrlibError(f"notebook {name!r}: unknown; {nearest(stem, [book.name for book in available])}")
 
 
 def maker(name: str, profile: str) -> str | None:

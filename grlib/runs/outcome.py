@@ -13,11 +13,10 @@ from grlib.runs.notebooks import Notebook
 CAUSES = {  # exit code, and a pattern for the exception's "Name: text"; the first that matches counts
     "out of time": (9, r"^OutOfTime"),
     "missing artefact": (3, r"^MissingArtefact"),
-    "disk full": (7, r"^DiskFull|No space left on device|Disk quota exceeded"),
+    "disk full": (7, r"No space left on device|Disk quota exceeded"),
     "memory": (5, r"^(MemoryError|OutOfMemoryError|BrokenProcessPool)|can't allocate memory|out of memory"),
     "dead kernel": (5, r"^DeadKernelError|Kernel died"),
     "error": (4, r""),
-    "time-out": (6, r""),  # only the runner's timer finds it
 }
 
 

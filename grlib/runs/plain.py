@@ -23,18 +23,16 @@ from typing import Any
 from grlib.errors import GrlibError, one_line
 from grlib.runs import files as artefacts
 from grlib.runs import freshness, notebooks
-from grlib.runs import run as runs
 from grlib.runs.notebooks import Notebook
 from grlib.runs.outcome import Indented, cause_of, failure
 
 
-def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, resume: str) -> dict[str, Any]:
-    """Run one notebook with `folder` as the working directory and keep an executed copy; returns its cost.
+def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, resume: str) -> None:
+    """Run one notebook with `folder` as the working directory and keep an executed copy.
 
     Raises Failure as `execute.execute` does, after the traceback.
     """
     executed, names = copy.deepcopy(notebook), {"__name__": "__main__"}
-    memory, began = runs.PeakMemory(), time.monotonic()
     os.environ.setdefault("MPLBACKEND", "Agg")
     _stand_in_for_ipython()
     for number, cell in enumerate(executed.cells):
@@ -59,11 +57,6 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
     artefacts.write_json(freshness.executed_path(notebook, folder), executed.content)
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
-    return {
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mb": memory.megabytes(),
-        "sections": executed.seconds_by_section(),
-    }
 
 
 def run_cell(source: str, names: dict[str, Any], place: str) -> Any:

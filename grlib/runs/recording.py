@@ -36,7 +36,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     Every seed keeps its results. The notebooks' outputs, the example figures and the costs are those of the
     lowest recorded seed (costs only of a run with the profile's own sizes). Then figures and tables are drawn
     again from all seeds.
-    With `request.only` or `request.start`, the files of those notebooks join the record or begin one; it must
+    With `request.only`, the files of those notebooks join the record or begin one; it must
     hold every file that they used. With `dest`, all is written there and the repository's record does not
     change. GrlibError for a run whose notebooks are not all up to date, and for a profile without evidence
     (smoke, rehearsal) unless `dest` is given.
@@ -54,7 +54,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
             f"{target}: holds the record of profile {before['profile']}, seed {before['seed']}; "
             f"it is not overwritten with {request.profile}, {request.seed}: name another --dest"
         )
-    joins = bool(request.only or request.start)
+    joins = bool(request.only)
     if joins and not dest:
         _refuse_loose_ends(chosen, request.folder, target)
     lowest = bool(dest) or request.seed <= min(

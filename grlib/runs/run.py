@@ -82,7 +82,7 @@ def resolve(profile: str, seed: int, sizes: Mapping[str, Any], base: str = "ship
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise GrlibError(f"seed={seed!r}: must be a whole number from 0 to {2**32 - 1}")
     if base not in BASES:
-        raise GrlibError(f"base={base!r}: {notebooks.suggest(str(base), BASES)}")
+        raise GrlibError(f"base={base!r}: unknown; {nearest(str(base), BASES)}")
     return profiles.with_sizes(profiles.get(profile), sizes)
 
 
@@ -296,31 +296,25 @@ def shown(path: Path) -> str:
 
 
 class PeakMemory:
-    """Measures the resident memory of a process and its children twice a second, in a background thread.
+    """Measures the resident memory of this process and its children twice a second, in a background thread.
 
     Memory that processes share counts in each of them, so the peak is an upper bound.
     """
 
-    def __init__(self, pid: int | None = None) -> None:
-        self._process, self._peak = psutil.Process(pid), 0
+    def __init__(self) -> None:
+        self._process, self._peak = psutil.Process(), 0
         threading.Thread(target=self._watch, daemon=True).start()
-
-    def processes(self) -> list[psutil.Process]:
-        """The descendants and the process itself; empty if it has ended."""
-        with contextlib.suppress(psutil.Error):
-            return [*self._process.children(recursive=True), self._process]
-        return []
 
     def megabytes(self) -> int:
         """The highest sum so far, in MB (1e6 bytes)."""
         total = 0
-        for process in self.processes():
+        for process in [*self._process.children(recursive=True), self._process]:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         self._peak = max(self._peak, total)
         return round(self._peak / 1e6)
 
     def _watch(self) -> None:
-        while self._process.is_running():
+        while True:
             self.megabytes()
             time.sleep(0.5)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grlib.errors import GrlibError
+from grlib.errors import GrlibError, nearest
 from grlib.profiles.settings import MOST, SIZES, Profile
 from grlib.runs import deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
@@ -28,9 +28,7 @@ class Request:
     seed: int = 0
     run_dir: str = ""
     only: tuple[str, ...] = ()
-    start: str | None = None
     force: bool = False
-    timeout: float | None = None
     seconds: float | None = None  # stop after this time with what is stored (grlib.runs.deadline)
     plain: bool = False  # in this process, without papermill and kernels (grlib.runs.plain)
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -48,16 +46,13 @@ class Request:
     def notebooks(self) -> list[Notebook]:
         """The notebooks to run, in order; GrlibError for any wrong name or value of the request."""
         runs.resolve(self.profile, self.seed, {})
-        for name, limit in (("--timeout", self.timeout), ("--seconds", self.seconds)):
-            if limit is not None and not 0 < limit <= MOST:
-                raise GrlibError(f"{name} {limit:g}: must be more than 0, finite; leave it out for no limit")
-        if self.timeout and self.plain:
-            raise GrlibError("--timeout with --plain: there is no kernel to stop; use --seconds instead")
-        chosen = notebooks.select(self.only, self.start)
+        if self.seconds is not None and not 0 < self.seconds <= MOST:
+            raise GrlibError(f"--seconds {self.seconds:g}: must be more than 0, finite; no limit without it")
+        chosen = notebooks.select(self.only)
         known = sorted({name for book in chosen for name in self.injected(book) | book.parameters()})
         for name in self.parameters:
             if name not in known:
-                raise GrlibError(f"parameter {name!r}: {notebooks.suggest(name, known)}")
+                raise GrlibError(f"parameter {name!r}: unknown; {nearest(name, known)}")
         self.resolved(chosen)
         return chosen
 
@@ -76,8 +71,6 @@ class Request:
         words = ["python", "-m", "grlib", "reproduce", "--profile", self.profile, "--seed", str(self.seed)]
         words += ["--run-dir", str(self.folder)] if self.run_dir else []
         words += ["--only", *self.only] if self.only else []
-        words += ["--from", self.start] if self.start else []
-        words += ["--timeout", f"{self.timeout:g}"] if self.timeout else []
         words += ["--seconds", f"{self.seconds:g}"] if self.seconds else []
         words += ["--plain"] if self.plain else []
         for name, value in self.parameters.items():
@@ -150,12 +143,19 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     folder, parameters = request.folder, request.injected(notebook)
     before = freshness.snapshot(notebook, parameters, folder)
     freshness.state_path(notebook, folder).unlink(missing_ok=True)
+    memory, began = runs.PeakMemory(), time.monotonic()
     if request.plain:
-        cost = plain.execute(notebook, parameters, folder, request.resume_command())
+        plain.execute(notebook, parameters, folder, request.resume_command())
     else:
         from grlib.runs.execute import execute  # imports papermill: a second, which `status` does not need
 
-        cost = execute(notebook, parameters, folder, request.resume_command(), request.timeout)
+        execute(notebook, parameters, folder, request.resume_command())
+    executed = notebooks.read(freshness.executed_path(notebook, folder))
+    cost = {
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mb": memory.megabytes(),
+        "sections": executed.seconds_by_section(),
+    }
     # a figure of what was not run has no rows; the model of a rehearsal may solve no problem
     used = [freshness.located(name, folder) for name in notebook.may_read(request.profile)]
     may_be_empty = request.profile == "rehearsal" or not all(path.exists() for path in used)

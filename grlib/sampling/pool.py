@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,6 @@ from grlib.errors import GrlibError
 from grlib.models.llama import digest_of, load_both
 from grlib.models.tokenizer import decode, encode, encode_plain, load_tokenizer
 from grlib.profiles import Sampling
-from grlib.profiles.settings import ON_GPUS
 from grlib.runs.chunks import CLUSTER, chunked, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
 from grlib.runs.provenance import cores
@@ -77,7 +76,7 @@ def sample(
 ) -> list[Sampled]:
     """Answer all requests with a model, in order; finished chunks are kept in `folder`.
 
-    The model is a folder, or in memory where the settings are `resident`. A call that was killed continues
+    The model is a folder or, for the engine "static", in memory. A call that was killed continues
     when it is made again with the same arguments. Raises GrlibError for a model that is missing or damaged,
     an engine that is not installed, and a prompt that does not fit the model.
     """
@@ -104,14 +103,18 @@ def sample(
     jobs = [(model, part, settings, crc32(f"{seed}/{number}".encode())) for number, part in enumerate(parts)]
     # starting workers for a single chunk costs more than they save; a GPU is free when its process ends
     several = len(parts) > 1 and (_processes(settings) > 1 or os.environ.get(CLUSTER))
-    workers = (several or settings.engine in ON_GPUS) and not settings.resident
+    workers = settings.engine == "vllm" or (several and settings.engine != "static")
+
+    def submitted(number: int) -> Future[pd.DataFrame]:
+        return _pool(settings, content).submit(sample_chunk, *jobs[number])
+
     try:
         frame = chunked(
             folder,
             key,
             len(parts),
             lambda number: _sample_here(*jobs[number]),
-            submit=(lambda number: _pool(settings).submit(sample_chunk, *jobs[number])) if workers else None,
+            submit=submitted if workers else None,
             progress=progress,
             label=label,
         )
@@ -189,35 +192,35 @@ def engine(name: str) -> ModuleType:
 
 def check_engine(settings: Sampling) -> None:
     """GrlibError, before any work, where the engine is not installed or needs more GPUs than there are."""
-    if settings.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+    if settings.engine != "vllm":
+        return
+    if importlib.util.find_spec("vllm") is None:
         raise GrlibError(
             "engine 'vllm': vLLM is not installed; run `make vllm`, or choose another engine "
             "(field `engine` of the profile in grlib/profiles/)"
         )
-    gpus, needed = torch.cuda.device_count(), settings.tensor_parallel * settings.data_parallel
-    few = 0 < gpus < needed and not os.environ.get(CLUSTER)
-    if settings.engine in ON_GPUS and few:  # without a GPU, engines run on the CPU
-        raise GrlibError(
-            f"tensor_parallel={settings.tensor_parallel} x data_parallel={settings.data_parallel} needs "
-            f"{needed} GPUs, and there are {gpus}; lower one of them"
-        )
+    gpus = torch.cuda.device_count()
+    few = 0 < gpus < settings.data_parallel and not os.environ.get(CLUSTER)
+    if few:  # without a GPU, it runs on the CPU
+        raise GrlibError(f"data_parallel={settings.data_parallel}: there are {gpus} GPUs; lower it")
 
 
 def _processes(settings: Sampling) -> int:
     """The number of workers: one per core, or one per copy of the model on GPUs."""
-    return settings.data_parallel if settings.engine in ON_GPUS else settings.workers or cores()
+    return settings.data_parallel if settings.engine == "vllm" else settings.workers or cores()
 
 
-_POOLS: dict[tuple[str, int, int], Executor] = {}  # the running pool, by its kind
+_POOLS: dict[tuple[Any, ...], Executor] = {}  # the running pool, by its kind
 
 
-def _pool(settings: Sampling) -> Executor:
-    """Worker processes, started once: they keep torch and the last model loaded."""
-    kind = (settings.engine, _processes(settings), settings.tensor_parallel)
+def _pool(settings: Sampling, content: str = "") -> Executor:
+    """Worker processes, started once: they keep torch and the last model loaded. With vLLM, which holds its
+    memory until its process ends, they serve one model, with the digest `content`."""
+    served = content if settings.engine == "vllm" else ""
+    kind = (settings.engine, _processes(settings), served)
     if kind not in _POOLS:
         end_workers()
-        gpus = settings.tensor_parallel if settings.engine in ON_GPUS else 0
-        _POOLS[kind] = worker_pool(_processes(settings), gpus)
+        _POOLS[kind] = worker_pool(_processes(settings), gpus=int(settings.engine == "vllm"))
     return _POOLS[kind]
 
 

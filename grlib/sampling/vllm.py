@@ -1,4 +1,4 @@
-"""Engine "vllm": one vLLM engine per worker process, which stays and loads new weights where that works.
+"""Engine "vllm": one vLLM engine per worker process, for one model; `pool` starts a process for another.
 
 vLLM gets and gives token ids only: `pool.answer` encodes and decodes as for the other engines, so that a
 prefix is continued exactly and budgets count the same tokens.
@@ -7,10 +7,10 @@ prefix is continued exactly and budgets count the same tokens.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import torch
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from grlib.sampling.batched import Drawn
 
 LENGTH_STEP = 512  # the longest sequence of an engine, in tokens, is a multiple of this
+_KEPT: dict[tuple[str, int], tuple[int, LLM]] = {}  # the last engine and its longest sequence
 CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own variable: memory for keys and values on a CPU
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"  # in Llama and models like it
-# Fields of a configuration in which two models may differ that one engine can serve.
-NOT_THE_SHAPE = {"_name_or_path", "vocabulary_digest", "transformers_version", "dtype", "torch_dtype"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def generate(
     active = [number for number, budget in enumerate(budgets) if budget > 0]
     if not active:
         return tokens, logprobs
-    llm = _engine.serving(model, max(len(prompts[number]) + budgets[number] for number in active), settings)
+    llm = _serving(model, max(len(prompts[number]) + budgets[number] for number in active), settings)
     parameters = [
         SamplingParams(
             temperature=settings.temperature,
@@ -88,83 +86,29 @@ def generate(
     return tokens, logprobs
 
 
-class _Engine:
-    """The engine of this process, and the digest of the model whose weights it holds."""
-
-    def __init__(self) -> None:
-        self.llm: LLM | None = None
-        self.content = ""
-        self.key: dict[str, Any] = {}
-        self.length = self.started = 0
-
-    def serving(self, model: ServedModel, longest: int, settings: Sampling) -> LLM:
-        """The engine with the weights of `model`, for sequences of `longest` tokens: the present one with new
-        weights where shape and length allow it, else a new one."""
-        apart = _holds_apart(model.config)
-        shape = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_SHAPE}
-        key = {"shape": shape, "slots": settings.slots, "tensor_parallel": settings.tensor_parallel}
-        if self.llm is None or key != self.key or longest > self.length:
-            self.llm = None  # free its memory first
-            most = model.config.max_position_embeddings
-            self.length = min(most, -(-longest // LENGTH_STEP) * LENGTH_STEP)
-            self.llm = _started(model.folder, self.length, settings, apart)
-            self.started += 1
-            self.key, self.content = key, "" if apart else model.content
-        if model.content != self.content:
-            self.content = ""  # until all weights are loaded
-            source = {"weights_iterator": Untied(model.folder)} if apart else {"weights_path": model.folder}
-            self.llm.collective_rpc("reload_weights", kwargs=source)
-            self.llm.reset_prefix_cache()
-            self.content = model.content
-        return self.llm
+def _serving(model: ServedModel, longest: int, settings: Sampling) -> LLM:
+    """The engine for sequences of `longest` tokens: the last one, or a new one for a model or a length that
+    it does not serve."""
+    key = (model.content, settings.slots)
+    if longest > _KEPT.get(key, (0, None))[0]:
+        _KEPT.clear()  # frees its memory first
+        most = model.config.max_position_embeddings
+        length = min(most, -(-longest // LENGTH_STEP) * LENGTH_STEP)
+        _KEPT[key] = length, _started(model.folder, length, settings)
+    return _KEPT[key][1]
 
 
-def _holds_apart(config: PretrainedConfig) -> bool:
-    """Whether the engine holds the output matrix apart from the embedding table, though the model ties them.
-    On a CPU vLLM packs a copy of that matrix when it starts, and loading new tied weights would not renew the
-    copy."""
-    return bool(config.tie_word_embeddings) and not torch.cuda.is_available()
-
-
-@dataclass(frozen=True)
-class Untied:
-    """The weights of a model folder, by name, with the embedding table a second time as the output matrix.
-    GrlibError where the table has another name."""
-
-    folder: str
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        from safetensors.torch import load_file
-
-        found = False
-        for path in sorted(Path(self.folder).glob("*.safetensors")):
-            for name, weights in load_file(path).items():
-                yield name, weights
-                if name == EMBEDDING:
-                    yield OUTPUT, weights
-                    found = True
-        if not found:
-            raise GrlibError(
-                f"{self.folder}: no weights {EMBEDDING!r}, to which the output matrix is tied; on a CPU, "
-                "choose engine='transformers' for such a model"
-            )
-
-
-_engine = _Engine()
-
-
-def _memory_share(gpus: int) -> float:
-    """The share of the memory of its GPUs that an engine may take: nine tenths of what is free, since a
-    trainer may hold the rest and vLLM does not start for more than is free."""
+def _memory_share() -> float:
+    """The share of the GPU's memory that an engine may take: nine tenths of what is free, since a trainer may
+    hold the rest and vLLM does not start for more than is free."""
     if not torch.cuda.is_available():
         return 0.9  # not used: on a CPU, CACHE_GIB sets the memory
-    free = [torch.cuda.mem_get_info(number) for number in range(gpus)]
-    return min(0.9 * left / whole for left, whole in free)
+    left, whole = torch.cuda.mem_get_info()
+    return 0.9 * left / whole
 
 
-def _started(folder: str, length: int, settings: Sampling, apart: bool) -> LLM:
-    """A new engine, which logs errors only. Where it holds the output matrix `apart`, its weights are not
-    loaded yet."""
+def _started(folder: str, length: int, settings: Sampling) -> LLM:
+    """A new engine, which logs errors only."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this is a worker process already
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -180,19 +124,16 @@ def _started(folder: str, length: int, settings: Sampling, apart: bool) -> LLM:
             dtype=str(gpu_dtype() if gpu else torch.float32).removeprefix("torch."),
             max_model_len=length,
             max_num_seqs=settings.slots,
-            tensor_parallel_size=settings.tensor_parallel,
             enforce_eager=not gpu,  # compiling costs more than it saves on a CPU
             # with a seed, a CPU cannot take back what is drawn where a step ends inside a prompt (vLLM 0.32)
             enable_chunked_prefill=None if gpu else False,
             generation_config="vllm",  # not what the model's own folder suggests
-            load_format="dummy" if apart else "auto",
-            hf_overrides={"tie_word_embeddings": False} if apart else {},
-            gpu_memory_utilization=_memory_share(settings.tensor_parallel),
+            gpu_memory_utilization=_memory_share(),
             seed=0,
         )
     except (RuntimeError, ValueError, MemoryError) as error:
         raise GrlibError(
             f"vLLM did not start for {folder} with sequences of {length} tokens, {settings.slots} at once "
-            f"({one_line(error)}); lower slots or the budget, raise tensor_parallel, train with "
+            f"({one_line(error)}); lower slots or the budget, train with "
             f"strategy='fsdp', or set {CACHE_GIB} (GiB, on a CPU)"
         ) from error

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from grlib.errors import GrlibError
 from grlib.models.llama import ALIGNED, output_matrix
 from grlib.training.rows import Row, padded
 
@@ -29,7 +28,6 @@ ATTENTION = "grlib_packed"  # its name in transformers
 IGNORED = -100  # a target without loss
 FILLING = 128  # tokens of a row that fills a pack: not more than the longest real row may have
 LEAST = 4096  # tokens of the smallest pack
-MEMORY = 0.5  # share of the GPU memory for training, by estimate; a sampler may need the rest
 COMPILED = (
     64  # versions of one block: a few sizes of packs, with and without gradients, for each kind of model
 )
@@ -122,25 +120,6 @@ def _attend(
     return out[None], None
 
 
-def tokens_that_fit(model: LlamaForCausalLM, tokens: int, whole: float | None = None) -> int:
-    """`tokens`, halved until a training step on them needs at most the share `MEMORY` of `whole` bytes.
-
-    `whole` None: the memory of the GPU; without a GPU there is no limit. An estimate from what the backward
-    pass keeps of every block, and three copies of the logits.
-    """
-    if whole is None:
-        if not torch.cuda.is_available():
-            return tokens
-        whole = float(torch.cuda.mem_get_info()[1])
-    config = model.config
-    block = 20 * config.hidden_size + 8 * config.intermediate_size  # bytes per token, in bfloat16
-    per_token = config.num_hidden_layers * block + 8 * config.vocab_size
-    fixed = 16 * sum(weights.numel() for weights in model.parameters())  # weights, gradients, two moments
-    while tokens > LEAST and fixed + tokens * per_token > MEMORY * whole:
-        tokens //= 2
-    return tokens
-
-
 class Packed:
     """Reads rows of a Llama in packs of `tokens` tokens, filled up with short rows without loss: all packs
     have one size, since code is compiled for each size."""
@@ -148,14 +127,14 @@ class Packed:
     def __init__(
         self, model: LlamaForCausalLM, tokens: int, longest: int, precision: str, compiled: bool | None = None
     ) -> None:
-        """`tokens`: of a pack, reduced to what the GPU holds; `longest`: tokens of the longest row;
-        `compiled` None: only on a GPU. The model uses packed attention until `give_back`."""
+        """`tokens`: of a pack; `longest`: tokens of the longest row; `compiled` None: only on a GPU.
+        The model uses packed attention until `give_back`."""
         from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, _attend)
         self.model, self.precision, self.nats = model, precision, _nats
         self.longest = max(FILLING, min(rounded_up(longest, FILLING), model.config.max_position_embeddings))
-        self.tokens = max(tokens_that_fit(model, tokens), self.longest)
+        self.tokens = max(tokens, self.longest)
         self.former = model.config._attn_implementation
         model.config._attn_implementation = ATTENTION
         self.blocks: list[Callable[..., torch.Tensor]] = list(model.model.layers)
@@ -171,8 +150,6 @@ class Packed:
         """As `rows.micro_batches`, but as many rows as a pack holds, in the given order."""
         first = filled = 0
         for number, row in enumerate(rows):
-            if len(row.ids) > self.tokens:
-                raise GrlibError(f"a row of {len(row.ids)} tokens does not fit a pack of {self.tokens}")
             if filled + len(row.ids) > self.tokens:
                 yield list(range(first, number)), *padded(rows[first:number])
                 first, filled = number, 0
@@ -201,11 +178,6 @@ class Packed:
         real = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
         sizes = lengths.tolist()
         spare = self.tokens - sum(sizes)
-        if spare < 0 or max(sizes) > self.longest:
-            raise GrlibError(
-                f"rows of {sum(sizes)} tokens, the longest of {max(sizes)}: a pack holds {self.tokens}, a "
-                f"row {self.longest}; give fewer or shorter rows"
-            )
         sizes += [FILLING] * (spare // FILLING) + [spare % FILLING] * (spare % FILLING > 0)
         ends = torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32)
         places = torch.cat([torch.arange(size) for size in sizes])

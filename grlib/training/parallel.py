@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import re
 import shlex
 import subprocess
 import sys
@@ -21,14 +20,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from grlib.errors import GrlibError
+from grlib.errors import GrlibError, one_line
 from grlib.models.llama import gpu_dtype
 from grlib.runs.deadline import OutOfTime
 from grlib.runs.files import atomic
 
 T = TypeVar("T")
+FAILED = "failed.txt"  # in a job's folder: the error that ended it
 PROGRESS = "grlib: "  # starts the lines of a job's output that are progress
-CAUSE = re.compile(r"^(\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|DiskFull|MissingArtefact|OutOfTime)\b)")
 TIMEOUT = timedelta(days=1)  # the others wait while one process samples
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
@@ -59,11 +58,6 @@ class Team:
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         gpu = self.device.type == "cuda"
         self.precision = "float32" if gpu and gpu_dtype() != torch.bfloat16 else precision
-        if gpu and local >= torch.cuda.device_count():
-            raise GrlibError(
-                f"process {local + 1} of {self.size} has no GPU of its own: {torch.cuda.device_count()} are "
-                "there; lower `processes`"
-            )
         if gpu:  # Python objects are exchanged through the current device
             torch.cuda.set_device(self.device)
         if self.size > 1 and not torch.distributed.is_initialized():
@@ -183,6 +177,7 @@ def launch(
 
     If one of them fails, all end, with a GrlibError that quotes the cause. `folder` holds the job.
     """
+    (folder / FAILED).unlink(missing_ok=True)
     with atomic(folder / "job.pickle") as partial:
         partial.write_bytes(pickle.dumps((function, dict(job))))
     here = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
@@ -193,7 +188,6 @@ def launch(
     command += ["-m", "grlib.training.parallel", str(folder)]
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = QUIET | dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
-    last: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as started:
@@ -201,27 +195,19 @@ def launch(
             for line in started.stdout or ():
                 if line.startswith(PROGRESS):
                     progress(line.removeprefix(PROGRESS).rstrip())
-                elif line.strip():
-                    last = [*last, line.rstrip()][-200:]
         except BaseException:
             started.terminate()
             raise
     if started.returncode:
-        causes = [line for line in last if CAUSE.match(line) and "ChildFailedError" not in line]
-        cause = CAUSE.sub(r"\2", causes[0]) if causes else "a process was killed"
+        cause = (folder / FAILED).read_text() if (folder / FAILED).exists() else "a process was killed"
         name, _, text = cause.partition(": ")
-        if name.endswith("OutOfTime"):
+        if name == OutOfTime.__name__:
             raise OutOfTime(text)
         raise GrlibError(
-            f"{label}: training by {processes} processes ended with code {started.returncode}: {cause}; "
-            f"{advice(cause)}the next call continues from the last checkpoint"
+            f"{label}: training by {processes} processes ended with code {started.returncode}: {cause}; the "
+            "next call continues from the last checkpoint; where memory was full, lower micro_tokens, or set "
+            "recompute or strategy='fsdp' in the profile"
         )
-
-
-def advice(cause: str) -> str:
-    """What to change in the profile where a training process ended for this cause; "" if nothing."""
-    full = "out of memory" in cause.lower() or "OutOfMemoryError" in cause
-    return "lower micro_tokens, or set recompute or strategy='fsdp' in the profile; " if full else ""
 
 
 def main() -> None:
@@ -237,6 +223,10 @@ def main() -> None:
     try:
         function, job = pickle.loads((folder / "job.pickle").read_bytes())
         function(**job, progress=progress)
+    except Exception as error:
+        if not (folder / FAILED).exists():  # another process may fail because the first one did
+            (folder / FAILED).write_text(one_line(error))
+        raise
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from conftest import NUMBERS, tiny_model
+from conftest import NUMBERS, SHAPE, tiny_model
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from grlib.errors import GrlibError
-from grlib.models.llama import PERIODS, bake, build_model, load_both, load_model, output_matrix, save_model
+from grlib.models.llama import PERIODS, bake, load_both, load_model, of_shape, output_matrix, save_model
 from grlib.models.tokenizer import encode, load_tokenizer, vocabulary_digest
 from grlib.runs import files as artefacts
 from grlib.runs.notebooks import REPOSITORY
@@ -31,7 +31,7 @@ def logits(model) -> torch.Tensor:
 
 def test_the_same_seed_gives_the_same_model_and_leaves_the_generator_alone():
     before = torch.get_rng_state()
-    first, second, third = (build_model(TOKENIZER, 32, 2, 4, 64, 128, seed) for seed in (0, 0, 1))
+    first, second, third = (of_shape(SHAPE, TOKENIZER, 128, seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(logits(first), logits(second))
     assert not torch.equal(logits(first), logits(third))
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_generator_alone():
 @pytest.mark.parametrize(("token", "sign"), [("27", 0), ("27+", 3)])
 def test_numbers_share_digits_and_waves(token, sign):
     """A number's row = its own + digits + Fourier features of the value + the sign; other rows stay."""
-    model = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0)
+    model = of_shape(SHAPE, TOKENIZER, 128)
     embedding = model.get_input_embeddings()
     own, features = embedding.parametrizations.weight.original, embedding.parametrizations.weight[0]
     row = TOKENIZER.get_vocab()[token]
@@ -58,7 +58,7 @@ def test_numbers_share_digits_and_waves(token, sign):
 def test_the_gradient_of_shared_numbers_does_not_depend_on_the_order_of_threads():
     """That of an index adds up rows as threads come to them: the same seed gave other last digits."""
     todo, names = (
-        [build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0).get_input_embeddings().weight.grad_fn],
+        [of_shape(SHAPE, TOKENIZER, 128).get_input_embeddings().weight.grad_fn],
         set(),
     )
     while todo:
@@ -69,7 +69,7 @@ def test_the_gradient_of_shared_numbers_does_not_depend_on_the_order_of_threads(
 
 
 def test_baking_changes_no_logit_and_ties_the_output():
-    model = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=0)
+    model = of_shape(SHAPE, TOKENIZER, 128)
     before = logits(model)
     assert bake(model) is model and bake(model) is model
     assert torch.equal(logits(model), before)
@@ -85,7 +85,7 @@ def test_a_saved_folder_is_the_model(tmp_path):
     from transformers import AutoModelForCausalLM
 
     folder = tmp_path / "a [1]*::b:c@d"  # any name will do
-    model, tokenizer = build_model(TOKENIZER, 32, 2, 4, 64, 128, seed=3), TOKENIZER
+    model, tokenizer = of_shape(SHAPE, TOKENIZER, 128, seed=3), TOKENIZER
     before = logits(model)
     save_model(model, tokenizer, folder)
     for loaded in (

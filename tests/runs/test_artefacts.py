@@ -17,7 +17,7 @@ from grlib.errors import GrlibError
 from grlib.runs import chunks, sources
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
-from grlib.runs.files import DiskFull, MissingArtefact
+from grlib.runs.files import MissingArtefact
 
 FRAME = pandas.DataFrame(
     {
@@ -66,27 +66,17 @@ def test_atomic_folder_replaces_the_folder_only_at_the_end(tmp_path):
     assert files(tmp_path) == ["model"]
 
 
-def test_a_full_disk_names_file_room_and_remedy_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch):
     path = artefacts.write_bytes(tmp_path / "a.bin", b"old")
 
     def full(self, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(
-        DiskFull, match=r"^disk full: .*a\.csv needs .* MB, .* MB are free; .*clean"
-    ) as caught:
-        artefacts.write_table(path.with_suffix(".csv"), FRAME)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(DiskFull):
+    with pytest.raises(OSError, match="No space left"):
         artefacts.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert files(tmp_path) == ["a.bin"]
-
-
-def test_a_full_disk_reported_by_a_library_is_understood(tmp_path):
-    with pytest.raises(DiskFull), artefacts.atomic(tmp_path / "model.safetensors"):
-        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 def test_leftovers_of_dead_writers_are_removed_and_live_ones_stay(tmp_path):

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from grlib.__main__ import main
 from grlib.runs import chunks, deadline
 
 COUNT = 7
@@ -32,14 +31,3 @@ def test_after_the_deadline_every_call_stores_one_chunk(tmp_path, monkeypatch):
     with deadline.put_off():  # its caller stores it as a whole
         rows, done = work(tmp_path / "short")
     assert done == list(range(COUNT)) and deadline.passed()
-
-
-@pytest.mark.parametrize(
-    "old", [["merge-shards", "a", "b"], ["reproduce", "--shard", "2/4"], ["reproduce", "--shard=2/4"]]
-)
-def test_old_ways_to_use_several_machines_name_the_new_one(old, capsys):
-    try:
-        code = main(old)
-    except SystemExit as ended:
-        code = ended.code
-    assert code == 2 and "one run takes all of a Ray cluster now" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 import pandas
 import pytest
-from conftest import is_running, wait_for
+from conftest import wait_for
 
 from grlib import profiles
 from grlib.__main__ import main
@@ -64,7 +64,7 @@ def make_notebook(
     return path
 
 
-def in_process(notebook, parameters, folder, resume, timeout):
+def in_process(notebook, parameters, folder, resume):
     """Stands for `execute`: runs the cells without a kernel and keeps what they print."""
     names, content = {}, copy.deepcopy(notebook.content)
     for cell in [cell for cell in content["cells"] if cell["cell_type"] == "code"]:
@@ -76,7 +76,6 @@ def in_process(notebook, parameters, folder, resume, timeout):
         stream = {"output_type": "stream", "name": "stdout", "text": printed.getvalue()}
         cell["outputs"] = [stream] if printed.getvalue() else []
     artefacts.write_json(freshness.executed_path(notebook, folder), content)
-    return {"seconds": 1.0, "peak_memory_mb": 1, "sections": []}
 
 
 @pytest.fixture
@@ -130,8 +129,7 @@ def test_a_run_that_is_out_of_time_says_how_to_go_on(lab, capsys, monkeypatch):
         assert " ".join(["--seconds 600", *more]) in said.splitlines()[-1]
     assert main(["reproduce", "--profile", "smoke", "--seconds", "1e-9", "--force"]) == 9
     assert "the time is over before 01_write; resume: python -m grlib" in capsys.readouterr().err
-    for wrong in (["--seconds", "0"], ["--timeout", "5", "--plain"]):
-        assert main(["reproduce", "--profile", "smoke", *wrong]) == 2
+    assert main(["reproduce", "--profile", "smoke", "--seconds", "0"]) == 2
 
 
 @integration
@@ -317,12 +315,15 @@ def test_a_damaged_record_of_a_run_is_out_of_date_and_made_again(lab, capsys, na
     request = runner.Request("smoke", only=("01",))
     runner.reproduce(request)
     path = request.folder / name
-    content = path.read_bytes()
+    content = artefacts.read_json(path)
     path.unlink() if text is None else path.write_text(text)
     [(_, reason)] = runner.status(request)
     assert "damaged" in reason or "not finished" in reason or f"{name} is missing or was changed" in reason
     runner.reproduce(request)
-    assert dict(runner.status(request)) == {"01_write": "up to date"} and path.read_bytes() == content
+    assert dict(runner.status(request)) == {"01_write": "up to date"}
+    for cost in ("seconds", "peak_memory_mb"):
+        content.pop(cost, None)
+    assert content.items() <= artefacts.read_json(path).items()
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", '{"profile": "smoke"}', '{"prof'])
@@ -426,22 +427,8 @@ def test_a_dead_kernel_has_its_exit_code(lab, capsys):
 )
 def test_each_class_of_cause_has_its_exit_code(name, text, code):
     error = execute.PapermillExecutionError(3, 2, "source", name, text, [f"{name}: {text}"])
-    cause, line = execute._cause(error, execute._Kernel(), None)
+    cause, line = execute._cause(error)
     assert outcome.CAUSES[cause][0] == code and line == f"{name}: {text}".strip()
-
-
-@integration
-def test_a_time_limit_ends_the_kernel_and_its_children(lab, capsys):
-    cell = (
-        "import subprocess, time\nchild = subprocess.Popen(['sleep', '600'])\n"
-        "open(run_dir + '/child', 'w').write(str(child.pid))\ntime.sleep(600)"
-    )
-    code, message = fail(lab, capsys, cell, options=["--timeout", "5", "-p", "rows", "5"])
-    assert code == 6
-    assert "not finished after 5 s" in message and "--timeout 5 -p rows 5" in message
-    child = lab / "runs" / "smoke" / "seed0" / "child"
-    if child.exists():  # not on a machine that takes longer to start a kernel
-        wait_for(lambda: not is_running(int(child.read_text())))
 
 
 def test_the_time_of_each_section_is_that_of_its_cells(lab):
@@ -471,14 +458,12 @@ def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
     [
         (["--profile", "laptob"], ["'laptob'", "laptop"]),
         (["--only", "7"], ["notebook '7'", "01_write"]),
-        (["--from", "02_raed"], ["'02_raed'", "did you mean '02_read'?"]),
-        (["--only", "01", "--from", "02"], ["--from 02"]),
+        (["--only", "02_raed"], ["'02_raed'", "did you mean '02_read'?"]),
         (["-p", "row", "3"], ["'row'", "did you mean 'rows'?"]),
         (["-p", "rows", "many"], ["rows='many'", "must be of type int"]),
         (["-p", "seed", "3"], ["use --seed"]),
         (["--seed", "-1"], ["seed=-1", "from 0"]),
-        *((["--timeout", value], [f"--timeout {value}", "finite"]) for value in ("0", "nan", "inf", "1e+10")),
-        *((["--seconds", value], [f"--seconds {value}", "finite"]) for value in ("-1", "nan", "inf")),
+        *((["--seconds", value], [f"--seconds {value}", "finite"]) for value in ("-1", "nan", "1e+10")),
         (["-p", "base", "nonsense"], ["base='nonsense'", "shipped, scratch"]),
         (["-p", "test_problems", "-5"], ["test_problems = -5", "from 0 to"]),
         (["-p", "test_problems", "1" * 30], ["test_problems = 1.11", "from 0 to"]),
@@ -509,8 +494,6 @@ def test_bad_input_is_one_line_before_any_work(lab, capsys, options, words):
     "command",
     [
         ["record", "--profile", "smoke", "--dest", __file__],
-        ["pack", "--profile", "smoke", "/dev/null/x"],
-        ["unpack", "--profile", "smoke", "--run-dir", "/dev/null/x", "/dev/null"],
         ["figures", "--source", "~nouser/x"],
     ],
 )

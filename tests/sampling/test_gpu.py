@@ -4,14 +4,11 @@ import json
 import time
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
 
 from benchmarks import gpu as probe
 from grlib import profiles, selftrain
-from grlib.__main__ import main
-from grlib.errors import GrlibError
 from grlib.models.llama import load_both
 from grlib.ppo import loop as ppo
 from grlib.ppo.watch import TIMES
@@ -53,42 +50,18 @@ def run_all(profile, base, folder):
     return [solved, curve.drop(columns=list(TIMES)), *measured]
 
 
-@pytest.mark.parametrize(
-    "means",
-    [
-        {"engine": "batched", "precision": "float32"},
-        {"engine": "static", "precision": "bfloat16"},
-    ],
-)
-def test_rows_are_the_same_whether_models_stay_in_the_process_or_not(means, tmp_path, monkeypatch):
+def test_a_small_run_as_on_a_card(tmp_path, monkeypatch):
     base, laptop = REPOSITORY / "paper_results" / "base" / "sos", profiles.get("laptop")
-    how = {"slots": 8, "chunk": 4, "engine": means["engine"]}
     loop = {"train_problems": 6, "iterations": 2, "guided_epochs": 1, "training": {"batch_rows": 4}}
     profile = profiles.changed(
         replace(profiles.get("gpu"), tasks=laptop.tasks), budget=300, micro_tokens=2048, test_problems=3,
-        samples=2, precision=means["precision"], sampling=how, self_training=loop,
+        samples=2, sampling={"slots": 8, "chunk": 4}, self_training=loop,
         ppo={"steps": 3, "responses": 4, "minibatch": 2},
     )  # fmt: skip
-    found = {}
-    for resident in (True, False):
-        with monkeypatch.context() as inside:
-            if resident:
-                inside.setattr(sampling, "_pool", None)  # no worker is asked
-            changed = profiles.changed(profile, sampling={"resident": resident})
-            found[resident] = run_all(changed, base, tmp_path / str(resident))
-    assert (found[True][0]["round_solved"] >= 0).any() and len(found[True][1]) == 3
-    for ours, theirs in zip(found[True], found[False], strict=True):
-        pd.testing.assert_frame_equal(ours, theirs)
-    assert not (tmp_path / "True" / "ppo_work" / "policy").exists()
-    sampling.end_workers()
-
-
-@pytest.mark.parametrize(
-    "changes", [{"processes": 2}, *({"sampling": how} for how in ({"data_parallel": 2}, {"engine": "vllm"}))]
-)
-def test_a_model_that_stays_in_one_process_is_not_shared(changes):
-    with pytest.raises(GrlibError, match="profile gpu: resident with .* or resident = false"):
-        profiles.changed(profiles.get("gpu"), **changes)
+    monkeypatch.setattr(sampling, "_pool", None)  # no worker is asked
+    solved, curve, *_ = run_all(profile, base, tmp_path)
+    assert (solved["round_solved"] >= 0).any() and len(curve) == 3
+    assert not (tmp_path / "ppo_work" / "policy").exists()
 
 
 def test_the_shipped_models_search():
@@ -108,11 +81,6 @@ def test_fewer_rows_are_sampled_at_once_on_a_smaller_card():
     row = 2 * 6 * 2 * 64 * 2304 * 2  # bytes of keys and values
     assert rows_that_fit(4096, 80e9, **shape) == 4096
     assert rows_that_fit(4096, 16e9, **shape) == int(MEMORY * 16e9 / row) < 4096
-
-
-def test_the_old_command_says_what_to_use(capsys):
-    assert main(["gpu", "iterate", "X"]) == 2
-    assert "reproduce --profile gpu --seconds" in capsys.readouterr().err
 
 
 def test_the_probe_finds_the_code_right(tmp_path, capsys):

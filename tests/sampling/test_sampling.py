@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from conftest import NUMBERS, POSITIONS, tiny_model
+from conftest import NUMBERS, POSITIONS, SHAPE, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlib.errors import GrlibError
-from grlib.models.llama import build_model, load_both, save_model
+from grlib.models.llama import load_both, of_shape, save_model
 from grlib.models.tokenizer import encode
 from grlib.profiles import Sampling
 from grlib.runs.files import MissingArtefact
@@ -89,20 +89,9 @@ def test_a_folder_with_several_ends_and_a_penalty_is_sampled_as_any_other(engine
     assert answer(model, tokenizer, asked, greedy, 0) == plain
 
 
-def test_more_engines_than_gpus_are_refused(monkeypatch, tmp_path):
-    model, tokenizer = tiny_model()
-    save_model(model, tokenizer, tmp_path / "m")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(GrlibError, match="data_parallel=2 needs 2 GPUs, and there are 1"):
-        sampling.sample(
-            tmp_path / "m", requests_of(2), replace(GREEDY, engine="static", data_parallel=2), seed=0,
-            folder=tmp_path / "chunks",
-        )  # fmt: skip
-
-
 def test_a_model_in_training_is_decoded_as_it_will_be_saved(tmp_path):
     tokenizer = build_tokenizer(NUMBERS)
-    model = build_model(tokenizer, 32, 2, 4, 64, POSITIONS, seed=0)
+    model = of_shape(SHAPE, tokenizer, POSITIONS)
     asked = requests_of(5)
     before = answer(model, tokenizer, asked, GREEDY, 0)
     save_model(model, tokenizer, tmp_path / "m")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import NUMBERS, tiny_model, wait_for
+from conftest import NUMBERS, SHAPE, tiny_model, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlib.errors import GrlibError
-from grlib.models.llama import build_model, output_matrix, save_model
+from grlib.models.llama import of_shape, output_matrix, save_model
 from grlib.models.tokenizer import EOS, encode
-from grlib.profiles import Profile, SelfTraining, Stage, Training, changed
+from grlib.profiles import Profile, SelfTraining, Stage, Training
 from grlib.profiles.settings import Base, Model
 from grlib.runs import notebooks
 from grlib.runs import run as runs
@@ -65,7 +65,7 @@ def same(first: dict, second: dict) -> bool:
 
 
 def new_model(seed: int = 0):
-    return build_model(TOKENIZER, 32, 2, 4, 64, 64, seed)
+    return of_shape(SHAPE, TOKENIZER, 64, seed)
 
 
 # rows
@@ -332,10 +332,10 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path, change):
     rows, settings = toy_rows(), replace(SETTINGS, epochs=3, lr=0.02 if change == "settings" else 0.01)
     if change == "rows":
         rows[3] = Row(rows[3].ids, rows[3].start + 1)
-    shape = (16, 1, 4, 32) if change == "size" else (32, 2, 4, 64)
+    shape = replace(SHAPE, hidden=16) if change == "size" else SHAPE
     found = []
     for folder in (None, tmp_path):
-        model = build_model(TOKENIZER, *shape, 64, seed=5 if change == "start" else 0)
+        model = of_shape(shape, TOKENIZER, 64, seed=5 if change == "start" else 0)
         start = "other weights" if change == "start" else ""
         train(model, rows, settings, seed=int(change == "seed"), start=start, folder=folder)
         found.append(weights(model))
