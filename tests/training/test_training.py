@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from grlib.errors import GrlibError
 from grlib.models.llama import of_shape, output_matrix, save_model
 from grlib.models.tokenizer import EOS, encode
-from grlib.profiles import Profile, SelfTraining, Stage, Training
+from grlib.profiles import Profile, SelfTraining, Stage, Training, changed
 from grlib.profiles.settings import Base, Model
 from grlib.runs import notebooks
 from grlib.runs import run as runs
