@@ -66,8 +66,8 @@ def test_a_card_without_bfloat16_samples_in_float16_and_trains_in_float32(
     for name, value in {"is_available": True, "device_count": 1, "get_device_capability": capability}.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (1, 1))
-    vllm_engine._started("folder", 512, GREEDY, apart=False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *number: (1, 1))
+    vllm_engine._started("folder", 512, GREEDY)
     assert asked["dtype"] == dtype and str(gpu_dtype()) == f"torch.{dtype}"
     assert Team(precision="bfloat16").precision == precision
     assert Team(precision="float32").precision == "float32"
