@@ -212,6 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     if rest and options.command != "search":  # which parses its arguments itself
         top.error(f"unknown argument {rest[0]!r}; see python -m grlib {options.command} --help")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of torch's threads: see the Makefile
     try:
         code = run_command(options, rest)
         sys.stdout.flush()
