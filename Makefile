@@ -77,8 +77,8 @@ clean:  ## remove runs/, caches and the .venv that make made
 	@test ! -f .venv/.ready || rm -rf .venv
 
 $(READY): requirements.lock requirements.hashed
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old; Python 3.11.5 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "installing the pinned packages into $(VENV): a few minutes; what else is in it stays"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements.hashed
