@@ -20,7 +20,8 @@ shutil.rmtree(REPOSITORY / "build" / "api", ignore_errors=True)  # it may hold m
 project = "grlib"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
 include_patterns = ["index.md", "docs/*.md", "build/api/*.rst", "notebooks/*.ipynb", "exercises/*.ipynb"]
-include_patterns += ["environments/*/README.md", "paper_results/RESULTS.md", "paper_results/base*/*/README.md"]
+include_patterns += ["environments/*/README.md", "paper_results/RESULTS.md"]
+include_patterns += ["paper_results/base*/*/README.md"]
 templates_path = ["templates"]
 
 nb_execution_mode = "off"
