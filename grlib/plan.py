@@ -9,16 +9,18 @@ model, the peaks of the card or the number of cores) or `assumed` (from the card
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from grlib.errors import GrlibError
+from grlib.ppo.watch import TIMES
 from grlib.profiles import Profile, SelfTraining, get
 from grlib.results.rows import STARTS
 from grlib.runs import costs, files, notebooks
 
 MEASURED = notebooks.REPOSITORY / "paper_results" / "measured"
 RECORDED_CARD, RECORDED_CORES = "h200", 2
-CARD_RATES = {"sampled": 731_000, "trained": 1_326_000, "reinforced": 336_000}  # tokens/s: docs/gpu-record.md
 CARDS = {  # dense peak FLOP/s in bfloat16 (T4: float16), bytes per second, GB of memory: NVIDIA's data sheets
     "t4": (65e12, 0.32e12, 16),
     "l4": (121e12, 0.3e12, 24),
@@ -131,6 +133,11 @@ def work(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, "index", columns=[*LAPTOP_RATES, "models"]).fillna(0)
 
 
+def recorded_windows() -> list[dict[str, Any]]:
+    """The manifests of the GPU windows that did all after the base (docs/gpu-record.md), in order."""
+    return [files.read_json(path) for path in sorted(MEASURED.glob("gpu/seed0/manifests/iterate*.json"))]
+
+
 def laptop_rates() -> pd.Series:
     """Work per second of the laptop record, by kind; `tested` includes the sampling of the programs."""
     paid, done = costs.known().set_index(["profile", "notebook", "section"])["seconds"], work(get("laptop"))
@@ -138,6 +145,18 @@ def laptop_rates() -> pd.Series:
         raise GrlibError(f"{costs.path()}: lacks {lacking[0]}, which gives a rate; record the laptop run")
     kinds = LAPTOP_RATES.items()
     return pd.Series({k: done.loc[step, k] / paid["laptop", *where] for k, (step, *where) in kinds})
+
+
+def card_rates() -> pd.Series:
+    """Tokens per second of the GPU record: seconds from its manifests and curves, tokens from its rows."""
+    rows = recorded("gpu", "03_eval", "03_greedy", "06_eval", "06_greedy").groupby("method")["tokens"].sum()
+    runs, curve = recorded("gpu", "tuning").groupby(["method", "iteration"]), recorded("gpu", "07_curve")
+    windows, methods = recorded_windows(), ["sos", "rest", "guided_rest"]
+    seconds = pd.concat([pd.DataFrame(one["parts"]).set_index(0)[1] for one in windows])
+    sampled = rows[methods].sum() / seconds[[f"measuring {method}" for method in methods]].sum()
+    trained = runs["tokens_seen"].max().sum() / seconds[seconds.index.str.startswith("training ")].sum()
+    reinforced = windows[0]["settings"]["ppo_problems"] * curve["tokens"].sum() / curve[[*TIMES]].sum().sum()
+    return pd.Series({"sampled": sampled, "trained": trained, "reinforced": reinforced})
 
 
 def rates(profile: Profile, weights: float, device: str, gpus: int, cores: int) -> tuple[pd.Series, str]:
@@ -148,7 +167,7 @@ def rates(profile: Profile, weights: float, device: str, gpus: int, cores: int) 
         laptop[["sampled", "trained", "reinforced"]] *= smaller
         return laptop, "measured" if smaller == 1 and cores == RECORDED_CORES else "scaled"
     (flops, bandwidth, _), (most, widest, _) = CARDS[device], CARDS[RECORDED_CARD]
-    scaled = pd.Series(CARD_RATES) * min(flops / most, bandwidth / widest)
+    scaled = card_rates() * min(flops / most, bandwidth / widest)
     sampled = SAMPLED_PER_READ * bandwidth / (SERVED * weights)
     trained = TRAINING * flops / ((8 if profile.recompute else 6) * weights)
     reinforced = 1 / (1 / sampled + (2 if profile.ppo.critic == "own" else 1) / trained)

@@ -66,6 +66,18 @@ def test_the_laptop_record_is_predicted():
     assert planned.sum() == pytest.approx(paid.sum(), rel=0.1)
 
 
+def test_the_gpu_record_is_predicted():
+    """Self-training of the recorded windows: a share of the profile's problems."""
+    windows = plan.recorded_windows()
+    parts = [part for window in windows for part in window["parts"]]
+    spent = sum(s for name, s in parts if name.startswith(("sampling ", "training ")))
+    size = windows[0]["settings"]["train_problems"]
+    recorded = profiles.changed(GPU, self_training={"train_problems": size})
+    made = plan.table(recorded, "h200", 1, 2)
+    assert made.loc["06 self-training", "hours"] == pytest.approx(spent / 3600, rel=0.35)
+    assert made.loc["06 self-training", "rates"] == "measured"
+
+
 def test_devices():
     cpu, card = plan.table(GPU, "cpu", 1, 4), plan.table(GPU, "l4", 1, 4)
     assert set(cpu["rates"]) == {"scaled"} and set(card["rates"]) == {"scaled", "assumed"}

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from itertools import combinations
 
 from grlib.tasks.countdown import puzzle
-from grlib.tasks.countdown.puzzle import Move, Pair, Problem, index_pairs, pair_results
+from grlib.tasks.countdown.puzzle import Move, Problem, pair_results
 
+Pair = tuple[int, int, tuple[int, ...]]  # indices i < j of two numbers, and those of the others
 Memo = dict[tuple[int, ...], bool]  # sorted numbers -> can they reach the target?
 
 
@@ -41,7 +43,7 @@ def all_solutions(problem: Problem) -> Iterator[tuple[str, ...]]:
 def _first_step(nums: tuple[int, ...], target: int, memo: Memo) -> Move | None:
     """The first move from which the target can still be reached."""
     usual = len(nums) == 4 and target and all(nums)
-    for i, j, others in _first_of_four(nums, target) if usual else index_pairs(len(nums)):
+    for i, j, others in _first_of_four(nums, target) if usual else _index_pairs(len(nums)):
         rest = tuple([nums[k] for k in others])
         for sign, left, right, result in pair_results(nums[i], nums[j]):
             child = (*rest, result)
@@ -68,7 +70,7 @@ def _reaches(nums: tuple[int, ...], target: int, memo: Memo) -> bool:
 
 def _first_of_four(nums: tuple[int, ...], target: int) -> tuple[Pair, ...]:
     """Of four positive numbers, the first pair with a move from which the positive target can be reached."""
-    for pair in index_pairs(4):
+    for pair in _index_pairs(4):
         i, j, (third, fourth) = pair
         us, k, m = _results(nums[i], nums[j]), nums[third], nums[fourth]
         if _chain(us, k, m, target) or _chain(us, m, k, target):
@@ -77,6 +79,13 @@ def _first_of_four(nums: tuple[int, ...], target: int) -> tuple[Pair, ...]:
         if not i and _join(us, k, m, target):
             return (pair,)
     return ()
+
+
+@lru_cache(maxsize=64)
+def _index_pairs(count: int) -> tuple[Pair, ...]:
+    """All index pairs i < j of `count` numbers in order, each with the other indices."""
+    pairs = combinations(range(count), 2)
+    return tuple((i, j, tuple(k for k in range(count) if k not in (i, j))) for i, j in pairs)
 
 
 @lru_cache(maxsize=1 << 15)
