@@ -119,8 +119,9 @@ def refuse_lossy(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text; special tokens only where the text contains them."""
-    found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False) if texts else {}
-    return found.get("input_ids", [])
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:

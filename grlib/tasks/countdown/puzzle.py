@@ -24,7 +24,6 @@ LIMIT = 10**DIGITS
 NUMBER = rf"(?!0[0-9])[0-9]{{1,{DIGITS}}}+"
 OPERATION = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
 Move = tuple[str, tuple[int, ...]]  # an operation such as '14+15=29' and the numbers it leaves
-Pair = tuple[int, int, tuple[int, ...]]  # indices i < j of two numbers, and those of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +66,6 @@ def pair_results(a: int, b: int) -> tuple[tuple[str, int, int, int], ...]:
     if low and high % low == 0:
         moves += (("/", high, low, high // low),)
     return moves
-
-
-@lru_cache(maxsize=64)
-def index_pairs(count: int) -> tuple[Pair, ...]:
-    """All index pairs i < j of `count` numbers in order, each with the other indices."""
-    pairs = combinations(range(count), 2)
-    return tuple((i, j, tuple(k for k in range(count) if k not in (i, j))) for i, j in pairs)
 
 
 def moves(nums: Sequence[int]) -> Iterator[Move]:

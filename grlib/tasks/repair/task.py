@@ -184,8 +184,8 @@ class RepairTask:
         """The public tests of each program, then the private ones of those that pass."""
         public = self._outcomes((item, code, item.public) for item, code in jobs)
         solved = [all(one.passed for one in outcomes) for outcomes in public]
-        rest = [job for job, passed in zip(jobs, solved, strict=True) if passed and job[0].private]
-        private = iter(self._outcomes((item, code, item.private) for item, code in rest))
+        rest = [job for job, passed in zip(jobs, solved, strict=True) if passed]
+        private = iter(self._outcomes((item, code, item.private) for item, code in rest if item.private))
         rows = []
         for (item, _), outcomes, passed in zip(jobs, public, solved, strict=True):
             hidden = next(private) if passed and item.private else []
