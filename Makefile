@@ -29,7 +29,7 @@ reproduce: $(READY)  ## run every notebook that is not up to date; write every f
 	$(GRLIB) reproduce --profile $(PROFILE) --seed $(SEED) $(if $(BASE),--base $(BASE)) $(ARGS)
 
 test: $(READY)  ## run the whole default test suite
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)

@@ -13,6 +13,7 @@ from grlib.models.tokenizer import load_tokenizer
 from grlib.ppo.rollouts import Rollout
 from grlib.profiles import Profile
 from grlib.results import metrics
+from grlib.results.tables import NO_GOAL
 from grlib.runs import files as artefacts
 from grlib.selftrain import evaluate
 from grlib.tasks.countdown import data as countdown_data
@@ -69,9 +70,9 @@ def responses(
 def judge(
     model: Path, work: Path, ks: tuple[int, ...], problems: int = 100, greedy: bool = False
 ) -> dict[str, float]:
-    """pass@k, truncated share (percent) and tokens of a model on validation problems, which are never tested.
+    """pass@k, truncated samples, false goals (percent) and tokens of a model on validation problems.
 
-    As many samples a problem as the largest k; `greedy`: one, the likeliest.
+    These are never tested. As many samples a problem as the largest k; `greedy`: one, the likeliest.
     """
     tests, _ = countdown_data.reserved_keys(LAPTOP.countdown)
     items = countdown_data.draw(LAPTOP.countdown, "valid", problems, exclude=tests)
@@ -82,4 +83,6 @@ def judge(
     rows = evaluate(CountdownTask(LAPTOP.budget), policy, items, max(ks))
     right = rows.groupby("index")["correct"].sum()
     found = {f"pass@{k}": 100 * sum(metrics.pass_at_k(max(ks), c, k) for c in right) / problems for k in ks}
-    return found | {"truncated": 100 * rows["truncated"].mean(), "tokens": rows["tokens"].mean()}
+    false_goals = ~rows["correct"].astype(bool) & (rows["reason"] != NO_GOAL)
+    found |= {"truncated": 100 * rows["truncated"].mean(), "false_goals": 100 * false_goals.mean()}
+    return found | {"tokens": rows["tokens"].mean()}

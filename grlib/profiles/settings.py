@@ -275,6 +275,7 @@ class Profile(Compute):
     test_problems: int = 100
     samples: int = 32
     iteration_samples: int = 4  # samples per problem for the accuracy after each iteration
+    control_samples: int = 0  # samples per problem of two more controls of self-training; 0: not trained
     hint_problems: int = 100
     hint_samples: int = 4
     rewrite_problems: int = 100

@@ -17,7 +17,9 @@ from grlib.errors import GrlibError
 from grlib.runs.files import read_json, write_bytes
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "paper_results" / "published"
-IMITATED = ("base", "bc", "sos", "rest", "rest_matched", "guided_rest")  # trained on traces
+IMITATED = (  # trained on traces
+    "base", "bc", "sos", "rest", "rest_matched", "rest_more", "guided_rest", "guided_rest_own_goal"
+)  # fmt: skip
 STARTS = {  # trained by reinforcement learning: method -> the model that it starts from
     "sos_ppo": "sos",
     "rest_ppo": "rest",

@@ -16,7 +16,7 @@ from grlib.models.tokenizer import load_tokenizer
 from grlib.profiles import PPO, Profile
 from grlib.selftrain import Attempt
 from grlib.tasks.countdown.data import Solved
-from grlib.tasks.countdown.guidance import progress, rewrite
+from grlib.tasks.countdown.guidance import progress, rewrite_steps
 from grlib.tasks.countdown.searchers import straight_path
 from grlib.tasks.countdown.traces import grade
 from grlib.tasks.countdown.vocabulary import prompt_text
@@ -29,6 +29,7 @@ class CountdownTask(TraceTask):
 
     choose: str = "random"  # which explored child a rewrite replaces (node selection)
     guided: bool = True  # False: a failed problem is attempted again from the start (the control of guidance)
+    writes_goal: bool = True  # False: a trace that lacks only the last step is given up (control of case b)
 
     def prompt(self, item: Solved) -> str:
         """The question in the tokenizer's chat template."""
@@ -51,12 +52,13 @@ class CountdownTask(TraceTask):
                 found += [number] * (reached - len(found))
         return found
 
-    def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str:
+    def guide(self, item: Solved, attempt: Attempt, number: int, rng: Random) -> str | None:
         """The failed trace rewritten to visit the next node of the optimal solution (Algorithm 1)."""
         if not self.guided:
             return ""
         problem, solution = item
-        return whole_lines(rewrite(attempt.response, problem, solution, choose=self.choose, rng=rng))
+        found = rewrite_steps(attempt.response, problem, solution, choose=self.choose, rng=rng)
+        return whole_lines(found.text) if self.writes_goal or found.case != "b" else None
 
 
 def whole_lines(prefix: str) -> str:

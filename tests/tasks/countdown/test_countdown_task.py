@@ -146,6 +146,14 @@ def test_without_guidance_a_failed_problem_is_attempted_from_the_start():
     assert CountdownTask(100, guided=False).guide((problem, solution), attempt, 1, Random(0)) == ""
 
 
+def test_where_guidance_may_not_write_the_goal_the_last_step_is_left_to_the_model():
+    """The control of case b: of a silent model nothing is kept, whose traces guidance alone would finish."""
+    task = CountdownTask(budget=600, rounds=5, writes_goal=False)
+    found = gather(task, ITEMS[:1], lambda number: silent, 5, seed=0)
+    assert found.solved_in == [-1]
+    assert found.attempts[0].response == straight_path(*ITEMS[0], steps=2)
+
+
 def test_a_guided_round_without_room_keeps_the_trace():
     root = policy_of(lambda request: "" if request.prefix else depth_first(PROBLEMS[2])[:400])
     budget = 60
