@@ -104,9 +104,9 @@ def work(profile: Profile) -> pd.DataFrame:
     longer = repeated.row_length / laptop.row_length
     code = Lengths("laptop", ["08_eval"], "08_yield", longer, EPISODE)
     tokens, tests = known.tokens, 2 * profile.test_problems
-    each = tests * (profile.samples + 1)  # samples and a greedy response
+    each = tests * profile.samples + 2 * profile.test_list  # samples, and a greedy response
     between = tests * profile.iteration_samples * (loop.iterations - 1)
-    starts = tokens[list(STARTS.values())]  # of each run of PPO
+    starts = tokens[[STARTS[method] for method in profile.ppo_runs]]  # of each run of PPO
     found: dict[str, dict[str, float]] = {}
     if not profile.base.shipped:
         traces = {3: THREE_NUMBERS * profile.budget, profile.countdown.num_count: tokens["sos"]}
@@ -125,8 +125,8 @@ def work(profile: Profile) -> pd.DataFrame:
     found["06 evaluation"] = {"sampled": drawn}
     drawn = profile.ppo.steps * profile.ppo.responses * starts.sum()
     found["07 PPO"] = {"reinforced": drawn, "models": len(starts)}
-    drawn = profile.ppo_samples * starts.drop_duplicates().sum() + starts.sum()
-    found["07 evaluation"] = {"sampled": tests * drawn}
+    drawn = tests * profile.ppo_samples * starts.drop_duplicates().sum()
+    found["07 evaluation"] = {"sampled": drawn + 2 * profile.test_list * starts.sum()}
     found["08 self-training"] = code.self_training("base", repeated.train_problems * size.episodes, repeated)
     each = (size.near_problems + size.far_problems) * size.samples
     found["08 evaluation"] = {"sampled": each * code.tokens.sum(), "tested": each * code.answers.sum()}

@@ -270,9 +270,13 @@ class Profile(Compute):
     self_training: SelfTraining = SelfTraining()
     ppo: PPO = PPO()
     ppo_samples: int = 4  # samples per problem for pass@k after reinforcement
+    ppo_runs: tuple[str, ...] = (  # of notebook 07
+        "sos_ppo", "rest_ppo", "guided_rest_ppo", "guided_rest_ppo_token", "sos_ppo_dense", "guided_rest_grpo"
+    )  # fmt: skip
     # evaluation
     valid_problems: int = 100
-    test_problems: int = 100
+    test_problems: int = 100  # of each split, sampled
+    greedy_problems: int = 0  # of each split, decoded greedily; at least as many as are sampled
     samples: int = 32
     iteration_samples: int = 4  # samples per problem for the accuracy after each iteration
     control_samples: int = 0  # samples per problem of two more controls of self-training; 0: not trained
@@ -291,6 +295,11 @@ class Profile(Compute):
     def budgets(self) -> tuple[int, ...]:
         """Token budgets of the accuracy curves: eight equal steps, as 0..4096 by 512 in the paper."""
         return tuple(round(self.budget * i / 8) for i in range(9))
+
+    @property
+    def test_list(self) -> int:
+        """Problems of each test split that a run draws."""
+        return max(self.test_problems, self.greedy_problems)
 
     def settings(self) -> dict[str, Any]:
         """Setting -> value, tables as dicts; those of a task under its name. Nothing counts as read."""

@@ -13,6 +13,7 @@ from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.profiles import settings
 from grlib.runs import freshness, notebooks
+from grlib.tasks.countdown.task import PPO_RUNS
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +73,8 @@ def test_a_profile_makes_sense(name):
         profile.model.hidden % profile.model.heads == 0 and profile.model.heads % profile.model.kv_heads == 0
     )
     assert profile.base.stages and profile.base.stages[-1].num_count == profile.countdown.num_count
-    assert profile.test_problems <= profile.countdown.reserved_test
+    assert profile.test_list <= profile.countdown.reserved_test
+    assert {*profile.ppo_runs} <= {*PPO_RUNS} and profile.ppo_runs
     assert profile.valid_problems <= profile.countdown.reserved_valid
     assert profile.self_training.guided_rounds <= profile.countdown.num_count - 1
     assert (

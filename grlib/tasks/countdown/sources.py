@@ -24,7 +24,7 @@ def splits_of(profile: Profile, seed: int) -> Splits:
     Problems from a data set are the same for every seed. GrlibError if they are too few, or if a test or
     validation problem, or one with a target that is held out, is among those to train on.
     """
-    train, valid, test = profile.self_training.train_problems, profile.valid_problems, profile.test_problems
+    train, valid, test = profile.self_training.train_problems, profile.valid_problems, profile.test_list
     check_sources(profile)
     place = profile.problems_source
     if not place:
@@ -38,7 +38,7 @@ def splits_of(profile: Profile, seed: int) -> Splits:
 def check_sources(profile: Profile) -> None:
     """Refuse a pair of sources, or sizes, that could let a base model learn from test problems."""
     if not profile.problems_source:
-        check_sizes(profile.countdown, profile.valid_problems, profile.test_problems)
+        check_sizes(profile.countdown, profile.valid_problems, profile.test_list)
     if bool(profile.problems_source) != bool(profile.imitation_source):
         raise GrlibError(
             f"problems_source {profile.problems_source!r}, imitation_source {profile.imitation_source!r}: "
@@ -62,7 +62,7 @@ def examples_of(profile: Profile, n: int, start: int = 0) -> list[Imitated]:
         return imitation_examples(profile.countdown, n, start=start)
     frame = _first(profile.imitation_source, "train", n, start)
     place, found = f"{profile.imitation_source}, split train", []
-    held = _held_back(profile.problems_source, profile.valid_problems, profile.test_problems)
+    held = _held_back(profile.problems_source, profile.valid_problems, profile.test_list)
     for number, (prompt, trace) in enumerate(turns_from_rows(frame), start):
         problem = read_question(prompt)
         solution = solve(problem) if problem else None

@@ -70,7 +70,12 @@ def whole_lines(prefix: str) -> str:
 def evaluate_splits(
     method: str, model: Path, profile: Profile, splits: Mapping[str, Sequence[Solved]], **how: Any
 ) -> pd.DataFrame:
-    """`selftrain.evaluate_splits` for traces of this profile's budget."""
+    """`selftrain.evaluate_splits` for traces of this profile's budget.
+
+    Problems beyond the first `test_problems` of a split are for greedy decoding alone.
+    """
+    if how.get("temperature") != 0:
+        splits = {split: items[: profile.test_problems] for split, items in splits.items()}
     return selftrain.evaluate_splits(task_for(profile, model), method, model, profile, splits, **how)
 
 

@@ -212,6 +212,11 @@ def test_splits_are_evaluated_from_a_model_folder(tiny_folder, tmp_path, monkeyp
     assert len(greedy) == 8 and chunks_done == [12, 12, 4, 4]
     assert evaluate_splits("sos", tiny_folder, profile, both, **arguments).equals(found)
     assert chunks_done == [12, 12, 4, 4]
+    fewer = profiles.changed(profile, test_problems=2, greedy_problems=4)
+    assert fewer.test_list == 4 and profiles.changed(fewer, greedy_problems=0).test_list == 2
+    sampled = evaluate_splits("sos", tiny_folder, fewer, both, **arguments)
+    assert sampled.groupby("split")["index"].max().to_dict() == {"seen": 1, "unseen": 1}
+    assert len(evaluate_splits("sos", tiny_folder, fewer, both, **arguments, temperature=0)) == 8
 
 
 # settings of a profile
