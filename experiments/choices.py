@@ -29,10 +29,15 @@ def rows_of(table: Path) -> pd.DataFrame:
     return pd.read_csv(table) if table.exists() else pd.DataFrame()
 
 
+def rows_with(table: Path, **names: Any) -> pd.DataFrame:
+    """The rows of a table with these names."""
+    rows = rows_of(table)
+    return rows[(rows[list(names)] == pd.Series(names)).all(axis=1)] if len(rows) else rows
+
+
 def known(table: Path, **names: Any) -> bool:
     """Does a row with these names stand in the table already?"""
-    rows = rows_of(table)
-    return len(rows) > 0 and bool((rows[list(names)] == pd.Series(names)).all(axis=1).any())
+    return len(rows_with(table, **names)) > 0
 
 
 def add(table: Path, row: dict[str, Any]) -> None:
