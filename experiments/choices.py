@@ -32,7 +32,7 @@ def rows_of(table: Path) -> pd.DataFrame:
 def rows_with(table: Path, **names: Any) -> pd.DataFrame:
     """The rows of a table with these names."""
     rows = rows_of(table)
-    return rows[(rows[list(names)] == pd.Series(names)).all(axis=1)] if len(rows) else rows
+    return rows[(rows.reindex(columns=list(names)) == pd.Series(names)).all(axis=1)]
 
 
 def known(table: Path, **names: Any) -> bool:
