@@ -22,7 +22,7 @@ from grlib.models.llama import bake
 from grlib.models.tokenizer import encode
 from grlib.profiles import Profile, Training
 from grlib.runs import files as artefacts
-from grlib.runs import provenance
+from grlib.runs import housekeeping
 from grlib.sampling import pool as sampling
 from grlib.tasks.countdown.base import imitation_rows, new_model
 from grlib.tasks.countdown.data import draw, imitation_examples
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         if GPU
         else profiles.changed(profiles.get("smoke"), sampling={"engine": "static", "slots": 8})
     )
-    found: dict[str, Any] = {"device": provenance.device()}
+    found: dict[str, Any] = {"device": housekeeping.device()}
     for name in chosen.checks or checks:
         try:
             found[name] = checks[name](profile)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlib.errors import GrlibError
 from grlib.runs import deadline, housekeeping  # what a bare Python has; the rest when it is needed
-from grlib.runs.provenance import cores
+from grlib.runs.housekeeping import cores
 
 if TYPE_CHECKING:
     from grlib.tasks.countdown.puzzle import Problem
@@ -120,7 +120,7 @@ def _refuse_impossible(request: Any) -> None:
 
     name, chosen = request.profile, request.notebooks()
     check_sources(request.resolved(chosen))
-    files = {file for book in chosen for file in (*book.reads(name), *book.writes(name))}
+    files = {file for book in chosen for file in book.files(name, "reads", "writes")}
     sampling = request.resolved(chosen).sampling
     if sampling.engine == "vllm" and any(file.startswith("models/") for file in files):
         from grlib.sampling.pool import check_engine  # loads torch, for which other engines need not wait

@@ -224,13 +224,13 @@ def test_notebooks_declare_parameters_and_artefacts(book):
 def test_every_artefact_has_one_maker_that_runs_before_its_readers(profile):
     made: dict[str, str] = {}
     for book in BOOKS:
-        for name in book.inputs(profile):
+        for name in book.files(profile, "reads", "may_read"):
             if name.startswith(notebooks.IN_REPOSITORY):
                 continue
             assert name in made or any(name.startswith(f"{folder}/") for folder in made), (
                 f"{book.name} reads {name}"
             )
-        for name in book.writes(profile):
+        for name in book.files(profile, "writes"):
             assert name not in made, f"{name} is written by {made[name]} and {book.name}"
             made[name] = book.name
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from grlib.errors import GrlibError
 from grlib.runs import deadline
 from grlib.runs import files as artefacts
-from grlib.runs.provenance import cores
+from grlib.runs.housekeeping import cores
 
 if TYPE_CHECKING:
     import pandas

@@ -41,6 +41,5 @@ def known() -> pd.DataFrame:
 
 def whole(profile: str, notebook: str) -> float:
     """Seconds that a notebook took; 0 if unknown."""
-    table = known()
-    mine = (table["profile"] == profile) & (table["notebook"] == notebook) & (table["section"] == "")
-    return float(table.loc[mine, "seconds"].sum())
+    seconds = known().set_index(["profile", "notebook", "section"])["seconds"]
+    return float(seconds.get((profile, notebook, ""), 0))

@@ -30,12 +30,12 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
     final = freshness.executed_path(notebook, folder)
     partial, failed = final.with_suffix(".partial.ipynb"), final.with_suffix(".failed.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
-    kernel = _Kernel()
+    before = psutil.Process().children(recursive=True)
     papermill_engines.register("grlib", _Engine)
     try:
         papermill.execute_notebook(
             notebook.path, partial, parameters=dict(parameters), cwd=folder, progress_bar=False,
-            engine_name="grlib", kernel=kernel, kernel_name="python3", language="python",
+            engine_name="grlib", kernel_name="python3", language="python",
             stdout_file=Indented(sys.stdout), stderr_file=Indented(sys.stderr),
         )  # fmt: skip
         partial.replace(final)
@@ -44,37 +44,22 @@ def execute(notebook: Notebook, parameters: Mapping[str, Any], folder: Path, res
         so_far = [f"so far:  {runs.shown(failed)}"] if partial.exists() else []
         if so_far:
             partial.replace(failed)
-        raise failure(notebook, _cell(notebook, error, kernel), cause, why, resume, so_far) from error
-    finally:
-        kernel.end()
+        raise failure(notebook, _reached(notebook, failed), cause, why, resume, so_far) from error
+    finally:  # the kernel and the workers that it started
+        for process in set(psutil.Process().children(recursive=True)).difference(before):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
     failed.unlink(missing_ok=True)
 
 
-class _Kernel:
-    """What the runner knows of the kernel: the cell that runs, and its process."""
-
-    cell = 0
-    process: psutil.Process | None = None
-
-    def entered(self, cell: int, pid: int) -> None:
-        self.cell, self.process = cell, self.process or psutil.Process(pid)
-
-    def end(self) -> None:
-        """Kill the kernel and the workers that it started."""
-        with contextlib.suppress(psutil.Error):
-            for process in [*self.process.children(recursive=True), self.process] if self.process else []:
-                process.kill()
-
-
 class _Engine(NBClientEngine):
-    """A papermill engine: its kernels use this interpreter and this grlib, and report to a _Kernel."""
+    """A papermill engine: its kernels use this interpreter and this grlib."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-        kernel, files = options["kernel"], {name: options[name] for name in ("stdout_file", "stderr_file")}
+        files = {name: options[name] for name in ("stdout_file", "stderr_file")}
         client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, coalesce_streams=True, **files)
         client.extra_arguments = ["--log-level=50"]
-        client.on_cell_start = lambda cell, cell_index: kernel.entered(cell_index, client.km.provisioner.pid)
         # without folders to search, a kernel that the user installed under this name is not found
         client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []
         paths = [str(notebooks.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -82,12 +67,11 @@ class _Engine(NBClientEngine):
         return client.execute(env={**os.environ, **grlib_first})
 
 
-def _cell(notebook: Notebook, error: Exception, kernel: _Kernel) -> int:
-    """The number of the failed cell in the notebook's file (papermill adds a cell after the parameters)."""
-    failed = error.cell_index if isinstance(error, PapermillExecutionError) else kernel.cell
-    tagged = [number for number, cell in enumerate(notebook.cells) if notebooks.is_tagged(cell, "parameters")]
-    after_injected = bool(tagged) and failed > tagged[0]
-    return min(failed - after_injected, len(notebook.cells) - 1)
+def _reached(notebook: Notebook, copy: Path) -> int:
+    """The number of the last cell that began; the copy also has cells of papermill's own."""
+    executed = notebooks.read(copy).cells if copy.exists() else []
+    began = {cell["id"] for cell in executed if cell["metadata"].get("papermill", {}).get("start_time")}
+    return max((number for number, cell in enumerate(notebook.cells) if cell.get("id") in began), default=0)
 
 
 def _cause(error: Exception) -> tuple[str, str]:

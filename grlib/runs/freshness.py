@@ -49,7 +49,7 @@ def snapshot(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) ->
         **{f"setting {name}": artefacts.plain(value) for name, value in settings.items()},
         **{f"parameter {name}": artefacts.plain(value) for name, value in resolved.items()},
         **modules,
-        **_digests("input", notebook.inputs(str(profile)), folder),
+        **_digests("input", notebook.files(str(profile), "reads", "may_read"), folder),
     }
 
 
@@ -64,7 +64,7 @@ def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: 
     if read:
         unread = {name for name in before if name.startswith("setting ")} - read
         before = {name: value for name, value in before.items() if name not in unread}
-    names = notebook.writes(str(before.get("parameter profile")))
+    names = notebook.files(str(before.get("parameter profile")), "writes")
     own = [path for path in (noted, executed_path(notebook, folder)) if path.exists()]
     names += [path.relative_to(folder).as_posix() for path in own]
     written = _digests("output", names, folder)
@@ -74,12 +74,6 @@ def remember(notebook: Notebook, before: Mapping[str, Any], folder: Path, cost: 
 def recall(notebook: Notebook, folder: Path) -> dict[str, Any] | None:
     """The record of the last finished run, None if there is none or it is damaged."""
     return artefacts.known_json(state_path(notebook, folder), *RECORD)
-
-
-def recorded_parameters(notebook: Notebook, folder: Path) -> dict[str, Any]:
-    """The parameters of the last finished run, except its folder."""
-    known = (recall(notebook, folder) or {}).get("depends_on", {})
-    return {name.removeprefix("parameter "): known[name] for name in known if name.startswith("parameter ")}
 
 
 def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -> str | None:
@@ -94,7 +88,7 @@ def why_stale(notebook: Notebook, parameters: Mapping[str, Any], folder: Path) -
     if changed:
         return f"{changed[0]} changed" + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
     names = [name.removeprefix("output ") for name in record["written"]]
-    names += notebook.writes(str(now.get("parameter profile")))
+    names += notebook.files(str(now.get("parameter profile")), "writes")
     for name, written in _digests("output", names, folder).items():
         if written is None or written != record["written"].get(name):
             return f"{name} is missing or was changed"

@@ -1,4 +1,7 @@
-"""The command `check`: versions of packages, size of the machine."""
+"""This machine and its packages, also for the manifests of results; the command `check`.
+
+It works without the notebook packages.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,17 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from grlib.errors import GrlibError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMORY_GB, DISK_GB = 4, 2
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pandas", "pyarrow", "matplotlib")
 
 
 def check() -> int:
@@ -56,3 +62,31 @@ def installed(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that results depend on, without importing them."""
+    return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}
+
+
+def device() -> str:
+    """The name of the GPU if torch is loaded and has one, else the processor and its number of cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu, {platform.machine()}, {cores()} cores"
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def git_state() -> dict[str, Any]:
+    """The commit, and whether tracked files differ from it; both None outside a git clone."""
+    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        said = subprocess.run(git, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": said.removesuffix("-dirty"), "dirty": said.endswith("-dirty")}

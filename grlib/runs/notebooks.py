@@ -45,27 +45,14 @@ class Notebook:
 
     @property
     def declared(self) -> Mapping[str, Any]:
-        """The notebook's declaration: lists `reads`, `may_read`, `writes` and `may_write`."""
+        """The notebook's declaration: lists `reads`, `may_read` (what not every run has), `writes` and
+        `may_write`."""
         return dict(self.content["metadata"].get("grlib", {}))
 
-    def _names(self, kind: str, profile: str) -> list[str]:
-        return [name.replace("{profile}", profile) for name in self.declared.get(kind, [])]
-
-    def reads(self, profile: str) -> list[str]:
-        """Declared inputs, "{profile}" filled in; names that start with "repo:" are in the repository."""
-        return self._names("reads", profile)
-
-    def may_read(self, profile: str) -> list[str]:
-        """Declared inputs that are used if they exist: those of notebooks that not every run has."""
-        return self._names("may_read", profile)
-
-    def inputs(self, profile: str) -> list[str]:
-        """`reads` and `may_read`."""
-        return [*self.reads(profile), *self.may_read(profile)]
-
-    def writes(self, profile: str) -> list[str]:
-        """Declared outputs, "{profile}" filled in, relative to the run folder."""
-        return self._names("writes", profile)
+    def files(self, profile: str, *lists: str) -> list[str]:
+        """The names in these lists of the declaration, "{profile}" filled in: relative to the run folder, or
+        to the repository if they start with "repo:"."""
+        return [name.replace("{profile}", profile) for each in lists for name in self.declared.get(each, [])]
 
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the cell tagged `parameters`; each must be a plain literal."""
@@ -165,7 +152,7 @@ def find(available: list[Notebook], name: str) -> Notebook:
 def maker(name: str, profile: str) -> str | None:
     """The name of the notebook that writes an artefact (or a folder that holds it); None if none does."""
     for notebook in every():
-        if any(f"{name}/".startswith(f"{written}/") for written in notebook.writes(profile)):
+        if any(f"{name}/".startswith(f"{written}/") for written in notebook.files(profile, "writes")):
             return notebook.name
     return None
 

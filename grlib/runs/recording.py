@@ -55,8 +55,11 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
             f"it is not overwritten with {request.profile}, {request.seed}: name another --dest"
         )
     joins = bool(request.only)
+    paths = {path.stem: path for path in target.glob("manifests/*.json") if joins}
+    paths |= {book.name: request.folder / "manifests" / f"{book.name}.json" for book in chosen}
+    manifests = {name: artefacts.read_json(path, "commit") for name, path in paths.items()}
     if joins and not dest:
-        _refuse_loose_ends(chosen, request.folder, target)
+        _refuse_loose_ends(chosen, manifests, target)
     lowest = bool(dest) or request.seed <= min(
         artefacts.seed_folders(target.parents[1], request.profile), default=request.seed
     )
@@ -73,12 +76,9 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
             recorded = _with_outputs(chosen, request, target / "notebooks" if dest else None)
         for path, content in recorded.items():
             places.enter_context(artefacts.atomic(path)).write_bytes(content)
-        manifests = {path.stem: path for path in target.glob("manifests/*.json") if joins}
-        manifests |= {book.name: request.folder / "manifests" / f"{book.name}.json" for book in chosen}
-        commits = sorted({str(artefacts.read_json(path, "commit")["commit"]) for path in manifests.values()})
-    known = dict(before.get("stale", {})) if joins and before else {}
-    for notebook in chosen:
-        known.pop(notebook.name, None)
+    commits = sorted({str(one["commit"]) for one in manifests.values()})
+    known = before.get("stale", {}) if joins and before else {}
+    known = {name: why for name, why in known.items() if name not in [book.name for book in chosen]}
     artefacts.write_dataset_card(target)
     owner = {"profile": request.profile, "seed": request.seed}
     artefacts.write_json(kept, owner | {"commits": commits, "stale": known | stale})
@@ -95,11 +95,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
 
 
-def _refuse_loose_ends(chosen: list[Notebook], folder: Path, target: Path) -> None:
+def _refuse_loose_ends(chosen: list[Notebook], manifests: dict[str, Any], target: Path) -> None:
     """GrlibError if a notebook that joins a record used a file, or a version of one, that is not in it."""
-    paths = {path.stem: path for path in target.glob("manifests/*.json")}
-    paths |= {book.name: folder / "manifests" / f"{book.name}.json" for book in chosen}
-    manifests = {name: artefacts.read_json(path, "commit") for name, path in paths.items()}
     outputs = {name: digest for one in manifests.values() for name, digest in one.get("outputs", {}).items()}
     for book in chosen:
         for used, digest in manifests[book.name].get("inputs", {}).items():
@@ -115,9 +112,10 @@ def _as_it_ran(request: runner.Request, chosen: list[Notebook]) -> runner.Reques
     given: dict[str, Any] = {}
     for notebook in chosen:
         defaults = notebook.parameters() | {"profile": request.profile, "seed": request.seed}
-        for name, value in freshness.recorded_parameters(notebook, request.folder).items():
-            if value != defaults.get(name):
-                given.setdefault(name, value)
+        for name, value in (freshness.recall(notebook, request.folder) or {}).get("depends_on", {}).items():
+            kind, _, parameter = name.partition(" ")
+            if kind == "parameter" and value != defaults.get(parameter):
+                given.setdefault(parameter, value)
     return replace(request, parameters=given)
 
 
@@ -138,7 +136,7 @@ def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
     """Names of the files that the notebooks declare, figures in all formats, and of the manifests."""
     folder, found = request.folder, set[Path]()
     for notebook in chosen:
-        for name in (*notebook.writes(request.profile), f"manifests/{notebook.name}.json"):
+        for name in (*notebook.files(request.profile, "writes"), f"manifests/{notebook.name}.json"):
             path = folder / name
             found.update(path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.stem}.*"))
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())

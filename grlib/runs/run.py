@@ -25,7 +25,7 @@ import psutil
 
 from grlib import profiles
 from grlib.errors import GrlibError, nearest
-from grlib.runs import chunks, freshness, notebooks, provenance
+from grlib.runs import chunks, freshness, housekeeping, notebooks
 from grlib.runs import files as artefacts
 from grlib.runs.sources import code_digest
 
@@ -126,7 +126,7 @@ class Run:
         if unknown := [name for name in names if name not in known]:
             raise GrlibError(f"setting {unknown[0]!r}: unknown; {nearest(unknown[0], known)}")
         found = {"profile": self.profile.name, "seed": self.seed}
-        found |= {name: known[name] for name in names} if names else settings | provenance.versions()
+        found |= {name: known[name] for name in names} if names else settings | housekeeping.versions()
         return pandas.Series(found).map(str).to_frame("value").rename_axis("setting")
 
     @staticmethod
@@ -144,8 +144,7 @@ class Run:
         """The path of an artefact to write; makes the folders above it."""
         path = freshness.located(name, self.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not name.startswith("steps/"):
-            self._outputs.add(name)
+        self._outputs.add(name)
         return path
 
     def require(self, name: str) -> Path:
@@ -226,9 +225,9 @@ class Run:
             "parameters": self.parameters,
             "settings_read": sorted(profiles.Watched.read),
             "settings": self.profile.settings(),
-            **provenance.git_state(),
-            "versions": provenance.versions(),
-            "device": provenance.device(),
+            **housekeeping.git_state(),
+            "versions": housekeeping.versions(),
+            "device": housekeeping.device(),
             "inputs": self._inputs,
             "outputs": {name: artefacts.digest(path) for name, path in paths.items() if path.exists()},
             "wall_seconds": round(time.monotonic() - self._began, 1),
@@ -275,7 +274,9 @@ def _makers(names: Sequence[str], profile: str, folder: Path) -> set[str]:
     """The notebooks that make those of the artefacts that are at fault, and what these notebooks lack."""
     makers = (notebooks.maker(name, profile) for name in names if _fault(name, folder))
     found = {maker for maker in makers if maker}
-    reads = [name for book in notebooks.every() if book.name in found for name in book.reads(profile)]
+    reads = [
+        name for book in notebooks.every() if book.name in found for name in book.files(profile, "reads")
+    ]
     return found | _makers(reads, profile, folder) if found else found
 
 

@@ -83,11 +83,11 @@ def status(request: Request) -> Iterator[tuple[str, str]]:
     waiting: set[str] = set()
     for notebook in request.notebooks():
         reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
-        late = sorted(waiting.intersection(notebook.inputs(request.profile)))
+        late = sorted(waiting.intersection(notebook.files(request.profile, "reads", "may_read")))
         if reason is None and late:
             reason = f"may run: its input {late[0]} is made again"
         if reason is not None:
-            waiting.update(notebook.writes(request.profile))
+            waiting.update(notebook.files(request.profile, "writes"))
         yield notebook.name, reason or "up to date"
 
 
@@ -104,9 +104,9 @@ def reproduce(request: Request) -> None:
                 shutil.rmtree(folder / "steps" / notebook.name, ignore_errors=True)
         made: set[str] = set()
         for notebook in chosen:
-            lacking = [name for name in notebook.reads(request.profile) if name not in made]
+            lacking = [name for name in notebook.files(request.profile, "reads") if name not in made]
             runs.refuse_missing(lacking, request.profile, request.seed, folder, notebook.name)
-            made.update(notebook.writes(request.profile))
+            made.update(notebook.files(request.profile, "writes"))
         expected = [_known_seconds(notebook, request) for notebook in chosen]
         for number, notebook in enumerate(chosen, start=1):
             title = f"[{number}/{len(chosen)}] {notebook.name}"
@@ -157,9 +157,9 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
         "sections": executed.seconds_by_section(),
     }
     # a figure of what was not run has no rows; the model of a rehearsal may solve no problem
-    used = [freshness.located(name, folder) for name in notebook.may_read(request.profile)]
+    used = [freshness.located(name, folder) for name in notebook.files(request.profile, "may_read")]
     may_be_empty = request.profile == "rehearsal" or not all(path.exists() for path in used)
-    for name in notebook.writes(request.profile):
+    for name in notebook.files(request.profile, "writes"):
         fault = artefacts.problem_with(folder / name)
         if fault or (not may_be_empty and artefacts.without_rows(folder / name)):
             message = f"{notebook.name} ran to its end, but its declared artefact {name} is "

@@ -29,7 +29,7 @@ from grlib.models.tokenizer import decode, encode, encode_plain, load_tokenizer
 from grlib.profiles import Sampling
 from grlib.runs.chunks import CLUSTER, chunked, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
-from grlib.runs.provenance import cores
+from grlib.runs.housekeeping import cores
 from grlib.runs.sources import code_digest
 
 if TYPE_CHECKING:

@@ -229,7 +229,7 @@ def test_redrawing_makes_every_declared_artefact_of_all_seeds(recorded, tmp_path
     command = ["figures", "--source", str(source), "--dest", str(tmp_path / "drawn")]
     assert command_line.main(command) == 0
     book = notebooks.find(notebooks.every(), "09")
-    for name in book.writes("laptop"):
+    for name in book.files("laptop", "writes"):
         assert artefacts.problem_with(tmp_path / "drawn" / name) is None, name
     table = artefacts.read_table(tmp_path / "drawn" / "tables" / "table2_countdown.csv")
     assert set(table["seeds"].dropna()) == {2}

@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.name)
 def test_the_notebook_writes_what_it_declares(finished, book):
-    for name in [*book.writes("smoke"), *book.declared.get("may_write", [])]:
+    for name in book.files("smoke", "writes", "may_write"):
         assert artefacts.is_whole(finished / name), name
     executed = json.loads((finished / "executed" / f"{book.name}.ipynb").read_text())
     assert not any(o["output_type"] == "error" for c in executed["cells"] for o in c.get("outputs", []))
@@ -82,7 +82,7 @@ def test_a_killed_notebook_resumes_to_the_same_bytes(finished, tmp_path):
     book = notebooks.find(notebooks.every(), SLOW_STEP)
     shutil.rmtree(folder / "steps" / SLOW_STEP)
     (folder / "state" / f"{SLOW_STEP}.json").unlink()
-    for name in book.writes("smoke"):
+    for name in book.files("smoke", "writes"):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     process = reproduce(folder, "--only", "06")
@@ -97,7 +97,7 @@ def test_a_killed_notebook_resumes_to_the_same_bytes(finished, tmp_path):
     assert again.returncode == 0, output[-3000:]
     kept = [path for path, changed in before.items() if path.stat().st_mtime_ns == changed]
     assert len(kept) >= 4, "finished chunks were made again"
-    for name in book.writes("smoke"):
+    for name in book.files("smoke", "writes"):
         if name.startswith("results/"):
             assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
 
@@ -122,5 +122,7 @@ def test_the_paper_profile_in_small(tmp_path):
     output, _ = process.communicate()
     assert process.returncode == 0, output[-4000:]
     for book in BOOKS:
-        lacking = [name for name in book.writes("rehearsal") if not artefacts.is_whole(tmp_path / name)]
+        lacking = [
+            name for name in book.files("rehearsal", "writes") if not artefacts.is_whole(tmp_path / name)
+        ]
         assert not lacking, f"{book.name} did not write {lacking}"

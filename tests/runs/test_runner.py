@@ -181,7 +181,7 @@ def test_plain_python_needs_no_notebook_packages(tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     book = notebooks.find(notebooks.every(), "01")
-    assert all(artefacts.is_whole(tmp_path / name) for name in book.writes("smoke"))
+    assert all(artefacts.is_whole(tmp_path / name) for name in book.files("smoke", "writes"))
 
 
 def test_an_input_that_may_be_missing_is_noticed_when_it_comes_and_changes(lab, capsys):
