@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from grlib.results import metrics, tables
-from grlib.results.rows import Results, published
+from grlib.results.rows import STARTS, Results, published
 
 REPRODUCED, UNDECIDED, CONTRADICTED, NOT_RUN = "reproduced", "undecided", "contradicted", "not run"
 STATUSES = (REPRODUCED, UNDECIDED, CONTRADICTED, NOT_RUN)
@@ -84,7 +85,8 @@ Rule = Callable[[Evidence, str], Found]  # for a split; '' for a claim about tra
 def claims(results: Results) -> pd.DataFrame:
     """One row per claim and split (`COLUMNS`): published, measured with interval, rule and status.
 
-    The split is '' for a claim about training problems.
+    The split is '' for a claim about training problems. Rules that are no sums of pass@k are put into words
+    in published/claims.csv.
     """
     rows, evidence = [], Evidence(results)
     for claim in published("claims").to_dict("records"):
@@ -230,35 +232,25 @@ def _bc(evidence: Evidence, split: str) -> Found:
 # Rules: tokens at equal accuracy
 
 
-def _tokens(method: str, reference: str, at_least: float) -> Rule:
-    """Rule: the geometric mean of the token ratios at four levels of accuracy lies above `at_least`."""
-    side = Side(1, at_least)
-    rule = (
-        f"95 % interval of tokens({reference}) / tokens({method}), the geometric mean at 0.25, 0.5, 0.75 and "
-        f"0.9 of the weaker accuracy, {side}"
-    )
-
-    def judge(evidence: Evidence, split: str) -> Found:
-        table = tables.token_table(evidence.results, method, reference, kind=evidence.decoded, splits=[split])
-        rows = table.dropna(subset="ratio").to_dict("records")
-        if not rows or not math.isnan(rows[-1]["share"]):
-            return {"rule": rule}
-        *levels, mean = rows
-        interval = metrics.Interval(mean["ratio"], mean["low"], mean["high"])
-        found = _finding(interval, pd.Series(dtype=float), mean["problems"], side)
-        ratios = ", ".join(f"{level['ratio']:.2f} at {level['share']:g}" for level in levels)
-        spread = {"seed_sd": mean["seed_sd"], "seeds": mean["seeds"]}
-        return {"rule": rule, "note": f"ratios {ratios}"} | found | spread
-
-    return judge
+def _tokens(method: str, reference: str, at_least: float, evidence: Evidence, split: str) -> Found:
+    """The geometric mean of the token ratios at four levels of accuracy lies above `at_least`."""
+    table = tables.token_table(evidence.results, method, reference, kind=evidence.decoded, splits=[split])
+    rows = table.dropna(subset="ratio").to_dict("records")
+    if not rows or not math.isnan(rows[-1]["share"]):
+        return {}
+    *levels, mean = rows
+    interval = metrics.Interval(mean["ratio"], mean["low"], mean["high"])
+    found = _finding(interval, pd.Series(dtype=float), mean["problems"], Side(1, at_least))
+    ratios = ", ".join(f"{level['ratio']:.2f} at {level['share']:g}" for level in levels)
+    return {"note": f"ratios {ratios}"} | found | {"seed_sd": mean["seed_sd"], "seeds": mean["seeds"]}
 
 
 # Rules: training problems
 
 
-def _training(kind: str, rule: str, judge: Callable[[pd.DataFrame], Found]) -> Rule:
+def _training(kind: str, judge: Callable[[pd.DataFrame], Found]) -> Rule:
     """Rule about the rows of training problems of one kind."""
-    return lambda evidence, split: {"rule": rule} | judge(tables.training_rows(evidence.results, kind))
+    return lambda evidence, split: judge(tables.training_rows(evidence.results, kind))
 
 
 def _published_hints(quantity: str, digits: int) -> Found:
@@ -307,10 +299,6 @@ def _hints_surprise(rows: pd.DataFrame) -> Found:
     return found | (_all_of([_surprise(rows, "steps", steps, 0) for steps in given]) if given else {})
 
 
-def _guided_likelier(rows: pd.DataFrame) -> Found:
-    return _surprise(rows, "kind", "hinted", "guided", same=True)
-
-
 def _yield(rows: pd.DataFrame) -> Found:
     rows = rows[rows["iteration"] == 1].assign(correct=rows["round_solved"] >= 0)
     shares = tables.correct_shares(rows, "method")
@@ -324,17 +312,10 @@ def _yield_at_equal_samples(rows: pd.DataFrame) -> Found:
     return _judged(_percent(shares, choose="random") - _percent(shares, choose="sample_again"))
 
 
-def _choices(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Success in percent by node choice, problems by seeds."""
-    shares = tables.correct_shares(rows, "choose")
-    return {choose: _percent(shares, choose=choose) for choose in sorted(rows["choose"].unique())}
-
-
 def _node_choice(rows: pd.DataFrame) -> Found:
-    success = _choices(rows)
-    if not {"first", "last"} <= set(success):
-        return {}
-    findings = [_judged(success["first"] - success["last"]), _surprise(rows, "choose", "first", "last")]
+    shares = tables.correct_shares(rows, "choose")
+    gain = _judged(_percent(shares, choose="first") - _percent(shares, choose="last"))
+    findings = [gain, _surprise(rows, "choose", "first", "last")]
     if not all(findings):
         return {}
     statuses = {found["status"] for found in findings}
@@ -343,9 +324,10 @@ def _node_choice(rows: pd.DataFrame) -> Found:
 
 
 def _random_balances(rows: pd.DataFrame) -> Found:
-    success = _choices(rows)
-    if not {"first", "random", "last"} <= set(success):
+    shares, choices = tables.correct_shares(rows, "choose"), ("first", "random", "last")
+    if not set(choices) <= set(shares["choose"]):
         return {}
+    success = {choose: _percent(shares, choose=choose) for choose in choices}
     worse = min(("first", "last"), key=lambda choose: success[choose].stack().mean())
     likelihood = tables.cross_entropy(rows[rows["correct"].astype(bool)], "choose").set_index("choose")
     nats = likelihood["cross_entropy"]
@@ -357,15 +339,11 @@ def _random_balances(rows: pd.DataFrame) -> Found:
 # Marks
 
 
-def _owed_to_start(a: str, b: str, start_a: str, start_b: str) -> Callable[[Evidence, str, Found], str]:
+def _owed_to_start(a: str, b: str, evidence: Evidence, split: str, found: Found) -> str:
     """Mark if a leads b by no more than the models that they start from."""
-
-    def mark(evidence: Evidence, split: str, found: Found) -> str:
-        more = _sums((f"{a}@1 - {b}@1 - {start_a}@1 + {start_b}@1", ABOVE), greedy=True)(evidence, split)
-        ahead = found["measured"] > 0 and more.get("status") in (UNDECIDED, CONTRADICTED)
-        return OWED_TO_START if ahead else ""
-
-    return mark
+    more = _sums((f"{a}@1 - {b}@1 - {STARTS[a]}@1 + {STARTS[b]}@1", ABOVE), greedy=True)(evidence, split)
+    ahead = found["measured"] > 0 and more.get("status") in (UNDECIDED, CONTRADICTED)
+    return OWED_TO_START if ahead else ""
 
 
 def _same_gradient(evidence: Evidence, split: str, found: Found) -> str:
@@ -379,52 +357,20 @@ def _same_gradient(evidence: Evidence, split: str, found: Found) -> str:
 
 MARKS: dict[str, Callable[[Evidence, str, Found], str]] = {
     "guided_yield": lambda evidence, split, found: BY_CONSTRUCTION,
-    "guided_ppo_above_ppo": _owed_to_start("guided_rest_ppo", "sos_ppo", "guided_rest", "sos"),
-    "guided_ppo_above_rest_ppo": _owed_to_start("guided_rest_ppo", "rest_ppo", "guided_rest", "rest"),
+    "guided_ppo_above_ppo": partial(_owed_to_start, "guided_rest_ppo", "sos_ppo"),
+    "guided_ppo_above_rest_ppo": partial(_owed_to_start, "guided_rest_ppo", "rest_ppo"),
     "operation_above_token": _same_gradient,
 }
 WHOLE: dict[str, Rule] = {
-    "hints_accuracy": _training(
-        "hints",
-        "95 % interval of the gain of each further step above 0 (the third is 100 % by construction and not "
-        "counted); the value is 2 steps minus 0",
-        _hints_accuracy,
-    ),
-    "hints_cross_entropy": _training(
-        "hints",
-        "95 % interval of the cross-entropy of successful traces with 1, 2, 3 steps given minus that with 0, "
-        "each above 0; the value is 2 steps minus 0",
-        _hints_surprise,
-    ),
-    "guided_yield": _training(
-        "yield",
-        "95 % interval of guided_rest - rest solved training problems, iteration 1, the last round counted, "
-        "above 0",
-        _yield,
-    ),
-    "guided_yield_equal": _training(
-        "rounds",
-        "95 % interval of problems solved by guided rounds minus solved by as many new samples of the failed "
-        "ones, above 0; the round that can insert the goal is left out",
-        _yield_at_equal_samples,
-    ),
+    "hints_accuracy": _training("hints", _hints_accuracy),
+    "hints_cross_entropy": _training("hints", _hints_surprise),
+    "guided_yield": _training("yield", _yield),
+    "guided_yield_equal": _training("rounds", _yield_at_equal_samples),
     "guided_likelier": _training(
-        "likelihood",
-        "95 % interval of pooled nats per token, hinted (1 to 3 steps) minus guided, above 0: successful "
-        "traces of the same problems",
-        _guided_likelier,
+        "likelihood", lambda rows: _surprise(rows, "kind", "hinted", "guided", same=True)
     ),
-    "node_choice_trades": _training(
-        "selection",
-        "95 % intervals of first - last in success and in cross-entropy both exclude 0, with the same sign",
-        _node_choice,
-    ),
-    "random_balances": _training(
-        "selection",
-        "95 % intervals above 0: success of random minus that of the less successful of first and last, and "
-        "cross-entropy of the less likely of the two minus that of random",
-        _random_balances,
-    ),
+    "node_choice_trades": _training("selection", _node_choice),
+    "random_balances": _training("selection", _random_balances),
 }
 BY_SPLIT: dict[str, Rule] = {
     "sos_above_bc": _bc,
@@ -439,14 +385,14 @@ BY_SPLIT: dict[str, Rule] = {
     "rest_fades": _sums(("rest@32 - sos@32 - rest@1 + sos@1", BELOW)),
     "rest_no_gain": _sums(("rest@32 - sos@32", NO_GAIN)),
     "guided_above_matched": _sums(("guided_rest@32 - rest_matched@32", ABOVE)),
-    "guided_tokens": _tokens("guided_rest", "rest", 1.0),
+    "guided_tokens": partial(_tokens, "guided_rest", "rest", 1.0),
     "sos_ppo_gains": _sums(("sos_ppo@1 - sos@1", ABOVE), greedy=True),
     "rest_ppo_gains": _sums(("rest_ppo@1 - rest@1", ABOVE), greedy=True),
     "guided_ppo_gains": _sums(("guided_rest_ppo@1 - guided_rest@1", ABOVE), greedy=True),
     "guided_ppo_above_ppo": _sums(("guided_rest_ppo@1 - sos_ppo@1", Side(1, 10.0)), greedy=True),
     "guided_ppo_above_rest_ppo": _sums(("guided_rest_ppo@1 - rest_ppo@1", ABOVE), greedy=True),
     "ppo_widens_gap": _sums(("guided_rest_ppo@1 - sos_ppo@1 - guided_rest@1 + sos@1", ABOVE), greedy=True),
-    "guided_ppo_tokens": _tokens("guided_rest_ppo", "sos_ppo", 1.5),
+    "guided_ppo_tokens": partial(_tokens, "guided_rest_ppo", "sos_ppo", 1.5),
     "rest_ppo_no_gain": _sums(("rest_ppo@1 - sos_ppo@1", NO_GAIN), greedy=True),
     "operation_above_token": _sums(("guided_rest_ppo@1 - guided_rest_ppo_token@1", ABOVE), greedy=True),
     "dense_no_gain": _sums(("sos_ppo_dense@1 - sos_ppo@1", NO_GAIN), greedy=True),

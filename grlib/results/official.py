@@ -101,9 +101,8 @@ def import_results(folder: Path, dest: Path, progress: Callable[[str], None]) ->
         results.check_rows(frame, kind, f"{place}, {split}")
         stored.setdefault(f"{NOTEBOOKS.get(method, '07')}_{kind}", []).append(frame)
         line = {"method": method, "iteration": iteration, "kind": kind} | known
-        line |= {"rows": len(frame), "samples": len(files)}
-        line |= {"accuracy": 100 * frame["correct"].mean()}
-        line |= {"grader_disagrees": int((frame["correct"] != frame["verdict"]).sum())}
+        line |= {"rows": len(frame), "samples": len(files), "accuracy": 100 * frame["correct"].mean()}
+        line["grader_disagrees"] = int((frame["correct"] != frame["verdict"]).sum())
         lines.append(line | {"largest_difference": _difference(frame, place, split)})
         progress(f"{method} {iteration}, {kind}, {split}: {len(frame):,} rows")
     write_json(dest / "run.json", {"profile": "paper", "seed": 0})

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from grlib.errors import GrlibError
-from grlib.runs.files import read_json, write_bytes
+from grlib.runs.files import read_json, read_table, write_bytes
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "paper_results" / "published"
 IMITATED = (  # trained on traces
@@ -147,7 +147,7 @@ def load(folders: Mapping[int, Path], profile: str) -> Results:
             frames: list[pd.DataFrame] = []
             paths = [folder / "results" / f"{stem}.parquet" for stem in stems]
             for path in filter(Path.is_file, paths):
-                newest = check_rows(_read(path), kind, str(path)).assign(seed=seed)
+                newest = check_rows(read_table(path), kind, str(path)).assign(seed=seed)
                 frames = [old[~old["method"].isin(newest["method"].unique())] for old in frames]
                 frames.append(newest)
             parts.setdefault(kind, []).extend(frames)
@@ -160,13 +160,6 @@ def _joined(frames: list[pd.DataFrame], kind: str) -> pd.DataFrame:
     if kind in ("eval", "greedy", "hints", "repair"):
         rows["iteration"] = rows["iteration"].fillna(0).astype(int) if "iteration" in rows else 0
     return check_rows(rows, kind)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise GrlibError(f"{path}: cannot be read ({type(error).__name__}); make it again") from error
 
 
 def _check_profile(folder: Path, profile: str) -> None:
@@ -201,7 +194,7 @@ def write_authors_csv(table: pd.DataFrame, path: Path) -> None:
 
 def read_authors_csv(path: Path) -> pd.DataFrame:
     """Read the authors' result file into the columns budget, k, mean, std (percent)."""
-    wide = _read(path)
+    wide = read_table(path)
     ks = [int(k) for k in re.findall(r"pass_at_(\d+)_mean", " ".join(wide))]
     columns = {k: ["budget", f"pass_at_{k}_mean", f"pass_at_{k}_std"] for k in ks}
     wanted = {name for names in columns.values() for name in names}

@@ -118,9 +118,8 @@ def budget_shares(rows: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
     A sample counts if it is correct and its whole response, end token included, is at most the budget (the
     authors' rule).
     """
-    right, tokens = rows["correct"].astype(bool), rows["tokens"]
-    within = pd.DataFrame({budget: right & (tokens <= budget) for budget in budgets})
-    return problem_means(within, rows, PROBLEM[:3])
+    tokens = rows["tokens"].where(rows["correct"].astype(bool), -1)
+    return shares_up_to(rows.assign(tokens=tokens), "tokens", 0, budgets, PROBLEM[:3])
 
 
 def shares_up_to(
