@@ -164,23 +164,13 @@ def read_table(path: Path) -> pandas.DataFrame:
         raise MissingArtefact(f"{path}: damaged; delete it and run the step that makes it again") from error
 
 
-DATASET_CARD = """---
-license: apache-2.0
-tags: [guided-rest, search, self-training]
-configs:
-{configs}---
-# Tables of a run of grlib
-
-`datasets.load_dataset(folder, "{first}")["train"]` is one table; `grlib/results/rows.py` has its columns.
-"""
-
-
 def write_dataset_card(folder: Path) -> None:
     """Write README.md, by which `datasets` and the hub find each Parquet table under a folder by its name."""
     tables = {path.stem: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.parquet"))}
     configs = "".join(f"- config_name: {name}\n  data_files: {place}\n" for name, place in tables.items())
     if tables:
-        write_bytes(folder / "README.md", DATASET_CARD.format(configs=configs, first=min(tables)).encode())
+        card = Path(__file__).with_name("dataset_card.md").read_text(encoding="utf-8")
+        write_bytes(folder / "README.md", card.format(configs=configs, first=min(tables)).encode())
 
 
 def write_json(path: Path, value: Any) -> Path:
