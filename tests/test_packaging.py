@@ -163,7 +163,7 @@ def output_of(*command: str, **options) -> str:
         ("figures BASE=gpu", "grlib figures --profile gpu_base"),
         ("record", "grlib record --profile laptop --seed 0"),
         ("bench", "benchmarks"),
-        ("test", "pytest"),
+        ("test", "pytest --numprocesses auto --dist loadfile"),
     ],
 )
 def test_make_only_calls_python(arguments, command):
