@@ -70,14 +70,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--source": {"default": "", "metavar": "DIR", "help": "a run folder, or one with seed<number>/results"},
     "--dest": {"default": "", "metavar": "DIR", "help": "write here and do not change the repository"},
     "--outputs": {"action": "store_true", "help": "no run: make outputs that show code or settings again"},
-    "--allow-stale": {"action": "store_true", "help": "store results of older code too, with a note"},
 }  # fmt: skip
 RUN, CHOICE = ("--profile", "--seed", "--run-dir"), ("--only", "--base", "-p")
 TAKES = {
     "reproduce": (*RUN, *CHOICE, "--force", "--seconds", "--plain"),
     "status": (*RUN, *CHOICE),
     "figures": ("--profile", "--source", "--dest"),
-    "record": (*RUN, "--only", "--dest", "--allow-stale", "--outputs"),
+    "record": (*RUN, "--only", "--dest", "--outputs"),
     "plan": ("--profile", "--gpus", "--device", "--cores"),
     "import-official": ("release", "--dest"),
     "publish": ("repo", "folder", "--private", "--dry-run"),
@@ -176,7 +175,7 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
                 for book in request_of(options).notebooks():
                     files.write_bytes(book.path, recording.refreshed(book))
                 return 0
-            notes = recording.record(request_of(options), options.dest, options.allow_stale)
+            notes = recording.record(request_of(options), options.dest)
             _refresh_report(options.dest)
             print(*notes, sep="\n")
         case "plan":

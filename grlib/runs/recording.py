@@ -30,7 +30,7 @@ def measured_folder(profile: str, seed: int) -> Path:
     return REPOSITORY / "paper_results" / "measured" / profile / f"seed{seed}"
 
 
-def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -> list[str]:
+def record(request: runner.Request, dest: str = "") -> list[str]:
     """Store a finished run: results, tables, manifests, figures, the notebooks' outputs. Returns notes.
 
     Every seed keeps its results. The notebooks' outputs, the example figures and the costs are those of the
@@ -38,14 +38,15 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     again from all seeds.
     With `request.only`, the files of those notebooks join the record or begin one; it must
     hold every file that they used. With `dest`, all is written there and the repository's record does not
-    change. GrlibError for a run whose notebooks are not all up to date, and for a profile without evidence
-    (smoke, rehearsal) unless `dest` is given.
+    change. GrlibError for a run whose notebooks are not all up to date; and, unless `dest` is given, for a
+    profile without evidence (smoke, rehearsal), and for a record of several commits, of a tree with changes
+    that are in no commit, or of settings that differ between its notebooks or seeds.
     """
     if request.profile in NO_EVIDENCE and not dest:
         raise GrlibError(f"profile {request.profile!r}: its numbers mean nothing, so give --dest for a trial")
     chosen = request.notebooks()
     request = _as_it_ran(request, chosen)
-    stale = _stale(chosen, request, allow_stale)
+    _refuse_stale(chosen, request)
     target = artefacts.absolute(dest) if dest else measured_folder(request.profile, request.seed)
     kept = target / "record.json"
     before = artefacts.read_json(kept, "profile", "seed") if kept.exists() else None
@@ -58,8 +59,11 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     paths = {path.stem: path for path in target.glob("manifests/*.json") if joins}
     paths |= {book.name: request.folder / "manifests" / f"{book.name}.json" for book in chosen}
     manifests = {name: artefacts.read_json(path, "commit") for name, path in paths.items()}
-    if joins and not dest:
-        _refuse_loose_ends(chosen, manifests, target)
+    if not dest:
+        if joins:
+            _refuse_loose_ends(chosen, manifests, target)
+        others = (path for path in target.parent.glob("seed*/manifests/*.json") if target not in path.parents)
+        _refuse_mixed(manifests | {runs.shown(path): artefacts.read_json(path) for path in others})
     lowest = bool(dest) or request.seed <= min(
         artefacts.seed_folders(target.parents[1], request.profile), default=request.seed
     )
@@ -77,11 +81,8 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
         for path, content in recorded.items():
             places.enter_context(artefacts.atomic(path)).write_bytes(content)
     commits = sorted({str(one["commit"]) for one in manifests.values()})
-    known = before.get("stale", {}) if joins and before else {}
-    known = {name: why for name, why in known.items() if name not in [book.name for book in chosen]}
     artefacts.write_dataset_card(target)
-    owner = {"profile": request.profile, "seed": request.seed}
-    artefacts.write_json(kept, owner | {"commits": commits, "stale": known | stale})
+    artefacts.write_json(kept, {"profile": request.profile, "seed": request.seed, "commits": commits})
     if not dest:
         if lowest:
             own_sizes = {} if request.parameters else {request.profile: request.folder}
@@ -90,9 +91,7 @@ def record(request: runner.Request, dest: str = "", allow_stale: bool = False) -
     notes = [f"stored in {runs.shown(target)} and {runs.shown(figures)}"]
     if not recorded:
         notes.append("notebooks: not changed, since they hold another profile or a lower seed")
-    if len(commits) > 1:
-        notes.append(f"note: the notebooks ran at {len(commits)} different commits")
-    return notes + [f"note: {name} was out of date ({reason})" for name, reason in stale.items()]
+    return notes
 
 
 def _refuse_loose_ends(chosen: list[Notebook], manifests: dict[str, Any], target: Path) -> None:
@@ -119,17 +118,31 @@ def _as_it_ran(request: runner.Request, chosen: list[Notebook]) -> runner.Reques
     return replace(request, parameters=given)
 
 
-def _stale(chosen: list[Notebook], request: runner.Request, allowed: bool) -> dict[str, str]:
-    """Notebooks out of date and why; GrlibError if one never finished, or if none is `allowed`."""
-    found = {}
+def _refuse_stale(chosen: list[Notebook], request: runner.Request) -> None:
+    """GrlibError if a notebook is out of date."""
     for notebook in chosen:
-        reason = freshness.why_stale(notebook, request.injected(notebook), request.folder)
-        if reason and (not allowed or freshness.recall(notebook, request.folder) is None):
+        if reason := freshness.why_stale(notebook, request.injected(notebook), request.folder):
             first = request.resume_command()
             raise GrlibError(f"{notebook.name}: {reason}, so this run is not complete; first: {first}")
-        if reason:
-            found[notebook.name] = reason
-    return found
+
+
+def _refuse_mixed(manifests: dict[str, Any]) -> None:
+    """GrlibError unless all notebooks ran at one commit, with no change beside it, and agree on each setting
+    that two of them read."""
+    known: dict[str, tuple[str, Any]] = {}
+    for name, one in manifests.items():
+        if one.get("dirty"):
+            raise GrlibError(
+                f"{name}: ran with changes that are in no commit; commit them, and run it again with --force"
+            )
+        settings = {f"setting {read}": one["settings"][read] for read in one.get("settings_read", ())}
+        for what, value in {"commit": one["commit"], **settings}.items():
+            first, before = known.setdefault(what, (name, value))
+            if value != before:
+                raise GrlibError(
+                    f"{name}: its {what} is not that of {first}, and a record has one; run one of them again "
+                    "with --force, or remove the older record"
+                )
 
 
 def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 BASES = ("shipped", "scratch")
 DIGITS = 6  # of a number in a CSV file
+KEPT_EACH = 5.0  # seconds after which the cost of a run is kept again
 
 
 def start(
@@ -107,8 +108,9 @@ class Run:
         self.parameters, self.seed = parameters, parameters["seed"]
         self._inputs: dict[str, str] = {}
         self._outputs: set[str] = set()
-        self._began = time.monotonic()
-        self._memory = PeakMemory()
+        self._code = housekeeping.git_state()
+        key = artefacts.plain({"parameters": parameters, **self._code})
+        self._cost = Cost(folder / "steps" / notebook / "spent.json", key)
 
     def show(self, *names: str) -> pandas.DataFrame:
         """A table of one column: profile, seed, and the settings of these names, as in
@@ -225,13 +227,12 @@ class Run:
             "parameters": self.parameters,
             "settings_read": sorted(profiles.Watched.read),
             "settings": self.profile.settings(),
-            **housekeeping.git_state(),
+            **self._code,
             "versions": housekeeping.versions(),
             "device": housekeeping.device(),
             "inputs": self._inputs,
             "outputs": {name: artefacts.digest(path) for name, path in paths.items() if path.exists()},
-            "wall_seconds": round(time.monotonic() - self._began, 1),
-            "peak_memory_mb": self._memory.megabytes(),
+            **self._cost.end(),
         }
         artefacts.write_json(self.folder / "manifests" / f"{self.notebook}.json", manifest)
         for kind in ("data", "results"):
@@ -296,26 +297,45 @@ def shown(path: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-class PeakMemory:
-    """Measures the resident memory of this process and its children twice a second, in a background thread.
+class Cost:
+    """Seconds and peak memory of this process and its children, in MB (1e6 bytes), seen twice a second by a
+    background thread. Memory that processes share counts in each of them, so the peak is an upper bound.
 
-    Memory that processes share counts in each of them, so the peak is an upper bound.
+    `path` keeps what is spent, so that the parts of a run that was interrupted add up: those with an equal
+    `key`. A kill loses at most `KEPT_EACH` seconds of it.
     """
 
-    def __init__(self) -> None:
-        self._process, self._peak = psutil.Process(), 0
-        threading.Thread(target=self._watch, daemon=True).start()
+    def __init__(self, path: Path | None = None, key: Any = None) -> None:
+        self._process, self._began, self._path, self._key = psutil.Process(), time.monotonic(), path, key
+        kept = (artefacts.known_json(path, "key", "wall_seconds", "peak_memory_mb") if path else None) or {}
+        earlier = kept if kept.get("key") == key else {}
+        self._before, self._peak = earlier.get("wall_seconds", 0.0), earlier.get("peak_memory_mb", 0)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
 
-    def megabytes(self) -> int:
-        """The highest sum so far, in MB (1e6 bytes)."""
+    def spent(self) -> dict[str, float]:
+        """Both, as a manifest names them."""
         total = 0
         for process in [*self._process.children(recursive=True), self._process]:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
-        self._peak = max(self._peak, total)
-        return round(self._peak / 1e6)
+        self._peak = max(self._peak, round(total / 1e6))
+        seconds = round(self._before + time.monotonic() - self._began, 1)
+        return {"wall_seconds": seconds, "peak_memory_mb": self._peak}
+
+    def end(self) -> dict[str, float]:
+        """`spent`, and the work is over: nothing is kept."""
+        self._over.set()
+        self._thread.join()
+        if self._path:
+            self._path.unlink(missing_ok=True)
+        return self.spent()
 
     def _watch(self) -> None:
-        while True:
-            self.megabytes()
-            time.sleep(0.5)
+        kept = self._began
+        while not self._over.wait(0.5):
+            spent = self.spent()
+            if self._path and time.monotonic() - kept >= KEPT_EACH:
+                kept = time.monotonic()
+                artefacts.write_json(self._path, {"key": self._key, **spent})

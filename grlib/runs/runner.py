@@ -143,7 +143,7 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
     folder, parameters = request.folder, request.injected(notebook)
     before = freshness.snapshot(notebook, parameters, folder)
     freshness.state_path(notebook, folder).unlink(missing_ok=True)
-    memory, began = runs.PeakMemory(), time.monotonic()
+    watched = runs.Cost()
     if request.plain:
         plain.execute(notebook, parameters, folder, request.resume_command())
     else:
@@ -151,9 +151,11 @@ def _bring_up_to_date(notebook: Notebook, request: Request) -> dict[str, Any]:
 
         execute(notebook, parameters, folder, request.resume_command())
     executed = notebooks.read(freshness.executed_path(notebook, folder))
+    told = artefacts.known_json(folder / "manifests" / f"{notebook.name}.json") or {}  # of all parts
+    spent = {name: max(here, told.get(name, 0)) for name, here in watched.end().items()}
     cost = {
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mb": memory.megabytes(),
+        "seconds": spent["wall_seconds"],
+        "peak_memory_mb": spent["peak_memory_mb"],
         "sections": executed.seconds_by_section(),
     }
     # a figure of what was not run has no rows; the model of a rehearsal may solve no problem

@@ -25,7 +25,17 @@ from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
 from grlib.profiles import settings
-from grlib.runs import deadline, execute, freshness, notebooks, outcome, recording, runner, sources
+from grlib.runs import (
+    deadline,
+    execute,
+    freshness,
+    housekeeping,
+    notebooks,
+    outcome,
+    recording,
+    runner,
+    sources,
+)
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs
 
@@ -91,6 +101,7 @@ def lab(tmp_path, monkeypatch, request):
     for module in (notebooks, freshness, recording):
         monkeypatch.setattr(module, "REPOSITORY", tmp_path)
     monkeypatch.setattr(recording, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(housekeeping, "git_state", lambda: {"commit": "abc", "dirty": False})
     monkeypatch.setattr(sources, "PACKAGE", tmp_path / "grlib")
     make_notebook(tmp_path / "notebooks", "01_write", WRITE, writes=["data/a.csv"])
     make_notebook(
@@ -704,9 +715,42 @@ def test_record_writes_all_or_nothing(study, capsys, name):
     (request.folder / name).write_text("{")
     assert main(["record", "--dest", str(target)]) == 2
     assert f"09_figures: output {name} is missing or was changed" in capsys.readouterr().err
-    assert main(["record", "--dest", str(target), "--allow-stale"]) != 0
-    assert name.rpartition("/")[2] in capsys.readouterr().err
     assert not [path for path in target.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dirty": True}, "02_read: ran with changes that are in no commit"),
+        ({"commit": "b"}, "02_read: its commit is not that of 01_write"),
+        ({"settings": {"budget": 2, "unread": 2}}, "02_read: its setting budget is not that of 01_write"),
+        ({"settings": {"budget": 1, "unread": 2}}, ""),
+    ],
+)
+def test_a_record_has_one_commit_and_one_set_of_settings(changes, words):
+    first = {
+        "commit": "a",
+        "dirty": False,
+        "settings": {"budget": 1, "unread": 1},
+        "settings_read": ["budget"],
+    }
+    refused = pytest.raises(GrlibError, match=words) if words else contextlib.nullcontext()
+    with refused:
+        recording._refuse_mixed({"01_write": first, "02_read": first | changes})
+
+
+def test_the_cost_of_a_run_adds_up_over_its_interruptions(tmp_path, monkeypatch):
+    """What an earlier part kept counts, if it ran the same code with the same parameters."""
+    monkeypatch.setattr(runs, "KEPT_EACH", 0.0)
+    path, kept = tmp_path / "spent.json", {"wall_seconds": 100.0, "peak_memory_mb": 10**6}
+    artefacts.write_json(path, {"key": "a", **kept})
+    found = runs.Cost(path, "a").end()
+    assert 100 <= found["wall_seconds"] < 200 and found["peak_memory_mb"] == 10**6 and not path.exists()
+    artefacts.write_json(path, {"key": "a", **kept})
+    other = runs.Cost(path, "b")
+    wait_for(lambda: (artefacts.known_json(path) or {}).get("key") == "b")
+    assert other.end()["wall_seconds"] < 100
+    assert runs.Cost().end()["peak_memory_mb"] < 10**6
 
 
 def test_seeds_recorded_one_after_another_stand_side_by_side(study, capsys):
@@ -825,7 +869,7 @@ def test_one_notebook_joins_a_record_and_leaves_the_others_alone(study, capsys):
     assert main(["record", *joins, "--dest", str(lab / "apart")]) == 0
     assert (lab / "apart" / "results" / "new.csv").exists(), "a record of its own may hold a single notebook"
     artefacts.write_json(
-        stored / "manifests" / "03_test.json", {"outputs": {"results/r.csv": "1234"}, "commit": "a"}
+        stored / "manifests" / "03_test.json", {"outputs": {"results/r.csv": "1234"}, "commit": "abc"}
     )
     assert main(["record", *joins]) == 0
 
@@ -868,7 +912,7 @@ def test_smoke_is_recorded_only_on_request_and_never_over_another_profile(lab, c
     assert main(["record", "--profile", "smoke"]) == 2
     assert "give --dest" in capsys.readouterr().err
     assert main(["record", "--profile", "smoke", "--dest", str(lab / "trial")]) == 0
-    assert "2 different commits" in capsys.readouterr().out
+    assert artefacts.read_json(lab / "trial" / "record.json")["commits"] == ["01_write", "02_read"]
     artefacts.write_json(lab / "laptop" / "record.json", {"profile": "laptop", "seed": 0})
     assert main(["record", "--profile", "smoke", "--dest", str(lab / "laptop")]) == 2
     assert "holds the record of profile laptop" in capsys.readouterr().err
