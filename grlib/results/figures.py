@@ -86,7 +86,8 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
     look = {"marker": "", "linewidth": 1.6, "suffix": f", mean of {SMOOTHED} steps"}
     _lines(sheet, axis, "training", table, "millions", "loss", **look)
     if "valid_loss" in table:
-        look = {"linestyle": "none", "suffix": ", validation on the full task"}
+        task = " on the full task" if to == "search" else ""  # the one with a curriculum
+        look = {"linestyle": "none", "suffix": f", validation{task}"}
         _lines(sheet, axis, "validation", table, "millions", "valid_loss", **look)
     axis.set_yscale("log")  # most of the fall is in the first twentieth, most of the learning after it
     style.plain(axis.yaxis)
