@@ -52,11 +52,10 @@ def _models(folder: Path, place: Path, quick: bool) -> Iterator[tuple[str, Path]
     yield folder.name, folder
     if quick:
         return
-    from grlib.models.llama import save_model
-    from grlib.models.pretrained import load
+    from grlib.models.llama import load_pretrained, save_model
 
     try:
-        save_model(*load(PACKAGE), place / PACKAGE)
+        save_model(*load_pretrained(PACKAGE), place / PACKAGE)
     except GrlibError as error:
         print(f"{PACKAGE}: left out ({error})")
         return

@@ -27,9 +27,8 @@ from grlib.sampling import pool as sampling
 from grlib.tasks.countdown.base import imitation_rows, new_model
 from grlib.tasks.countdown.data import draw, imitation_examples
 from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
-from grlib.training.loop import train_step
+from grlib.training.loop import make_optimizers, train_step
 from grlib.training.loss import Scored, score_rows
-from grlib.training.optim import make_optimizers
 from grlib.training.packed import Packed
 from grlib.training.parallel import Team
 from grlib.training.rows import Row

@@ -15,8 +15,7 @@ import torch
 from benchmarks.speed import SEED, Row
 from grlib.models.llama import load_both, save_model
 from grlib.models.tokenizer import encode
-from grlib.ppo.learner import Learner, by_place
-from grlib.ppo.rollouts import Batch, batch_of
+from grlib.ppo.learner import Batch, Learner, batch_of, by_place
 from grlib.profiles import Sampling, get
 from grlib.sampling.pool import Request, Sampled, answer, sample
 from grlib.tasks.countdown.data import draw

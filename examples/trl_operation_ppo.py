@@ -13,11 +13,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grlib.models.llama import load_both
 from grlib.ppo.losses import operation_advantages, operation_policy_loss, value_loss
-from grlib.ppo.rollouts import line_ends
 from grlib.tasks.countdown import Problem, grade
 from grlib.tasks.countdown.data import draw
 from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.vocabulary import prompt_text
+from grlib.tasks.trace_task import line_ends
 
 SHIPPED = Path(__file__).resolve().parents[1] / "paper_results" / "base" / "sos"
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from grlib import profiles, selftrain
 from grlib.models.tokenizer import load_tokenizer
-from grlib.ppo.rollouts import Rollout
 from grlib.profiles import Profile
 from grlib.results import metrics
 from grlib.results.tables import NO_GOAL
@@ -20,6 +19,7 @@ from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.data import Solved
 from grlib.tasks.countdown.rows import problems_from_rows
 from grlib.tasks.countdown.task import CountdownTask, ppo_settings, solved_unaided
+from grlib.training.rows import Rollout
 
 LAPTOP = profiles.get("laptop")
 

@@ -35,8 +35,8 @@ from grlib.tasks.countdown.puzzle import OPERATION, holds, problem_key
 from grlib.tasks.countdown.task import CountdownTask
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
+from grlib.training.loop import make_optimizers
 from grlib.training.loss import Scored, score_rows
-from grlib.training.optim import make_optimizers
 from grlib.training.parallel import Team
 from grlib.training.rows import Row
 

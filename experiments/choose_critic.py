@@ -21,12 +21,11 @@ from choices import add, responses
 
 from grlib import profiles
 from grlib.models.llama import load_model
-from grlib.ppo.learner import PLACES, Critic
-from grlib.ppo.rollouts import Rollout, batch_of
+from grlib.ppo.learner import PLACES, Critic, batch_of
 from grlib.sampling import pool as sampling
 from grlib.tasks.countdown import data as countdown_data
 from grlib.training.loss import states_before
-from grlib.training.rows import micro_batches
+from grlib.training.rows import Rollout, micro_batches
 
 OUT = Path(__file__).with_name("critic_choice.csv")
 STEPS, RESPONSES = (25, 50, 100, 200), 128  # optimiser steps after which it is judged; responses of one

@@ -21,7 +21,6 @@ import torch
 from choices import LAPTOP, add, judge, known, rows_with, say, within_reach
 
 from grlib.ppo import loop as ppo
-from grlib.ppo import watch
 from grlib.results.rows import STARTS
 from grlib.tasks.countdown.task import PPO_RUNS, CountdownTask, ppo_settings
 
@@ -90,7 +89,7 @@ def reinforced(
     )  # fmt: skip
     last = curve.tail(LAST_STEPS)[["accuracy", "clipped", "entropy", "explained"]].mean()
     return {f"train_{name}": value for name, value in last.items()} | {
-        "seconds": float(curve[[*watch.TIMES]].to_numpy().sum())
+        "seconds": float(curve[[*ppo.TIMES]].to_numpy().sum())
     }
 
 

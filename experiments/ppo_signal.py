@@ -23,13 +23,12 @@ from choices import add, responses, within_reach
 
 from grlib import profiles
 from grlib.models.llama import load_model
-from grlib.ppo.learner import by_place
+from grlib.ppo.learner import batch_of, by_place
 from grlib.ppo.losses import group_advantages, operation_advantages, operation_policy_loss
-from grlib.ppo.rollouts import Rollout, batch_of
 from grlib.sampling import pool as sampling
 from grlib.tasks.countdown import data as countdown_data
 from grlib.training.loss import response_nll
-from grlib.training.rows import micro_batches
+from grlib.training.rows import Rollout, micro_batches
 
 OUT = Path(__file__).with_name("ppo_signal.csv")
 POLICY, IMITATION, GROUPED = "policy gradient", "imitation of the correct", "policy gradient, problem's mean"

@@ -36,8 +36,8 @@ from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
+from grlib.training.loop import make_optimizers
 from grlib.training.loss import Scored, mean_nll
-from grlib.training.optim import make_optimizers
 from grlib.training.parallel import Team
 
 TABLE = Path(__file__).with_name("base_gates.csv")

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from grlib.errors import GrlibError
-from grlib.ppo.watch import TIMES
+from grlib.ppo.loop import TIMES
 from grlib.profiles import Profile, SelfTraining, get
 from grlib.results.rows import STARTS
 from grlib.runs import costs, files, notebooks

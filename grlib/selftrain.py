@@ -18,16 +18,14 @@ from typing import Any, NamedTuple, Protocol
 import pandas as pd
 
 from grlib.errors import GrlibError
-from grlib.models.llama import load_both, save_model
-from grlib.models.lora import low_rank
+from grlib.models.llama import load_both, low_rank, save_model
 from grlib.models.tokenizer import load_tokenizer
 from grlib.profiles import Profile, Sampling, SelfTraining, Training
 from grlib.runs.files import digest, read_table
-from grlib.sampling.pool import InMemory, Request, Sampled, release_gpus, sample
+from grlib.sampling.pool import InMemory, Request, Sampled, sample
 from grlib.training.base import card_after
-from grlib.training.checkpoint import finished, write_finished
 from grlib.training.loop import rows_digest, train
-from grlib.training.parallel import first_process, launch, launched
+from grlib.training.parallel import first_process, is_made, write_finished
 from grlib.training.rows import Row, make_rows
 
 
@@ -325,13 +323,9 @@ def fine_tune_rows(
     start = digest(base)
     fixed = training.fixing_the_result()
     key = {"base": start, "rows": rows_digest(rows), "settings": fixed, "seed": seed}
-    if finished(work, key, out):
-        return read_table(out / "curve.csv")
-    release_gpus()
-    if training.processes > 1 and not launched():
-        job = {"rows": list(rows), "training": training, "seed": seed, "label": label}
-        job |= {"base": base, "out": out, "work": work}
-        launch(fine_tune_rows, job, training.processes, work / "job", label, progress)
+    job = {"rows": list(rows), "training": training, "seed": seed, "label": label}
+    job |= {"base": base, "out": out, "work": work}
+    if is_made(fine_tune_rows, job, key, training.processes, label, progress):
         return read_table(out / "curve.csv")
     model, tokenizer = load_both(base)
     if not rows:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from grlib.profiles.settings import Model
+from grlib.profiles import Model
 
 # before torch is imported, here and in children: results and times must not depend on the machine's cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")

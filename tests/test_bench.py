@@ -15,7 +15,7 @@ from benchmarks import plain, reinforce, speed
 from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.models.llama import load_both
-from grlib.ppo import rollouts
+from grlib.ppo.learner import batch_of
 from grlib.tasks.countdown.data import draw
 from grlib.tasks.countdown.guidance import rewrite
 from grlib.tasks.countdown.puzzle import Problem
@@ -23,6 +23,7 @@ from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.searchers import depth_first, straight_path
 from grlib.tasks.countdown.task import ppo_settings
 from grlib.tasks.countdown.traces import grade
+from grlib.training.rows import Rollout
 
 ROOT = Path(__file__).parents[1]
 PROBLEM = Problem((2, 3, 4), 24)
@@ -121,9 +122,9 @@ def test_padded_mini_batches_score_the_same():
     """The plain loop that the benchmark compares with is the same update, only padded."""
     policy, _ = load_both(bench.SHIPPED)
     settings = ppo_settings(profiles.get("laptop"), "guided_rest_ppo")
-    rows = [rollouts.Rollout((1,), (5, 6, 7)[:n], (0.0,) * n, (0,), (), False, True) for n in (3, 1, 2)]
-    batch = reinforce.PaddedLearner(policy, settings).rescored(rollouts.batch_of(rows))
-    alone = [reinforce.PaddedLearner(policy, settings).rescored(rollouts.batch_of([row])) for row in rows]
+    rows = [Rollout((1,), (5, 6, 7)[:n], (0.0,) * n, (0,), (), False, True) for n in (3, 1, 2)]
+    batch = reinforce.PaddedLearner(policy, settings).rescored(batch_of(rows))
+    alone = [reinforce.PaddedLearner(policy, settings).rescored(batch_of([row])) for row in rows]
     for i, one in enumerate(alone):
         found = batch.old_logprob[i, : one.old_logprob.shape[1]]
         assert found.tolist() == pytest.approx(one.old_logprob[0].tolist(), abs=1e-4)

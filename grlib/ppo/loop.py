@@ -10,34 +10,42 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from grlib.models.llama import load_both, save_model
-from grlib.ppo.learner import Learner
+from grlib.ppo.learner import Learner, batch_of
 from grlib.ppo.losses import operation_advantages
-from grlib.ppo.rollouts import Rollout, batch_of
-from grlib.ppo.watch import concerns, progress_line, watched
 from grlib.profiles import PPO
 from grlib.runs import deadline
 from grlib.runs.files import digest, read_table, write_table
-from grlib.sampling.pool import release_gpus
 from grlib.selftrain import Policy, sampled_policy
 from grlib.training.base import card_after
-from grlib.training.checkpoint import finished, read_checkpoint, write_checkpoint, write_finished
-from grlib.training.loop import checkpoint_due, out_of_time
-from grlib.training.parallel import Team, free_cache, launch, launched
-from grlib.training.tracking import track
+from grlib.training.loop import track
+from grlib.training.packed import pack_for
+from grlib.training.parallel import Team, is_made, release_gpus, write_finished
+from grlib.training.rows import Rollout
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+TIMES = ("sampling_s", "scoring_s", "updating_s")  # columns of the curve that differ from run to run
+# Bounds beyond which a step has a warning:
+BEGINNING = 3  # the number of first steps that later ones are compared with
+DEAD = 1e-7  # norm of a gradient below which nothing is learnt
+SMALLEST_ENTROPY, LARGEST_ENTROPY = 0.2, 5.0  # times the entropy of the first steps
+MORE_TRUNCATED = 0.25  # added to the share of truncated responses of the first steps
+# Largest difference, in nats, of one token's log probability between sampler and trainer. Their kernels round
+# bfloat16 differently: on a GPU the largest difference among a million tokens was 4.4 nats.
+LARGEST_GAP = {"float32": 0.01, "bfloat16": 6.0}
 
 
 class Task(Protocol):
@@ -68,24 +76,20 @@ def train_ppo(
     fixed = settings.fixing_the_result()
     content = hashlib.sha256(repr(list(items)).encode()).hexdigest()
     key = {"base": digest(base), "seed": seed, "settings": fixed, "items": content}
-    if finished(work, key, out):
-        return read_table(out / "curve.csv")
-    release_gpus()
-    if settings.processes > 1 and not launched():
-        job = {"task": task, "items": list(items), "settings": settings, "seed": seed}
-        job |= {"base": base, "out": out, "work": work}
-        launch(train_ppo, job, settings.processes, work / "job", "PPO", progress)
+    job = {"task": task, "items": list(items), "settings": settings, "seed": seed}
+    job |= {"base": base, "out": out, "work": work}
+    if is_made(train_ppo, job, key, settings.processes, "PPO", progress):
         return read_table(out / "curve.csv")
     policy, tokenizer = load_both(base)
     learner = _learner(policy, settings, seed)
     team = learner.team
-    place = read_checkpoint(team, work, key, learner.net, learner.optimizers) or {"step": 0, "curve": []}
+    place = team.read_checkpoint(work, key, learner.net, learner.optimizers) or {"step": 0, "curve": []}
     step, curve = place["step"], place["curve"]
     saved, warned = time.monotonic(), set[str]()
     while step < settings.steps:
         began = time.monotonic()
         team.refresh(learner.net, policy, "policy")
-        free_cache()
+        torch.cuda.empty_cache()
         rollouts: list[Rollout] = []
         if team.rank == 0:
             rollouts = _rollouts(task, items, policy, tokenizer, settings, seed, step, work)
@@ -104,12 +108,12 @@ def train_ppo(
                 if kind not in warned:
                     progress(f"PPO: warning, step {step}: {text}")
                 warned.add(kind)
-        if step == settings.steps or checkpoint_due(team, saved, settings.checkpoint_seconds):
+        if step == settings.steps or team.checkpoint_due(saved, settings.checkpoint_seconds):
             place = {"step": step, "curve": curve}
-            write_checkpoint(team, work, key, learner.net, learner.optimizers, place)
+            team.write_checkpoint(work, key, learner.net, learner.optimizers, place)
             saved = time.monotonic()
             if step < settings.steps:
-                deadline.stop_if(out_of_time(team), "PPO", f"{step}/{settings.steps} steps")
+                team.stop_if_late("PPO", f"{step}/{settings.steps} steps")
     frame = pd.DataFrame(curve)
     team.hand_back(learner.net, policy, "policy")
     if learner.pack:
@@ -189,11 +193,65 @@ def _rollouts(
 
 def _learner(policy: LlamaForCausalLM, settings: PPO, seed: int) -> Learner:
     """A learner that reads rollouts without padding where that is possible."""
-    from grlib.training.packed import Packed, packs
+    other = settings.recompute or (settings.baseline == "value" and settings.critic == "own")
+    team, longest = Team(settings.strategy, settings.precision), policy.config.max_position_embeddings
+    return Learner(policy, settings, seed, pack_for(policy, team, other, settings.micro_tokens, longest))
 
-    own = settings.baseline == "value" and settings.critic == "own"
-    pack = None
-    if packs(policy, Team(settings.strategy, settings.precision), settings.recompute or own):
-        longest = policy.config.max_position_embeddings
-        pack = Packed(policy, settings.micro_tokens, longest, settings.precision)
-    return Learner(policy, settings, seed, pack)
+
+# What to watch: the numbers of a step, a message, warnings
+
+
+def watched(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Means over the rollouts of a step: accuracy, reward, tokens, truncated share, actions, entropy."""
+    drawn = np.concatenate([rollout.logprobs for rollout in rollouts])
+    return {
+        "accuracy": float(np.mean([rollout.correct for rollout in rollouts])),
+        "reward": float(np.mean([sum(amount for _, amount in rollout.rewards) for rollout in rollouts])),
+        "tokens": float(np.mean([len(rollout.response) for rollout in rollouts])),
+        "truncated": float(np.mean([not rollout.ended for rollout in rollouts])),
+        "actions": float(np.mean([len(rollout.starts) for rollout in rollouts])),
+        "entropy": float(-drawn.mean()),  # nats per token: an unbiased estimate, from the tokens drawn
+    }
+
+
+def progress_line(row: Mapping[str, float], settings: PPO) -> str:
+    """The message about a step, with the minutes left."""
+    left = (settings.steps - row["step"]) * sum(row[name] for name in TIMES) / 60
+    return (
+        f"PPO: step {row['step']:.0f}/{settings.steps}, accuracy {100 * row['accuracy']:.0f} %, "
+        f"{row['tokens']:.0f} tokens, cut off {100 * row['truncated']:.0f} %, clipped "
+        f"{100 * row['clipped']:.0f} %, gradient {row['gradient']:.2g}, entropy {row['entropy']:.3f}, "
+        f"{left:.1f} min left"
+    )
+
+
+def concerns(curve: Sequence[Mapping[str, float]], precision: str) -> dict[str, str]:
+    """What is wrong with the newest step of a curve: kind -> what was seen, and what to change. Entropy and
+    truncation are compared with the first `BEGINNING` steps."""
+    row, found = curve[-1], dict[str, str]()
+    gap, bound = row["rescore_gap"], LARGEST_GAP[precision]
+    if gap > bound:
+        found["gap"] = (
+            f"sampler and trainer differ by {gap:.2g} nats for a token (bound {bound:g}): sample and "
+            "train with the same weights, in float32"
+        )
+    if row["gradient"] < DEAD:
+        found["gradient"] = (
+            f"the gradient is {row['gradient']:.1g}: nothing is learnt; take problems that are solved "
+            "now and then, so that rewards differ"
+        )
+    if len(curve) <= BEGINNING:
+        return found
+    entropy, truncated = (
+        float(np.mean([one[name] for one in curve[:BEGINNING]])) for name in ("entropy", "truncated")
+    )
+    if row["entropy"] < SMALLEST_ENTROPY * entropy:
+        found["entropy fell"] = f"entropy fell from {entropy:.3g} to {row['entropy']:.3g}: lower actor_lr"
+    if row["entropy"] > LARGEST_ENTROPY * entropy:
+        found["entropy rose"] = f"entropy rose from {entropy:.3g} to {row['entropy']:.3g}: lower actor_lr"
+    if row["truncated"] > truncated + MORE_TRUNCATED:
+        found["truncated"] = (
+            f"{100 * row['truncated']:.0f} % of the responses run into the budget, in the beginning "
+            f"{100 * truncated:.0f} %: lower actor_lr, or raise the budget"
+        )
+    return found

@@ -101,6 +101,15 @@ def worker_pool(processes: int = 0, gpus: int = 0, threads: bool = False) -> Exe
     return ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(), context.Value("i", 0), gpus))
 
 
+RUNNING: dict[tuple[Any, ...], Executor] = {}  # the pool that is kept between calls, by its kind
+
+
+def end_workers() -> None:
+    """End the workers of the pool that is kept; who needs one next starts it."""
+    while RUNNING:
+        RUNNING.popitem()[1].shutdown()
+
+
 def _start_worker(parent: int, started: Any, gpus: int) -> None:
     def end_with_parent() -> None:
         while os.getppid() == parent:

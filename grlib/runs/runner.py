@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grlib.errors import GrlibError, nearest
-from grlib.profiles.settings import MOST, SIZES, Profile
+from grlib.profiles import MOST, SIZES, Profile
 from grlib.runs import deadline, freshness, notebooks, plain
 from grlib.runs import files as artefacts
 from grlib.runs import run as runs

@@ -55,9 +55,7 @@ def generate(
     seed: int,
 ) -> Drawn:
     """`Decoder.generate` of a new decoder."""
-    return Decoder(model, tokenizer.eos_token_id).generate(
-        prompts, budgets, temperature=settings.temperature, seed=seed, slots=settings.slots
-    )
+    return Decoder(model, tokenizer.eos_token_id).generate(prompts, budgets, settings, seed)
 
 
 class Decoder:
@@ -91,20 +89,15 @@ class Decoder:
 
     @torch.no_grad()
     def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        budgets: Sequence[int],
-        *,
-        temperature: float,
-        seed: int,
-        slots: int,
+        self, prompts: Sequence[Sequence[int]], budgets: Sequence[int], settings: Sampling, seed: int
     ) -> Drawn:
         """New tokens of each prompt, up to the end token (which is one of them) or the budget, and their log
         probabilities.
 
-        The result depends on the arguments alone. `temperature` 0 is greedy. At most `slots` rows run at
-        once. A prompt and its budget must fit the model's positions.
+        The result depends on the arguments alone. Temperature 0 is greedy. At most `settings.slots` rows run
+        at once. A prompt and its budget must fit the model's positions.
         """
+        slots, temperature = settings.slots, settings.temperature
         generator = torch.Generator().manual_seed(seed)
         outputs: Drawn = [[] for _ in prompts], [[] for _ in prompts]
         waiting = deque(

@@ -27,7 +27,7 @@ from grlib.errors import GrlibError
 from grlib.models.llama import digest_of, load_both
 from grlib.models.tokenizer import decode, encode, encode_plain, load_tokenizer
 from grlib.profiles import Sampling
-from grlib.runs.chunks import CLUSTER, chunked, worker_pool
+from grlib.runs.chunks import CLUSTER, RUNNING, chunked, end_workers, worker_pool
 from grlib.runs.files import MissingArtefact, digest, problem_with
 from grlib.runs.housekeeping import cores
 from grlib.runs.sources import code_digest
@@ -182,7 +182,7 @@ def engine(name: str) -> ModuleType:
 
     Its `generate(model, tokenizer, prompts, budgets, settings, seed)` returns the new tokens of each prompt
     and their log probabilities. An engine that loads model folders itself has `served(folder, digest)` and
-    `ServedModel`. A new engine is a file here, and its name in `profiles.settings.ENGINES`.
+    `ServedModel`. A new engine is a file here, and its name in `grlib.profiles.ENGINES`.
     """
     return importlib.import_module(f"grlib.sampling.{name}")
 
@@ -210,30 +210,15 @@ def _processes(settings: Sampling) -> int:
     return settings.data_parallel if settings.engine == "vllm" else settings.workers or cores()
 
 
-_POOLS: dict[tuple[Any, ...], Executor] = {}  # the running pool, by its kind
-
-
 def _pool(settings: Sampling, content: str = "") -> Executor:
     """Worker processes, started once: they keep torch and the last model loaded. With vLLM, which holds its
     memory until its process ends, they serve one model, with the digest `content`."""
     served = content if settings.engine == "vllm" else ""
     kind = (settings.engine, _processes(settings), served)
-    if kind not in _POOLS:
+    if kind not in RUNNING:
         end_workers()
-        _POOLS[kind] = worker_pool(_processes(settings), gpus=int(settings.engine == "vllm"))
-    return _POOLS[kind]
-
-
-def end_workers() -> None:
-    """End the workers; the next call of `sample` starts new ones."""
-    while _POOLS:
-        _POOLS.popitem()[1].shutdown()
-
-
-def release_gpus() -> None:
-    """End workers that may hold the memory of a GPU (nearly all of it with vLLM): training needs it."""
-    if torch.cuda.is_available():
-        end_workers()
+        RUNNING[kind] = worker_pool(_processes(settings), gpus=int(settings.engine == "vllm"))
+    return RUNNING[kind]
 
 
 def _sample_here(

@@ -24,6 +24,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,11 +182,9 @@ def same_text(found: str, expected: str) -> bool:
     Numbers that are expected to have a fraction may differ by `TOLERANCE`; whole numbers may not.
     """
     ours, theirs = ([line.split() for line in text.rstrip().split("\n")] for text in (found, expected))
-    return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
-
-
-def _same_line(ours: list[str], theirs: list[str]) -> bool:
-    return ours == theirs or (len(ours) == len(theirs) and all(map(_same_word, ours, theirs)))
+    if [len(line) for line in ours] != [len(line) for line in theirs]:
+        return False
+    return ours == theirs or all(map(_same_word, chain(*ours), chain(*theirs)))
 
 
 def _same_word(found: str, expected: str) -> bool:

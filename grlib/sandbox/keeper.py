@@ -74,7 +74,7 @@ def run_child(
         _be_child(request, inputs, limits, means, folder, given + rules)
     for end in given:
         os.close(end)
-    keeper = Keeper(number, folder, limits, means, len(inputs) if calls else 1)
+    keeper = Keeper(number, folder, limits, len(inputs) if calls else 1)
     try:
         return keeper.watch({reading: name for name, (reading, _) in pipes.items()})
     finally:
@@ -137,10 +137,8 @@ def _be_child(
 class Keeper:
     """Watches a child and ends it. Each of its `calls` (1 for a program that reads text) has its own time."""
 
-    def __init__(
-        self, number: int, folder: str, limits: Limits, means: confinement.Means, calls: int
-    ) -> None:
-        self.number, self.folder, self.limits, self.means, self.calls = number, folder, limits, means, calls
+    def __init__(self, number: int, folder: str, limits: Limits, calls: int) -> None:
+        self.number, self.folder, self.limits, self.calls = number, folder, limits, calls
         self.ended, self.half_line, self.read = Ended(), bytearray(), 0  # bytes read since the last answer
         self.deadline = time.monotonic() + limits.seconds + EXTRA_SECONDS
         self.next_look = time.monotonic() + WATCH_SECONDS

@@ -6,15 +6,16 @@ A task of this kind derives from `TraceTask`, says how a problem is asked and ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from grlib.models.tokenizer import encode
-from grlib.ppo.rollouts import Rollout, line_ends, line_last, line_starts
 from grlib.profiles import PPO
 from grlib.sampling.pool import Request
 from grlib.selftrain import Attempt, Policy
+from grlib.training.rows import Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -80,3 +81,20 @@ class TraceTask:
                 )
             )
         return found
+
+
+def line_starts(response: Sequence[int], line_ends: Collection[int]) -> tuple[int, ...]:
+    """The places where lines of a response start: 0, and after every token whose text holds a newline."""
+    ends = [place + 1 for place, token in enumerate(response[:-1]) if token in line_ends]
+    return (0, *ends)
+
+
+@lru_cache(maxsize=8)
+def line_ends(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The tokens whose text holds a newline: the last ones of a line."""
+    return frozenset(i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i]))
+
+
+def line_last(starts: Sequence[int], tokens: int, line: int) -> int:
+    """The place of the last token of line `line` (0, 1, ...) of a response of `tokens` tokens."""
+    return starts[line + 1] - 1 if line + 1 < len(starts) else tokens - 1

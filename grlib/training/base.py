@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
 from grlib.errors import GrlibError
 from grlib.runs.files import MissingArtefact, atomic_folder, plain, problem_with
@@ -17,41 +18,7 @@ from grlib.runs.files import MissingArtefact, atomic_folder, plain, problem_with
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CARD = """---
-license: {license}
-library_name: transformers
-pipeline_tag: text-generation
-language: en
-tags: [{tags}, search, self-training, guided-rest]
-{index}---
-# {title}
-
-A Llama of {parameters:,} parameters ({origin}) that imitates {imitates}.
-
-- **Made by** {made_by}; {steps:,} steps, {tokens_seen:,} tokens. All settings are in `manifest.json`, the
-  learning curve in `curve.csv`.
-{validation}- **Meant for** reproducing and teaching self-training at small scale. It is imperfect on purpose.
-- **Held out**: {held_out}.
-- **Limits**: {limits}. Any other prompt gives text without meaning.
-
-## Use
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # this folder
-tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-asked = tokenizer({prompt!r}, return_tensors="pt", add_special_tokens=False)
-made = model.generate(**asked, do_sample=True, max_new_tokens={budget})
-answer = tokenizer.decode(made[0][asked["input_ids"].shape[1] :], skip_special_tokens=True)
-print(answer)
-
-{grading}
-```
-
-Cite the paper: Moon, Park and Oh Song, *Learning to Better Search with Language Models via Guided Reinforced
-Self-Training*, NeurIPS 2025, [arXiv:2410.02992](https://arxiv.org/abs/2410.02992).
-"""
+CARD = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")  # of a model: its README.md
 INDEX = """metrics: [loss]
 model-index:
 - name: {title}
@@ -92,7 +59,6 @@ def notes(
     `facts`: further entries of the manifest; `card`: the texts of `CARD` that depend on the task, with a
     `prompt` that works as pasted, the `budget` of its answer in tokens, and the lines that grade it.
     """
-    import torch
     import transformers
 
     valid = curve["valid_loss"].dropna()

@@ -6,10 +6,15 @@ killed continues from its last checkpoint to the same weights.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import math
+import os
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +24,17 @@ from torch import nn
 
 from grlib.errors import GrlibError
 from grlib.profiles import Training
-from grlib.runs import deadline
-from grlib.training.checkpoint import read_checkpoint, write_checkpoint
 from grlib.training.loss import Scored, mean_nll
-from grlib.training.optim import learning_rate, make_optimizers, plan_batches
-from grlib.training.parallel import Team
+from grlib.training.packed import LEAST, Packed, pack_for, rounded_up
+from grlib.training.parallel import Team, first_process
 from grlib.training.rows import Row
-from grlib.training.tracking import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from grlib.training.packed import Packed
-
 CURVE = ["step", "tokens_seen", "loss", "valid_loss"]
 PROGRESS_SECONDS = 10
+TRACKIO = "GRLIB_TRACKIO"  # environment variable
 
 
 def train(
@@ -71,7 +72,7 @@ def train(
     pack = _pack(model, rows, valid, plan, settings, team)
     net = team.wrap(Scored(model, pack))
     optimizers = make_optimizers(net, settings)
-    place = read_checkpoint(team, folder, key, net, optimizers) if folder else None
+    place = team.read_checkpoint(folder, key, net, optimizers) if folder else None
     step, tokens, curve = (place["step"], place["tokens"], place["curve"]) if place else (0, 0, [])
     if strict and folder and not step and (folder / "checkpoint.pt").exists():
         raise GrlibError(
@@ -100,12 +101,12 @@ def train(
             track(f"{label}, seed {seed}", dict(zip(CURVE, curve[-1], strict=True)))
         if due:
             progress(f"{label}: step {step}/{end}, loss {loss:.3f}, {clock.rate(tokens, step, end)}")
-        if folder and (step == end or checkpoint_due(team, last_saved, settings.checkpoint_seconds)):
+        if folder and (step == end or team.checkpoint_due(last_saved, settings.checkpoint_seconds)):
             place = {"step": step, "tokens": tokens, "curve": curve}
-            write_checkpoint(team, folder, key, net, optimizers, place)
+            team.write_checkpoint(folder, key, net, optimizers, place)
             last_saved = time.monotonic()
             if step < end:
-                deadline.stop_if(out_of_time(team), label, f"{step}/{end} steps")
+                team.stop_if_late(label, f"{step}/{end} steps")
     team.hand_back(net, model, "model")
     if pack:
         pack.give_back()
@@ -121,26 +122,12 @@ def _pack(
     settings: Training,
     team: Team,
 ) -> Packed | None:
-    """What reads rows without padding, where model and machine allow it; a pack holds a step at most."""
-    from grlib.training.packed import LEAST, Packed, packs, rounded_up
-
-    if not packs(model, team, settings.recompute or settings.lora_rank > 0):
-        return None
+    """`pack_for` these rows; a pack holds a step at most."""
     lengths = [len(row.ids) for row in rows]
     step = max((sum(lengths[i] for i in batch) for batch in plan), default=0)
     tokens = min(settings.micro_tokens, rounded_up(step, LEAST))
     longest = max([*lengths, *(len(row.ids) for row in valid)], default=0)
-    return Packed(model, tokens, longest, settings.precision)
-
-
-def checkpoint_due(team: Team, last_saved: float, every: float) -> bool:
-    """Whether it is time for a checkpoint, for one of the processes: they all save together."""
-    return team.total(float(time.monotonic() - last_saved > every or deadline.passed())) > 0
-
-
-def out_of_time(team: Team) -> bool:
-    """Whether the deadline has passed, for one of the processes: they all stop together."""
-    return team.total(float(deadline.passed())) > 0
+    return pack_for(model, team, settings.recompute or settings.lora_rank > 0, tokens, longest)
 
 
 def train_step(
@@ -179,6 +166,50 @@ def rows_digest(rows: Sequence[Row], plan: Sequence[Sequence[int]] = ()) -> str:
     return digest.hexdigest()[:16]
 
 
+def plan_batches(count: int, settings: Training, seed: int | str) -> list[list[int]]:
+    """The row numbers of every step: each epoch is a new shuffle, its last batch may be small."""
+    if count < 1:
+        raise GrlibError(
+            "no training rows: the step before kept nothing; look at its yield or sample more problems"
+        )
+    size = settings.batch_rows
+    batches: list[list[int]] = []
+    epoch = 0
+    while (len(batches) < settings.steps) if settings.steps else (epoch < settings.epochs):
+        order = list(range(count))
+        random.Random(f"batches/{seed}/{epoch}").shuffle(order)
+        batches += [order[i : i + size] for i in range(0, count, size)]
+        epoch += 1
+    return batches[: settings.steps or None]
+
+
+def make_optimizers(model: nn.Module, settings: Training) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for the matrices inside the blocks with AdamW for embeddings and norms.
+
+    Frozen weights are left out.
+    """
+    decayed = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    named = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
+    matrices = [p for name, p in named if settings.optimizer == "muon" and p.ndim == 2 and ".layers." in name]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in chosen]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, betas=settings.betas, **decayed)]
+    if matrices:
+        found.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **decayed))
+    return found
+
+
+def learning_rate(step: int, steps: int, settings: Training) -> float:
+    """The rate of step 0 .. steps-1: linear warm-up, then the schedule down to zero."""
+    warm = max(1, round(settings.warmup * steps))
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    left = (steps - step) / max(1, steps - warm)
+    if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 - math.cos(math.pi * left))
+    return settings.lr * min(1.0, (steps - step) / max(1, round(0.2 * steps)))
+
+
 class _Clock:
     """When a progress line is due, and the speed that it shows."""
 
@@ -197,3 +228,29 @@ class _Clock:
         speed = max(1e-9, (tokens - self.first_tokens) / max(1e-9, time.monotonic() - self.start))
         left = (steps - step) * (tokens / step) / speed
         return f"{speed:,.0f} tokens/s, {left / 60:.1f} min left"
+
+
+# Curves in trackio, while they run, where `TRACKIO` names a project; `trackio show --project NAME` draws them
+
+
+def track(name: str, row: Mapping[str, float]) -> None:
+    """Send a row of a curve, with its `step`, to the run `name`, new or begun before. GrlibError without
+    the package."""
+    project = os.environ.get(TRACKIO)
+    if project and first_process():
+        values = {key: value for key, value in row.items() if key != "step" and math.isfinite(value)}
+        _run(project, name).log(values, step=int(row["step"]))
+
+
+@lru_cache(maxsize=1)  # `init` ends the run before
+def _run(project: str, name: str) -> Any:
+    try:
+        import trackio
+    except ImportError as error:
+        raise GrlibError(
+            f"{TRACKIO}={project}: trackio is not installed; `python -m pip install trackio`, or unset it"
+        ) from error
+    with contextlib.redirect_stdout(io.StringIO()):  # greetings, with paths of this machine
+        return trackio.init(
+            project, name=name, resume="allow", embed=False, auto_log_cpu=False, auto_log_gpu=False
+        )

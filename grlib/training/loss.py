@@ -11,15 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from grlib.models.llama import output_matrix
-from grlib.training.parallel import Team, free_cache
+from grlib.models.llama import load_both, output_matrix
+from grlib.training.packed import Packed
+from grlib.training.parallel import Team, release_gpus
 from grlib.training.rows import Row, make_rows, micro_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from grlib.training.packed import Packed
-
 
 LOGITS = 2**30  # logits of one forward pass, at most, while texts are scored on a GPU
 
@@ -98,9 +96,6 @@ def text_likelihood(
 
     In float32, on a GPU where there is one. `ended` and `row_length` are as in `make_rows`.
     """
-    from grlib.models.llama import load_both
-    from grlib.sampling.pool import release_gpus
-
     release_gpus()
     model, tokenizer = load_both(model_folder)
     rows = make_rows(tokenizer, list(prompts), list(responses), row_length, list(ended))
@@ -110,4 +105,4 @@ def text_likelihood(
         return score_rows(Scored(model.to("cuda" if gpu else "cpu")), rows, micro_tokens)
     finally:
         model.cpu()
-        free_cache()
+        torch.cuda.empty_cache()

@@ -17,12 +17,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from grlib.models.llama import ALIGNED, output_matrix
+from grlib.training.parallel import Team
 from grlib.training.rows import Row, padded
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel
-
-    from grlib.training.parallel import Team
 
 ATTENTION = "grlib_packed"  # its name in transformers
 IGNORED = -100  # a target without loss
@@ -206,6 +205,13 @@ def rounded_up(tokens: int, least: int) -> int:
     while least < tokens:
         least *= 2
     return least
+
+
+def pack_for(
+    model: PreTrainedModel, team: Team, other_blocks: bool, tokens: int, longest: int
+) -> Packed | None:
+    """What reads rows without padding, where `packs` allows it; else None."""
+    return Packed(model, tokens, longest, team.precision) if packs(model, team, other_blocks) else None
 
 
 def packs(model: PreTrainedModel, team: Team, other_blocks: bool) -> bool:

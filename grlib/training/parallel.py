@@ -1,4 +1,4 @@
-"""Training by several processes, DDP or FSDP, started by `accelerate launch` or torchrun.
+"""Training by several processes, DDP or FSDP, started by `accelerate launch` or torchrun; checkpoints.
 
 All processes know every row of a step and share its micro-batches. So a step has the same rows on any number
 of processes, and the losses agree up to the order of sums.
@@ -10,8 +10,10 @@ import copy
 import os
 import pickle
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,19 +24,18 @@ from torch import nn
 
 from grlib.errors import GrlibError, one_line
 from grlib.models.llama import gpu_dtype
+from grlib.runs import deadline
+from grlib.runs.chunks import end_workers
 from grlib.runs.deadline import OutOfTime
-from grlib.runs.files import atomic
+from grlib.runs.files import atomic, digest, is_whole, plain, read_json, write_json
 
 T = TypeVar("T")
+Progress = Callable[[str], None]
+Optimizers = Sequence[torch.optim.Optimizer]
 FAILED = "failed.txt"  # in a job's folder: the error that ended it
 PROGRESS = "grlib: "  # starts the lines of a job's output that are progress
 TIMEOUT = timedelta(days=1)  # the others wait while one process samples
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-
-
-def launched() -> bool:
-    """Whether a launcher has started this process as one of several that train together."""
-    return "WORLD_SIZE" in os.environ
 
 
 def first_process() -> bool:
@@ -42,10 +43,10 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def free_cache() -> None:
-    """Release the GPU memory that torch holds and does not use: the engine of another process needs it."""
+def release_gpus() -> None:
+    """End workers that may hold the memory of a GPU (nearly all of it with vLLM): training needs it."""
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        end_workers()
 
 
 class Team:
@@ -162,21 +163,136 @@ class Team:
         """`refresh` at the end of training, and move the model to the CPU."""
         self.refresh(net, model, part)
         model.to("cpu")
-        free_cache()
+        torch.cuda.empty_cache()  # the engine of another process needs what torch holds and does not use
+
+    def checkpoint_due(self, saved: float, every: float) -> bool:
+        """Whether it is time for a checkpoint, for one of the processes: they all save together."""
+        return self.total(float(time.monotonic() - saved > every or deadline.passed())) > 0
+
+    def stop_if_late(self, label: str, stored: str) -> None:
+        """OutOfTime after the deadline, for one of the processes: they all stop together."""
+        deadline.stop_if(self.total(float(deadline.passed())) > 0, label, stored)
+
+    def write_checkpoint(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        net: nn.Module,
+        optimizers: Optimizers,
+        place: Mapping[str, Any],
+    ) -> None:
+        """Store the state of the run `key`, which replaces its last checkpoint when it is complete.
+
+        `place`: where the run is, its step and its curve. One process writes the file `checkpoint.pt`.
+        Several write the folder `checkpoint` in parts, which any number of processes can load.
+        """
+        if self.size == 1:
+            moments = [optimizer.state_dict() for optimizer in optimizers]
+            with atomic(folder / "checkpoint.pt") as partial:
+                torch.save({"key": key, **place, "model": _trained(net), "optimizers": moments}, partial)
+            return
+        import torch.distributed.checkpoint as dcp
+
+        new = folder / "checkpoint.new"
+        if self.rank == 0:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+        self.wait()
+        dcp.save(_shared_state(net, optimizers), checkpoint_id=new)
+        if self.rank == 0:
+            torch.save({"key": key, **place}, new / "place.pt")
+            with atomic(folder / "checkpoint") as partial:
+                new.rename(partial)
+        self.wait()
+
+    def read_checkpoint(
+        self, folder: Path, key: Mapping[str, Any], net: nn.Module, optimizers: Optimizers
+    ) -> dict[str, Any] | None:
+        """Load the newest checkpoint of the run `key` and return its place; None if there is none to use."""
+        alone = _read(folder / "checkpoint.pt", key) if self.size == 1 else None
+        together = _read(folder / "checkpoint" / "place.pt", key)
+        if together and together["step"] >= (alone["step"] if alone else 0):
+            _load_shared(folder / "checkpoint", net, optimizers)
+            return together
+        if alone is None or _shapes(alone["model"]) != _shapes(_trained(net)):  # of another network
+            return None
+        net.load_state_dict(alone["model"], strict=False)  # frozen weights are not in it
+        for optimizer, saved in zip(optimizers, alone["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return alone
 
 
-def launch(
+def _read(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a checkpoint file holds; None if it is missing, unreadable or of another run than `key`."""
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception:  # a truncated file raises whatever its reader raises; the run starts again
+        return None
+    return state if state["key"] == key else None
+
+
+def _trained(net: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that training changes, by name."""
+    return {name: weights.detach() for name, weights in net.named_parameters() if weights.requires_grad}
+
+
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def _shared_state(net: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    weights, moments = get_state_dict(net, list(optimizers))
+    return {"model": weights, "optimizers": moments}
+
+
+def _load_shared(path: Path, net: nn.Module, optimizers: Optimizers) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    found = _shared_state(net, optimizers)
+    dcp.load(found, checkpoint_id=path)
+    stateless = any(isinstance(optimizer, torch.optim.SGD) for optimizer in optimizers)
+    set_state_dict(
+        net, list(optimizers), model_state_dict=found["model"], optim_state_dict=found["optimizers"],
+        options=StateDictOptions(strict=not stateless),
+    )  # fmt: skip
+
+
+def is_made(
     function: Callable[..., Any],
     job: Mapping[str, Any],
+    key: Mapping[str, Any],
     processes: int,
-    folder: Path,
     label: str,
-    progress: Callable[[str], None],
-) -> None:
-    """Call `function(**job, progress=...)` in `processes` processes that train together, and wait for them.
+    progress: Progress,
+) -> bool:
+    """Whether the model of the run `key` is in the folder `out` of the job: it was there, or `processes`
+    that this call started have made it by function(**job). False: the caller makes it, in this process."""
+    out, path = job["out"], job["work"] / "finished.json"
+    if is_whole(path) and is_whole(out) and read_json(path) == plain({"key": key, "model": digest(out)}):
+        return True
+    release_gpus()
+    if processes == 1 or "WORLD_SIZE" in os.environ:  # a launcher started this process as one of several
+        return False
+    _launch(function, job, processes, label, progress)
+    return True
 
-    If one of them fails, all end, with a GrlibError that quotes the cause. `folder` holds the job.
-    """
+
+def write_finished(folder: Path, key: Mapping[str, Any], out: Path) -> None:
+    """Record that the run `key` has ended with the model in `out`: it then needs no checkpoint."""
+    write_json(folder / "finished.json", {"key": key, "model": digest(out)})
+
+
+def _launch(
+    function: Callable[..., Any], job: Mapping[str, Any], processes: int, label: str, progress: Progress
+) -> None:
+    """Call function(**job, progress=...) in `processes` processes that train together, and wait for them. If
+    one of them fails, all end, with a GrlibError that quotes the cause."""
+    folder = job["work"] / "job"
     (folder / FAILED).unlink(missing_ok=True)
     with atomic(folder / "job.pickle") as partial:
         partial.write_bytes(pickle.dumps((function, dict(job))))
@@ -212,8 +328,6 @@ def launch(
 
 def main() -> None:
     """One process of a job."""
-    from grlib.sampling.pool import end_workers
-
     folder = Path(sys.argv[1])
 
     def progress(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Training examples as token ids: rows, and rows of similar length in padded micro-batches."""
+"""Training examples as token ids: rows, rollouts, and rows of similar length in padded micro-batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from grlib.errors import GrlibError
+from grlib.models.tokenizer import encode, encode_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,6 +25,18 @@ class Row(NamedTuple):
     start: int
 
 
+class Rollout(NamedTuple):
+    """One response, for reinforcement learning. Places are counted in response tokens, from 0."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    logprobs: tuple[float, ...]  # that each response token was drawn with
+    starts: tuple[int, ...]  # the places where actions start; the first is 0
+    rewards: tuple[tuple[int, float], ...]  # (place of the token that earns it, amount)
+    correct: bool
+    ended: bool  # False: it ran into the budget
+
+
 def make_rows(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
@@ -37,8 +50,6 @@ def make_rows(
     A response that did not end by itself (`ended` False: it ran into the budget) gets no end token. Special
     tokens that it spells stay text, unless it holds `turns` of a conversation, which they mark.
     """
-    from grlib.models.tokenizer import encode, encode_plain
-
     rows = []
     answers = (encode if turns else encode_plain)(tokenizer, responses)
     for i, (prompt, response) in enumerate(zip(encode(tokenizer, prompts), answers, strict=True)):

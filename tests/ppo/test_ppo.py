@@ -18,8 +18,7 @@ from grlib.errors import GrlibError
 from grlib.models.llama import load_both, load_model
 from grlib.models.tokenizer import encode
 from grlib.ppo import loop as ppo
-from grlib.ppo import watch as ppo_watch
-from grlib.ppo.learner import PLACES, ActorCritic, Critic, Learner, to_length_one
+from grlib.ppo.learner import PLACES, ActorCritic, Critic, Learner, batch_of, to_length_one
 from grlib.ppo.losses import (
     clipped_share,
     group_advantages,
@@ -27,7 +26,6 @@ from grlib.ppo.losses import (
     operation_policy_loss,
     value_loss,
 )
-from grlib.ppo.rollouts import Rollout, batch_of, line_ends, line_last, line_starts
 from grlib.profiles import Sampling
 from grlib.runs import deadline
 from grlib.runs.notebooks import REPOSITORY
@@ -38,8 +36,9 @@ from grlib.tasks.countdown.fast import solve
 from grlib.tasks.countdown.puzzle import Problem
 from grlib.tasks.countdown.task import CountdownTask, ppo_settings
 from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.tasks.trace_task import line_ends, line_last, line_starts
 from grlib.training.loss import states_before
-from grlib.training.rows import make_rows, micro_batches
+from grlib.training.rows import Rollout, make_rows, micro_batches
 
 # Small cases with the outputs of the authors' released advantage estimator and loss.
 CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "data/operation_ppo.jsonl").open()]
@@ -263,7 +262,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, critic):
         run(TwoArms(words), base, tmp_path / "b", settings)
     monkeypatch.setattr(Learner, "update", update)
     again = run(TwoArms(words), base, tmp_path / "b", settings)
-    assert again.drop(columns=[*ppo_watch.TIMES]).equals(whole.drop(columns=[*ppo_watch.TIMES]))
+    assert again.drop(columns=[*ppo.TIMES]).equals(whole.drop(columns=[*ppo.TIMES]))
     weights = [load_both(tmp_path / name / "out")[0].state_dict() for name in "ab"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # other problems are another run, even as many
@@ -283,7 +282,7 @@ def test_a_run_that_is_out_of_time_after_every_step_ends_alike(tmp_path, monkeyp
         with pytest.raises(deadline.OutOfTime, match=f"PPO: the time is over, {step}/3 steps are stored"):
             run(TwoArms(words), base, tmp_path / "b", settings)
     found = run(TwoArms(words), base, tmp_path / "b", settings)
-    pd.testing.assert_frame_equal(*(one.drop(columns=[*ppo_watch.TIMES]) for one in (found, whole)))
+    pd.testing.assert_frame_equal(*(one.drop(columns=[*ppo.TIMES]) for one in (found, whole)))
     (tmp_path / "b" / "work" / "checkpoint.pt").unlink()
     monkeypatch.setattr(Learner, "update", None)  # it has ended
     pd.testing.assert_frame_equal(run(TwoArms(words), base, tmp_path / "b", settings), found)
@@ -307,23 +306,23 @@ def a_curve(**newest):
     ],
 )
 def test_what_gives_cause_for_concern_is_said(newest, words):
-    found = ppo_watch.concerns(a_curve(**newest), "float32")
+    found = ppo.concerns(a_curve(**newest), "float32")
     assert len(found) == bool(words)
     assert all(words in text for text in found.values())
 
 
 def test_a_beginning_is_not_compared_with_itself():
-    assert ppo_watch.concerns(a_curve(entropy=0.001)[-1:], "float32") == {}
+    assert ppo.concerns(a_curve(entropy=0.001)[-1:], "float32") == {}
 
 
 def test_bfloat16_may_round_otherwise():
-    assert ppo_watch.concerns(a_curve(rescore_gap=4.4), "bfloat16") == {}
-    assert "differ by 6.5 nats" in ppo_watch.concerns(a_curve(rescore_gap=6.5), "bfloat16")["gap"]
+    assert ppo.concerns(a_curve(rescore_gap=4.4), "bfloat16") == {}
+    assert "differ by 6.5 nats" in ppo.concerns(a_curve(rescore_gap=6.5), "bfloat16")["gap"]
 
 
 def test_a_warning_is_given_once(tmp_path, monkeypatch):
     base, words = toy(tmp_path)
-    monkeypatch.setattr(ppo_watch, "DEAD", 1e9)
+    monkeypatch.setattr(ppo, "DEAD", 1e9)
     said = []
     run(TwoArms(words), base, tmp_path, toy_settings(steps=3), progress=said.append)
     assert [line for line in said if "warning" in line] == [

@@ -11,7 +11,6 @@ import pytest
 
 from grlib import profiles
 from grlib.errors import GrlibError
-from grlib.profiles import settings
 from grlib.runs import freshness, notebooks
 from grlib.tasks.countdown.task import PPO_RUNS
 
@@ -29,7 +28,7 @@ def all_code():
 
 TABLES = (
     *(profiles.Profile, profiles.Stage, *map(type, profiles.get("laptop").tasks.values()), profiles.Sampling),
-    *(profiles.Training, profiles.SelfTraining, profiles.PPO, settings.Model, settings.Base),
+    *(profiles.Training, profiles.SelfTraining, profiles.PPO, profiles.Model, profiles.Base),
 )
 
 
@@ -116,7 +115,7 @@ def test_smoke_is_the_laptop_profile_with_smaller_sizes():
 )
 def test_a_profile_file_with_a_mistake_is_refused(tmp_path, monkeypatch, line, words):
     (tmp_path / "mine.toml").write_text(line + "\n")
-    monkeypatch.setattr("grlib.profiles.settings.FOLDER", tmp_path)
+    monkeypatch.setattr("grlib.profiles.FOLDER", tmp_path)
     with pytest.raises(GrlibError, match=re.escape(words)):
         profiles.get("mine")
 
@@ -126,7 +125,7 @@ def test_a_profile_file_holds_what_differs(tmp_path, monkeypatch):
         "budget = 10\n[self_training.training]\nlr = 1\n[countdown]\ndfs_widths = [0, 2]\n"
     )
     (tmp_path / "two.toml").write_text("extends = 'one'\nsamples = 3\n[countdown]\nmax_number = 7\n")
-    monkeypatch.setattr("grlib.profiles.settings.FOLDER", tmp_path)
+    monkeypatch.setattr("grlib.profiles.FOLDER", tmp_path)
     profile = profiles.get("two")
     assert (profile.name, profile.budget, profile.samples, profile.self_training.training.lr) == (
         "two",
@@ -154,15 +153,15 @@ def test_an_unknown_profile_is_one_clear_line(name, words):
 
 def test_only_the_values_of_its_own_profile_make_a_notebook_stale(tmp_path, monkeypatch):
     folder = tmp_path / "profiles"
-    shutil.copytree(settings.FOLDER, folder)
-    monkeypatch.setattr(settings, "FOLDER", folder)
+    shutil.copytree(profiles.FOLDER, folder)
+    monkeypatch.setattr(profiles, "FOLDER", folder)
     book = notebooks.find(notebooks.every(), "01")
 
     def after(name, old, new):
         path = folder / f"{name}.toml"
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
-        settings.load_file.cache_clear()
+        profiles.load_file.cache_clear()
         return freshness.snapshot(book, {"profile": "laptop"}, tmp_path)
 
     before = freshness.snapshot(book, {"profile": "laptop"}, tmp_path)
@@ -170,4 +169,4 @@ def test_only_the_values_of_its_own_profile_make_a_notebook_stale(tmp_path, monk
         assert after("paper", "budget = 4096", "budget = 2048") == before
         assert after("laptop", "actor_lr = 0.2", "actor_lr = 0.3")["setting ppo"]["actor_lr"] == 0.3
     finally:
-        settings.load_file.cache_clear()
+        profiles.load_file.cache_clear()

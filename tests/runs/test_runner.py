@@ -24,7 +24,6 @@ from conftest import wait_for
 from grlib import profiles
 from grlib.__main__ import main
 from grlib.errors import GrlibError
-from grlib.profiles import settings
 from grlib.runs import (
     deadline,
     execute,
@@ -249,18 +248,18 @@ def test_only_settings_that_were_asked_for_make_a_notebook_stale(lab, monkeypatc
     make_notebook(lab / "notebooks", "03_ask", asks)
     request = runner.Request("smoke", only=("03",))
     runner.reproduce(request)
-    folder = shutil.copytree(settings.FOLDER, lab / "profiles")
-    monkeypatch.setattr(settings, "FOLDER", folder)
+    folder = shutil.copytree(profiles.FOLDER, lab / "profiles")
+    monkeypatch.setattr(profiles, "FOLDER", folder)
     for old, new, reason in (
         ("hint_problems = 6", "hint_problems = 7", "up to date"),
         ("minibatch = 4", "minibatch = 8", "setting ppo changed"),
         ("samples = 4", "samples = 5", "setting ppo changed (and 1 more)"),
     ):
         replace(folder / "smoke.toml", old, new)
-        settings.load_file.cache_clear()
+        profiles.load_file.cache_clear()
         assert dict(runner.status(request))["03_ask"] == reason
     monkeypatch.undo()
-    settings.load_file.cache_clear()
+    profiles.load_file.cache_clear()
 
 
 def test_force_runs_again_and_forgets_finished_chunks(lab, capsys):

@@ -11,7 +11,7 @@ from benchmarks import gpu as probe
 from grlib import profiles, selftrain
 from grlib.models.llama import load_both
 from grlib.ppo import loop as ppo
-from grlib.ppo.watch import TIMES
+from grlib.ppo.loop import TIMES
 from grlib.runs.notebooks import REPOSITORY
 from grlib.sampling import pool as sampling
 from grlib.sampling.static import MEMORY, rows_that_fit
@@ -106,7 +106,7 @@ def test_a_card_samples_trains_reinforces_and_resumes(tmp_path, monkeypatch):
         return update(learner, batch, rng)
 
     with monkeypatch.context() as inside, pytest.raises(KeyboardInterrupt):
-        inside.setattr(ppo, "checkpoint_due", lambda *about: True)
+        inside.setattr(training.Team, "checkpoint_due", lambda *about: True)
         inside.setattr(ppo.Learner, "update", killed_in_the_second_step)
         run_all(profile, base, tmp_path)
     solved, curve, before, after = run_all(profile, base, tmp_path)

@@ -29,6 +29,7 @@ from grlib.sampling.pool import (
 )
 from grlib.sampling.static import StaticDecoder
 from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.training.parallel import release_gpus
 
 GREEDY = Sampling(temperature=0.0, workers=1)
 ONE = Sampling(workers=1, slots=8, chunk=7)
@@ -239,9 +240,9 @@ def test_a_finished_row_may_wait_beyond_the_last_position(pair):
     decoder = Decoder(pair[0], end=-1)
     prompts = [[1] * 6] * 8 + [[1] * (POSITIONS - 4)]
     budgets = [POSITIONS - 6] * 8 + [4]
-    found, _ = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=36)
+    found, _ = decoder.generate(prompts, budgets, replace(GREEDY, slots=36), 0)
     assert [len(tokens) for tokens in found] == budgets
-    assert found[8] == decoder.generate(prompts[8:], budgets[8:], temperature=0.0, seed=0, slots=1)[0][0]
+    assert found[8] == decoder.generate(prompts[8:], budgets[8:], replace(GREEDY, slots=1), 0)[0][0]
 
 
 # slots
@@ -257,7 +258,7 @@ def test_slots_neither_lose_nor_mix_up_requests(shapes, slots):
     decoder = _decoder()
     prompts = [[1, 3 + first % 30] + [(7 * first + i) % 90 for i in range(more)] for first, more, _ in shapes]
     budgets = [budget for *_, budget in shapes]
-    found, _ = decoder.generate(prompts, budgets, temperature=0.0, seed=0, slots=slots)
+    found, _ = decoder.generate(prompts, budgets, replace(GREEDY, slots=slots), 0)
     assert len(found) == len(prompts)
     if any(budgets):
         static = StaticDecoder(tiny_model()[0], slots, 256, 45, decoder.end)
@@ -278,7 +279,7 @@ def _decoder() -> Decoder:
 
 def _alone(prompt: tuple[int, ...], budget: int) -> list[int]:
     if prompt not in _kept:
-        _kept[prompt] = _decoder().generate([prompt], [45], temperature=0.0, seed=0, slots=1)[0][0]
+        _kept[prompt] = _decoder().generate([prompt], [45], replace(GREEDY, slots=1), 0)[0][0]
     return _kept[prompt][:budget]
 
 
@@ -286,7 +287,7 @@ def test_no_more_rows_run_at_once_than_there_are_slots(pair):
     decoder, most = Decoder(pair[0], pair[1].eos_token_id), []
     advance = decoder._advance
     decoder._advance = lambda waves: most.append(sum(len(wave.rows) for wave in waves)) or advance(waves)
-    decoder.generate([[1, 5]] * 50, [30] * 50, temperature=1.0, seed=0, slots=10)
+    decoder.generate([[1, 5]] * 50, [30] * 50, Sampling(slots=10), 0)
     assert max(most) <= 10
 
 
@@ -353,15 +354,15 @@ def test_any_number_of_workers_gives_the_same(tiny_folder, tmp_path):
 def test_workers_end_before_training_where_a_gpu_must_have_its_memory_back(monkeypatch):
     two = replace(ONE, workers=2)
     pool = sampling._pool(two)
-    sampling.release_gpus()  # no GPU here: the workers stay
+    release_gpus()  # no GPU here: the workers stay
     assert sampling._pool(two) is pool
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    sampling.release_gpus()
+    release_gpus()
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(int)
     assert sampling._pool(two) is not pool
     other = sampling._pool(replace(ONE, workers=3))  # another kind takes the place of the first
-    assert [other] == list(sampling._POOLS.values())
+    assert [other] == list(sampling.RUNNING.values())
     sampling.end_workers()
 
 

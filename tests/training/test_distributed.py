@@ -17,7 +17,7 @@ from two_arms import TwoArms, run, toy, toy_settings
 
 from grlib.errors import GrlibError
 from grlib.models.llama import load_model
-from grlib.ppo import watch as ppo_watch
+from grlib.ppo import loop as ppo
 from grlib.profiles import Training
 from grlib.selftrain import fine_tune_rows
 from grlib.training import loop as training
@@ -156,7 +156,7 @@ def test_two_processes_reinforce_as_one_does(tmp_path, monkeypatch, changes):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the task is
     one, weights = reinforced(tmp_path / "one", **changes)
     two, shared = reinforced(tmp_path / "two", processes=2, **changes)
-    same = one.columns.difference(ppo_watch.TIMES)
+    same = one.columns.difference(ppo.TIMES)
     assert np.nanmax(np.abs(two[same] - one[same]).to_numpy()) < 1e-4
     assert two[same].isna().equals(one[same].isna())
     assert differ(weights, shared) < 1e-4

@@ -16,15 +16,14 @@ from torch._dynamo.utils import counters
 from two_arms import TwoArms, run, toy, toy_settings
 
 from grlib.models.llama import save_model
-from grlib.ppo.learner import Learner
-from grlib.ppo.rollouts import Rollout, batch_of
-from grlib.ppo.watch import TIMES
+from grlib.ppo.learner import Learner, batch_of
+from grlib.ppo.loop import TIMES
 from grlib.profiles import PPO, Sampling, Training
 from grlib.training import loop as training
 from grlib.training import packed as packed_training
 from grlib.training.loss import response_nll, states_before
 from grlib.training.packed import Packed
-from grlib.training.rows import Row, micro_batches, padded
+from grlib.training.rows import Rollout, Row, micro_batches, padded
 
 COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
 

@@ -8,7 +8,7 @@ from conftest import tiny_model
 
 from grlib.errors import GrlibError
 from grlib.profiles import Training
-from grlib.training import tracking
+from grlib.training import loop as training
 from grlib.training.loop import train
 from grlib.training.rows import make_rows
 
@@ -21,7 +21,7 @@ def sent(monkeypatch):
     def run(project, name):
         return SimpleNamespace(log=lambda values, step: found.append((project, name, step, values)))
 
-    monkeypatch.setattr(tracking, "_run", run)
+    monkeypatch.setattr(training, "_run", run)
     return found
 
 
@@ -49,6 +49,6 @@ def test_rows_of_a_curve_are_sent_where_they_are_asked_for(sent, monkeypatch):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setenv("GRLIB_TRACKIO", "paper")
     monkeypatch.setitem(sys.modules, "trackio", None)
-    tracking._run.cache_clear()
+    training._run.cache_clear()
     with pytest.raises(GrlibError, match="trackio is not installed.*pip install trackio"):
-        tracking.track("toy", {"step": 1, "loss": 1.0})
+        training.track("toy", {"step": 1, "loss": 1.0})

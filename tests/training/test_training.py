@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from grlib.errors import GrlibError
 from grlib.models.llama import of_shape, output_matrix, save_model
 from grlib.models.tokenizer import EOS, encode
-from grlib.profiles import Profile, SelfTraining, Stage, Training, changed
-from grlib.profiles.settings import Base, Model
+from grlib.profiles import Base, Model, Profile, SelfTraining, Stage, Training, changed
 from grlib.runs import notebooks
 from grlib.runs import run as runs
 from grlib.runs.files import read_json
@@ -31,9 +30,8 @@ from grlib.tasks.countdown.scale import Scale
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
 from grlib.training.base import card_after
-from grlib.training.loop import train
+from grlib.training.loop import learning_rate, make_optimizers, plan_batches, train
 from grlib.training.loss import Scored, mean_nll, response_nll, score_rows, text_likelihood
-from grlib.training.optim import learning_rate, make_optimizers, plan_batches
 from grlib.training.rows import Row, make_rows, micro_batches
 
 TOKENIZER = build_tokenizer(NUMBERS)

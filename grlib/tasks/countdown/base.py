@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from grlib.models import pretrained
-from grlib.models.llama import bake, load_model, of_shape, save_model
+from grlib.models.llama import bake, load_model, load_pretrained, of_shape, save_model
 from grlib.models.tokenizer import load_tokenizer, refuse_lossy
 from grlib.profiles import Profile, Stage, Training
 from grlib.runs.chunks import worker_pool
@@ -23,8 +22,7 @@ from grlib.tasks.countdown.searchers import straight_path
 from grlib.tasks.countdown.sources import check_sources, examples_of
 from grlib.tasks.countdown.vocabulary import build_tokenizer, prompt_text
 from grlib.training.base import copy_or_make, notes
-from grlib.training.loop import train
-from grlib.training.optim import plan_batches
+from grlib.training.loop import plan_batches, train
 from grlib.training.rows import Row, make_rows
 
 if TYPE_CHECKING:
@@ -131,7 +129,7 @@ def fine_tune_base(
     """Fine-tune the profile's pretrained model to imitate, into `out`, in `work`: (model, curve)."""
     start, [stage] = work / "start", profile.base.stages
     if problem_with(start):
-        save_model(*pretrained.load(profile.model.pretrained), start, budget=profile.budget)
+        save_model(*load_pretrained(profile.model.pretrained), start, budget=profile.budget)
     progress(f"{method}: making {stage.examples:,} examples of {stage.num_count} numbers")
     examples, tokenizer = examples_of(profile, stage.examples), load_tokenizer(start)
     for example in examples[:CHECKED]:

@@ -163,40 +163,34 @@ def instance(family: Family, seed: int | str, number: int) -> CodeProblem:
     code = ast.unparse(renamed(ast.parse(filled(family.code)), rng))
     tests = _tests(family, code, rng)
     names = [name for name, _ in family.arguments]
+    wanted, call = f"Write a function {ENTRY}({', '.join(names)}).", True
     if _printable(family, tests) and rng.random() < STDIN_SHARE:
-        return _as_stdin(family, statement, code, tests)
-    statement += f"\nWrite a function {ENTRY}({', '.join(names)})."
-    return CodeProblem(
-        statement, "call", ENTRY, tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:]), code, family.name
-    )
+        call, (wanted, code, tests) = False, _as_stdin(family, code, tests)
+    style, entry = ("call", ENTRY) if call else ("stdin", None)
+    public, private = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
+    return CodeProblem(f"{statement}\n{wanted}", style, entry, public, private, code, family.name)
 
 
 def renamed(tree: ast.Module, rng: Random) -> ast.Module:
     """The program with other names for some of its variables (not its arguments), so that a reference cannot
     be known by heart: who writes it word for word has copied it."""
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    used |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    inner = [arg.arg for node in ast.walk(tree) if isinstance(node, ast.Lambda) for arg in node.args.args]
-    bound = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and _stores(node)]
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    used = {node.id for node in named} | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    inner = [arg for node in ast.walk(tree) if isinstance(node, ast.Lambda) for arg in node.args.args]
+    bound = [node.id for node in named if isinstance(node.ctx, ast.Store)]
     given = {
         arg.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for arg in node.args.args
     }
     names = {}
-    for name in sorted({*inner, *bound} - given):
+    for name in sorted({*(arg.arg for arg in inner), *bound} - given):
         if rng.random() < RENAMED:
             names[name] = rng.choice([one for one in VARIABLES if one not in used])
             used.add(names[name])
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            node.id = names.get(node.id, node.id)
-        elif isinstance(node, ast.Lambda):
-            for arg in node.args.args:
-                arg.arg = names.get(arg.arg, arg.arg)
+    for arg in inner:
+        arg.arg = names.get(arg.arg, arg.arg)
+    for node in named:
+        node.id = names.get(node.id, node.id)
     return tree
-
-
-def _stores(node: ast.Name) -> bool:
-    return isinstance(node.ctx, ast.Store)
 
 
 def _rng(family: Family, seed: int | str, number: int) -> Random:
@@ -244,8 +238,9 @@ def _type_of(value: Any) -> str:
     return type(value).__name__
 
 
-def _as_stdin(family: Family, statement: str, code: str, tests: list[Case]) -> CodeProblem:
-    """The same problem with arguments as lines of text and the result printed, lists with spaces between."""
+def _as_stdin(family: Family, code: str, tests: list[Case]) -> tuple[str, str, list[Case]]:
+    """What is asked for, reference and tests with arguments as lines of text and the result printed, lists
+    with spaces between."""
     kinds = [(name, _line_type(tests[0].input[i])) for i, (name, _) in enumerate(family.arguments)]
     read = [READ[kind].format(name=name) for name, kind in kinds]
     described = " and ".join(DESCRIBED[kind].format(name=name) for name, kind in kinds)
@@ -256,10 +251,7 @@ def _as_stdin(family: Family, statement: str, code: str, tests: list[Case]) -> C
         Case("".join(f"{_line(value)}\n" for value in test.input), f"{_line(test.output)}\n")
         for test in tests
     ]
-    statement += f"\nRead {described}; print the result."
-    return CodeProblem(
-        statement, "stdin", None, tuple(lines[:PUBLIC]), tuple(lines[PUBLIC:]), solution, family.name
-    )
+    return f"Read {described}; print the result.", solution, lines
 
 
 def _line_type(value: Any) -> str:
@@ -304,10 +296,7 @@ def _stream(split: str, seed: int) -> Iterator[CodeProblem]:
     chosen = [family for family in families() if family.far == (split == "far")]
     for number in range(TRIES):
         for family in chosen:
-            if split == "far" or _home(family, _constants(family, _rng(family, seed, number))) == split:
+            constants = _constants(family, _rng(family, seed, number))
+            home = Random(f"{family.name} {constants}").choice(HOMES)
+            if split in ("far", home):
                 yield instance(family, seed, number)
-
-
-def _home(family: Family, constants: dict[str, str]) -> str:
-    """The split of a family's program with these constants."""
-    return HOMES[Random(f"{family.name} {constants}").randrange(len(HOMES))]

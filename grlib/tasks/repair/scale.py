@@ -11,7 +11,7 @@ from grlib.profiles import SelfTraining, Training
 class Scale:
     """Model, base, self-training and evaluation of code self-repair."""
 
-    pretrained: str = ""  # package, folder or hub name (grlib.models.pretrained); empty: a model from scratch
+    pretrained: str = ""  # package, folder or hub name (`llama.load_pretrained`); empty: a model from scratch
     budget: int = 192  # tokens of one answer, end token included
     seconds: float = 0.3  # time limit of one test
     # the base, which imitates repair episodes

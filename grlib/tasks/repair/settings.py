@@ -15,7 +15,7 @@ from grlib.profiles import Profile, load_file, shared
 from grlib.tasks.repair.episodes import CHATML, COMPACT, Format, as_answer
 from grlib.tasks.repair.problems import CodeProblem, problems
 from grlib.tasks.repair.scale import Scale
-from grlib.tasks.repair.sources import humaneval, load
+from grlib.tasks.repair.sources import load
 from grlib.tasks.repair.task import RepairTask
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROBLEMS_SEED = 0  # the same problems for every run; the seed of a run chooses among them
 METHODS = ("rest", "guided_rest")
 COMPACT_MODEL = "compact"
-FAMILIES, HUMANEVAL = "families", "humaneval"  # names of sources that are no data sets
+FAMILIES = "families"  # a source that is no data set
 
 
 def repair_task(
@@ -90,7 +90,7 @@ def training_items(
     if scale.train_source == FAMILIES:  # twice as many, so that the seed has a choice
         fresh = problems("train", 2 * scale.self_training.train_problems, PROBLEMS_SEED)
     else:
-        found, task = load_source(scale.train_source, "train"), repair_task(profile)
+        found, task = load(scale.train_source, "train"), repair_task(profile)
         judged = task.judge([(problem, as_answer(problem.solution), 0) for problem in found])
         # guidance by a reference that fails its own tests would mislead
         fresh = [problem for problem, turn in zip(found, judged, strict=True) if turn.correct]
@@ -118,22 +118,15 @@ def test_splits(profile: Profile) -> dict[str, list[CodeProblem]]:
         "far": (scale.far_source, scale.far_problems),
     }
     return {
-        split: problems(split, count, PROBLEMS_SEED)
-        if source == FAMILIES
-        else load_source(source, "test")[:count]
+        split: problems(split, count, PROBLEMS_SEED) if source == FAMILIES else load(source, "test")[:count]
         for split, (source, count) in sources.items()
     }
-
-
-def load_source(source: str, split: str) -> list[CodeProblem]:
-    """HumanEval, or the split of a data set in the authors' format."""
-    return humaneval() if source == HUMANEVAL else load(source, split)
 
 
 def with_model(profile: Profile, model: str = "") -> Profile:
     """The profile with another model for self-repair, at a scale that this model allows on a CPU.
 
-    `COMPACT_MODEL` is trained from scratch, other names are those of `grlib.models.pretrained`; "" changes
+    `COMPACT_MODEL` is trained from scratch, other names are those of `llama.load_pretrained`; "" changes
     nothing.
     """
     if model in ("", profile.repair.pretrained):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from grlib.models import pretrained
+from grlib.models.llama import bake, digest_of, load_pretrained, low_rank, of_shape, save_model
 from grlib.models.tokenizer import as_fast
 from grlib.profiles import Profile
 from grlib.tasks.repair import bugs, episodes
@@ -24,10 +25,11 @@ from grlib.tasks.repair.problems import CodeProblem
 from grlib.tasks.repair.problems import problems as draw
 from grlib.tasks.repair.settings import PROBLEMS_SEED, repair_task
 from grlib.tasks.repair.task import RepairTask
+from grlib.training.base import copy_or_make, notes
+from grlib.training.loop import CURVE, train
+from grlib.training.rows import make_rows
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # shares of episodes with 0, 1, ... of them; 4: never correct
@@ -90,15 +92,13 @@ def _episode(
 ) -> Imitated:
     """The episode of these wrong answers; with `never` it ends with the last of them."""
     prompt, right = task.format.prompt(problem, []), episodes.as_answer(problem.solution)
-    if never and wrong:
-        *turns, last = wrong
-        rest = task.format.prompt(problem, turns).removeprefix(prompt) + last.answer
-        return Imitated(prompt, rest, len(wrong), False)
-    turns = list(wrong)
-    if turns and rng.random() < SHOWN:
+    turns, last = list(wrong), right
+    if never and turns:
+        last = turns.pop().answer
+    elif turns and rng.random() < SHOWN:
         turns[-1] = turns[-1]._replace(feedback=episodes.with_reference(turns[-1].feedback, right))
-    rest = task.format.prompt(problem, turns).removeprefix(prompt) + right
-    return Imitated(prompt, rest, len(turns) + 1, True)
+    rest = task.format.prompt(problem, turns).removeprefix(prompt) + last
+    return Imitated(prompt, rest, len(turns) + 1, not (never and wrong))
 
 
 def train_base(
@@ -116,15 +116,10 @@ def train_base(
     SoS imitates whole traces, the loss is on all that follows the first prompt, feedback included.
     `stop_after` steps end it early; `folder` keeps checkpoints, so that a killed run continues.
     """
-    from grlib.models.llama import bake, digest_of, of_shape
-    from grlib.models.lora import low_rank
-    from grlib.training.loop import CURVE, train
-    from grlib.training.rows import make_rows
-
     scale = profile.repair
     if not scale.base_problems:
-        return *pretrained.load(scale.pretrained), pd.DataFrame(columns=CURVE)
-    model, tokenizer = pretrained.load(scale.pretrained) if scale.pretrained else (None, None)
+        return *load_pretrained(scale.pretrained), pd.DataFrame(columns=CURVE)
+    model, tokenizer = load_pretrained(scale.pretrained) if scale.pretrained else (None, None)
     task = repair_task(profile, tokenizer, folder / "tests" if folder else None)
     made: list[Imitated] = []
     for k in range(scale.base_episodes):
@@ -158,13 +153,11 @@ def obtain_base(
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Put the base of self-repair into `out`: a copy of the `shipped` one, or a new one ("scratch")."""
-    from grlib.models.llama import save_model
-    from grlib.training.base import copy_or_make
 
     def make() -> None:
         model, tokenizer, curve = train_base(profile, folder=work, progress=progress)
-        notes = describe_base(profile, model, curve) if len(curve) else {}
-        save_model(model, tokenizer, out, curve, notes, profile.repair.budget)
+        card = describe_base(profile, model, curve) if len(curve) else {}
+        save_model(model, tokenizer, out, curve, card, profile.repair.budget)
 
     ships = profile.base.shipped and not profile.repair.pretrained
     copy_or_make(source if ships else "scratch", out, shipped, make)
@@ -172,8 +165,6 @@ def obtain_base(
 
 def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame) -> dict[str, str]:
     """The manifest and the model card of the base."""
-    from grlib.training.base import notes
-
     scale = profile.repair
     facts = {
         "method": "base",

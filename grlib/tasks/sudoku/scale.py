@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grlib.profiles import SelfTraining, Training
-from grlib.profiles.settings import Model
+from grlib.profiles import Model, SelfTraining, Training
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import pytest
 
 from grlib import profiles
 from grlib.errors import GrlibError
-from grlib.models import pretrained
 from grlib.models.tokenizer import encode
 from grlib.results.conversation import conversation
 from grlib.tasks.repair import episodes, settings, warmup
@@ -58,7 +57,7 @@ def test_a_conversation_may_fill_the_model_and_no_more():
 
 def test_the_paper_takes_the_authors_model_as_it_is_and_their_data_sets(monkeypatch):
     paper, asked = profiles.get("paper"), []
-    monkeypatch.setattr(pretrained, "load", lambda name: (name, "tokenizer"))
+    monkeypatch.setattr(warmup, "load_pretrained", lambda name: (name, "tokenizer"))
     model, _, curve = warmup.train_base(paper)
     assert model.startswith("Qwen/Qwen2.5-7B-Instruct@") and len(curve) == 0
 
