@@ -247,7 +247,7 @@ def test_published_marks_are_hollow_and_named(full):
     assert paper["y"].tolist() == [62.3, 67.7, 71.3, 73.6, 75.3, 76.6]
 
 
-@pytest.mark.parametrize("name", set(DRAWINGS) - {"hints", "node_selection", "ppo_curves"})
+@pytest.mark.parametrize("name", sorted({*DRAWINGS} - {"hints", "node_selection", "ppo_curves"}))
 def test_panels_share_one_scale_and_say_how_many_problems_where_they_differ(name, full):
     fig, _ = draw(name, full)
     assert len({axis.get_ylim() for axis in fig.axes}) == 1
