@@ -1,1 +1,1 @@
-"""Models and tokenizers: build, load and save Llamas as transformers does; LoRA; pretrained models."""
+"""Tokenizers; Llamas: build, load, save; LoRA; pretrained models; a model stored as a difference."""

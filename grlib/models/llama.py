@@ -1,4 +1,4 @@
-"""Llama models: build small ones for the trace language, load pretrained ones, save folders of transformers.
+"""Llama models: build small ones, load pretrained ones, save folders that transformers reads; LoRA.
 
 While a base is trained from scratch, number tokens share structure: vectors of the digits and Fourier
 features of the value are added to each number's own vector. `bake` turns this into a plain table, so that

@@ -1,7 +1,7 @@
-"""A fast tokenizer for the trace language: frequent phrases and numbers are single tokens, all else is bytes.
+"""Fast tokenizers made of a task's own pieces (`of_pieces`), and encoding and decoding for any model.
 
-transformers and vLLM load the same folder. Every text survives encode -> decode unchanged: what is not in the
-vocabulary becomes digits and bytes, so large numbers only make a trace longer.
+transformers and vLLM load the same folder. With the pieces of all bytes every text survives encode -> decode
+unchanged: what is no piece of its own becomes digits and bytes, so large numbers only make a trace longer.
 """
 
 from __future__ import annotations

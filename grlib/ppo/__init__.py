@@ -1,1 +1,1 @@
-"""Operation-level PPO: losses, rollouts, the loop."""
+"""Operation-level PPO: losses, learner, loop."""

@@ -3,7 +3,8 @@
 `train_ppo` is the loop: sample responses, grade them, update policy and critic, again. Advantages and losses
 are pure functions in `grlib.ppo.losses`, the update is `grlib.ppo.learner`. The loop knows no task: responses
 come from `Task.rollouts`, with their actions and rewards. Several processes may update together
-(`grlib.training.parallel`); the first of them samples.
+(`grlib.training.parallel`); the first of them samples. Also here: the numbers to watch in each step with
+their warnings, and `gradient_cosine`, which compares the gradients of lines and of tokens.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 `action_start` splits a response into actions: 1.0 at the first token of each action, 0.0 elsewhere. With one
 start per line this is the paper's operation-level MDP, with a start at every token it is ordinary PPO. All
-tensors are float, have the shape (batch, tokens), and begin with the first token of the response; padding is
-on the right, is no start, earns no reward and has equal log probabilities. No function here knows what a line
-is.
+tensors are float, have the shape (batch, tokens), and begin with the first token of the response; padding,
+on the right, starts no action, earns no reward and has equal log probabilities. No function here knows what a
+line is.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ the other side, *undecided* otherwise, and *not run* if results are missing. Int
 seeds together; all runs of a profile start from one base. A claim may also have a mark: *by construction* (it
 could not fail), *owed to the start* (a reinforced model is ahead by no more than the models that the two runs
 started from), *same gradient* (the two methods take the same step).
+
+`RULES` has a rule for each claim; the claims themselves, with their notes, are in
+paper_results/published/claims.csv.
 """
 
 from __future__ import annotations

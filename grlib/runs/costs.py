@@ -1,4 +1,4 @@
-"""Time by section and memory of each notebook, in recorded runs with the profile's own sizes."""
+"""What each notebook cost in recorded runs of the profile's own sizes: seconds by section, peak memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: atomic writes, the same bytes for the same content, digests."""
+"""Files that are either complete or absent: atomic writes, the same bytes for the same content, locks."""
 
 from __future__ import annotations
 

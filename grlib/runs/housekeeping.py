@@ -1,6 +1,6 @@
-"""This machine and its packages, also for the manifests of results; the command `check`.
+"""What this machine has, and the state of the code: for the manifests of results and the command `check`.
 
-It works without the notebook packages.
+Memory, cores, GPU, versions of packages, git commit. It needs no package besides grlib.
 """
 
 from __future__ import annotations

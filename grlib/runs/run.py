@@ -1,5 +1,7 @@
 """The run of one notebook: its profile, seed and folder, and every file that it reads and writes there.
 
+from grlib.runs import run as runs
+
 run = runs.start("03_imitate_search", profile=profile, seed=seed, run_dir=run_dir)
 problems = run.load_table("data/problems_seen.parquet")
 run.save_table(rows, "results/03_eval.parquet")
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 BASES = ("shipped", "scratch")
 DIGITS = 6  # of a number in a CSV file
-KEPT_EACH = 5.0  # seconds after which the cost of a run is kept again
+KEPT_EACH = 5.0  # seconds after which the cost of a run is written again
 
 
 def start(
@@ -131,14 +133,15 @@ class Run:
         found |= {name: known[name] for name in names} if names else settings | housekeeping.versions()
         return pandas.Series(found).map(str).to_frame("value").rename_axis("setting")
 
-    @staticmethod
-    def say(line: str) -> None:
-        """Print a line of progress. One that counts, as in "3/8" or "3 of 8", gives way to the next line.
+    def say(self, line: str) -> None:
+        """Print a line of progress, and keep what the run has cost so far. One that counts, as in "3/8" or
+        "3 of 8", gives way to the next line.
 
         So minutes of work leave one line in a notebook; the runner's log keeps them all.
         """
         end = "\r" if re.search(r"\d(/| of )\d", line) else "\n"
         print(f"{line:<120}{end}", end="", flush=True)  # covers the line before
+        self._cost.keep()
 
     # paths
 
@@ -302,7 +305,7 @@ class Cost:
     background thread. Memory that processes share counts in each of them, so the peak is an upper bound.
 
     `path` keeps what is spent, so that the parts of a run that was interrupted add up: those with an equal
-    `key`. A kill loses at most `KEPT_EACH` seconds of it.
+    `key`. A kill loses what came after the last line of progress.
     """
 
     def __init__(self, path: Path | None = None, key: Any = None) -> None:
@@ -310,9 +313,8 @@ class Cost:
         kept = (artefacts.known_json(path, "key", "wall_seconds", "peak_memory_mb") if path else None) or {}
         earlier = kept if kept.get("key") == key else {}
         self._before, self._peak = earlier.get("wall_seconds", 0.0), earlier.get("peak_memory_mb", 0)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self._kept, self._over = self._began, threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def spent(self) -> dict[str, float]:
         """Both, as a manifest names them."""
@@ -324,18 +326,19 @@ class Cost:
         seconds = round(self._before + time.monotonic() - self._began, 1)
         return {"wall_seconds": seconds, "peak_memory_mb": self._peak}
 
+    def keep(self) -> None:
+        """Write what is spent, if `KEPT_EACH` seconds have passed since it was written."""
+        if self._path and time.monotonic() - self._kept >= KEPT_EACH:
+            self._kept = time.monotonic()
+            artefacts.write_json(self._path, {"key": self._key, **self.spent()})
+
     def end(self) -> dict[str, float]:
         """`spent`, and the work is over: nothing is kept."""
         self._over.set()
-        self._thread.join()
         if self._path:
             self._path.unlink(missing_ok=True)
         return self.spent()
 
     def _watch(self) -> None:
-        kept = self._began
         while not self._over.wait(0.5):
-            spent = self.spent()
-            if self._path and time.monotonic() - kept >= KEPT_EACH:
-                kept = time.monotonic()
-                artefacts.write_json(self._path, {"key": self._key, **spent})
+            self.spent()

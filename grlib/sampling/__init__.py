@@ -1,1 +1,1 @@
-"""Requests in, responses out: the pool of workers and its engines (`batched`, `static`, `vllm`)."""
+"""Requests in, responses out: the pool, and engines `batched`, `static`, `transformers`, `vllm`."""

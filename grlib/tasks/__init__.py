@@ -1,1 +1,1 @@
-"""One folder per task."""
+"""One folder per task; `trace_task`, of which most derive; `external`, rows of data sets of others."""

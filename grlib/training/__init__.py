@@ -1,1 +1,1 @@
-"""Supervised fine-tuning: rows, optimisers, one loop, several processes."""
+"""Supervised fine-tuning: base models and their cards, rows, loss, one loop, packing, several processes."""

@@ -1,4 +1,8 @@
-"""Base models of every task: shipped or trained from scratch, with a manifest and a model card."""
+"""Base models of every task: shipped or trained from scratch, with a manifest and a model card.
+
+The card's text is `model_card.md`; a card that is stored with a model stays as it is until the model is saved
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from grlib.runs.files import MissingArtefact, atomic_folder, plain, problem_with
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CARD = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")  # of a model: its README.md
+CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")  # of a model: its README.md
 INDEX = """metrics: [loss]
 model-index:
 - name: {title}

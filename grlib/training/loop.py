@@ -1,7 +1,7 @@
-"""Supervised fine-tuning: masked next-token loss over rows of similar length in padded micro-batches.
+"""Supervised fine-tuning (`train`): the order of the rows, optimisers, learning rate, curves in trackio.
 
-The rows, the settings and the seed alone fix every step, and a checkpoint holds all state: a run that is
-killed continues from its last checkpoint to the same weights.
+The first weights, the rows, the settings and the seed fix every step, and a checkpoint holds all state: a run
+that is killed continues from its last checkpoint to the same weights. The loss is in `loss`.
 """
 
 from __future__ import annotations

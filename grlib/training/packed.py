@@ -1,5 +1,5 @@
-"""Training on a GPU without padding: a pack holds rows one after another, attention stays within each row
-(FlashAttention of PyTorch), and the blocks of the model are compiled.
+"""Training on a GPU without padding. A pack holds rows one after another; attention stays within each row
+(FlashAttention of PyTorch). The blocks of the model are compiled.
 
 `loss.Scored` and `ppo.learner.ActorCritic` take a `Packed`; without one they pad rows. Padding is the
 reference: on the CPU, tests compare loss and gradients of both.

@@ -1,7 +1,8 @@
-"""Training by several processes, DDP or FSDP, started by `accelerate launch` or torchrun; checkpoints.
+"""The processes that train together, one or several: their checkpoints, and the note of a finished run.
 
-All processes know every row of a step and share its micro-batches. So a step has the same rows on any number
-of processes, and the losses agree up to the order of sums.
+Several are started by `accelerate launch` or torchrun. With DDP each holds all weights, with FSDP a part. All
+know every row of a step and share its micro-batches, so a step has the same rows on any number of processes,
+and the losses differ only by rounding.
 """
 
 from __future__ import annotations

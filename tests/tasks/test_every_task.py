@@ -1,6 +1,6 @@
 """What every task must hold, for each task that has a file `tests/tasks/<task>/kit.py` with a `KIT`.
 
-A kit names the task's parts by common names; docs/your-own-task.md shows one.
+A kit names the task's parts by common names; docs/your-own-task.md lists them.
 """
 
 import importlib.util

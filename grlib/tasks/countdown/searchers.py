@@ -20,7 +20,7 @@ from grlib.errors import GrlibError
 from grlib.tasks.countdown.puzzle import Problem, check_solution
 from grlib.tasks.countdown.traces import exploring_line, generated_line, goal_line, moving_line, state_line
 
-HEURISTICS = ("sum", "mult")
+HEURISTICS = ("sum", "mult")  # a third one needs its distances in `_distances`
 NO_SOLUTION = "No solution found."  # how a breadth-first search ends when its heap is empty
 
 # A child before it is explored: heuristic, sign, indices of the left and right operand, result, and a
