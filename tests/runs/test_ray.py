@@ -113,25 +113,25 @@ def test_a_killed_node_loses_nothing(cluster, tmp_path):
 STANDINS = {
     "scontrol": "echo $HEAD",
     "srun": """while [[ $1 == --* ]]; do shift; done
-SLURM_NODEID=1 "$@" & SLURM_NODEID=0 "$@" & wait""",
+SLURM_NODEID=1 "$@" & SLURM_NODEID=0 "$@" &
+wait -n || { kill $(jobs -p); exit 1; }
+wait""",
     "sbatch": 'SLURM_NNODES=2 SLURM_JOB_NODELIST=here exec bash "$@"',
 }
 
 
-@pytest.mark.slow
-@with_ray
-def test_the_batch_file_runs_on_all_nodes(tmp_path):
+def batch(folder, python=sys.executable):
+    """Submit docs/ray.sbatch to the stand-ins, for notebook 01 in smoke: exit code and what it printed."""
     for name, text in STANDINS.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / name).chmod(0o755)
     with socket.create_server(("", 0)) as free:
         port = str(free.getsockname()[1])
-    script, run = notebooks.REPOSITORY / "docs" / "ray.sbatch", tmp_path / "run"
-    known = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable, "RAY_PORT": port}
+    known = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": str(python), "RAY_PORT": port}
     known |= {"HEAD": socket.gethostbyname(socket.gethostname()), "RAY_AUTH_MODE": "disabled"}
-    options = ["--profile", "smoke", "--only", "01", "--run-dir", str(run)]
-    with open(tmp_path / "output", "w+") as log:
-        command = ["sbatch", str(script), *options]
+    options = ["--profile", "smoke", "--only", "01", "--run-dir", str(folder / "run")]
+    with open(folder / "output", "w+") as log:
+        command = ["sbatch", str(notebooks.REPOSITORY / "docs" / "ray.sbatch"), *options]
         job = subprocess.Popen(
             command, env=os.environ | known, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -140,6 +140,24 @@ def test_the_batch_file_runs_on_all_nodes(tmp_path):
         finally:  # the job's end would end Ray too
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.pid, signal.SIGTERM)
-    output = (tmp_path / "output").read_text()
-    assert job.returncode == 0, output[-4000:]
-    assert output.count("Ray runtime started") == 2 and (run / "data" / "problems_train.parquet").exists()
+    return job.returncode, (folder / "output").read_text()
+
+
+@pytest.mark.slow
+@with_ray
+def test_the_batch_file_runs_on_all_nodes(tmp_path):
+    code, output = batch(tmp_path)
+    assert code == 0, output[-4000:]
+    assert output.count("Ray runtime started") == 2
+    assert (tmp_path / "run" / "data" / "problems_train.parquet").exists()
+
+
+@pytest.mark.slow
+@with_ray
+def test_a_first_node_that_fails_ends_the_job(tmp_path):
+    """Otherwise the other nodes would wait for it until the job's time is over."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/usr/bin/env bash\n[[ $* != *--head* ]] || exit 3\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    code, _ = batch(tmp_path, python)
+    assert code != 0 and not (tmp_path / "run").exists()
