@@ -77,7 +77,7 @@ def judge(
 ) -> dict[str, float]:
     """pass@k, truncated samples, false goals (percent) and tokens of a model on validation problems.
 
-    These are never tested. As many samples a problem as the largest k; `greedy`: one, the likeliest.
+    These are never tested. As many samples per problem as the largest k; `greedy`: one, the likeliest.
     """
     tests, _ = countdown_data.reserved_keys(LAPTOP.countdown)
     items = countdown_data.draw(LAPTOP.countdown, "valid", problems, exclude=tests)

@@ -88,8 +88,7 @@ Rule = Callable[[Evidence, str], Found]  # for a split; '' for a claim about tra
 def claims(results: Results) -> pd.DataFrame:
     """One row per claim and split (`COLUMNS`): published, measured with interval, rule and status.
 
-    The split is '' for a claim about training problems. Rules that are no sums of pass@k are put into words
-    in published/claims.csv.
+    The split is '' for a claim about training problems.
     """
     rows, evidence = [], Evidence(results)
     for claim in published("claims").to_dict("records"):
@@ -238,22 +237,27 @@ def _bc(evidence: Evidence, split: str) -> Found:
 def _tokens(method: str, reference: str, at_least: float, evidence: Evidence, split: str) -> Found:
     """The geometric mean of the token ratios at four levels of accuracy lies above `at_least`."""
     table = tables.token_table(evidence.results, method, reference, kind=evidence.decoded, splits=[split])
-    rows = table.dropna(subset="ratio").to_dict("records")
+    rows, side = table.dropna(subset="ratio").to_dict("records"), Side(1, at_least)
+    rule = (
+        f"95 % interval of tokens({reference}) / tokens({method}), the geometric mean at 0.25, 0.5, 0.75 and "
+        f"0.9 of the weaker accuracy, {side}"
+    )
     if not rows or not math.isnan(rows[-1]["share"]):
-        return {}
+        return {"rule": rule}
     *levels, mean = rows
     interval = metrics.Interval(mean["ratio"], mean["low"], mean["high"])
-    found = _finding(interval, pd.Series(dtype=float), mean["problems"], Side(1, at_least))
+    found = _finding(interval, pd.Series(dtype=float), mean["problems"], side)
     ratios = ", ".join(f"{level['ratio']:.2f} at {level['share']:g}" for level in levels)
-    return {"note": f"ratios {ratios}"} | found | {"seed_sd": mean["seed_sd"], "seeds": mean["seeds"]}
+    spread = {"seed_sd": mean["seed_sd"], "seeds": mean["seeds"]}
+    return {"rule": rule, "note": f"ratios {ratios}"} | found | spread
 
 
 # Rules: training problems
 
 
-def _training(kind: str, judge: Callable[[pd.DataFrame], Found]) -> Rule:
+def _training(kind: str, rule: str, judge: Callable[[pd.DataFrame], Found]) -> Rule:
     """Rule about the rows of training problems of one kind."""
-    return lambda evidence, split: judge(tables.training_rows(evidence.results, kind))
+    return lambda evidence, split: {"rule": rule} | judge(tables.training_rows(evidence.results, kind))
 
 
 def _published_hints(quantity: str, digits: int) -> Found:
@@ -365,15 +369,47 @@ MARKS: dict[str, Callable[[Evidence, str, Found], str]] = {
     "operation_above_token": _same_gradient,
 }
 WHOLE: dict[str, Rule] = {
-    "hints_accuracy": _training("hints", _hints_accuracy),
-    "hints_cross_entropy": _training("hints", _hints_surprise),
-    "guided_yield": _training("yield", _yield),
-    "guided_yield_equal": _training("rounds", _yield_at_equal_samples),
-    "guided_likelier": _training(
-        "likelihood", lambda rows: _surprise(rows, "kind", "hinted", "guided", same=True)
+    "hints_accuracy": _training(
+        "hints",
+        "95 % interval of the gain of each further step above 0 (the third is 100 % by construction and not "
+        "counted); the value is 2 steps minus 0",
+        _hints_accuracy,
     ),
-    "node_choice_trades": _training("selection", _node_choice),
-    "random_balances": _training("selection", _random_balances),
+    "hints_cross_entropy": _training(
+        "hints",
+        "95 % interval of the cross-entropy of successful traces with 1, 2, 3 steps given minus that with 0, "
+        "each above 0; the value is 2 steps minus 0",
+        _hints_surprise,
+    ),
+    "guided_yield": _training(
+        "yield",
+        "95 % interval of guided_rest - rest solved training problems, iteration 1, the last round counted, "
+        "above 0",
+        _yield,
+    ),
+    "guided_yield_equal": _training(
+        "rounds",
+        "95 % interval of problems solved by guided rounds minus solved by as many new samples of the failed "
+        "ones, above 0; the round that can insert the goal is left out",
+        _yield_at_equal_samples,
+    ),
+    "guided_likelier": _training(
+        "likelihood",
+        "95 % interval of pooled nats per token, hinted (1 to 3 steps) minus guided, above 0: successful "
+        "traces of the same problems",
+        lambda rows: _surprise(rows, "kind", "hinted", "guided", same=True),
+    ),
+    "node_choice_trades": _training(
+        "selection",
+        "95 % intervals of first - last in success and in cross-entropy both exclude 0, with the same sign",
+        _node_choice,
+    ),
+    "random_balances": _training(
+        "selection",
+        "95 % intervals above 0: success of random minus that of the less successful of first and last, and "
+        "cross-entropy of the less likely of the two minus that of random",
+        _random_balances,
+    ),
 }
 BY_SPLIT: dict[str, Rule] = {
     "sos_above_bc": _bc,

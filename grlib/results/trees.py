@@ -92,20 +92,29 @@ def _kept(tree: Tree, important: set[int], max_nodes: int) -> set[int]:
     return kept
 
 
+def _is_illegal(tree: Tree, node: Node) -> bool:
+    """Whether a node's operation uses numbers that its parent lacks, or gives other numbers."""
+    if node.parent is None:
+        return False
+    left = apply_operation(tree.nodes[node.parent].nums, node.operation)
+    return left is None or sorted(left) != sorted(node.nums)
+
+
 def _role(tree: Tree, node: Node, correct: set[int], special: dict[int, str]) -> str:
     """The kind of a node (a key of `LOOKS`): the first that fits."""
     if node.index in special:
         return special[node.index]
-    if node.parent is None:
+    if node.index == 0:
         return "root"
-    left = apply_operation(tree.nodes[node.parent].nums, node.operation)
-    if left is None or sorted(left) != sorted(
-        node.nums
-    ):  # uses numbers that the parent lacks, or gives others
+    if _is_illegal(tree, node):
         return "illegal"
-    if node.outcome == "goal" or node.index in correct:
-        return "goal" if node.outcome == "goal" else "correct"
-    return "miss" if node.outcome == "miss" else "unvisited" if node.visited_at is None else "wrong"
+    if node.outcome == "goal":
+        return "goal"
+    if node.index in correct:
+        return "correct"
+    if node.outcome == "miss":
+        return "miss"
+    return "unvisited" if node.visited_at is None else "wrong"
 
 
 def layout(tree: Tree, correct: set[int], special: dict[int, str], max_nodes: int) -> pd.DataFrame:
