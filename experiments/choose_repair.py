@@ -4,7 +4,7 @@
     python experiments/choose_repair.py BASE_FOLDER [--work FOLDER] --loops
 
 All variants share the episodes of the first iteration. With `--loops` all iterations are run instead, with as
-many episodes from all or half of the training problems. Validation problems (new instances of the families,
+many episodes from all or half of the training problems. Validation problems (new chains of the same steps,
 never tested) judge them; rows go to experiments/repair_choice.csv, and variants that are there already are
 skipped.
 """
@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-LOOPS = {"400 problems twice": (400, 2), "200 problems 4 times": (200, 4)}  # of at most 436 there are
+LOOPS = {"400 problems twice": (400, 2), "200 problems 4 times": (200, 4)}
 
 
 def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:

@@ -2,16 +2,20 @@
 
     python experiments/train_base.py train sos --profile laptop_99 --work WORK --out OUT [--threads 1]
     python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150]
+    python experiments/train_base.py train repair --profile laptop --work WORK --out OUT
+    python experiments/train_base.py judge repair --profile laptop --work WORK
     python experiments/train_base.py pack sos --work WORK --out experiments/state/base_99_sos.pt
     python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_99_sos.pt
 
-`train` is `grlib.tasks.countdown.base.train_base` with the profile's curriculum: the number of steps is fixed
-before the first one, a checkpoint is written each minute, and the same command goes on from it. Run it in a
-copy of the repository that stays at the commit where training began; a checkpoint that does not fit is an
-error.
+`train` is `train_base` of `grlib.tasks.countdown.base` (sos, bc) or `grlib.tasks.repair.warmup` (repair), at
+the size of the profile: the number of steps is fixed before the first one, a checkpoint is written each
+minute, and the same command goes on from it. Run it in a copy of the repository that stays at the commit
+where training began; for sos and bc, a checkpoint that does not fit is an error.
 
 `judge` takes the newest checkpoint, lets the rate of a copy fall to zero within `--steps` steps on examples
-that are in no curriculum, and measures the copy on validation problems: a row of experiments/base_gates.csv.
+that are in no training, and measures the copy on validation problems: a row of experiments/base_gates.csv, or
+of repair_gates.csv: pass@k in percent of 32 episodes a problem, the share of episodes whose first answer is
+right, and of the others the share that later answers repair.
 
 `pack` makes a small copy of the checkpoint, for a machine that may be lost: weights in bfloat16, first
 moments in eight bits. `unpack` makes a checkpoint of it again, from which training goes on, to nearly the
@@ -30,49 +34,93 @@ from choose_base import measure
 
 from grlib import profiles
 from grlib.models.llama import bake, save_model
-from grlib.profiles import Profile
+from grlib.profiles import Profile, Training
+from grlib.results import metrics
 from grlib.runs import files as artefacts
+from grlib.sampling import pool as sampling
+from grlib.selftrain import evaluate
 from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.vocabulary import build_tokenizer
+from grlib.tasks.repair import warmup
+from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.settings import PROBLEMS_SEED, repair_task
 from grlib.training import loop as training
 from grlib.training.loop import make_optimizers
 from grlib.training.loss import Scored, mean_nll
 from grlib.training.parallel import Team
+from grlib.training.rows import Row
 
 TABLE = Path(__file__).with_name("base_gates.csv")
-UNUSED = 5_000_000  # examples from here on are in no curriculum
+UNUSED = 5_000_000  # examples from here on (of repair: parts) are in no curriculum
+SAMPLES = 32  # episodes of repair for each validation problem
 
 
 def train(method: str, profile: Profile, work: Path, out: Path) -> None:
-    """The whole curriculum, then the model with card and manifest."""
-    model, words, curve = imitation.train_base(method, profile, folder=work, valid_every=1000, progress=say)
-    card = imitation.describe_base(method, profile, model, curve)
-    save_model(model, words, out, curve, card, profile.budget)
+    """The whole training, then the model with card and manifest."""
+    if method == "repair":
+        model, words, curve = warmup.train_base(profile, folder=work, valid_every=1000, progress=say)
+        card, budget = warmup.describe_base(profile, model, curve), profile.repair.budget
+    else:
+        model, words, curve = imitation.train_base(
+            method, profile, folder=work, valid_every=1000, progress=say
+        )
+        card, budget = imitation.describe_base(method, profile, model, curve), profile.budget
+    save_model(model, words, out, curve, card, budget)
 
 
 def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, Any]:
     """Measure a copy of the newest checkpoint after `steps` steps of falling rate."""
-    state = torch.load(work / "checkpoint.pt", weights_only=True)
     words, settings = build_tokenizer(profile.whole_numbers), profile.base.training
-    net = imitation.new_model(profile, words)
+    net, size = imitation.new_model(profile, words), profile.base.stages[-1].batch_rows
+    examples = countdown_data.imitation_examples(profile.countdown, size * steps, start=UNUSED)
+    rows = imitation.imitation_rows(method, examples, words, profile.self_training.row_length)
+    row = cooled(net, work, rows, size, settings)
+    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
+    row = {"method": method, "profile": profile.name} | row | {"valid_nats_per_token": loss}
+    return row | measure(net, words, profile)
+
+
+def judge_repair(profile: Profile, work: Path, steps: int) -> dict[str, Any]:
+    """`judge` for the base of self-repair."""
+    scale, task = profile.repair, repair_task(profile)
+    settings, size = scale.base_training, scale.base_training.batch_rows
+    net, words = warmup.new_model(profile, warmup.base_episodes(task, 0, scale.base_problems, 0, work), 0)
+    examples = warmup.base_episodes(task, UNUSED, size * steps, 0, work)
+    row = cooled(net, work, warmup.imitation_rows(profile, examples, words), size, settings)
+    items = problems("valid", scale.valid_problems, PROBLEMS_SEED)
+    valid = warmup.imitation_rows(profile, warmup.imitated(items, task, 0), words)
+    row = {"profile": profile.name} | row | {"valid_nats_per_token": mean_nll(Scored(net), valid)}
+    found = evaluate(
+        repair_task(profile, words),
+        lambda asked: sampling.answer(net, words, asked, profile.sampling, 0),
+        items,
+        SAMPLES,
+    )
+    right = found.groupby("index")["correct"].sum()
+    for k in (1, 8, 32):
+        row[f"pass@{k}"] = 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / len(right)
+    first = found["right_answer"] == 1
+    row |= {"first_right": 100 * first.mean(), "repaired": 100 * found[~first]["correct"].mean()}
+    return row | {"truncated": 100 * found["truncated"].mean(), "answers": found["answers"].mean()}
+
+
+def cooled(net: Any, work: Path, rows: list[Row], size: int, settings: Training) -> dict[str, Any]:
+    """Give a model the newest checkpoint; train it on rows, `size` a step, while the rate falls to zero."""
+    state = torch.load(work / "checkpoint.pt", weights_only=True)
     team = Team()
     scored = team.wrap(Scored(net))
     optimizers = make_optimizers(scored, settings)
     scored.load_state_dict(state["model"], strict=False)
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    size = profile.base.stages[-1].batch_rows
-    examples = countdown_data.imitation_examples(profile.countdown, size * steps, start=UNUSED)
-    rows = imitation.imitation_rows(method, examples, words, profile.self_training.row_length)
     net.train()
+    steps = len(rows) // size
     for step in range(steps):
         batch = rows[step * size : (step + 1) * size]
         training.train_step(scored, batch, optimizers, settings.lr * (1 - step / steps), settings, team)
     bake(net).eval()
-    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
-    row = {"method": method, "profile": profile.name, "step": state["step"], "tokens": state["tokens"]}
-    return row | {"decay_steps": steps, "valid_nats_per_token": loss} | measure(net, words, profile)
+    return {"step": state["step"], "tokens": state["tokens"], "decay_steps": steps}
 
 
 def packed(value: Any, name: str = "") -> Any:
@@ -103,7 +151,7 @@ def unpacked(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("train", "judge", "pack", "unpack"))
-    parser.add_argument("method", choices=("sos", "bc"))
+    parser.add_argument("method", choices=("sos", "bc", "repair"))
     parser.add_argument("--profile", default="laptop_99")
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, help="folder of the finished model")
@@ -123,7 +171,9 @@ def main() -> None:
         return
     torch.set_num_threads(asked.threads)
     profile = profiles.get(asked.profile)
-    if asked.action == "judge":
+    if asked.action == "judge" and asked.method == "repair":
+        add(TABLE.with_name("repair_gates.csv"), judge_repair(profile, asked.work, asked.steps))
+    elif asked.action == "judge":
         add(TABLE, judge(asked.method, profile, asked.work, asked.steps))
     elif fault := artefacts.problem_with(asked.out):
         say(f"{asked.out}: {fault}")

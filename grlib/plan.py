@@ -128,7 +128,7 @@ def work(profile: Profile) -> pd.DataFrame:
     drawn = tests * profile.ppo_samples * starts.drop_duplicates().sum()
     found["07 evaluation"] = {"sampled": drawn + 2 * profile.test_list * starts.sum()}
     found["08 self-training"] = code.self_training("base", repeated.train_problems * size.episodes, repeated)
-    each = (size.near_problems + size.far_problems) * size.samples
+    each = (size.near_problems + size.far_problems + size.deeper_problems) * size.samples
     found["08 evaluation"] = {"sampled": each * code.tokens.sum(), "tested": each * code.answers.sum()}
     return pd.DataFrame.from_dict(found, "index", columns=[*LAPTOP_RATES, "models"]).fillna(0)
 

@@ -29,7 +29,7 @@ STARTS = {  # trained by reinforcement learning: method -> the model that it sta
     "guided_rest_grpo": "guided_rest",
 }
 METHODS = (*IMITATED, *STARTS)
-SPLITS = ("seen", "unseen", "valid", "train", "near", "far")  # near and far: of code self-repair
+SPLITS = ("seen", "unseen", "valid", "train", "near", "far", "deeper")  # the last three: of code self-repair
 
 # A later file replaces the rows of earlier ones for its methods: notebook 06 may test the SoS model again.
 FILES = {

@@ -19,7 +19,7 @@ from grlib.results.rows import IMITATED, METHODS, SPLITS, STARTS, Results, publi
 TEST_SPLITS = ("seen", "unseen")
 KS = (1, 2, 4, 8, 16, 32)
 PROBLEM = ["method", "iteration", "split", "seed", "index"]
-REPAIR_SPLITS = ("near", "far")  # new instances of families trained on, and other families
+REPAIR_SPLITS = ("near", "far")  # new chains of steps; chains with pairs of steps never trained on
 GAINS = ("gain", "gain_low", "gain_high")
 SHARPENED = ("sos", "sos_ppo", "rest", "rest_ppo", "guided_rest", "guided_rest_ppo")  # before and after
 BENCHMARKS = ("codecontests", "codeforces")  # of the paper's Table 3

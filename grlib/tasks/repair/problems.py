@@ -1,20 +1,21 @@
-"""Small programming problems, generated: statement, tests, reference solution.
+"""Small programming problems by composition: statement, tests, reference solution.
 
-problems.txt beside this file holds the families: blocks of a head `name | topic | arguments | constants`, two
-or more lines `- statement`, and the reference. Names in braces are constants that each instance draws; an
-argument is `name: kind`, kinds as in `KINDS`. A family whose head ends in `| far` is never trained on; it
-combines what others teach. Here an instance gets its constants, its wording, its test style and its tests,
-all of which follow from the seed and the instance's number alone.
+problems.txt beside this file holds the steps: blocks of a head `name | given -> made | constants`, two
+lines `- phrase`, and code that makes `b` from `a`, in one version or several (`or` between them). A problem
+is a chain of two to four steps whose types fit. Its statement is made of their phrases, its reference of
+their code, and its tests by calling them here. `problems` draws the problems of a split; all of a problem
+follows from split, seed and number.
 """
 
 from __future__ import annotations
 
 import ast
-import json
-import string
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -23,15 +24,17 @@ from zlib import crc32
 from grlib.errors import GrlibError
 
 ENTRY = "solve"
-PUBLIC, PRIVATE = 2, 6  # tests of a problem: shown, and kept for the score
-STDIN_SHARE = 0.25  # of the problems read text and print, where their arguments allow it
-TRIES = 200
-RENAMED = 0.5  # share of a program's variables that get another name
-VARIABLES = (
-    *"abcdefghjmpqruvwyz",
-    *("acc", "item", "value", "total", "count", "found", "kept", "best", "left", "right", "out", "part"),
-    *("one", "last", "here", "number", "letter", "size", "seen", "made", "step", "place"),
-)
+COMPOSED = "compositions"  # the source of these problems
+PUBLIC, PRIVATE = 2, 10  # tests of a problem: shown, and kept for the score
+DEPTHS, DEEPER = (2, 3, 3), 4  # steps of a problem
+STDIN_SHARE = 0.25  # of the problems read text and print, where their types allow it
+FREE_SHARE = 0.2  # of the problems have one of their numbers as an argument, where there is such
+RENAMED = 0.3  # share of a program's loop variables that get another name
+DRAWN = 36  # inputs to choose the tests from
+LONGEST = 48  # characters of an input or output as Python writes it; also values in a list, on the way too
+LARGEST = 10_000  # absolute value of a number
+COMMON = 16  # inputs on which chains are compared
+LONGEST_CODE = 420  # characters of a reference: it must fit into an answer
 
 
 class Case(NamedTuple):
@@ -51,7 +54,8 @@ class CodeProblem(NamedTuple):
     public: tuple[Case, ...]
     private: tuple[Case, ...]
     solution: str
-    source: str  # family or data set
+    source: str  # data set, or COMPOSED
+    group: str = ""  # problems that intervals resample together; "": it is alone
 
     @property
     def number(self) -> int:
@@ -60,243 +64,371 @@ class CodeProblem(NamedTuple):
 
     @property
     def generated(self) -> bool:
-        """Is it an instance of a family here? Its statement then has no examples yet."""
-        return self.source in {family.name for family in families()}
+        """Was it composed here? Its statement then has no examples yet."""
+        return self.source == COMPOSED
 
 
 @dataclass(frozen=True)
-class Family:
+class Primitive:
     """One block of problems.txt."""
 
     name: str
-    topic: str
-    arguments: tuple[tuple[str, str], ...]  # (name, kind)
-    constants: tuple[tuple[str, str], ...]  # (name, choices as text)
-    statements: tuple[str, ...]
-    code: str
-    far: bool  # kept for the far test
+    given: str  # type of what it takes, a key of `KINDS`, or "groups"
+    made: str
+    constants: Mapping[str, Sequence[Any]]  # name -> choices
+    phrases: tuple[str, ...]
+    codes: tuple[str, ...]
+    call: Callable[..., Any]  # the first code as a function of `a` and the constants
 
 
-def _ints(rng: Random, low: int = -9, high: int = 15, most: int = 7) -> list[int]:
-    return [rng.randint(low, high) for _ in range(rng.randint(0, most))]
+class Step(NamedTuple):
+    """A primitive with values of its constants."""
+
+    primitive: Primitive
+    constants: Mapping[str, Any]
 
 
-def _word(rng: Random, letters: str = string.ascii_lowercase, least: int = 1, most: int = 7) -> str:
-    return "".join(rng.choice(letters) for _ in range(rng.randint(least, most)))
+Chain = tuple[Step, ...]
 
 
-def _grid(rng: Random) -> list[list[int]]:
-    width = rng.randint(2, 4)
-    return [[rng.randint(0, 9) for _ in range(width)] for _ in range(rng.randint(2, 4))]
-
-
-KINDS: dict[str, Callable[[Random], Any]] = {
-    "ints": _ints,
-    "nats": lambda rng: _ints(rng, 0, 30),
-    "smalls": lambda rng: _ints(rng, 0, 5),
-    "grid": _grid,
-    "nat": lambda rng: rng.choice((rng.randint(0, 20), rng.randint(0, 9999))),
-    "pos": lambda rng: rng.randint(1, 60),
-    "small": lambda rng: rng.randint(0, 8),
-    "word": lambda rng: _word(rng, rng.choice(("abcde", "abcxyz", string.ascii_lowercase))),
-    "runs": lambda rng: "".join(rng.choice("ab") * rng.randint(1, 3) for _ in range(rng.randint(1, 4))),
-    "text": lambda rng: " ".join(_word(rng) for _ in range(rng.randint(1, 4))),
-    "moves": lambda rng: _word(rng, "RL", 1, 8),
-}
-READ = {
-    "int": "{name} = int(input())",
-    "ints": "{name} = [int(x) for x in input().split()]",
-    "str": "{name} = input()",
-}
-DESCRIBED = {"int": "a number {name}", "ints": "the numbers {name}, in one line", "str": "the text {name}"}
-PRINTED = ("int", "str", "list of int", "list of str")  # results that a stdin problem can print
-CHOICES = {"letter": "abcdexyz", "later": "cdexyz", "mark": "-*#."}
-
-
-@lru_cache(maxsize=1)
-def families() -> tuple[Family, ...]:
-    """All families in order. Raises GrlibError on a block that is not well formed, naming it."""
+@cache
+def primitives() -> Mapping[str, Primitive]:
+    """All primitives by name."""
     text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
-    return tuple(_family(block) for block in text.strip().split("\n\n"))
+    return {one.name: one for one in map(_primitive, text.strip().split("\n\n"))}
 
 
-def _family(block: str) -> Family:
+def _primitive(block: str) -> Primitive:
     head, *lines = block.split("\n")
-    parts = [part.strip() for part in head.split("|")]
-    statements = tuple(line[2:] for line in lines if line.startswith("- "))
-    code = "\n".join(line for line in lines if not line.startswith("- "))
-    if len(parts) not in (4, 5) or len(statements) < 2 or not code.startswith(f"def {ENTRY}("):
-        raise GrlibError(
-            f"family {head!r}: needs name | topic | arguments | constants, statements and {ENTRY}"
-        )
-    arguments = tuple(_pair(one, ": ") for one in parts[2].split(","))
-    constants = tuple(_pair(one, "=") for one in parts[3].split())
-    return Family(parts[0], parts[1], arguments, constants, statements, code, parts[4:] == ["far"])
-
-
-def _pair(text: str, between: str) -> tuple[str, str]:
-    name, _, value = text.strip().partition(between)
-    return name, value
-
-
-def _drawn(choices: str, rng: Random) -> str:
-    """One of the choices of a constant: `2..7`, `3..5:2` (a step), or the name of an alphabet."""
-    if choices in CHOICES:
-        return rng.choice(CHOICES[choices])
-    span, _, step = choices.partition(":")
-    low, high = map(int, span.split(".."))
-    return str(rng.choice(range(low, high + 1, int(step or 1))))
-
-
-def instance(family: Family, seed: int | str, number: int) -> CodeProblem:
-    """Instance `number` of a family."""
-    rng = _rng(family, seed, number)
-    drawn = _constants(family, rng)
-
-    def filled(text: str) -> str:
-        for name, value in drawn.items():
-            text = text.replace(f"{{{name}}}", value)
-        return text
-
-    statement = filled(rng.choice(family.statements))
-    # as Python writes it, so that bugs differ in little
-    code = ast.unparse(renamed(ast.parse(filled(family.code)), rng))
-    tests = _tests(family, code, rng)
-    names = [name for name, _ in family.arguments]
-    wanted, call = f"Write a function {ENTRY}({', '.join(names)}).", True
-    if _printable(family, tests) and rng.random() < STDIN_SHARE:
-        call, (wanted, code, tests) = False, _as_stdin(family, code, tests)
-    style, entry = ("call", ENTRY) if call else ("stdin", None)
-    public, private = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
-    return CodeProblem(f"{statement}\n{wanted}", style, entry, public, private, code, family.name)
-
-
-def renamed(tree: ast.Module, rng: Random) -> ast.Module:
-    """The program with other names for some of its variables (not its arguments), so that a reference cannot
-    be known by heart: who writes it word for word has copied it."""
-    named = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    used = {node.id for node in named} | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    inner = [arg for node in ast.walk(tree) if isinstance(node, ast.Lambda) for arg in node.args.args]
-    bound = [node.id for node in named if isinstance(node.ctx, ast.Store)]
-    given = {
-        arg.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for arg in node.args.args
-    }
-    names = {}
-    for name in sorted({*(arg.arg for arg in inner), *bound} - given):
-        if rng.random() < RENAMED:
-            names[name] = rng.choice([one for one in VARIABLES if one not in used])
-            used.add(names[name])
-    for arg in inner:
-        arg.arg = names.get(arg.arg, arg.arg)
-    for node in named:
-        node.id = names.get(node.id, node.id)
-    return tree
-
-
-def _rng(family: Family, seed: int | str, number: int) -> Random:
-    return Random(f"{seed}/{family.name}/{number}")
-
-
-def _constants(family: Family, rng: Random) -> dict[str, str]:
-    return {name: _drawn(choices, rng) for name, choices in family.constants}
-
-
-def _tests(family: Family, code: str, rng: Random) -> list[Case]:
-    """Tests with different inputs, the public ones with different outputs too where there are such."""
+    phrases = tuple(line[2:] for line in lines if line.startswith("- "))
+    codes = "\n".join(line for line in lines if not line.startswith("- ")).split("\nor\n")
+    name, types, constants = (part.strip() for part in head.split("|"))
+    given, made = types.split(" -> ")
+    choices = {part[0]: _choices(part[2:]) for part in constants.split()}
     space: dict[str, Any] = {}
-    exec(compile(code, family.name, "exec"), space)  # our own text, from the families above
-    found: dict[str, Case] = {}
-    for attempt in range(TRIES):
-        arguments = [KINDS[kind](rng) for _, kind in family.arguments]
-        copied = json.loads(json.dumps(arguments))
-        test = Case(arguments, json.loads(json.dumps(space[ENTRY](*copied))))
-        key = json.dumps(test.input)
-        alike = len(found) == 1 and test.output == next(iter(found.values())).output
-        if key not in found and (not alike or attempt > TRIES // 2):
-            found[key] = test
-        if len(found) == PUBLIC + PRIVATE:
-            return list(found.values())
-    raise GrlibError(f"family {family.name}: only {len(found)} different tests in {TRIES} tries")
+    body = textwrap.indent(codes[0], "    ")
+    exec(f"def call({', '.join(['a', *choices])}):\n{body}\n    return b", space)  # our own text
+    return Primitive(name, given, made, choices, phrases, tuple(codes), space["call"])
 
 
-# Problems that read text and print
+def _choices(text: str) -> Sequence[Any]:
+    """`2..5`: these numbers; other text: its characters."""
+    low, between, high = text.partition("..")
+    return range(int(low), int(high) + 1) if between else text
 
 
-def _printable(family: Family, tests: list[Case]) -> bool:
-    """May this be a stdin problem: arguments are lines that are not empty, results something to print?"""
-    if any(kind == "grid" for _, kind in family.arguments):  # the one kind that is not a line
-        return False
-    return all(
-        _type_of(test.output) in PRINTED and all(value != [] for value in test.input) for test in tests
-    )
+# Inputs and what a chain makes of them
 
 
-def _type_of(value: Any) -> str:
-    if isinstance(value, list):
-        inner = {type(one).__name__ for one in value}
-        return f"list of {inner.pop()}" if len(inner) == 1 else "list"
-    return type(value).__name__
+def _numbers(rng: Random) -> list[int]:
+    low, high = rng.choice(((-3, 6), (-9, 15), (0, 9), (0, 12), (-20, 40)))
+    found = [rng.randint(low, high) for _ in range(rng.choice((0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 8)))]
+    return [x for x in found for _ in range(rng.choice((1, 1, 2)))][:8] if rng.random() < 0.3 else found
 
 
-def _as_stdin(family: Family, code: str, tests: list[Case]) -> tuple[str, str, list[Case]]:
-    """What is asked for, reference and tests with arguments as lines of text and the result printed, lists
-    with spaces between."""
-    kinds = [(name, _line_type(tests[0].input[i])) for i, (name, _) in enumerate(family.arguments)]
-    read = [READ[kind].format(name=name) for name, kind in kinds]
-    described = " and ".join(DESCRIBED[kind].format(name=name) for name, kind in kinds)
-    shown = "*result" if isinstance(tests[0].output, list) else "result"
-    names = ", ".join(name for name, _ in kinds)
-    solution = "\n".join([code, *read, f"result = {ENTRY}({names})", f"print({shown})"])
-    lines = [
-        Case("".join(f"{_line(value)}\n" for value in test.input), f"{_line(test.output)}\n")
-        for test in tests
-    ]
-    return f"Read {described}; print the result.", solution, lines
+def _word(rng: Random) -> str:
+    letters = rng.choice(("ab", "abc", "abcei", "aeioxyz", "abcdefghijklmnopqrstuvwxyz"))
+    return "".join(rng.choice(letters) * rng.choice((1, 1, 1, 2)) for _ in range(rng.randint(1, 5)))
 
 
-def _line_type(value: Any) -> str:
-    return "ints" if isinstance(value, list) else type(value).__name__
+def _words(rng: Random) -> list[str]:
+    found = [_word(rng) for _ in range(rng.choice((1, 2, 3, 3, 4, 4)))]
+    return found + found[:1] if rng.random() < 0.25 else found
+
+
+class Kind(NamedTuple):
+    """A type that problems are given: how it is drawn, named, read and described."""
+
+    share: int  # of the problems
+    draw: Callable[[Random], Any]
+    names: tuple[str, ...]  # of the argument
+    things: tuple[str, ...]
+    read: str
+    described: str
+
+
+KINDS = {
+    "ints": Kind(
+        10, _numbers, ("xs", "nums", "values", "data"), ("the list of numbers {}", "the numbers {}"),
+        "{} = [int(x) for x in input().split()]", "the numbers {}, in one line",
+    ),
+    "text": Kind(
+        6, lambda rng: " ".join(_words(rng)[: rng.choice((1, 1, 2, 3))]), ("s", "t", "line"),
+        ("the text {}", "the string {}"), "{} = input()", "the text {}",
+    ),
+    "words": Kind(
+        4, _words, ("ws", "names", "tokens"), ("the list of words {}", "the words {}"),
+        "{} = input().split()", "the words {}, in one line",
+    ),
+    "int": Kind(
+        3, lambda rng: rng.randint(*rng.choice(((0, 12), (0, 60), (10, 300), (100, 5000), (-30, -1)))),
+        ("n", "num"), ("the number {}", "the whole number {}"), "{} = int(input())", "a number {}",
+    ),
+}  # fmt: skip
+MADE = {  # names of what steps make
+    "ints": ("ys", "zs", "kept", "vals", "found", "made", "out"),
+    "text": ("u", "word", "part", "out"),
+    "words": ("parts", "items", "found", "out"),
+    "groups": ("groups", "rows", "blocks", "lists"),
+    "int": ("m", "r", "result", "value"),
+}
+LOOPED = ("v", "w", "y", "z", "e", "item", "one", "each")  # other names for variables of a step
+FORMS = (  # of a task: before the first step, between two steps, at the end
+    ("Given {}, ", ", then ", ". Return the result."),
+    ("Start with {}. Then ", ". Then ", ". Return what you get."),
+    ("From {}, compute this: ", "; then ", "; return the result."),
+    ("Do this with {}: 1. ", "; {}. ", "; return the last result."),
+)
+
+
+def result(chain: Chain, value: Any) -> Any:
+    """What the chain makes of a value; None where a step is undefined or makes something large."""
+    for step in chain:
+        if value is None:
+            return None
+        try:
+            value = step.primitive.call(value, **step.constants)
+        except (ValueError, IndexError):  # such as the maximum of nothing
+            return None
+        value = None if _large(value) else value
+    return value
+
+
+def _large(value: Any) -> bool:
+    if isinstance(value, int):
+        return abs(value) > LARGEST
+    return len(value) > LONGEST or (isinstance(value, list) and any(map(_large, value)))
+
+
+@cache
+def _common(kind: str) -> tuple[Any, ...]:
+    rng = Random(f"common/{kind}")
+    return tuple(KINDS[kind].draw(rng) for _ in range(COMMON))
+
+
+def behaviour(chain: Chain) -> int:
+    """A number that tells apart what chains make of the same inputs, the same for the same behaviour."""
+    return _number([result(chain, one) for one in _common(chain[0].primitive.given)])
+
+
+def _number(value: object) -> int:
+    return crc32(repr(value).encode())
+
+
+@cache
+def _simple(kind: str, depth: int) -> frozenset[int]:
+    """The behaviours of all chains of at most so many steps, one or two, on inputs of a kind."""
+    layer, found = [(kind, list(_common(kind)))], set[int]()
+    for _ in range(depth):
+        layer = [
+            (one.made, [result((Step(one, constants),), value) for value in row])
+            for made, row in layer
+            for one in _taking(made)
+            for values in product(*one.constants.values())
+            for constants in (dict(zip(one.constants, values, strict=True)),)
+        ]
+        found |= {_number(row) for _, row in layer}
+    return frozenset(found)
+
+
+@cache
+def _taking(kind: str) -> list[Primitive]:
+    """The primitives that take a type."""
+    return [one for one in primitives().values() if one.given == kind]
+
+
+def _shorter(chain: Chain) -> Iterator[Chain]:
+    """The chain without one or more of its steps, where the types still fit."""
+    for size in range(len(chain)):
+        for part in combinations(chain, size):
+            types = [chain[0].primitive.given, *(step.primitive.made for step in part)]
+            needs = [*(step.primitive.given for step in part), chain[-1].primitive.made]
+            if types == needs:
+                yield part
+
+
+# A problem of a chain
+
+
+def composed(chain: Chain, rng: Random) -> CodeProblem | None:
+    """A problem that asks for the chain; None where the chain is degenerate or its program long.
+
+    Degenerate: equal to a shorter chain, undefined on many inputs, or with one output for most inputs.
+    """
+    kind, made = chain[0].primitive.given, chain[-1].primitive.made
+    if behaviour(chain) in _simple(kind, min(len(chain) - 1, 2)):
+        return None
+    numbers = [i for i, step in enumerate(chain) if "k" in step.constants]
+    free = rng.choice(numbers) if numbers and rng.random() < FREE_SHARE else None
+    stdin = made != "groups" and rng.random() < STDIN_SHARE
+    if not (tests := _tests(chain, free, stdin, rng)):
+        return None
+    names = [rng.choice(KINDS[kind].names), "k"][: 1 if free is None else 2]
+    solution, call = _program(chain, names, free, rng), f"{ENTRY}({', '.join(names)})"
+    task = _task(chain, names[0], free, rng)
+    if stdin:
+        kinds = [KINDS[kind], KINDS["int"]][: len(names)]
+        described = " and ".join(one.described.format(name) for one, name in zip(kinds, names, strict=True))
+        statement = f"{task}\nRead {described}; print the result."
+        read = [one.read.format(name) for one, name in zip(kinds, names, strict=True)]
+        shown = call if made in ("int", "text") else f"*{call}"
+        solution = "\n".join([solution, *read, f"print({shown})"])
+        tests = [Case("".join(map(_line, test.input)), _line(test.output)) for test in tests]
+    else:
+        parts = [task, f"Write a function {call}."]
+        statement = "\n".join(parts if rng.random() < 0.5 else parts[::-1])
+    if len(solution) > LONGEST_CODE:
+        return None
+    style, entry = ("stdin", None) if stdin else ("call", ENTRY)
+    public, private = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
+    pair = min(pairwise(_names(chain)), key=_rank)
+    return CodeProblem(statement, style, entry, public, private, solution, COMPOSED, ">".join(pair))
 
 
 def _line(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{' '.join(map(str, value)) if isinstance(value, list) else value}\n"
+
+
+def _tests(chain: Chain, free: int | None, filled: bool, rng: Random) -> list[Case]:
+    """Different inputs that tell the chain from its shorter ones, and the outputs.
+
+    The public ones have different outputs; with `filled` no input is empty. [] if there are too few such
+    tests.
+    """
+    found: dict[str, tuple[Case, Chain]] = {}
+    for _ in range(DRAWN):
+        given, used = [KINDS[chain[0].primitive.given].draw(rng)], chain
+        if free is not None:
+            step = chain[free]
+            given.append(rng.choice(step.primitive.constants["k"]))
+            step = step._replace(constants={**step.constants, "k": given[1]})
+            used = (*chain[:free], step, *chain[free + 1 :])
+        case = Case(given, result(used, given[0]))
+        short = max(len(repr(case.input)), len(repr(case.output))) <= LONGEST
+        if case.output is not None and short and (given[0] or not filled):
+            found[repr(given)] = case, used
+    tests = list(found.values())
+    counts = Counter(repr(case.output) for case, _ in tests)
+    if len(tests) < DRAWN / 2 or max(counts.values()) > len(tests) / 2:
+        return []
+    first = next(test for test in tests if test[0].output not in (0, "", []))
+    second = next(test for test in tests if test[0].output != first[0].output)
+    rest = [test for test in tests if test is not first and test is not second]
+    tests = [first, second, *rest][: PUBLIC + PRIVATE]
+    alike = [[result(one, case.input[0]) == case.output for one in _shorter(used)] for case, used in tests]
+    return [] if any(map(all, zip(*alike, strict=True))) else [case for case, _ in tests]
+
+
+# Statement and program
+
+
+def _task(chain: Chain, name: str, free: int | None, rng: Random) -> str:
+    """The phrases of the steps in one of the forms."""
+    begin, between, end = rng.choice(FORMS)
+    text = begin.format(rng.choice(KINDS[chain[0].primitive.given].things).format(name))
+    for i, step in enumerate(chain):
+        values = {**step.constants, **({"k": "k"} if i == free else {})}
+        text += (between.format(i + 1) if i else "") + rng.choice(step.primitive.phrases).format(**values)
+    return text + end
+
+
+def _program(chain: Chain, names: list[str], free: int | None, rng: Random) -> str:
+    """The code of the steps as a function of these names, as Python writes it; each result gets a name."""
+    body: list[ast.stmt] = []
+    known, given = list(names), names[0]
+    for i, step in enumerate(chain):
+        tree = ast.parse(rng.choice(step.primitive.codes))
+        new = {
+            name: "k" if i == free and name == "k" else repr(value) for name, value in step.constants.items()
+        }
+        new["a"], given = given, rng.choice([one for one in MADE[step.primitive.made] if one not in known])
+        new["b"] = given
+        known.append(given)
+        used = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        others = rng.sample(LOOPED, len(LOOPED))
+        for local in sorted({node.id for node in used if isinstance(node.ctx, ast.Store)} - {"b"}):
+            if local in known or rng.random() < RENAMED:
+                new[local] = others.pop()
+        for node in used:
+            node.id = new.get(node.id, node.id)
+        body += tree.body
+    last = body[-1]
+    if isinstance(last, ast.Assign):
+        body[-1] = ast.Return(last.value)
+    else:
+        body.append(ast.Return(ast.Name(given)))
+    lines = textwrap.indent("\n".join(map(ast.unparse, body)), "    ")
+    return f"def {ENTRY}({', '.join(names)}):\n{lines}"
 
 
 # Splits
 
-SPLITS = ("base", "train", "near", "far", "valid")
-HOMES = (
-    "near",
-    "valid",
-    *("base", "train") * 4,
-)  # of equal shares of the programs of families that are not far
+SPLITS = ("base", "train", "valid", "near", "far", "deeper")
+# shares of the sets of steps, and of the behaviours
+STEPS_OF = ("near", "near", "near", "valid", "valid", *("train",) * 5, *("base",) * 10)
+BEHAVIOURS_OF = (*("near", "valid", "far", "deeper") * 2, *("train",) * 4, *("base",) * 8)
+HELD_OUT = 100  # of 1000 pairs of steps that follow each other: only far problems have one
+TRIES = 20_000  # chains in a row without a new problem before a split counts as used up
 
 
-def problems(split: str, count: int, seed: int = 0) -> list[CodeProblem]:
-    """`count` problems of a split, no statement twice, and none that another split of the seed has.
+def problems(split: str, count: int, seed: int | str = 0) -> list[CodeProblem]:
+    """`count` problems of a split, no statement and no chain twice.
 
-    "base" (for the warm-up), "train" (for self-training), "valid" and "near" share families but no constants,
-    under whatever words; "far" has families of its own. Which split an instance belongs to follows from
-    family and constants, so that splits of any size stay apart.
+    "base" (for the warm-up), "train" (for self-training), "valid" and "near" share steps and pairs of steps,
+    but the set of steps decides to which of them a chain belongs, whatever their order and constants. "far"
+    has pairs of steps that no other split has, "deeper" has one step more. The behaviour of a chain decides
+    too: programs of two splits differ in what they do. This holds across seeds.
     """
     if split not in SPLITS:
         raise GrlibError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
-    found: dict[str, CodeProblem] = {}
-    for problem in _stream(split, seed):
-        found.setdefault(problem.statement, problem)
-        if len(found) == count:
-            return list(found.values())
-    raise GrlibError(
-        f"split {split!r}: {len(found)} different problems exist, {count} were asked for; lower the number"
-    )
+    found: list[CodeProblem] = []
+    known: set[str] = set()
+    last = number = 0
+    while len(found) < count and number < last + TRIES:
+        rng = Random(f"{seed}/{split}/{number}")
+        number += 1
+        chain = _drawn(DEEPER if split == "deeper" else rng.choice(DEPTHS), rng)
+        key = f"{_names(chain)} {[one.constants for one in chain]}"
+        if key in known or home(chain) != split:
+            continue
+        problem = composed(chain, rng)
+        if problem and problem.statement not in known:
+            found.append(problem)
+            known |= {key, problem.statement}
+            last = number
+    if len(found) < count:
+        raise GrlibError(
+            f"split {split!r}: {len(found):,} different problems were found, {count:,} were asked for; lower "
+            "the number"
+        )
+    return found
 
 
-def _stream(split: str, seed: int) -> Iterator[CodeProblem]:
-    """Instances of a split, the families in turn."""
-    chosen = [family for family in families() if family.far == (split == "far")]
-    for number in range(TRIES):
-        for family in chosen:
-            constants = _constants(family, _rng(family, seed, number))
-            home = Random(f"{family.name} {constants}").choice(HOMES)
-            if split in ("far", home):
-                yield instance(family, seed, number)
+def _drawn(depth: int, rng: Random) -> Chain:
+    """A random chain."""
+    kind = rng.choices(list(KINDS), [one.share for one in KINDS.values()])[0]
+    chain: Chain = ()
+    for _ in range(depth):
+        one = rng.choice(_taking(kind))
+        chain += (Step(one, {name: rng.choice(choices) for name, choices in one.constants.items()}),)
+        kind = one.made
+    return chain
+
+
+def _names(chain: Chain) -> list[str]:
+    return [step.primitive.name for step in chain]
+
+
+def _rank(pair: tuple[str, str]) -> int:
+    """A fixed number below 1000 for a pair of steps: the lowest are held out."""
+    return _number(pair) % 1000
+
+
+def home(chain: Chain) -> str:
+    """The split of a chain; "" if its steps and its behaviour belong to different ones."""
+    names = _names(chain)
+    if min(map(_rank, pairwise(names))) < HELD_OUT:
+        split = "far" if len(chain) < DEEPER else ""
+    else:
+        split = "deeper" if len(chain) == DEEPER else STEPS_OF[_number(sorted(names)) % len(STEPS_OF)]
+    return split if split == BEHAVIOURS_OF[behaviour(chain) % len(BEHAVIOURS_OF)] else ""

@@ -15,8 +15,7 @@ class Scale:
     budget: int = 192  # tokens of one answer, end token included
     seconds: float = 0.3  # time limit of one test
     # the base, which imitates repair episodes
-    base_problems: int = 800  # problems that the base imitates; 0: a pretrained model without training
-    base_episodes: int = 16  # episodes per problem, each with other words, inputs and bugs
+    base_problems: int = 60_000  # one episode each for the base to imitate; 0: a pretrained model as it is
     base_training: Training = Training(
         lr=3e-3, batch_rows=16, epochs=2, optimizer="muon", schedule="trapezoid", warmup=0.02
     )
@@ -32,10 +31,11 @@ class Scale:
     episodes: int = 2  # per problem
     learn_from: str = "last"  # of a kept episode: the last answer (the paper's text), or "all" (its code)
     # evaluation
-    near_problems: int = 64
-    far_problems: int = 32
-    samples: int = 32
-    # where problems come from: "families" (generated), "humaneval", a folder, a hub name or name@commit
-    train_source: str = "families"
-    near_source: str = "families"
-    far_source: str = "families"
+    near_problems: int = 300
+    far_problems: int = 150
+    deeper_problems: int = 32
+    samples: int = 8
+    # where problems come from: "compositions" (composed here), "humaneval", a folder, name or name@commit
+    train_source: str = "compositions"
+    near_source: str = "compositions"
+    far_source: str = "compositions"

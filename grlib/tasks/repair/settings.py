@@ -13,7 +13,7 @@ from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
 from grlib.profiles import Profile, load_file, shared
 from grlib.tasks.repair.episodes import CHATML, COMPACT, Format, as_answer
-from grlib.tasks.repair.problems import CodeProblem, problems
+from grlib.tasks.repair.problems import COMPOSED, CodeProblem, problems
 from grlib.tasks.repair.scale import Scale
 from grlib.tasks.repair.sources import load
 from grlib.tasks.repair.task import RepairTask
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PROBLEMS_SEED = 0  # the same problems for every run; the seed of a run chooses among them
 METHODS = ("rest", "guided_rest")
 COMPACT_MODEL = "compact"
-FAMILIES = "families"  # a source that is no data set
 
 
 def repair_task(
@@ -87,8 +86,8 @@ def training_items(
     The base has seen none of their programs, under any statement.
     """
     scale = profile.repair
-    if scale.train_source == FAMILIES:  # twice as many, so that the seed has a choice
-        fresh = problems("train", 2 * scale.self_training.train_problems, PROBLEMS_SEED)
+    if scale.train_source == COMPOSED:
+        fresh = problems("train", scale.self_training.train_problems, f"{PROBLEMS_SEED}/{seed}")
     else:
         found, task = load(scale.train_source, "train"), repair_task(profile)
         judged = task.judge([(problem, as_answer(problem.solution), 0) for problem in found])
@@ -110,16 +109,19 @@ def training_items(
 def test_splits(profile: Profile) -> dict[str, list[CodeProblem]]:
     """The test problems of the profile's sources, by split.
 
-    Generated ones are near (new instances of the families trained on) and far (other families).
+    Composed ones are near (new chains of steps and pairs trained on), far (with pairs that are never trained
+    on) and deeper (one step more).
     """
     scale = profile.repair
     sources = {
         "near": (scale.near_source, scale.near_problems),
         "far": (scale.far_source, scale.far_problems),
+        "deeper": (COMPOSED, scale.deeper_problems),
     }
     return {
-        split: problems(split, count, PROBLEMS_SEED) if source == FAMILIES else load(source, "test")[:count]
+        split: problems(split, count, PROBLEMS_SEED) if source == COMPOSED else load(source, "test")[:count]
         for split, (source, count) in sources.items()
+        if count
     }
 
 

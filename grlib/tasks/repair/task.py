@@ -39,12 +39,13 @@ class Episode(Attempt):
 
     turns: tuple[Turn, ...] = ()
     solution: str = ""  # the problem's reference, to recognise copies
+    group: str = ""  # of the problem: intervals resample whole groups
     before: tuple[str, ...] = ()  # prompts of the earlier answers, if these are training examples too
 
     def details(self) -> dict[str, Any]:
         """Columns of results: the number of answers, whether the public tests pass, the first correct answer
-        (0: none), whether the last program copies the reference, and its similarity (0..1) to the reference
-        and to the program before it."""
+        (0: none), whether the last program copies the reference, its similarity (0..1) to the reference and
+        to the program before it, and the group of problems that intervals resample as a whole."""
         right = [number for number, turn in enumerate(self.turns, 1) if turn.correct]
         reference = self.solution.rstrip("\n")  # as `code_of` strips programs
         code, *before = [episodes.code_of(turn.answer).code for turn in reversed(self.turns[-2:])] or [None]
@@ -55,6 +56,7 @@ class Episode(Attempt):
             "copied": code is not None and code == reference,
             "like_reference": episodes.likeness(code, reference),
             "like_before": episodes.likeness(code, before[0]) if before else float("nan"),
+            "group": self.group,
         }
 
     def examples(self) -> list[Example]:
@@ -214,6 +216,7 @@ class RepairTask:
             reason="correct" if last.correct else failure,
             turns=tuple(turns),
             solution=item.solution,
+            group=item.group or str(item.number),
             before=tuple(self.format.prompt(item, turns[:number]) for number in earlier),
         )
 

@@ -8,7 +8,7 @@ the end. Some show the reference, as guided rounds do.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -19,6 +19,8 @@ import pandas as pd
 from grlib.models.llama import bake, digest_of, load_pretrained, low_rank, of_shape, save_model
 from grlib.models.tokenizer import as_fast
 from grlib.profiles import Profile
+from grlib.runs.chunks import chunked
+from grlib.runs.sources import code_digest
 from grlib.tasks.repair import bugs, episodes
 from grlib.tasks.repair.episodes import ASSISTANT, END, USER
 from grlib.tasks.repair.problems import CodeProblem
@@ -27,7 +29,7 @@ from grlib.tasks.repair.settings import PROBLEMS_SEED, repair_task
 from grlib.tasks.repair.task import RepairTask
 from grlib.training.base import copy_or_make, notes
 from grlib.training.loop import CURVE, train
-from grlib.training.rows import make_rows
+from grlib.training.rows import Row, make_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # shares of episodes with 0, 1, ... of them; 4: never correct
 TWO_BUGS = 0.4  # share of the wrong answers with two bugs
 SHOWN = 0.4  # share of the repaired episodes that show the reference before the correct answer
-CANDIDATES = 3  # broken programs to test for each wrong answer: some still pass
+SPARE = 1  # broken programs to test beyond the wrong answers of an episode: some still pass
+PART = 500  # episodes that are made and kept together
 PAD = "<|pad|>"
-VOCABULARY = 1024
+VOCABULARY, TOKENIZED = 1024, 4000  # tokens; episodes that they are chosen from
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '" + USER + "' if message['role'] == 'user' else '" + ASSISTANT + "' }}{{ message['content'] }}"
@@ -60,7 +63,7 @@ def imitated(problems: Sequence[CodeProblem], task: RepairTask, seed: int) -> li
     rngs = [Random(f"{seed}/{i}/{problem.statement}") for i, problem in enumerate(problems)]
     counts = [rng.choices(range(len(WRONG_ANSWERS)), WRONG_ANSWERS)[0] for rng in rngs]
     tried = [
-        [episodes.as_answer(code) for code in itertools.islice(_broken(problem, rng), CANDIDATES * count)]
+        [episodes.as_answer(code) for code in _broken(problem, count + SPARE, rng)] if count else []
         for problem, count, rng in zip(problems, counts, rngs, strict=True)
     ]
     flat = [(problem, text, 0) for problem, texts in zip(problems, tried, strict=True) for text in texts]
@@ -72,19 +75,12 @@ def imitated(problems: Sequence[CodeProblem], task: RepairTask, seed: int) -> li
     return found
 
 
-def _broken(problem: CodeProblem, rng: Random) -> Iterator[str]:
-    """Different programs with one or two bugs, those with two first: the answers of an episode improve.
-
-    A generator, since to list all bugs of a program takes longer than to run a few.
-    """
-    ones = bugs.programs_with_bugs(problem.solution, rng)
-    count = max(1, round(TWO_BUGS * CANDIDATES))
-    twos = (next(bugs.programs_with_bugs(code, rng), code) for code in itertools.islice(ones, count))
-    seen = set()
-    for code in itertools.chain(twos, ones):
-        if code not in seen:
-            seen.add(code)
-            yield code
+def _broken(problem: CodeProblem, count: int, rng: Random) -> list[str]:
+    """Different programs with one or two bugs, those with two first: the answers of an episode improve."""
+    ones = list(itertools.islice(bugs.programs_with_bugs(problem.solution, rng), 2 * count))
+    doubled = sum(rng.random() < TWO_BUGS for _ in range(count))
+    twos = [next(bugs.programs_with_bugs(code, rng), code) for code in ones[:doubled]]
+    return list(dict.fromkeys(twos + ones[doubled:]))[:count]
 
 
 def _episode(
@@ -101,6 +97,52 @@ def _episode(
     return Imitated(prompt, rest, len(turns) + 1, not (never and wrong))
 
 
+def base_episodes(
+    task: RepairTask,
+    first: int,
+    count: int,
+    seed: int,
+    folder: Path | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Imitated]:
+    """Episodes to imitate, one for each problem, from an endless list: `count` of them from part `first` on.
+
+    A part has `PART` episodes. A `folder` keeps the parts that are made.
+    """
+
+    def part(number: int) -> pd.DataFrame:
+        drawn = draw("base", min(PART, count - number * PART), f"{PROBLEMS_SEED}/{first + number}")
+        found = pd.DataFrame(imitated(drawn, task, seed))
+        progress(f"episodes to imitate: {number * PART + len(found):,} of {count:,}")
+        return found
+
+    parts = -(-count // PART)
+    if folder is None:
+        frame = pd.concat(map(part, range(parts)))
+    else:
+        key = {"code": code_digest(__name__), "first": first, "count": count, "seed": seed}
+        key["format"] = asdict(task.format)
+        frame = chunked(folder / f"episodes_{first}", key, parts, part)
+    return [Imitated(*row) for row in frame.itertuples(index=False)]
+
+
+def new_model(
+    profile: Profile, made: Sequence[Imitated], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """An untrained model of the profile's shape, and a tokenizer that follows from the first episodes."""
+    tokenizer = build_tokenizer(one.prompt + one.rest for one in made[:TOKENIZED])
+    return of_shape(profile.model, tokenizer, profile.repair.self_training.row_length, seed), tokenizer
+
+
+def imitation_rows(
+    profile: Profile, made: Sequence[Imitated], tokenizer: PreTrainedTokenizerFast
+) -> list[Row]:
+    """Training rows: the loss is on all that follows the first prompt, feedback included."""
+    prompts, rests = [one.prompt for one in made], [one.rest for one in made]
+    length = profile.repair.self_training.row_length
+    return make_rows(tokenizer, prompts, rests, length, turns=True)
+
+
 def train_base(
     profile: Profile,
     *,
@@ -112,29 +154,20 @@ def train_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, pd.DataFrame]:
     """Train the base of self-repair: (model, tokenizer, curve).
 
-    Every program appears in several episodes, each with another statement, other inputs and other bugs. As
-    SoS imitates whole traces, the loss is on all that follows the first prompt, feedback included.
-    `stop_after` steps end it early; `folder` keeps checkpoints, so that a killed run continues.
+    As SoS imitates whole traces, it imitates whole episodes. `stop_after` steps end it early; `folder` keeps
+    episodes and checkpoints, so that a killed run continues.
     """
     scale = profile.repair
     if not scale.base_problems:
         return *load_pretrained(scale.pretrained), pd.DataFrame(columns=CURVE)
     model, tokenizer = load_pretrained(scale.pretrained) if scale.pretrained else (None, None)
-    task = repair_task(profile, tokenizer, folder / "tests" if folder else None)
-    made: list[Imitated] = []
-    for k in range(scale.base_episodes):
-        made += imitated(draw("base", scale.base_problems, PROBLEMS_SEED + k), task, seed + k)
-        progress(f"episodes to imitate: {len(made):,} of {scale.base_problems * scale.base_episodes:,}")
+    task = repair_task(profile, tokenizer)
+    made = base_episodes(task, 0, scale.base_problems, seed, folder, progress)
     valid = imitated(draw("valid", scale.valid_problems, PROBLEMS_SEED), task, seed)
-    length = scale.self_training.row_length
     if model is None:
-        tokenizer = build_tokenizer(one.prompt + one.rest for one in made[: scale.base_problems])
-        model = of_shape(profile.model, tokenizer, length, seed)
+        model, tokenizer = new_model(profile, made, seed)
     start = digest_of(model) if scale.pretrained else ""  # a model from scratch follows from the seed
-    rows, valid_rows = (
-        make_rows(tokenizer, [one.prompt for one in part], [one.rest for one in part], length, turns=True)
-        for part in (made, valid)
-    )
+    rows, valid_rows = (imitation_rows(profile, part, tokenizer) for part in (made, valid))
     with low_rank(model, scale.base_training.lora_rank, seed):
         curve = train(
             model, rows, scale.base_training, seed=seed, start=start, folder=folder, valid=valid_rows,
@@ -170,7 +203,6 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         "method": "base",
         "profile": profile.name,
         "problems": scale.base_problems,
-        "episodes_of_each": scale.base_episodes,
         "wrong_answers": WRONG_ANSWERS,
         "training": asdict(scale.base_training),
     }
@@ -180,10 +212,10 @@ def describe_base(profile: Profile, model: PreTrainedModel, curve: pd.DataFrame)
         "origin": scale.pretrained or "from scratch",
         "imitates": "*repair episodes* on small programming problems: programs with injected bugs, the "
         "feedback of the tests, mostly the correct program in the end. Its programs run in `grlib.sandbox`",
-        "made_by": f'notebook 08 (`base = "scratch"`, profile {profile.name}): {scale.base_problems:,} '
-        f"problems, each in {scale.base_episodes} episodes, the loss on answers and feedback alike",
-        "held_out": "the programs of the near and far test problems, and of those of self-training, under "
-        "any statement",
+        "made_by": f"`experiments/train_base.py` (repair, profile {profile.name}): {scale.base_problems:,} "
+        "problems, an episode each, the loss on answers and feedback alike",
+        "held_out": "the programs of self-training, and of all validation and test problems, under any "
+        "statement",
         "tags": "code, self-repair",
         "limits": f"short programs, answers of at most {scale.budget} tokens",
         "prompt": repair_task(profile).format.prompt(draw("valid", 1, PROBLEMS_SEED)[0], []),

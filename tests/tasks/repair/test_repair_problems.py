@@ -1,20 +1,35 @@
-"""Generated programming problems: well formed, solvable, apart from each other."""
+"""Composed programming problems: well formed, solvable, apart from each other."""
 
 from __future__ import annotations
 
 import ast
 import itertools
 import json
-import re
+import math
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.tasks.repair import problems
+from grlib.tasks.repair.problems import Step, home, primitives
 
-FAMILIES = problems.families()
+STEPS = primitives()
+SOME = {split: problems.problems(split, 25, seed=3) for split in problems.SPLITS}
+SEEDS = st.integers(0, 10**6)
+
+
+def chain(*steps):
+    """`chain("keep_above 3", "sum_all")`: one constant each, or none."""
+    found = []
+    for text in steps:
+        one, values = STEPS[text.split()[0]], text.split()[1:]
+        typed = zip(one.constants.items(), values, strict=True)
+        found.append(Step(one, {name: type(choices[0])(value) for (name, choices), value in typed}))
+    return tuple(found)
 
 
 def judged(problem, program):
@@ -22,106 +37,135 @@ def judged(problem, program):
     return sandbox.run(program, tests, problem.style, problem.entry)
 
 
-def test_there_are_enough_families_of_every_topic():
-    assert len(FAMILIES) >= 60 and len({family.name for family in FAMILIES}) == len(FAMILIES)
-    assert {family.topic for family in FAMILIES} == {"lists", "grids", "numbers", "strings", "simulation"}
-    assert sum(family.far for family in FAMILIES) == 8
+def test_there_are_many_steps_and_very_many_programs():
+    assert len(STEPS) >= 40 and {one.given for one in STEPS.values()} == {*problems.KINDS, "groups"}
+
+    def chains(kind, depth):
+        takers = [one for one in STEPS.values() if one.given == kind]
+        sizes = [math.prod(map(len, one.constants.values())) for one in takers]
+        rest = [chains(one.made, depth - 1) if depth > 1 else 1 for one in takers]
+        return sum(map(math.prod, zip(sizes, rest, strict=True)))
+
+    # about a third of random chains is not degenerate
+    assert sum(chains(kind, 3) for kind in problems.KINDS) > 1_000_000
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
-def test_references_pass_and_other_programs_do_not(family):
-    for number in range(4):
-        problem = problems.instance(family, 5, number)
-        assert (len(problem.public), len(problem.private)) == (problems.PUBLIC, problems.PRIVATE)
-        assert "{" not in problem.statement and problem.statement.count("\n") == 1
+@pytest.mark.parametrize("name", STEPS)
+def test_all_versions_of_a_step_do_the_same(name):
+    one, rng = STEPS[name], Random(name)
+    assert len(one.phrases) == 2 and all("{" not in text.format(k=1, c="x", d="y") for text in one.phrases)
+    kind, before = ("ints", chain("cut_groups 2")) if one.given == "groups" else (one.given, ())
+    for code in one.codes:
+        for _ in range(20):
+            value = problems.result(before, problems.KINDS[kind].draw(rng))
+            constants = {key: rng.choice(choices) for key, choices in one.constants.items()}
+            space = {"a": json.loads(json.dumps(value)), **constants}
+            wanted = problems.result((Step(one, constants),), value)
+            if wanted is not None:
+                exec(code, space)
+                assert space["b"] == wanted and space["a"] == value
+
+
+@pytest.mark.parametrize("split", problems.SPLITS)
+def test_references_pass_and_other_programs_do_not(split):
+    for problem in SOME[split][:6]:
         assert all(one.passed for one in judged(problem, problem.solution)), problem
-        idle = "def solve(*_): return None" if problem.style == "call" else "pass"
-        assert not all(one.passed for one in judged(problem, idle))
         constant = f"def solve(*_): return {problem.public[0].output!r}"
         if problem.style == "stdin":
             constant = f"print({problem.public[0].output!r}, end='')"
         assert not all(one.passed for one in judged(problem, constant)), "one answer for all inputs"
 
 
-def test_both_test_styles_occur():
-    styles = [problem.style for problem in problems.problems("train", 300)]
-    assert 30 < styles.count("stdin") < 150
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.sampled_from(problems.SPLITS))
+def test_any_problem_is_whole_and_small(seed, split):
+    [problem] = problems.problems(split, 1, seed)
+    assert [problem] == problems.problems(split, 2, seed)[:1] and problem.generated
+    assert "{" not in problem.statement.replace("{'", "") and problem.statement.count("\n") == 1
+    assert len(problem.statement) < 500 and len(problem.solution) <= problems.LONGEST_CODE
+    assert ast.unparse(ast.parse(problem.solution)) == problem.solution
+    cases = problem.public + problem.private
+    assert (len(problem.public), len(problem.private)) == (problems.PUBLIC, problems.PRIVATE)
+    assert len({json.dumps(case.input) for case in cases}) == len(cases)
+    assert json.loads(json.dumps(cases)) == [list(case) for case in cases]
+    assert problem.public[0].output != problem.public[1].output
+    assert all(len(repr(value)) <= 60 for case in cases for value in case[:2])
+    if problem.style == "call":  # our own program
+        space = {}
+        exec(problem.solution, space)
+        assert all(space["solve"](*case.input) == case.output for case in cases)
 
 
-def test_problems_follow_from_their_seed():
-    few, many = problems.problems("near", 20), problems.problems("near", 60)
-    assert few == many[:20]
-    assert problems.problems("near", 20, seed=1) != few
+@settings(max_examples=200, deadline=None)
+@given(SEEDS, st.sampled_from((2, 3, 4)))
+def test_where_a_chain_belongs_follows_from_its_steps_and_from_what_it_does(seed, depth):
+    found = problems._drawn(depth, Random(seed))
+    names = [step.primitive.name for step in found]
+    held_out = [pair for pair in itertools.pairwise(names) if problems._rank(pair) < problems.HELD_OUT]
+    split = home(found)
+    assert split in ("", *problems.SPLITS)
+    if split:
+        assert bool(held_out) == (split == "far") and (depth == 4) == (split == "deeper")
+        assert split == problems.BEHAVIOURS_OF[problems.behaviour(found) % len(problems.BEHAVIOURS_OF)]
+    turned = tuple(reversed(found))
+    if [one.primitive.given for one in turned] == [one.primitive.made for one in turned] and split:
+        assert home(turned) in ("", split, "far"), "the order of steps does not make another split"
 
 
-def test_splits_share_no_statement_and_far_ones_no_family():
-    found = {split: problems.problems(split, 150) for split in problems.SPLITS}
-    statements = [problem.statement for chosen in found.values() for problem in chosen]
+def test_splits_share_no_statement_and_no_program():
+    statements = [problem.statement for found in SOME.values() for problem in found]
     assert len(set(statements)) == len(statements)
-    sources = {split: {problem.source for problem in chosen} for split, chosen in found.items()}
-    assert not sources["far"] & (sources["train"] | sources["near"] | sources["valid"])
-    assert sources["near"] <= {family.name for family in FAMILIES if not family.far}
-
-
-def test_no_split_holds_the_program_of_another_under_other_words():
-    found = {split: problems.problems(split, 200) for split in ("near", "valid", "far")}
-    found |= {split: problems.problems(split, 800) for split in ("base", "train")}
     functions = {
-        split: {ast.dump(ast.parse(problem.solution).body[0]) for problem in chosen}
-        for split, chosen in found.items()
+        split: {ast.dump(ast.parse(one.solution).body[0]) for one in found} for split, found in SOME.items()
     }
     for one, other in itertools.combinations(functions.values(), 2):
         assert not one & other
+    pairs = {split: {problem.group for problem in found} for split, found in SOME.items()}
+    assert not pairs["far"] & set().union(*(found for split, found in pairs.items() if split != "far"))
 
 
-def test_tests_differ_and_are_plain_data():
-    for problem in problems.problems("train", 100):
-        cases = problem.public + problem.private
-        assert len({json.dumps(case.input) for case in cases}) == len(cases)
-        assert json.loads(json.dumps(cases)) == [list(case) for case in cases]
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        (("sort_up", "sum_all"), "the sum does not depend on the order"),
+        (("add_each 2", "add_each 3"), "one step does it"),
+        (("reverse_list", "last_numbers 2", "sum_all"), "two other steps do it"),
+        (("modulo_each 2", "keep_above 3"), "nothing is left"),
+        (("keep_above 9", "keep_multiples 5", "largest"), "often undefined"),
+        (("times_each 5", "square_each", "square_each"), "large numbers"),
+    ],
+)
+def test_degenerate_chains_are_thrown_away(steps, why, monkeypatch):
+    monkeypatch.setattr(problems, "FREE_SHARE", 0)
+    assert all(problems.composed(chain(*steps), Random(seed)) is None for seed in range(5)), why
 
 
-def test_constants_are_drawn_from_their_range():
-    rng = Random(0)
-    assert {problems._drawn("3..7:2", rng) for _ in range(60)} == {"3", "5", "7"}
-    assert {problems._drawn("-1..1", rng) for _ in range(60)} == {"-1", "0", "1"}
-    assert {problems._drawn("mark", rng) for _ in range(60)} == set("-*#.")
+def test_a_problem_says_what_its_program_does():
+    found = [problems.composed(chain("keep_above 3", "square_each", "sum_all"), Random(s)) for s in range(60)]
+    shown = {(p.style, p.statement.count("k") > 0 and "xs, k" in p.statement): p for p in found if p}
+    assert len(shown) >= 3, "functions and programs that read text, with and without a number as an argument"
+    for problem in shown.values():
+        case = problem.private[0]
+        numbers, limit = case.input if len(case.input) == 2 else (case.input[0], 3)
+        if problem.style == "stdin":
+            lines = case.input.split("\n")
+            numbers, limit = [int(x) for x in lines[0].split()], int(lines[1] or 3)
+        wanted = sum(x * x for x in numbers if x > limit)
+        assert case.output == (f"{wanted}\n" if problem.style == "stdin" else wanted)
+    assert problems.result(chain("keep_above 3", "largest"), [1, 2]) is None
+    assert problems.result(chain("windows 2", "sum_groups"), [1, 2, 3]) == [3, 5]
 
 
-@pytest.mark.parametrize("block", ["a | b | x: nat", "a | b | x: nat | k=1..2\n- one\ndef solve(x): 1"])
-def test_a_family_that_is_not_well_formed_is_named(block):
-    with pytest.raises(GrlibError, match="family 'a | b"):
-        problems._family(block)
+def test_problems_follow_from_their_seed():
+    few, many = problems.problems("near", 5), problems.problems("near", 15)
+    assert few == many[:5] and problems.problems("near", 5, seed=1) != few
+    styles = [problem.style for found in SOME.values() for problem in found]
+    assert 0.1 < styles.count("stdin") / len(styles) < 0.4
 
 
-def test_bad_requests():
-    with pytest.raises(GrlibError, match="split 'test': choose one of base, train, near, far, valid"):
+def test_bad_requests(monkeypatch):
+    with pytest.raises(GrlibError, match="split 'test': choose one of base, train, valid, near, far, deeper"):
         problems.problems("test", 1)
-    with pytest.raises(
-        GrlibError, match="split 'near': [0-9]+ different problems exist, 9999 were asked for"
-    ):
-        problems.problems("near", 9999)
-    never = problems._family("same | lists | x: nat | k=1..1\n- a\n- b\ndef solve(x):\n    return 1")
-    found = problems.instance(never, 0, 0)
-    assert {case.output for case in found.public} == {1}, "outputs alike where a family has no others"
-    single = problems._family("one | lists | x: one | k=1..1\n- a\n- b\ndef solve(x):\n    return x")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(problems.KINDS, "one", lambda rng: 1)
-        with pytest.raises(GrlibError, match="family one: only 1 different tests"):
-            problems.instance(single, 0, 0)
-
-
-def test_variables_get_other_names_and_arguments_keep_theirs():
-    code = "def solve(xs, k):\n    k, n = n_of(k), 0\n"
-    code += "    return sorted((n + x for x in xs), key=lambda v: v - k)"
-    seen = set()
-    for seed in range(40):
-        new = ast.unparse(problems.renamed(ast.parse(code), Random(seed)))
-        names = re.fullmatch(
-            r"def solve\(xs, k\):\n    k, (\w+) = \(n_of\(k\), 0\)\n"
-            r"    return sorted\(\(\1 \+ (\w+) for \2 in xs\), key=lambda (\w+): \3 - k\)",
-            new,
-        )
-        assert names and len(set(names.groups())) == 3, new
-        seen.add(names.groups())
-    assert ("n", "x", "v") in seen and len(seen) > 20
+    monkeypatch.setattr(problems, "TRIES", 1)
+    with pytest.raises(GrlibError, match="split 'valid': [0-9] different problems were found, 99 were asked"):
+        problems.problems("valid", 99)

@@ -10,6 +10,7 @@ from grlib import profiles
 from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
 from grlib.results.conversation import conversation
+from grlib.sampling.pool import Sampled
 from grlib.tasks.repair import episodes, settings, warmup
 from grlib.tasks.repair.problems import problems
 from grlib.tasks.repair.scale import Scale
@@ -18,20 +19,28 @@ from grlib.tasks.repair.task import Episode, RepairTask, Turn
 LAPTOP = profiles.get("laptop")
 
 
-def test_self_training_uses_what_no_base_has_seen():
-    tests = {p.statement for part in settings.test_splits(LAPTOP).values() for p in part}
-    for name in ("smoke", "laptop"):
-        scale = profiles.get(name).repair
-        items = settings.training_items(profiles.get(name), seed=0)
-        assert len(items) == scale.self_training.train_problems * scale.episodes
-        assert len({problem.number for problem in items}) == scale.self_training.train_problems
-        assert not {problem.statement for problem in items} & tests
-        assert {problem.statement for problem in items} <= {p.statement for p in problems("train", 800)}
-        assert len(problems("base", scale.base_problems)) == scale.base_problems, "there are enough"
-    assert settings.training_items(LAPTOP, 0) == settings.training_items(LAPTOP, 0)
-    assert settings.training_items(LAPTOP, 1) != settings.training_items(LAPTOP, 0)
-    items = settings.training_items(LAPTOP, 0)
-    assert all(items[i] is items[i + 1] for i in range(0, 20, 2)), "episodes of a problem follow each other"
+def test_the_roles_of_a_run_share_no_problem():
+    smoke = profiles.get("smoke")
+    scale, parts = smoke.repair, settings.test_splits(smoke)
+    assert {split: len(part) for split, part in parts.items()} == {"near": 6, "far": 4, "deeper": 4}
+    items = settings.training_items(smoke, seed=0)
+    assert len(items) == scale.self_training.train_problems * scale.episodes
+    assert settings.training_items(smoke, 0) == items != settings.training_items(smoke, 1)
+    parts |= {"train": items, "valid": problems("valid", scale.valid_problems), "base": problems("base", 40)}
+    statements = [one.statement for part in parts.values() for one in part]
+    assert len(set(statements)) == len(statements)
+    twice = settings.training_items(profiles.changed(smoke, repair={"episodes": 2}), 0)
+    assert all(twice[i] is twice[i + 1] for i in range(0, 20, 2)), "episodes of a problem follow each other"
+
+
+def test_results_say_which_problems_are_resampled_together():
+    [composed] = problems("near", 1)
+    external = composed._replace(source="taco", group="")
+    for problem, group in ((composed, composed.group), (external, str(external.number))):
+        [episode] = RepairTask(budget=9, turns=1, rounds=0).attempt(
+            lambda asked: [Sampled("no", 1, True, 1)], [problem], [None]
+        )
+        assert ">" in composed.group and episode.row()["group"] == group
 
 
 def test_the_methods_differ_in_rounds_and_epochs_alone():
@@ -98,7 +107,7 @@ def test_a_conversation_shows_every_test_and_what_the_model_is_told():
     assert shown[-3:] == [
         "+ public test 1: passed",
         "+ public test 2: passed",
-        "+ private tests: 6 of 6 pass",
+        "+ private tests: 10 of 10 pass",
     ]
     page = conversation(problem, Episode("", "<b>", 1, True, False, "", (Turn("<b>", "", 0, 0, 1),)))
     assert "&lt;b&gt;" in page._repr_html_() and "<b>" not in page._repr_html_()

@@ -16,18 +16,18 @@ from grlib.sampling.pool import Sampled
 from grlib.selftrain import evaluate
 from grlib.tasks.repair import episodes
 from grlib.tasks.repair.episodes import CHATML, COMPACT, PLACEHOLDER, PLAIN, as_answer, code_of
-from grlib.tasks.repair.problems import Case, CodeProblem, problems
+from grlib.tasks.repair.problems import COMPOSED, Case, CodeProblem, problems
 from grlib.tasks.repair.task import Episode, RepairTask, Start
 from grlib.tasks.repair.warmup import build_tokenizer
 
 DOUBLE = CodeProblem(
     "Double x.\nWrite a function solve(x).", "call", "solve",
     (Case([1], 2), Case([3], 6)), (Case([0], 0), Case([50], 100)),
-    "def solve(x):\n    return 2 * x", "scale_shift",
+    "def solve(x):\n    return 2 * x", COMPOSED,
 )  # fmt: skip
 ECHO = CodeProblem(
     "Print what you read.", "stdin", None, (Case("a b\n", "a b\n"),), (Case("c\n", "c\n"),),
-    "print(input())", "scale_shift",
+    "print(input())", COMPOSED,
 )  # fmt: skip
 RIGHT = as_answer(DOUBLE.solution)
 WRONG = as_answer("def solve(x):\n    return x + 1")  # right for 1
@@ -91,7 +91,7 @@ def test_rows_of_results_tell_answers_and_copies():
     assert row.pop("like_before") != row.get("like_reference"), "not a number: there is none before"
     assert row == {
         "correct": False, "reason": "budget", "tokens": 100, "truncated": True, "response": "", "answers": 0,
-        "public": False, "right_answer": 0, "copied": False, "like_reference": 0,
+        "public": False, "right_answer": 0, "copied": False, "like_reference": 0, "group": str(DOUBLE.number),
     }  # fmt: skip
     frame = evaluate(TASK, Script(WRONG, RIGHT, RIGHT), [DOUBLE], 2)
     assert frame["right_answer"].tolist() == [2, 1] and frame["sample"].tolist() == [0, 1]

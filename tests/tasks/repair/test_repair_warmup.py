@@ -18,7 +18,7 @@ from grlib.tasks.repair.task import RepairTask
 from grlib.training.rows import make_rows
 
 TASK = RepairTask(budget=200, format=episodes.COMPACT)
-PROBLEMS = problems("train", 150)
+PROBLEMS = problems("base", 100)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def test_episodes_are_wrong_before_they_are_right(made):
     counts = [one.answers for one in made]
     assert (
         all(counts.count(number) >= 5 for number in (1, 2, 3, 4))
-        and 0.85 < sum(o.solved for o in made) / 150 < 1
+        and 0.85 < sum(o.solved for o in made) / len(made) < 1
     )
     shown = [one for one in made if "A correct program is:" in one.rest]
-    assert 5 < len(shown) < 50 and all(one.solved for one in shown)
+    assert 5 < len(shown) < 40 and all(one.solved for one in shown)
 
 
 def test_episodes_follow_from_the_seed(made):
@@ -94,6 +94,17 @@ def test_training_rows_end_with_the_end_mark(made, words):
     [row] = make_rows(words, [made[0].prompt], [made[0].rest], 1024, turns=True)
     assert row.ids[-1] == words.eos_token_id and row.start == len(encode(words, [made[0].prompt])[0])
     assert words.decode(row.ids[:-1]) == made[0].prompt + made[0].rest
+
+
+def test_episodes_are_made_in_parts_that_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(warmup, "PART", 3)
+    made = warmup.base_episodes(TASK, 0, 7, 0, tmp_path)
+    assert len({one.prompt for one in made}) == 7
+    monkeypatch.setattr(warmup, "imitated", None)  # nothing is made again
+    assert warmup.base_episodes(TASK, 0, 7, 0, tmp_path) == made
+    monkeypatch.undo()
+    monkeypatch.setattr(warmup, "PART", 3)
+    assert warmup.base_episodes(TASK, 1, 3, 0) == made[3:6]
 
 
 def test_a_base_is_trained_and_samples_episodes(tmp_path):
