@@ -24,7 +24,7 @@ from grlib import profiles, selftrain
 from grlib.models.tokenizer import load_tokenizer
 from grlib.results import metrics
 from grlib.tasks.repair import settings
-from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.compositions import problems
 from grlib.tasks.repair.task import RepairTask
 
 OUT = Path(__file__).with_name("repair_choice.csv")

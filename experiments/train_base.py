@@ -43,7 +43,7 @@ from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.tasks.repair import warmup
-from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.compositions import problems
 from grlib.tasks.repair.settings import PROBLEMS_SEED, repair_task
 from grlib.training import loop as training
 from grlib.training.loop import make_optimizers

@@ -12,8 +12,9 @@ from grlib import sandbox
 from grlib.errors import GrlibError
 from grlib.models.tokenizer import encode
 from grlib.profiles import Profile, load_file, shared
+from grlib.tasks.repair.compositions import problems
 from grlib.tasks.repair.episodes import CHATML, COMPACT, Format, as_answer
-from grlib.tasks.repair.problems import COMPOSED, CodeProblem, problems
+from grlib.tasks.repair.problems import COMPOSED, CodeProblem
 from grlib.tasks.repair.scale import Scale
 from grlib.tasks.repair.sources import load
 from grlib.tasks.repair.task import RepairTask

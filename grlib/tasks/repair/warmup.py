@@ -22,9 +22,9 @@ from grlib.profiles import Profile
 from grlib.runs.chunks import chunked
 from grlib.runs.sources import code_digest
 from grlib.tasks.repair import bugs, episodes
+from grlib.tasks.repair.compositions import problems as draw
 from grlib.tasks.repair.episodes import ASSISTANT, END, USER
 from grlib.tasks.repair.problems import CodeProblem
-from grlib.tasks.repair.problems import problems as draw
 from grlib.tasks.repair.settings import PROBLEMS_SEED, repair_task
 from grlib.tasks.repair.task import RepairTask
 from grlib.training.base import copy_or_make, notes

@@ -12,7 +12,7 @@ from grlib.models.tokenizer import encode
 from grlib.results.conversation import conversation
 from grlib.sampling.pool import Sampled
 from grlib.tasks.repair import episodes, settings, warmup
-from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.compositions import problems
 from grlib.tasks.repair.scale import Scale
 from grlib.tasks.repair.task import Episode, RepairTask, Turn
 

@@ -15,8 +15,9 @@ from grlib.profiles import Sampling
 from grlib.sampling.pool import Sampled
 from grlib.selftrain import evaluate
 from grlib.tasks.repair import episodes
+from grlib.tasks.repair.compositions import problems
 from grlib.tasks.repair.episodes import CHATML, COMPACT, PLACEHOLDER, PLAIN, as_answer, code_of
-from grlib.tasks.repair.problems import COMPOSED, Case, CodeProblem, problems
+from grlib.tasks.repair.problems import COMPOSED, Case, CodeProblem
 from grlib.tasks.repair.task import Episode, RepairTask, Start
 from grlib.tasks.repair.warmup import build_tokenizer
 

@@ -12,7 +12,7 @@ from grlib.models.tokenizer import encode
 from grlib.profiles import Sampling
 from grlib.selftrain import evaluate
 from grlib.tasks.repair import episodes, warmup
-from grlib.tasks.repair.problems import problems
+from grlib.tasks.repair.compositions import problems
 from grlib.tasks.repair.settings import repair_task
 from grlib.tasks.repair.task import RepairTask
 from grlib.training.rows import make_rows

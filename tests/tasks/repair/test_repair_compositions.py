@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from grlib import sandbox
 from grlib.errors import GrlibError
-from grlib.tasks.repair import problems
-from grlib.tasks.repair.problems import Step, home, primitives
+from grlib.tasks.repair import compositions
+from grlib.tasks.repair.compositions import Step, home, primitives
 
 STEPS = primitives()
-SOME = {split: problems.problems(split, 25, seed=3) for split in problems.SPLITS}
+SOME = {split: compositions.problems(split, 25, seed=3) for split in compositions.SPLITS}
 SEEDS = st.integers(0, 10**6)
 
 
@@ -38,7 +38,7 @@ def judged(problem, program):
 
 
 def test_there_are_many_steps_and_very_many_programs():
-    assert len(STEPS) >= 40 and {one.given for one in STEPS.values()} == {*problems.KINDS, "groups"}
+    assert len(STEPS) >= 40 and {one.given for one in STEPS.values()} == {*compositions.KINDS, "groups"}
 
     def chains(kind, depth):
         takers = [one for one in STEPS.values() if one.given == kind]
@@ -47,7 +47,7 @@ def test_there_are_many_steps_and_very_many_programs():
         return sum(map(math.prod, zip(sizes, rest, strict=True)))
 
     # about a third of random chains is not degenerate
-    assert sum(chains(kind, 3) for kind in problems.KINDS) > 1_000_000
+    assert sum(chains(kind, 3) for kind in compositions.KINDS) > 1_000_000
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -57,16 +57,16 @@ def test_all_versions_of_a_step_do_the_same(name):
     kind, before = ("ints", chain("cut_groups 2")) if one.given == "groups" else (one.given, ())
     for code in one.codes:
         for _ in range(20):
-            value = problems.result(before, problems.KINDS[kind].draw(rng))
+            value = compositions.result(before, compositions.KINDS[kind].draw(rng))
             constants = {key: rng.choice(choices) for key, choices in one.constants.items()}
             space = {"a": json.loads(json.dumps(value)), **constants}
-            wanted = problems.result((Step(one, constants),), value)
+            wanted = compositions.result((Step(one, constants),), value)
             if wanted is not None:
                 exec(code, space)
                 assert space["b"] == wanted and space["a"] == value
 
 
-@pytest.mark.parametrize("split", problems.SPLITS)
+@pytest.mark.parametrize("split", compositions.SPLITS)
 def test_references_pass_and_other_programs_do_not(split):
     for problem in SOME[split][:6]:
         assert all(one.passed for one in judged(problem, problem.solution)), problem
@@ -77,15 +77,15 @@ def test_references_pass_and_other_programs_do_not(split):
 
 
 @settings(max_examples=40, deadline=None)
-@given(SEEDS, st.sampled_from(problems.SPLITS))
+@given(SEEDS, st.sampled_from(compositions.SPLITS))
 def test_any_problem_is_whole_and_small(seed, split):
-    [problem] = problems.problems(split, 1, seed)
-    assert [problem] == problems.problems(split, 2, seed)[:1] and problem.generated
+    [problem] = compositions.problems(split, 1, seed)
+    assert [problem] == compositions.problems(split, 2, seed)[:1] and problem.generated
     assert "{" not in problem.statement.replace("{'", "") and problem.statement.count("\n") == 1
-    assert len(problem.statement) < 500 and len(problem.solution) <= problems.LONGEST_CODE
+    assert len(problem.statement) < 500 and len(problem.solution) <= compositions.LONGEST_CODE
     assert ast.unparse(ast.parse(problem.solution)) == problem.solution
     cases = problem.public + problem.private
-    assert (len(problem.public), len(problem.private)) == (problems.PUBLIC, problems.PRIVATE)
+    assert (len(problem.public), len(problem.private)) == (compositions.PUBLIC, compositions.PRIVATE)
     assert len({json.dumps(case.input) for case in cases}) == len(cases)
     assert json.loads(json.dumps(cases)) == [list(case) for case in cases]
     assert problem.public[0].output != problem.public[1].output
@@ -99,14 +99,19 @@ def test_any_problem_is_whole_and_small(seed, split):
 @settings(max_examples=200, deadline=None)
 @given(SEEDS, st.sampled_from((2, 3, 4)))
 def test_where_a_chain_belongs_follows_from_its_steps_and_from_what_it_does(seed, depth):
-    found = problems._drawn(depth, Random(seed))
+    found = compositions._drawn(depth, Random(seed))
     names = [step.primitive.name for step in found]
-    held_out = [pair for pair in itertools.pairwise(names) if problems._rank(pair) < problems.HELD_OUT]
+    held_out = [
+        pair for pair in itertools.pairwise(names) if compositions._rank(pair) < compositions.HELD_OUT
+    ]
     split = home(found)
-    assert split in ("", *problems.SPLITS)
+    assert split in ("", *compositions.SPLITS)
     if split:
         assert bool(held_out) == (split == "far") and (depth == 4) == (split == "deeper")
-        assert split == problems.BEHAVIOURS_OF[problems.behaviour(found) % len(problems.BEHAVIOURS_OF)]
+        assert (
+            split
+            == compositions.BEHAVIOURS_OF[compositions.behaviour(found) % len(compositions.BEHAVIOURS_OF)]
+        )
     turned = tuple(reversed(found))
     if [one.primitive.given for one in turned] == [one.primitive.made for one in turned] and split:
         assert home(turned) in ("", split, "far"), "the order of steps does not make another split"
@@ -136,12 +141,14 @@ def test_splits_share_no_statement_and_no_program():
     ],
 )
 def test_degenerate_chains_are_thrown_away(steps, why, monkeypatch):
-    monkeypatch.setattr(problems, "FREE_SHARE", 0)
-    assert all(problems.composed(chain(*steps), Random(seed)) is None for seed in range(5)), why
+    monkeypatch.setattr(compositions, "FREE_SHARE", 0)
+    assert all(compositions.composed(chain(*steps), Random(seed)) is None for seed in range(5)), why
 
 
 def test_a_problem_says_what_its_program_does():
-    found = [problems.composed(chain("keep_above 3", "square_each", "sum_all"), Random(s)) for s in range(60)]
+    found = [
+        compositions.composed(chain("keep_above 3", "square_each", "sum_all"), Random(s)) for s in range(60)
+    ]
     shown = {(p.style, p.statement.count("k") > 0 and "xs, k" in p.statement): p for p in found if p}
     assert len(shown) >= 3, "functions and programs that read text, with and without a number as an argument"
     for problem in shown.values():
@@ -152,20 +159,20 @@ def test_a_problem_says_what_its_program_does():
             numbers, limit = [int(x) for x in lines[0].split()], int(lines[1] or 3)
         wanted = sum(x * x for x in numbers if x > limit)
         assert case.output == (f"{wanted}\n" if problem.style == "stdin" else wanted)
-    assert problems.result(chain("keep_above 3", "largest"), [1, 2]) is None
-    assert problems.result(chain("windows 2", "sum_groups"), [1, 2, 3]) == [3, 5]
+    assert compositions.result(chain("keep_above 3", "largest"), [1, 2]) is None
+    assert compositions.result(chain("windows 2", "sum_groups"), [1, 2, 3]) == [3, 5]
 
 
 def test_problems_follow_from_their_seed():
-    few, many = problems.problems("near", 5), problems.problems("near", 15)
-    assert few == many[:5] and problems.problems("near", 5, seed=1) != few
+    few, many = compositions.problems("near", 5), compositions.problems("near", 15)
+    assert few == many[:5] and compositions.problems("near", 5, seed=1) != few
     styles = [problem.style for found in SOME.values() for problem in found]
     assert 0.1 < styles.count("stdin") / len(styles) < 0.4
 
 
 def test_bad_requests(monkeypatch):
     with pytest.raises(GrlibError, match="split 'test': choose one of base, train, valid, near, far, deeper"):
-        problems.problems("test", 1)
-    monkeypatch.setattr(problems, "TRIES", 1)
+        compositions.problems("test", 1)
+    monkeypatch.setattr(compositions, "TRIES", 1)
     with pytest.raises(GrlibError, match="split 'valid': [0-9] different problems were found, 99 were asked"):
-        problems.problems("valid", 99)
+        compositions.problems("valid", 99)
