@@ -438,7 +438,10 @@ BY_SPLIT: dict[str, Rule] = {
 }
 REPAIR: dict[str, Rule] = {
     "code_rest_above_base_once": _sums(("rest@1 - base@1", ABOVE), repair=True),
+    "code_rest_above_base_8": _sums(("rest@8 - base@8", ABOVE), repair=True),
     "code_rest_above_base": _sums(("rest@32 - base@32", ABOVE), repair=True),
+    "code_guided_above_rest_once": _sums(("guided_rest@1 - rest@1", ABOVE), repair=True),
+    "code_guided_above_rest_8": _sums(("guided_rest@8 - rest@8", ABOVE), repair=True),
     "code_guided_above_rest": _sums(("guided_rest@32 - rest@32", ABOVE), repair=True),
 }
 RULES = WHOLE | BY_SPLIT | REPAIR
