@@ -82,7 +82,7 @@ VARIANTS = {
 def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int) -> dict[str, Any]:
     """Train one variant of the profile `given` and measure it: a row of the table."""
     variant = VARIANTS[name]
-    profile = profiles.changed(given, **{"task": {"target_seed": 1}} | variant.changes)
+    profile = profiles.changed(given, **{"countdown": {"target_seed": 1}} | variant.changes)
     words = build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
     texts = [
