@@ -12,7 +12,6 @@ run, each with its own variants.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pandas as pd
 import torch
 from choices import add, known
 
@@ -31,8 +31,9 @@ from grlib.sampling import pool as sampling
 from grlib.selftrain import evaluate
 from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
-from grlib.tasks.countdown.puzzle import OPERATION, holds, problem_key
+from grlib.tasks.countdown.puzzle import problem_key
 from grlib.tasks.countdown.task import CountdownTask
+from grlib.tasks.countdown.traces import audit
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
 from grlib.training.loop import make_optimizers
@@ -41,9 +42,7 @@ from grlib.training.parallel import Team
 from grlib.training.rows import Row
 
 OUT = Path(__file__).with_name("base_choice.csv")
-PROBLEMS, SAMPLES = 100, 8
-EQUATION = re.compile(rf"Exploring Operation: {OPERATION.pattern},")
-STATE = re.compile(r"Current State: (\d+):")
+PROBLEMS, SAMPLES, KS = 100, 8, (1, 8, 32)
 
 
 @dataclass(frozen=True)
@@ -151,8 +150,8 @@ def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[s
     return float(total / sum(len(text) for _, text in kept))
 
 
-def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
-    """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
+def measure(net: Any, words: Any, profile: profiles.Profile, samples: int = SAMPLES) -> dict[str, Any]:
+    """pass@k in percent on validation problems, and how the traces go wrong."""
     task, settings = CountdownTask(profile.budget), profile.sampling
     tests, _ = countdown_data.reserved_keys(profile.countdown)
     unseen = countdown_data.draw_tests(
@@ -166,21 +165,16 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
             profile.countdown, "valid-unseen", PROBLEMS, unseen=True, exclude=unseen_tests
         ),
     }.items():
-        rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, SAMPLES)
+        rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, samples)
         right = rows.groupby("index")["correct"].sum()
-        for k in (1, 8):
-            found[f"{split}_pass@{k}"] = 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS
+        for k in [k for k in KS if k <= samples]:
+            found[f"{split}_pass@{k}"] = 100 * sum(metrics.pass_at_k(samples, c, k) for c in right) / PROBLEMS
         found[f"{split}_truncated"] = 100 * rows["truncated"].mean()
         found[f"{split}_tokens"] = rows["tokens"].mean()
-        equations = [m.groups() for text in rows["response"] for m in EQUATION.finditer(text)]
-        wrong = [not holds(int(a), sign, int(b), int(c)) for a, sign, b, c in equations]
-        found[f"{split}_wrong_arithmetic"] = 100 * sum(wrong) / max(1, len(wrong))
-        targets = [
-            (int(m[1]), items[i][0].target)
-            for i, text in zip(rows["index"], rows["response"], strict=True)
-            for m in STATE.finditer(text)
-        ]
-        found[f"{split}_wrong_target"] = 100 * sum(a != b for a, b in targets) / max(1, len(targets))
+        traces = zip(rows["index"], rows["response"], strict=True)
+        wrong = pd.DataFrame([audit(text, items[i][0]) for i, text in traces]).sum()
+        found[f"{split}_wrong_arithmetic"] = 100 * wrong["wrong_arithmetic"] / wrong["operations"]
+        found[f"{split}_wrong_states"] = 100 * wrong["wrong_states"] / wrong["states"]
     return found
 
 

@@ -1,7 +1,7 @@
 """Train a base in the background, and judge it while it trains.
 
     python experiments/train_base.py train sos --profile laptop_99 --work WORK --out OUT [--threads 1]
-    python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150]
+    python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150] [--out OUT]
     python experiments/train_base.py pack sos --work WORK --out experiments/state/base_99_sos.pt
     python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_99_sos.pt
 
@@ -12,6 +12,7 @@ error.
 
 `judge` takes the newest checkpoint, lets the rate of a copy fall to zero within `--steps` steps on examples
 that are in no curriculum, and measures the copy on validation problems: a row of experiments/base_gates.csv.
+With `--out` it measures the finished model there, in 32 samples.
 
 `pack` makes a small copy of the checkpoint, for a machine that may be lost: weights in bfloat16, first
 moments in eight bits. `unpack` makes a checkpoint of it again, from which training goes on, to nearly the
@@ -26,10 +27,10 @@ from typing import Any
 
 import torch
 from choices import add, say
-from choose_base import measure
+from choose_base import KS, measure
 
 from grlib import profiles
-from grlib.models.llama import bake, save_model
+from grlib.models.llama import bake, load_both, save_model
 from grlib.profiles import Profile
 from grlib.runs import files as artefacts
 from grlib.tasks.countdown import base as imitation
@@ -75,6 +76,15 @@ def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, An
     return row | {"decay_steps": steps, "valid_nats_per_token": loss} | measure(net, words, profile)
 
 
+def judge_finished(method: str, profile: Profile, folder: Path) -> dict[str, Any]:
+    """Measure a finished model."""
+    net, words = load_both(folder)
+    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
+    made = artefacts.read_json(folder / "manifest.json")
+    row = {"method": method, "profile": profile.name, "step": made["steps"], "tokens": made["tokens_seen"]}
+    return row | {"decay_steps": 0, "valid_nats_per_token": loss} | measure(net, words, profile, max(KS))
+
+
 def packed(value: Any, name: str = "") -> Any:
     """Checkpoint values with floating-point tensors made small."""
     if isinstance(value, dict):
@@ -105,7 +115,7 @@ def main() -> None:
     parser.add_argument("action", choices=("train", "judge", "pack", "unpack"))
     parser.add_argument("method", choices=("sos", "bc"))
     parser.add_argument("--profile", default="laptop_99")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--work", type=Path, default=Path(), help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, help="folder of the finished model")
     parser.add_argument("--steps", type=int, default=150, help="of falling rate before judging")
     parser.add_argument("--threads", type=int, default=1)
@@ -124,7 +134,10 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     profile = profiles.get(asked.profile)
     if asked.action == "judge":
-        add(TABLE, judge(asked.method, profile, asked.work, asked.steps))
+        if asked.out:
+            add(TABLE, judge_finished(asked.method, profile, asked.out))
+        else:
+            add(TABLE, judge(asked.method, profile, asked.work, asked.steps))
     elif fault := artefacts.problem_with(asked.out):
         say(f"{asked.out}: {fault}")
         train(asked.method, profile, asked.work, asked.out)
