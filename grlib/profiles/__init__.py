@@ -343,11 +343,7 @@ def changed(profile: Profile, **table: Any) -> Profile:
 # `ppo_steps` (of `ppo`).
 SIZES = {field.name: ("self_training", field.name) for field in fields(SelfTraining)}
 SIZES |= {f"ppo_{field.name}": ("ppo", field.name) for field in fields(PPO)}
-SIZES |= {
-    field.name: ("", field.name)
-    for field in fields(Profile)
-    if isinstance(field.default, int | float | str)  # no table: `base` is a parameter of notebooks too
-}
+SIZES |= {field.name: ("", field.name) for field in fields(Profile)}
 
 
 def with_sizes(profile: Profile, sizes: Mapping[str, Any]) -> Profile:

@@ -465,7 +465,7 @@ def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
 
 
 def test_the_base_reaches_the_notebooks(lab, capsys):
-    """`base` is also the name of a table of the profile, which is no size."""
+    """A table of the profile has the same name, and is no size."""
     make_notebook(lab / "notebooks", "01_write", "print(base)", WRITE, writes=["data/a.csv"])
     assert main(["reproduce", "--base", "scratch"]) == 0, capsys.readouterr().err
     assert "scratch" in (lab / "runs/laptop/seed0/executed/01_write.ipynb").read_text()
