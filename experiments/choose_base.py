@@ -21,12 +21,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from choices import add, known
+from choices import add, known, solved_within
 
 from grlib import profiles
 from grlib.models import tokenizer
 from grlib.models.llama import bake
-from grlib.results import metrics
 from grlib.sampling import pool as sampling
 from grlib.selftrain import evaluate
 from grlib.tasks.countdown import base as imitation
@@ -43,6 +42,7 @@ from grlib.training.rows import Row
 
 OUT = Path(__file__).with_name("base_choice.csv")
 PROBLEMS, SAMPLES, KS = 100, 8, (1, 8, 32)
+WRONG = {"wrong_arithmetic": "operations", "unavailable_numbers": "operations", "wrong_states": "states"}
 
 
 @dataclass(frozen=True)
@@ -166,15 +166,14 @@ def measure(net: Any, words: Any, profile: profiles.Profile, samples: int = SAMP
         ),
     }.items():
         rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, samples)
-        right = rows.groupby("index")["correct"].sum()
-        for k in [k for k in KS if k <= samples]:
-            found[f"{split}_pass@{k}"] = 100 * sum(metrics.pass_at_k(samples, c, k) for c in right) / PROBLEMS
+        solved = solved_within(rows, [k for k in KS if k <= samples])
+        found |= {f"{split}_{name}": value for name, value in solved.items()}
         found[f"{split}_truncated"] = 100 * rows["truncated"].mean()
         found[f"{split}_tokens"] = rows["tokens"].mean()
         traces = zip(rows["index"], rows["response"], strict=True)
         wrong = pd.DataFrame([audit(text, items[i][0]) for i, text in traces]).sum()
-        found[f"{split}_wrong_arithmetic"] = 100 * wrong["wrong_arithmetic"] / wrong["operations"]
-        found[f"{split}_wrong_states"] = 100 * wrong["wrong_states"] / wrong["states"]
+        for name, of in WRONG.items():
+            found[f"{split}_{name}"] = 100 * wrong[name] / max(1, wrong[of])
     return found
 
 

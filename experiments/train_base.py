@@ -1,7 +1,8 @@
 """Train a base in the background, and judge it while it trains.
 
     python experiments/train_base.py train sos --profile laptop_99 --work WORK --out OUT [--threads 1]
-    python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150] [--out OUT]
+    python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150]
+    python experiments/train_base.py judge sos --profile laptop_99 --out OUT
     python experiments/train_base.py pack sos --work WORK --out experiments/state/base_99_sos.pt
     python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_99_sos.pt
 
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 from choices import add, say
-from choose_base import KS, measure
+from choose_base import KS, SAMPLES, measure
 
 from grlib import profiles
 from grlib.models.llama import bake, load_both, save_model
@@ -52,8 +53,8 @@ def train(method: str, profile: Profile, work: Path, out: Path) -> None:
     save_model(model, words, out, curve, card, profile.budget)
 
 
-def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, Any]:
-    """Measure a copy of the newest checkpoint after `steps` steps of falling rate."""
+def cooled(method: str, profile: Profile, work: Path, steps: int) -> tuple[Any, Any, dict[str, int]]:
+    """A copy of the newest checkpoint after `steps` steps of falling rate: model, tokenizer, what it saw."""
     state = torch.load(work / "checkpoint.pt", weights_only=True)
     words, settings = build_tokenizer(profile.whole_numbers), profile.base.training
     net = imitation.new_model(profile, words)
@@ -71,18 +72,22 @@ def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, An
         batch = rows[step * size : (step + 1) * size]
         training.train_step(scored, batch, optimizers, settings.lr * (1 - step / steps), settings, team)
     bake(net).eval()
-    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
-    row = {"method": method, "profile": profile.name, "step": state["step"], "tokens": state["tokens"]}
-    return row | {"decay_steps": steps, "valid_nats_per_token": loss} | measure(net, words, profile)
+    return net, words, {"step": state["step"], "tokens": state["tokens"], "decay_steps": steps}
 
 
-def judge_finished(method: str, profile: Profile, folder: Path) -> dict[str, Any]:
-    """Measure a finished model."""
-    net, words = load_both(folder)
-    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
+def finished(folder: Path) -> tuple[Any, Any, dict[str, int]]:
+    """The same of a finished model."""
     made = artefacts.read_json(folder / "manifest.json")
-    row = {"method": method, "profile": profile.name, "step": made["steps"], "tokens": made["tokens_seen"]}
-    return row | {"decay_steps": 0, "valid_nats_per_token": loss} | measure(net, words, profile, max(KS))
+    return *load_both(folder), {"step": made["steps"], "tokens": made["tokens_seen"], "decay_steps": 0}
+
+
+def judge(
+    method: str, profile: Profile, net: Any, words: Any, seen: dict[str, int], samples: int
+) -> dict[str, Any]:
+    """Measure a model: a row of the table."""
+    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
+    row = {"method": method, "profile": profile.name} | seen | {"valid_nats_per_token": loss}
+    return row | measure(net, words, profile, samples)
 
 
 def packed(value: Any, name: str = "") -> Any:
@@ -115,13 +120,15 @@ def main() -> None:
     parser.add_argument("action", choices=("train", "judge", "pack", "unpack"))
     parser.add_argument("method", choices=("sos", "bc"))
     parser.add_argument("--profile", default="laptop_99")
-    parser.add_argument("--work", type=Path, default=Path(), help="folder of the checkpoints")
+    parser.add_argument("--work", type=Path, help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, help="folder of the finished model")
     parser.add_argument("--steps", type=int, default=150, help="of falling rate before judging")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     if asked.action != "judge" and asked.out is None:
         parser.error("--out is needed: the folder of the finished model, or the packed file")
+    if asked.work is None and (asked.action != "judge" or asked.out is None):
+        parser.error("--work is needed: the folder of the checkpoints")
     if asked.action in ("pack", "unpack"):
         there, made, change = asked.work / "checkpoint.pt", asked.out, packed
         if asked.action == "unpack":
@@ -133,11 +140,11 @@ def main() -> None:
         return
     torch.set_num_threads(asked.threads)
     profile = profiles.get(asked.profile)
-    if asked.action == "judge":
-        if asked.out:
-            add(TABLE, judge_finished(asked.method, profile, asked.out))
-        else:
-            add(TABLE, judge(asked.method, profile, asked.work, asked.steps))
+    if asked.action == "judge" and asked.out:
+        add(TABLE, judge(asked.method, profile, *finished(asked.out), max(KS)))
+    elif asked.action == "judge":
+        made = cooled(asked.method, profile, asked.work, asked.steps)
+        add(TABLE, judge(asked.method, profile, *made, SAMPLES))
     elif fault := artefacts.problem_with(asked.out):
         say(f"{asked.out}: {fault}")
         train(asked.method, profile, asked.work, asked.out)
