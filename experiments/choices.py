@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ def responses(
     return CountdownTask(profile.budget).rollouts(policy, items, load_tokenizer(model), settings)
 
 
+def solved_within(rows: pd.DataFrame, ks: Sequence[int]) -> dict[str, float]:
+    """pass@k in percent of the rows of an evaluation."""
+    right = rows.groupby("index")["correct"].agg(["sum", "size"]).itertuples(index=False)
+    counts = [(size, correct) for correct, size in right]
+    return {f"pass@{k}": 100 * sum(metrics.pass_at_k(*one, k) for one in counts) / len(counts) for k in ks}
+
+
 def judge(
     model: Path, work: Path, ks: tuple[int, ...], problems: int = 100, greedy: bool = False
 ) -> dict[str, float]:
@@ -86,8 +94,7 @@ def judge(
         settings = replace(settings, temperature=0)
     policy = selftrain.sampled_policy(model, settings, "choose", work, work.name, say)
     rows = evaluate(CountdownTask(LAPTOP.budget), policy, items, max(ks))
-    right = rows.groupby("index")["correct"].sum()
-    found = {f"pass@{k}": 100 * sum(metrics.pass_at_k(max(ks), c, k) for c in right) / problems for k in ks}
+    found = solved_within(rows, ks)
     false_goals = ~rows["correct"].astype(bool) & (rows["reason"] != NO_GOAL)
     found |= {"truncated": 100 * rows["truncated"].mean(), "false_goals": 100 * false_goals.mean()}
     return found | {"tokens": rows["tokens"].mean()}

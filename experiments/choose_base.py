@@ -12,7 +12,6 @@ run, each with its own variants.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,19 +19,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pandas as pd
 import torch
-from choices import add, known
+from choices import add, known, solved_within
 
 from grlib import profiles
 from grlib.models import tokenizer
 from grlib.models.llama import bake
-from grlib.results import metrics
 from grlib.sampling import pool as sampling
 from grlib.selftrain import evaluate
 from grlib.tasks.countdown import base as imitation
 from grlib.tasks.countdown import data as countdown_data
-from grlib.tasks.countdown.puzzle import OPERATION, holds, problem_key
+from grlib.tasks.countdown.puzzle import problem_key
 from grlib.tasks.countdown.task import CountdownTask
+from grlib.tasks.countdown.traces import audit
 from grlib.tasks.countdown.vocabulary import build_tokenizer
 from grlib.training import loop as training
 from grlib.training.loop import make_optimizers
@@ -41,9 +41,8 @@ from grlib.training.parallel import Team
 from grlib.training.rows import Row
 
 OUT = Path(__file__).with_name("base_choice.csv")
-PROBLEMS, SAMPLES = 100, 8
-EQUATION = re.compile(rf"Exploring Operation: {OPERATION.pattern},")
-STATE = re.compile(r"Current State: (\d+):")
+PROBLEMS, SAMPLES, KS = 100, 8, (1, 8, 32)
+WRONG = {"wrong_arithmetic": "operations", "unavailable_numbers": "operations", "wrong_states": "states"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ VARIANTS = {
 def run(name: str, given: profiles.Profile, seconds: float, tokens_per_step: int) -> dict[str, Any]:
     """Train one variant of the profile `given` and measure it: a row of the table."""
     variant = VARIANTS[name]
-    profile = profiles.changed(given, **{"task": {"target_seed": 1}} | variant.changes)
+    profile = profiles.changed(given, **{"countdown": {"target_seed": 1}} | variant.changes)
     words = build_tokenizer(profile.whole_numbers, tokenizer.JOINED if variant.joined else ())
     # the same text fits into the budget, whatever a token is
     texts = [
@@ -151,8 +150,8 @@ def per_character(net: Any, words: Any, profile: profiles.Profile, texts: list[s
     return float(total / sum(len(text) for _, text in kept))
 
 
-def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
-    """pass@1 and pass@8 in percent on validation problems, and how the traces go wrong."""
+def measure(net: Any, words: Any, profile: profiles.Profile, samples: int = SAMPLES) -> dict[str, Any]:
+    """pass@k in percent on validation problems, and how the traces go wrong."""
     task, settings = CountdownTask(profile.budget), profile.sampling
     tests, _ = countdown_data.reserved_keys(profile.countdown)
     unseen = countdown_data.draw_tests(
@@ -166,21 +165,15 @@ def measure(net: Any, words: Any, profile: profiles.Profile) -> dict[str, Any]:
             profile.countdown, "valid-unseen", PROBLEMS, unseen=True, exclude=unseen_tests
         ),
     }.items():
-        rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, SAMPLES)
-        right = rows.groupby("index")["correct"].sum()
-        for k in (1, 8):
-            found[f"{split}_pass@{k}"] = 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS
+        rows = evaluate(task, lambda asked: sampling.answer(net, words, asked, settings, 0), items, samples)
+        solved = solved_within(rows, [k for k in KS if k <= samples])
+        found |= {f"{split}_{name}": value for name, value in solved.items()}
         found[f"{split}_truncated"] = 100 * rows["truncated"].mean()
         found[f"{split}_tokens"] = rows["tokens"].mean()
-        equations = [m.groups() for text in rows["response"] for m in EQUATION.finditer(text)]
-        wrong = [not holds(int(a), sign, int(b), int(c)) for a, sign, b, c in equations]
-        found[f"{split}_wrong_arithmetic"] = 100 * sum(wrong) / max(1, len(wrong))
-        targets = [
-            (int(m[1]), items[i][0].target)
-            for i, text in zip(rows["index"], rows["response"], strict=True)
-            for m in STATE.finditer(text)
-        ]
-        found[f"{split}_wrong_target"] = 100 * sum(a != b for a, b in targets) / max(1, len(targets))
+        traces = zip(rows["index"], rows["response"], strict=True)
+        wrong = pd.DataFrame([audit(text, items[i][0]) for i, text in traces]).sum()
+        for name, of in WRONG.items():
+            found[f"{split}_{name}"] = 100 * wrong[name] / max(1, wrong[of])
     return found
 
 

@@ -17,12 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from choices import LAPTOP, add, known, say
+from choices import LAPTOP, add, known, say, solved_within
 from choose_self_training import fine_tune
 
 from grlib import profiles, selftrain
 from grlib.models.tokenizer import load_tokenizer
-from grlib.results import metrics
 from grlib.tasks.repair import settings
 from grlib.tasks.repair.compositions import problems
 from grlib.tasks.repair.task import RepairTask
@@ -48,8 +47,7 @@ def judge(task: RepairTask, model: Path, work: Path) -> dict[str, float]:
         model, LAPTOP.repair.self_training.of("rest").sampling, "choose", work, work.name, say
     )
     rows = selftrain.evaluate(task, policy, problems("valid", PROBLEMS, settings.PROBLEMS_SEED), SAMPLES)
-    right = rows.groupby("index")["correct"].sum()
-    found = {f"pass@{k}": 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / PROBLEMS for k in KS}
+    found = solved_within(rows, KS)
     return found | {"first": 100 * (rows["right_answer"] == 1).mean(), "answers": rows["answers"].mean()}
 
 

@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # changes of the training settings
     "AdamW 3e-4": {"lr": 3e-4},
     "AdamW 1e-3": {"lr": 1e-3},
     "AdamW 3e-3": {"lr": 3e-3},
+    "AdamW 6e-3": {"lr": 6e-3},
     "AdamW 1e-3, twice the epochs": {"lr": 1e-3, "epochs_factor": 2},
     "AdamW 3e-3, twice the epochs": {"lr": 3e-3, "epochs_factor": 2},
     "Muon 1e-3": {"optimizer": "muon", "lr": 1e-3},

@@ -2,10 +2,11 @@
 
     python experiments/train_base.py train sos --profile laptop_99 --work WORK --out OUT [--threads 1]
     python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150]
-    python experiments/train_base.py train repair --profile laptop --work WORK --out OUT
-    python experiments/train_base.py judge repair --profile laptop --work WORK
+    python experiments/train_base.py judge sos --profile laptop_99 --out OUT
     python experiments/train_base.py pack sos --work WORK --out experiments/state/base_99_sos.pt
     python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_99_sos.pt
+
+and the same with `bc` or `repair` for `sos`.
 
 `train` is `train_base` of `grlib.tasks.countdown.base` (sos, bc) or `grlib.tasks.repair.warmup` (repair), at
 the size of the profile: the number of steps is fixed before the first one, a checkpoint is written each
@@ -15,7 +16,8 @@ where training began; for sos and bc, a checkpoint that does not fit is an error
 `judge` takes the newest checkpoint, lets the rate of a copy fall to zero within `--steps` steps on examples
 that are in no training, and measures the copy on validation problems: a row of experiments/base_gates.csv, or
 of repair_gates.csv: pass@k in percent of 32 episodes a problem, the share of episodes whose first answer is
-right, and of the others the share that later answers repair.
+right, and of the others the share that later answers repair. With `--out` it measures the finished model
+there; sos and bc then in 32 samples.
 
 `pack` makes a small copy of the checkpoint, for a machine that may be lost: weights in bfloat16, first
 moments in eight bits. `unpack` makes a checkpoint of it again, from which training goes on, to nearly the
@@ -25,17 +27,17 @@ same weights.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from choices import add, say
-from choose_base import measure
+from choices import add, say, solved_within
+from choose_base import KS, SAMPLES, measure
 
 from grlib import profiles
-from grlib.models.llama import bake, save_model
+from grlib.models.llama import bake, load_both, save_model
 from grlib.profiles import Profile, Training
-from grlib.results import metrics
 from grlib.runs import files as artefacts
 from grlib.sampling import pool as sampling
 from grlib.selftrain import evaluate
@@ -52,8 +54,8 @@ from grlib.training.parallel import Team
 from grlib.training.rows import Row
 
 TABLE = Path(__file__).with_name("base_gates.csv")
-UNUSED = 5_000_000  # examples from here on (of repair: parts) are in no curriculum
-SAMPLES = 32  # episodes of repair for each validation problem
+REPAIR_TABLE = TABLE.with_name("repair_gates.csv")
+UNUSED = 5_000_000  # examples from here on (of repair: parts) are in no training
 
 
 def train(method: str, profile: Profile, work: Path, out: Path) -> None:
@@ -69,45 +71,24 @@ def train(method: str, profile: Profile, work: Path, out: Path) -> None:
     save_model(model, words, out, curve, card, budget)
 
 
-def judge(method: str, profile: Profile, work: Path, steps: int) -> dict[str, Any]:
-    """Measure a copy of the newest checkpoint after `steps` steps of falling rate."""
-    words, settings = build_tokenizer(profile.whole_numbers), profile.base.training
-    net, size = imitation.new_model(profile, words), profile.base.stages[-1].batch_rows
-    examples = countdown_data.imitation_examples(profile.countdown, size * steps, start=UNUSED)
-    rows = imitation.imitation_rows(method, examples, words, profile.self_training.row_length)
-    row = cooled(net, work, rows, size, settings)
-    loss = mean_nll(Scored(net), imitation.validation_rows(method, profile, words))
-    row = {"method": method, "profile": profile.name} | row | {"valid_nats_per_token": loss}
-    return row | measure(net, words, profile)
+def beginning(method: str, profile: Profile, work: Path, steps: int) -> tuple[Any, Any, list[Row], Training]:
+    """What `cooled` needs: an untrained model, its tokenizer, rows for so many steps, their settings."""
+    if method == "repair":
+        scale, task = profile.repair, repair_task(profile)
+        net, words = warmup.new_model(profile, warmup.base_episodes(task, 0, scale.base_problems, 0, work), 0)
+        examples = warmup.base_episodes(task, UNUSED, scale.base_training.batch_rows * steps, 0, work)
+        return net, words, warmup.imitation_rows(profile, examples, words), scale.base_training
+    words, size = build_tokenizer(profile.whole_numbers), profile.base.stages[-1].batch_rows
+    drawn = countdown_data.imitation_examples(profile.countdown, size * steps, start=UNUSED)
+    rows = imitation.imitation_rows(method, drawn, words, profile.self_training.row_length)
+    settings = replace(profile.base.training, batch_rows=size)
+    return imitation.new_model(profile, words), words, rows, settings
 
 
-def judge_repair(profile: Profile, work: Path, steps: int) -> dict[str, Any]:
-    """`judge` for the base of self-repair."""
-    scale, task = profile.repair, repair_task(profile)
-    settings, size = scale.base_training, scale.base_training.batch_rows
-    net, words = warmup.new_model(profile, warmup.base_episodes(task, 0, scale.base_problems, 0, work), 0)
-    examples = warmup.base_episodes(task, UNUSED, size * steps, 0, work)
-    row = cooled(net, work, warmup.imitation_rows(profile, examples, words), size, settings)
-    items = problems("valid", scale.valid_problems, PROBLEMS_SEED)
-    valid = warmup.imitation_rows(profile, warmup.imitated(items, task, 0), words)
-    row = {"profile": profile.name} | row | {"valid_nats_per_token": mean_nll(Scored(net), valid)}
-    found = evaluate(
-        repair_task(profile, words),
-        lambda asked: sampling.answer(net, words, asked, profile.sampling, 0),
-        items,
-        SAMPLES,
-    )
-    right = found.groupby("index")["correct"].sum()
-    for k in (1, 8, 32):
-        row[f"pass@{k}"] = 100 * sum(metrics.pass_at_k(SAMPLES, c, k) for c in right) / len(right)
-    first = found["right_answer"] == 1
-    row |= {"first_right": 100 * first.mean(), "repaired": 100 * found[~first]["correct"].mean()}
-    return row | {"truncated": 100 * found["truncated"].mean(), "answers": found["answers"].mean()}
-
-
-def cooled(net: Any, work: Path, rows: list[Row], size: int, settings: Training) -> dict[str, Any]:
-    """Give a model the newest checkpoint; train it on rows, `size` a step, while the rate falls to zero."""
+def cooled(method: str, profile: Profile, work: Path, steps: int) -> tuple[Any, Any, dict[str, int]]:
+    """A copy of the newest checkpoint after `steps` steps of falling rate: model, tokenizer, what it saw."""
     state = torch.load(work / "checkpoint.pt", weights_only=True)
+    net, words, rows, settings = beginning(method, profile, work, steps)
     team = Team()
     scored = team.wrap(Scored(net))
     optimizers = make_optimizers(scored, settings)
@@ -115,12 +96,48 @@ def cooled(net: Any, work: Path, rows: list[Row], size: int, settings: Training)
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     net.train()
-    steps = len(rows) // size
+    size, steps = settings.batch_rows, len(rows) // settings.batch_rows
     for step in range(steps):
         batch = rows[step * size : (step + 1) * size]
         training.train_step(scored, batch, optimizers, settings.lr * (1 - step / steps), settings, team)
     bake(net).eval()
-    return {"step": state["step"], "tokens": state["tokens"], "decay_steps": steps}
+    return net, words, {"step": state["step"], "tokens": state["tokens"], "decay_steps": steps}
+
+
+def finished(folder: Path) -> tuple[Any, Any, dict[str, int]]:
+    """The same of a finished model."""
+    made = artefacts.read_json(folder / "manifest.json")
+    return *load_both(folder), {"step": made["steps"], "tokens": made["tokens_seen"], "decay_steps": 0}
+
+
+def judge(method: str, profile: Profile, net: Any, words: Any, seen: dict[str, int], samples: int) -> None:
+    """Measure a model: a row of its table."""
+    if method == "repair":
+        items = problems("valid", profile.repair.valid_problems, PROBLEMS_SEED)
+        valid = warmup.imitation_rows(profile, warmup.imitated(items, repair_task(profile), 0), words)
+        table, found = REPAIR_TABLE, measure_repair(net, words, profile, items)
+    else:
+        valid = imitation.validation_rows(method, profile, words)
+        table, found = TABLE, measure(net, words, profile, samples)
+    row = {"method": method, "profile": profile.name} | seen
+    add(table, row | {"valid_nats_per_token": mean_nll(Scored(net), valid)} | found)
+
+
+def measure_repair(net: Any, words: Any, profile: Profile, items: list[Any]) -> dict[str, float]:
+    """Of 32 episodes a problem: pass@k, first answers that are right, episodes that later answers repair."""
+    found = evaluate(
+        repair_task(profile, words),
+        lambda asked: sampling.answer(net, words, asked, profile.sampling, 0),
+        items,
+        max(KS),
+    )
+    first = found["right_answer"] == 1
+    return solved_within(found, KS) | {
+        "first_right": 100 * first.mean(),
+        "repaired": 100 * found[~first]["correct"].mean(),
+        "truncated": 100 * found["truncated"].mean(),
+        "answers": found["answers"].mean(),
+    }
 
 
 def packed(value: Any, name: str = "") -> Any:
@@ -153,13 +170,15 @@ def main() -> None:
     parser.add_argument("action", choices=("train", "judge", "pack", "unpack"))
     parser.add_argument("method", choices=("sos", "bc", "repair"))
     parser.add_argument("--profile", default="laptop_99")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--work", type=Path, help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, help="folder of the finished model")
     parser.add_argument("--steps", type=int, default=150, help="of falling rate before judging")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     if asked.action != "judge" and asked.out is None:
         parser.error("--out is needed: the folder of the finished model, or the packed file")
+    if asked.work is None and (asked.action != "judge" or asked.out is None):
+        parser.error("--work is needed: the folder of the checkpoints")
     if asked.action in ("pack", "unpack"):
         there, made, change = asked.work / "checkpoint.pt", asked.out, packed
         if asked.action == "unpack":
@@ -171,10 +190,10 @@ def main() -> None:
         return
     torch.set_num_threads(asked.threads)
     profile = profiles.get(asked.profile)
-    if asked.action == "judge" and asked.method == "repair":
-        add(TABLE.with_name("repair_gates.csv"), judge_repair(profile, asked.work, asked.steps))
-    elif asked.action == "judge":
-        add(TABLE, judge(asked.method, profile, asked.work, asked.steps))
+    if asked.action == "judge":
+        samples = max(KS) if asked.out else SAMPLES
+        made = finished(asked.out) if asked.out else cooled(asked.method, profile, asked.work, asked.steps)
+        judge(asked.method, profile, *made, samples)
     elif fault := artefacts.problem_with(asked.out):
         say(f"{asked.out}: {fault}")
         train(asked.method, profile, asked.work, asked.out)

@@ -63,8 +63,9 @@ class Request:
             is_path = name != "run_dir" and str(value).startswith(("/", "~", "./", "../"))
             if is_path and (value.startswith(".") or not artefacts.absolute(value).exists()):
                 raise GrlibError(f"parameter {name}={value!r}: must be the whole path of what exists")
+        base = given.pop("base", "shipped")  # no size, though a table of the profile has this name
         sizes = {name: value for name, value in given.items() if name in SIZES}
-        return runs.resolve(self.profile, self.seed, sizes, given.get("base", "shipped"))
+        return runs.resolve(self.profile, self.seed, sizes, base)
 
     def resume_command(self) -> str:
         """The command that continues after a failure, without --force: what is finished is not run again."""

@@ -102,6 +102,17 @@ def test_a_killed_notebook_resumes_to_the_same_bytes(finished, tmp_path):
             assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+def test_from_scratch_a_run_trains_its_own_bases(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    process = reproduce(folder, "--base", "scratch", "--only", "03", "08")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+    for name in ("models/sos", "models/bc", "models/repair_base"):
+        assert artefacts.is_whole(folder / name), name
+        assert artefacts.digest(folder / name) != artefacts.digest(finished / name), name
+
+
 def test_plain_papermill_works_from_anywhere(tmp_path):
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--kernel", "python3"]
     book = str(notebooks.FOLDER / "00_start_here.ipynb")

@@ -464,6 +464,13 @@ def test_the_base_of_the_gpu_is_a_profile_of_its_own(lab, capsys):
 # bad input
 
 
+def test_the_base_reaches_the_notebooks(lab, capsys):
+    """A table of the profile has the same name, and is no size."""
+    make_notebook(lab / "notebooks", "01_write", "print(base)", WRITE, writes=["data/a.csv"])
+    assert main(["reproduce", "--base", "scratch"]) == 0, capsys.readouterr().err
+    assert "scratch" in (lab / "runs/laptop/seed0/executed/01_write.ipynb").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
