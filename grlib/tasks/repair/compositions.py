@@ -307,9 +307,9 @@ def _program(chain: Chain, names: list[str], free: int | None, rng: Random) -> s
     known, given = list(names), names[0]
     for i, step in enumerate(chain):
         tree = ast.parse(rng.choice(step.primitive.codes))
-        new = {
-            name: "k" if i == free and name == "k" else repr(value) for name, value in step.constants.items()
-        }
+        new = {name: repr(value) for name, value in step.constants.items()}
+        if i == free:
+            new["k"] = "k"
         new["a"], given = given, rng.choice([one for one in MADE[step.primitive.made] if one not in known])
         new["b"] = given
         known.append(given)
@@ -366,10 +366,7 @@ def problems(split: str, count: int, seed: int | str = 0) -> list[CodeProblem]:
             known |= {key, problem.statement}
             last = number
     if len(found) < count:
-        raise GrlibError(
-            f"split {split!r}: {len(found):,} different problems were found, {count:,} were asked for; lower "
-            "the number"
-        )
+        raise GrlibError(f"split {split!r} has {len(found):,} problems, not {count:,}; ask for fewer")
     return found
 
 

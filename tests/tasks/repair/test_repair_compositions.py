@@ -174,5 +174,5 @@ def test_bad_requests(monkeypatch):
     with pytest.raises(GrlibError, match="split 'test': choose one of base, train, valid, near, far, deeper"):
         compositions.problems("test", 1)
     monkeypatch.setattr(compositions, "TRIES", 1)
-    with pytest.raises(GrlibError, match="split 'valid': [0-9] different problems were found, 99 were asked"):
+    with pytest.raises(GrlibError, match="split 'valid' has [0-9] problems, not 99; ask for fewer"):
         compositions.problems("valid", 99)
