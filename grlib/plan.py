@@ -1,4 +1,4 @@
-"""Estimates hours, memory and disk of every step of a profile, before a run starts.
+"""Estimates hours, memory and disk of the long steps of a profile (notebooks 03 to 08), before a run starts.
 
     python -m grlib plan --profile gpu --device rtx4090 --gpus 1 --cores 16
 
@@ -9,6 +9,7 @@ model, the peaks of the card or the number of cores) or `assumed` (from the card
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -113,8 +114,11 @@ def work(profile: Profile) -> pd.DataFrame:
     between = tests * profile.iteration_samples * (loop.iterations - 1)
     starts = tokens[[STARTS[method] for method in profile.ppo_runs]]  # of each run of PPO
     found: dict[str, dict[str, float]] = {}
+    traces = {3: THREE_NUMBERS * profile.budget, profile.countdown.num_count: tokens["sos"]}
+    if live := profile.base.live_steps:
+        first = profile.base.stages[0]
+        found["03 live"] = {"trained": live * first.batch_rows * traces[first.num_count]}
     if not profile.base.shipped:
-        traces = {3: THREE_NUMBERS * profile.budget, profile.countdown.num_count: tokens["sos"]}
         seen = sum(one.examples * (traces[one.num_count] + tokens["bc"]) for one in profile.base.stages)
         found["03 SoS and BC"] = {"trained": profile.base.training.epochs * seen, "models": 2}
     found["03 evaluation"] = {"sampled": each * tokens[list(profile.base.imitated)].sum()}
@@ -225,6 +229,8 @@ def main(name: str, gpus: int, device: str, cores: int) -> None:
         print(f'more than one {device} holds: lower micro_tokens, or take strategy = "fsdp"')
     if device == "t4" and profile.precision == "bfloat16":
         print("a T4 has no bfloat16: it trains in float32, more slowly than said here")
-    taken = sum(costs.whole("laptop", book.name) for book in notebooks.every()) / 3600
+    planned_for = re.findall(r"\d\d", " ".join(made.index))
+    books = [book.name for book in notebooks.every() if book.name[:2] in planned_for]
+    taken = sum(costs.whole("laptop", name) for name in books) / 3600
     planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"].sum()
-    print(f"the recorded laptop run took {taken:.2f} hours; the same estimate of it gives {planned:.2f}")
+    print(f"these notebooks took {taken:.2f} hours in the recorded laptop run; its estimate is {planned:.2f}")

@@ -72,7 +72,8 @@ def test_the_laptop_record_is_predicted():
     planned = made["hours"].groupby(made.index.str[:2]).sum()
     for book in ("06", "07", "08"):  # the long ones
         assert planned[book] == pytest.approx(paid[paid.index.str[:2] == book].sum(), rel=0.2)
-    assert planned.sum() == pytest.approx(paid.sum(), rel=0.1)
+    books = paid.index.str[:2]
+    assert planned.sum() == pytest.approx(paid[(books >= "03") & (books <= "08")].sum(), rel=0.1)
 
 
 def test_the_gpu_record_is_predicted():
