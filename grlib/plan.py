@@ -1,4 +1,4 @@
-"""Estimates hours, memory and disk of every step of a profile, before a run starts.
+"""Estimates hours, memory and disk of the long steps of a profile (notebooks 03 to 08), before a run starts.
 
     python -m grlib plan --profile gpu --device rtx4090 --gpus 1 --cores 16
 
@@ -9,6 +9,7 @@ model, the peaks of the card or the number of cores) or `assumed` (from the card
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -210,6 +211,8 @@ def main(name: str, gpus: int, device: str, cores: int) -> None:
         print(f'more than one {device} holds: lower micro_tokens, or take strategy = "fsdp"')
     if device == "t4" and profile.precision == "bfloat16":
         print("a T4 has no bfloat16: it trains in float32, more slowly than said here")
-    taken = sum(costs.whole("laptop", book.name) for book in notebooks.every()) / 3600
+    planned_for = re.findall(r"\d\d", " ".join(made.index))
+    books = [book.name for book in notebooks.every() if book.name[:2] in planned_for]
+    taken = sum(costs.whole("laptop", name) for name in books) / 3600
     planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"].sum()
-    print(f"the recorded laptop run took {taken:.2f} hours; the same estimate of it gives {planned:.2f}")
+    print(f"these notebooks took {taken:.2f} hours in the recorded laptop run; the estimate of it is {planned:.2f}")

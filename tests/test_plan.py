@@ -63,7 +63,7 @@ def test_the_laptop_record_is_predicted():
     planned = made["hours"].groupby(made.index.str[:2]).sum()
     for book in ("06", "07", "08"):  # the long ones
         assert planned[book] == pytest.approx(paid[paid.index.str[:2] == book].sum(), rel=0.2)
-    assert planned.sum() == pytest.approx(paid.sum(), rel=0.1)
+    assert planned.sum() == pytest.approx(paid[paid.index.str[:2] < "10"].sum(), rel=0.1)
 
 
 def test_the_gpu_record_is_predicted():
