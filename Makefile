@@ -22,7 +22,7 @@ RAN     := $(if $(filter gpu,$(BASE)),gpu_base,$(PROFILE))
 .PHONY: help reproduce test lab student site figures record bench vllm lint lock clean
 
 help:  ## list these targets
-	@echo "make TARGET [PROFILE=smoke|laptop|gpu|paper] [SEED=0] [BASE=shipped|scratch|gpu] [ARGS='more options']"
+	@echo "make TARGET [PROFILE=smoke|laptop|overnight|gpu|paper] [SEED=0] [BASE=shipped|scratch|gpu] [ARGS='more options']"
 	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 
 reproduce: $(READY)  ## run every notebook that is not up to date; write every figure and table

@@ -1,6 +1,6 @@
 """How the shipped base was chosen: one small training run a variant, all with the same processor time.
 
-    python experiments/choose_base.py [--profile laptop_99] [--seconds 1400] [reference digits ...]
+    python experiments/choose_base.py [--profile laptop] [--seconds 1400] [reference digits ...]
 
 Every variant trains on one thread for the same processor seconds and is judged on validation problems of a
 sibling task (another draw of the seen and unseen targets: `target_seed` 1), so the test problems stay

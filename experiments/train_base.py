@@ -1,8 +1,8 @@
 """Train a base in the background, and judge it while it trains.
 
-    python experiments/train_base.py train sos --profile laptop_99 --work WORK --out OUT [--threads 1]
-    python experiments/train_base.py judge sos --profile laptop_99 --work WORK [--steps 150]
-    python experiments/train_base.py judge sos --profile laptop_99 --out OUT
+    python experiments/train_base.py train sos --profile laptop --work WORK --out OUT [--threads 1]
+    python experiments/train_base.py judge sos --profile laptop --work WORK [--steps 150]
+    python experiments/train_base.py judge sos --profile laptop --out OUT
     python experiments/train_base.py pack sos --work WORK --out experiments/state/base_99_sos.pt
     python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_99_sos.pt
 
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("train", "judge", "pack", "unpack"))
     parser.add_argument("method", choices=("sos", "bc"))
-    parser.add_argument("--profile", default="laptop_99")
+    parser.add_argument("--profile", default="laptop")
     parser.add_argument("--work", type=Path, help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, help="folder of the finished model")
     parser.add_argument("--steps", type=int, default=150, help="of falling rate before judging")

@@ -43,6 +43,7 @@ LAPTOP_RATES = {  # kind of work: a step that is nearly only that, its notebook 
     "reinforced": ("07 PPO", "07_operation_level_ppo", "The runs"),
     "tested": ("08 evaluation", "08_code_self_repair", "Evaluation"),
 }
+LOOPS = ("rest", "guided_rest")
 # assumed shares
 THREE_NUMBERS = 0.11  # a trace with three numbers, of the budget
 CONTINUED = 0.5  # what is sampled after a hint or in a guided round, of a response
@@ -85,20 +86,24 @@ class Lengths:
         self.trained = row * ratio * (yields["tokens"] * solved).groupby(yields["method"]).mean()
         rounds = yields["round_solved"].where(solved, yields["round_solved"].max())[guided].mean()
         self.continued = CONTINUED * rounds  # responses' worth of tokens in the guided rounds of a problem
+        self.kept = solved.groupby(yields["method"]).mean()  # traces, of the problems
 
-    def self_training(self, first: str, problems: int, size: SelfTraining) -> dict[str, float]:
-        """The work of ReST and Guided-ReST from the model `first`, whose first samples serve both."""
+    def self_training(
+        self, first: str, problems: float, size: SelfTraining, *methods: str
+    ) -> dict[str, float]:
+        """The work of these methods from the model `first`, whose first samples serve all of them."""
         again, every = problems * (size.iterations - 1), problems * size.iterations
-        drawn = pd.Series({first: problems, "rest": again, "guided_rest": again + every * self.continued})
-        epochs = pd.Series({"rest": size.rest_epochs, "guided_rest": size.guided_epochs})
+        guided = pd.Series({"guided_rest": every * self.continued}).reindex(methods, fill_value=0)
+        drawn = pd.concat([pd.Series({first: problems}), again + guided])
+        epochs = pd.Series({method: size.of(method).training.epochs for method in methods})
         sampled, tested = (drawn * self.tokens).sum(), (drawn * self.answers).sum()
-        trained = every * (epochs * self.trained).sum()
-        return {"sampled": sampled, "tested": tested, "trained": trained, "models": 2 * size.iterations}
+        trained, models = every * (epochs * self.trained).sum(), len(methods) * size.iterations
+        return {"sampled": sampled, "tested": tested, "trained": trained, "models": models}
 
 
 def work(profile: Profile) -> pd.DataFrame:
     """A row per step: tokens sampled, trained on and used by PPO; programs tested; models saved."""
-    record = get("laptop" if profile.name in ("laptop", "smoke") else "gpu")
+    record = get("laptop" if profile.name in ("laptop", "overnight", "smoke") else "gpu")
     size, loop = profile.repair, profile.self_training
     laptop, repeated = get("laptop").repair.self_training, size.self_training
     known = Lengths(record.name, ["03_eval", "06_eval"], "06_yield", profile.budget / record.budget)
@@ -109,8 +114,11 @@ def work(profile: Profile) -> pd.DataFrame:
     between = tests * profile.iteration_samples * (loop.iterations - 1)
     starts = tokens[[STARTS[method] for method in profile.ppo_runs]]  # of each run of PPO
     found: dict[str, dict[str, float]] = {}
+    traces = {3: THREE_NUMBERS * profile.budget, profile.countdown.num_count: tokens["sos"]}
+    if live := profile.base.live_steps:
+        first = profile.base.stages[0]
+        found["03 live"] = {"trained": live * first.batch_rows * traces[first.num_count]}
     if not profile.base.shipped:
-        traces = {3: THREE_NUMBERS * profile.budget, profile.countdown.num_count: tokens["sos"]}
         seen = sum(one.examples * (traces[one.num_count] + tokens["bc"]) for one in profile.base.stages)
         found["03 SoS and BC"] = {"trained": profile.base.training.epochs * seen, "models": 2}
     found["03 evaluation"] = {"sampled": each * tokens[list(profile.base.imitated)].sum()}
@@ -119,16 +127,26 @@ def work(profile: Profile) -> pd.DataFrame:
     )
     retried = profile.rewrite_problems * (1 + 4 * known.continued)  # three ways to choose nodes, a control
     found["04, 05 hints, nodes"] = {"sampled": (hinted + retried) * tokens["sos"]}
-    found["06 self-training"] = known.self_training("sos", loop.train_problems, profile.self_training)
+    found["06 self-training"] = known.self_training("sos", loop.train_problems, loop, *LOOPS)
     matched = loop.train_problems * loop.guided_epochs * known.trained["guided_rest"]
     found["06 control"] = {"trained": matched, "models": 1}
     drawn = (between + 2 * each) * tokens["rest"] + (between + each) * tokens["guided_rest"]
     found["06 evaluation"] = {"sampled": drawn}
+    if profile.control_samples:
+        more = loop.train_problems * known.kept["guided_rest"] / known.kept["rest"]
+        controls = [
+            known.self_training("sos", more, loop, "rest"),
+            known.self_training("sos", loop.train_problems, loop, "guided_rest"),
+            {"sampled": tests * profile.control_samples * tokens[list(LOOPS)].sum()},
+        ]
+        found["06 two more controls"] = pd.DataFrame(controls).sum().to_dict()
     drawn = profile.ppo.steps * profile.ppo.responses * starts.sum()
     found["07 PPO"] = {"reinforced": drawn, "models": len(starts)}
     drawn = tests * profile.ppo_samples * starts.drop_duplicates().sum()
     found["07 evaluation"] = {"sampled": drawn + 2 * profile.test_list * starts.sum()}
-    found["08 self-training"] = code.self_training("base", repeated.train_problems * size.episodes, repeated)
+    found["08 self-training"] = code.self_training(
+        "base", repeated.train_problems * size.episodes, repeated, *LOOPS
+    )
     each = (size.near_problems + size.far_problems) * size.samples
     found["08 evaluation"] = {"sampled": each * code.tokens.sum(), "tested": each * code.answers.sum()}
     return pd.DataFrame.from_dict(found, "index", columns=[*LAPTOP_RATES, "models"]).fillna(0)
@@ -215,4 +233,4 @@ def main(name: str, gpus: int, device: str, cores: int) -> None:
     books = [book.name for book in notebooks.every() if book.name[:2] in planned_for]
     taken = sum(costs.whole("laptop", name) for name in books) / 3600
     planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"].sum()
-    print(f"these notebooks took {taken:.2f} hours in the recorded laptop run; the estimate of it is {planned:.2f}")
+    print(f"these notebooks took {taken:.2f} hours in the recorded laptop run; its estimate is {planned:.2f}")

@@ -34,20 +34,29 @@ def test_work_grows_with_the_sizes():
 
 
 def test_work_by_hand(monkeypatch):
-    """Two problems, of which Guided-ReST solves one in round 1 and gives up the other after round 1."""
+    """ReST solves one problem of four; Guided-ReST one of two in round 1, and the other never."""
     names = ("sos", "bc", "rest", "guided_rest", "base")
     rows = pd.DataFrame({"method": names, "tokens": 100.0, "answers": 3.0})
-    kept = pd.DataFrame({"method": ["rest", "guided_rest", "guided_rest"], "round_solved": [-1, 1, -1]})
+    kept = pd.DataFrame(
+        {"method": ["rest"] * 4 + ["guided_rest"] * 2, "round_solved": [0, -1, -1, -1, 1, -1]}
+    )
     kept["tokens"] = 100.0
     monkeypatch.setattr(plan, "recorded", lambda record, name, *more: kept if "yield" in name else rows)
     loop, ppo = {"train_problems": 10, "iterations": 2}, {"steps": 2, "responses": 8}
-    sizes = {"test_problems": 5, "samples": 3, "iteration_samples": 4}
+    sizes = {"test_problems": 5, "greedy_problems": 5, "samples": 3, "iteration_samples": 4}
+    sizes |= {"control_samples": 2}
     found = plan.work(profiles.changed(LAPTOP, **sizes, self_training=loop, ppo=ppo)).loc
     # ReST draws 10 and 10; Guided-ReST 10 of its own, and in both iterations half a response in one round
     assert found["06 self-training", "sampled"] == 100 * (20 + 10 + 2 * 10 * 0.5)
-    assert found["06 self-training", "trained"] == 2 * 10 * 50 * LAPTOP.self_training.guided_epochs
+    rest, guided = (LAPTOP.self_training.of(method).training.epochs for method in plan.LOOPS)
+    trained = 2 * 10 * (25 * rest + 50 * guided)
+    assert found["06 self-training", "trained"] == trained
     assert found["06 evaluation", "sampled"] == 100 * 10 * (3 * (3 + 1) + 2 * 4)
-    assert found["07 PPO", "reinforced"] == 6 * 2 * 8 * 100
+    # the same with half of the tests; ReST on twice as many problems, so that it keeps as many traces
+    drawn = 2 * (10 + 10) + (10 + 10 + 2 * 10 * 0.5) + 10 * 2 * (1 + 1)
+    assert found["06 two more controls", "sampled"] == 100 * drawn
+    assert found["06 two more controls", "trained"] == trained + 2 * 10 * 25 * rest
+    assert found["07 PPO", "reinforced"] == len(LAPTOP.ppo_runs) * 2 * 8 * 100
     assert found["08 self-training", "tested"] == 3 * LAPTOP.repair.self_training.train_problems * 2 * (
         3 + 2 + 3 * 0.5
     )
@@ -63,7 +72,8 @@ def test_the_laptop_record_is_predicted():
     planned = made["hours"].groupby(made.index.str[:2]).sum()
     for book in ("06", "07", "08"):  # the long ones
         assert planned[book] == pytest.approx(paid[paid.index.str[:2] == book].sum(), rel=0.2)
-    assert planned.sum() == pytest.approx(paid[paid.index.str[:2] < "10"].sum(), rel=0.1)
+    books = paid.index.str[:2]
+    assert planned.sum() == pytest.approx(paid[(books >= "03") & (books <= "08")].sum(), rel=0.1)
 
 
 def test_the_gpu_record_is_predicted():

@@ -1,7 +1,7 @@
 """Every size and setting, as dataclasses that nobody changes; `get(name)` reads <name>.toml in this folder.
 
-`smoke`, `laptop`, `gpu` and `paper` are for users; the other files are variants of them. A new setting is a
-field here, a value in the files that need another one, and code that reads it.
+`smoke`, `laptop`, `overnight`, `gpu` and `paper` are for users; the other files are variants of them. A new
+setting is a field here, a value in the files that need another one, and code that reads it.
 
 A file holds what differs from the defaults here, or from the profile that it `extends`. The nested tables
 (`Sampling`, `Training`, `SelfTraining`, `PPO`) are what the functions of their rooms take. A task declares
@@ -323,7 +323,7 @@ class Watched(Profile):
         return super().__getattribute__(name)
 
 
-DIAL = ("smoke", "laptop", "gpu", "paper")
+DIAL = ("smoke", "laptop", "overnight", "gpu", "paper")
 NO_EVIDENCE = ("smoke", "rehearsal")  # their numbers mean nothing
 
 

@@ -131,10 +131,8 @@ def test_a_saved_model_samples_as_the_paper_until_its_trace_ends(tmp_path):
 @pytest.mark.parametrize(
     ("name", "budget"),
     {
-        "base/sos": 1024,
-        "base/bc": 1024,
-        "base_99/sos": 1536,
-        "base_99/bc": 1536,
+        "base/sos": 1536,
+        "base/bc": 1536,
         "base/repair": 192,
         "base_gpu/sos": 2048,
         "base_gpu/guided_rest_ppo": 2048,

@@ -606,7 +606,7 @@ def test_a_run_reads_writes_and_leaves_a_manifest(tmp_path, capsys):
     shown = run.show()
     assert "smoke" in shown.loc["profile", "value"] and {"torch", "budget"} <= set(shown.index)
     part = run.show("budget", "countdown.max_number")["value"]
-    assert list(part.index[2:]) == ["budget", "countdown.max_number"] and part["budget"] == "1024"
+    assert list(part.index[2:]) == ["budget", "countdown.max_number"] and part["budget"] == "512"
     with pytest.raises(GrlibError, match="did you mean 'self_training.iterations'"):
         run.show("self_training.iteration")
 
