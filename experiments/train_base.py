@@ -3,8 +3,8 @@
     python experiments/train_base.py train sos --profile laptop --work WORK --out OUT [--threads 1]
     python experiments/train_base.py judge sos --profile laptop --work WORK [--steps 150]
     python experiments/train_base.py judge sos --profile laptop --out OUT
-    python experiments/train_base.py pack sos --work WORK --out experiments/state/base_99_sos.pt
-    python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_99_sos.pt
+    python experiments/train_base.py pack sos --work WORK --out experiments/state/base_sos.pt
+    python experiments/train_base.py unpack sos --work WORK --out experiments/state/base_sos.pt
 
 `train` is `grlib.tasks.countdown.base.train_base` with the profile's curriculum: the number of steps is fixed
 before the first one, a checkpoint is written each minute, and the same command goes on from it. Run it in a

@@ -103,11 +103,11 @@ class Lengths:
 
 def work(profile: Profile) -> pd.DataFrame:
     """A row per step: tokens sampled, trained on and used by PPO; programs tested; models saved."""
-    record = get("laptop" if profile.name in ("laptop", "overnight", "smoke") else "gpu")
-    size, loop = profile.repair, profile.self_training
-    laptop, repeated = get("laptop").repair.self_training, size.self_training
+    laptop, size, loop = get("laptop"), profile.repair, profile.self_training
+    record = laptop if profile.model == laptop.model else get("gpu")
+    repeated = size.self_training
     known = Lengths(record.name, ["03_eval", "06_eval"], "06_yield", profile.budget / record.budget)
-    longer = repeated.row_length / laptop.row_length
+    longer = repeated.row_length / laptop.repair.self_training.row_length
     code = Lengths("laptop", ["08_eval"], "08_yield", longer, EPISODE)
     tokens, tests = known.tokens, 2 * profile.test_problems
     each = tests * profile.samples + 2 * profile.test_list  # samples, and a greedy response
@@ -229,8 +229,8 @@ def main(name: str, gpus: int, device: str, cores: int) -> None:
         print(f'more than one {device} holds: lower micro_tokens, or take strategy = "fsdp"')
     if device == "t4" and profile.precision == "bfloat16":
         print("a T4 has no bfloat16: it trains in float32, more slowly than said here")
-    planned_for = re.findall(r"\d\d", " ".join(made.index))
-    books = [book.name for book in notebooks.every() if book.name[:2] in planned_for]
+    planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"]
+    numbers = re.findall(r"\d\d", " ".join(planned.index))
+    books = [book.name for book in notebooks.every() if book.name[:2] in numbers]
     taken = sum(costs.whole("laptop", name) for name in books) / 3600
-    planned = table(get("laptop"), "cpu", 1, RECORDED_CORES)["hours"].sum()
-    print(f"these notebooks took {taken:.2f} hours in the recorded laptop run; its estimate is {planned:.2f}")
+    print(f"the recorded laptop run took {taken:.2f} hours for these; its estimate is {planned.sum():.2f}")

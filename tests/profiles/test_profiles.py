@@ -64,7 +64,7 @@ def test_the_paper_profile_is_the_papers():
     assert paper.budgets == tuple(range(0, 4097, 512))
 
 
-@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu", "paper", "rehearsal", "gpu_base"])
+@pytest.mark.parametrize("name", ["smoke", "laptop", "overnight", "gpu", "paper", "rehearsal", "gpu_base"])
 def test_a_profile_makes_sense(name):
     profile = profiles.get(name)
     assert profile.name == name
