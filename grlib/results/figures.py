@@ -273,7 +273,7 @@ def actions(lines: pd.DataFrame, profile: str) -> Drawing:
     axis, places = sheet.axes[0], range(len(lines))
     colours = np.where(lines["reward"] != 0, style.GREEN, style.SKY)
     bars = axis.barh(places, lines["tokens"], left=lines["start"], color=colours)
-    paid = [f"reward {r:+g}{' (dense variant)' if r < 1 else ''}" if r else "" for r in lines["reward"]]
+    paid = [f"reward {r:+g}" if r >= 1 else f"{r:+g} (dense)" if r else "" for r in lines["reward"]]
     axis.bar_label(bars, paid, padding=4)
     texts = [text if len(text) <= 70 else f"{text[:67]}..." for text in lines["text"]]
     axis.set_yticks(places, texts, fontsize=8, family="monospace")
