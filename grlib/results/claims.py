@@ -30,7 +30,7 @@ REPRODUCED, UNDECIDED, CONTRADICTED, NOT_RUN = "reproduced", "undecided", "contr
 STATUSES = (REPRODUCED, UNDECIDED, CONTRADICTED, NOT_RUN)
 BY_CONSTRUCTION, OWED_TO_START, SAME_GRADIENT = "by construction", "owed to the start", "same gradient"
 COLUMNS = ["claim", "split", "statement", "published", "measured", "low", "high", "seed_sd", "unit"]
-COLUMNS += ["problems", "seeds", "rule", "status", "mark", "needed", "source", "note"]
+COLUMNS += ["problems", "seeds", "rule", "status", "mark", "fails", "needed", "source", "note"]
 
 
 class Side(NamedTuple):
@@ -57,7 +57,8 @@ class Side(NamedTuple):
 
 ABOVE, BELOW = Side(1, 0.0), Side(-1, 0.0)
 NO_GAIN, NO_LOSS = Side(-1, 2.0), Side(1, -2.0)  # below two points more; above two points fewer
-Found = dict[str, Any]  # rule; when measured also measured, low, high, seed_sd, problems, seeds, status
+# rule; when measured also measured, low, high, seed_sd, problems, seeds, status, and conditions that it fails
+Found = dict[str, Any]
 
 
 class Evidence:
@@ -95,8 +96,8 @@ def claims(results: Results) -> pd.DataFrame:
         name = claim["claim"]
         splits = ("",) if name in WHOLE else tables.REPAIR_SPLITS if name in REPAIR else tables.TEST_SPLITS
         for split in splits:
-            found = {"published": claim["value"], "problems": 0, "seeds": 0, "status": NOT_RUN, "mark": ""}
-            found |= RULES[name](evidence, split)
+            found = {"published": claim["value"], "problems": 0, "seeds": 0, "status": NOT_RUN}
+            found |= {"mark": "", "fails": ""} | RULES[name](evidence, split)
             if found["status"] != NOT_RUN and name in MARKS:
                 found["mark"] = MARKS[name](evidence, split, found)
             note = "; ".join(filter(None, (claim["note"], found.get("note", ""))))
@@ -109,9 +110,11 @@ def in_words(judged: pd.DataFrame) -> str:
     lines = []
     for row in judged[judged["status"] != NOT_RUN].to_dict("records"):
         head = ", ".join(filter(None, (row["status"].capitalize(), row["mark"], row["split"])))
-        value = "measured {measured:.3g} {unit} [{low:.3g}, {high:.3g}]".format(**row).replace(" ratio", "")
+        unit = row["unit"].replace("ratio", "times")
+        value = f"measured {row['measured']:.3g} {unit} [{row['low']:.3g}, {row['high']:.3g}]"
         paper = "" if pd.isna(row["published"]) else f", published {row['published']:.3g}"
-        lines.append(f"{head}: {row['statement']}: {value}{paper}.")
+        other = f"; but {row['fails']}" if row["fails"] else ""
+        lines.append(f"{head}: {row['statement']}: {value}{paper}{other}.")
     return "\n".join(lines)
 
 
@@ -191,7 +194,13 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
             # a sum is nan where one of its methods lacks a problem or seed
             values = sum(s * evidence.passed(kind, method, split, k) for s, method, k in _terms(used))
             findings.append({} if too_few else _judged(values, groups, side))
-        found: Found = {"rule": "95 % interval of " + ", and of ".join(rules)}
+        decoded = "greedy" if kind == "greedy" else "sampled"
+        found: Found = {"rule": f"95 % interval of {', and of '.join(rules)} ({decoded})"}
+        found["fails"] = "; ".join(
+            f"{formula} is {one['measured']:.3g} [{one['low']:.3g}, {one['high']:.3g}], not {side}"
+            for (formula, side), one in zip(conditions[1:], findings[1:], strict=True)
+            if one.get("status") == CONTRADICTED
+        )
         first = terms[conditions[0][0]]
         paper = [
             sum(s * evidence.paper.get((m, name, k), math.nan) for s, m, k in first)

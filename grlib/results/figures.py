@@ -116,7 +116,9 @@ def pass_at_k(
     table: pd.DataFrame, profile: str, title: str = "pass@k: how much does drawing more samples help?"
 ) -> Drawing:
     """pass@k by split (Tables 2 and 3): what is measured, or if nothing is, what is published."""
-    kind = "measured" if table["measured"].notna().any() else "published"
+    kind = "measured"
+    if table["measured"].isna().all():
+        kind, title, profile = "published", f"{title} (published)", "paper"
     return _compare(table.dropna(subset=kind), profile, title, "k", y=kind)
 
 
@@ -148,7 +150,8 @@ def accuracy_by_iteration(table: pd.DataFrame, profile: str) -> Drawing:
 
 def by_difficulty(table: pd.DataFrame, profile: str) -> Drawing:
     """pass@1 and pass@k of the self-trained methods against how often the SoS model solves a problem."""
-    names = dict(sorted(zip(table["group"], table["solved_by_sos"], strict=True)))
+    sizes = table.groupby(["group", "solved_by_sos"])["problems"].max().items()
+    names = {group: f"{name}\nn = {size}" for (group, name), size in sizes}
     axes: Any = {"xticks": list(names), "xticklabels": names.values()}
     axes["xlabel"] = "share of SoS samples that solve the problem"
     return _compare(table, profile, "Which problems does each method gain?", "group", by=["k"], **axes)
@@ -224,7 +227,8 @@ def data_yield(table: pd.DataFrame, profile: str, of: str = "problems") -> Drawi
             bar.set_label(f"after guided round {r}" if r else "own sample")
         top, low, high = part[["measured", "low", "high"]].iloc[-1]
         axis.vlines(at, low, high, linewidth=1.4, color="black")
-        axis.annotate(f"{top:.0f}", (at, high), (0, 4), textcoords="offset points", ha="center")
+        share = f"{top:.1f}" if 99.5 <= top < 100 else f"{top:.0f}"
+        axis.annotate(share, (at, high), (0, 4), textcoords="offset points", ha="center")
         numbers = [part[name] for name in ("round", "measured", "low", "high")]
         sheet.record(f"iteration {iteration}", key, "measured", *numbers)
     axis.set_xticks(list(ticks), list(ticks.values()))
@@ -251,7 +255,14 @@ def ppo_curves(curve: pd.DataFrame, profile: str) -> Drawing:
         seeds *= 100 if label.endswith("%") else 1
         table = seeds.add_prefix("seed ").assign(measured=seeds.mean(axis=1)).reset_index()
         _lines(sheet, axis, column, table, "step", markevery=4, markersize=5, linewidth=1.6)
-        axis.set(title=label, xlabel="step", ylim=(0, None), xticks=sorted({*table["step"] // 5 * 5}))
+        axis.set_title(label, loc="left")
+        axis.set(xlabel="step", xticks=sorted({*table["step"] // 5 * 5}))
+        axis.tick_params(labelbottom=True)
+        if label.endswith("%"):
+            axis.set(ylim=(0, None))
+        elif len(table):  # logarithmic: a run that collapses has a hundred times the entropy of the others
+            axis.set(yscale="log")
+            style.plain(axis.yaxis)
     sheet.legend(columns=3)
     return sheet.finish(profile, curve, "mean over the responses of a step")
 
@@ -262,11 +273,12 @@ def actions(lines: pd.DataFrame, profile: str) -> Drawing:
     axis, places = sheet.axes[0], range(len(lines))
     colours = np.where(lines["reward"] != 0, style.GREEN, style.SKY)
     bars = axis.barh(places, lines["tokens"], left=lines["start"], color=colours)
-    axis.bar_label(bars, [f"reward {reward:+g}" if reward else "" for reward in lines["reward"]], padding=4)
+    paid = [f"reward {r:+g}" if r >= 1 else f"{r:+g} (dense)" if r else "" for r in lines["reward"]]
+    axis.bar_label(bars, paid, padding=4)
     texts = [text if len(text) <= 70 else f"{text[:67]}..." for text in lines["text"]]
     axis.set_yticks(places, texts, fontsize=8, family="monospace")
     axis.set(xlabel="tokens of the response")
-    axis.margins(x=0.12)
+    axis.margins(x=0.25)
     axis.invert_yaxis()
     sheet.record("actions", "line", "measured", lines["start"], lines["tokens"])
     return sheet.finish(profile, pd.DataFrame(), f"{len(lines)} actions")
@@ -298,15 +310,16 @@ def likelihood(rows: pd.DataFrame, profile: str) -> Drawing:
     """Cross-entropy under the SoS model of successful self-generated, hinted and guided traces (rows)."""
     sheet = Sheet("How likely does the SoS model find each kind of trace?", profile)
     _surprise(sheet, sheet.axes[0], rows, "kind")
-    sheet.legend(columns=2)
+    sheet.legend(columns=1)
     return sheet.finish(profile, rows, MEANS)
 
 
 def node_selection(rows: pd.DataFrame, profile: str) -> Drawing:
     """Node selection: success by guided round, beside the cross-entropy of the resulting traces."""
     sheet = Sheet("Which child to rewrite: success against likelihood", profile, 2)
-    table = tables.selection_rounds(rows)
-    _lines(sheet, sheet.axes[0], "success", table, "round", label="")
+    table, choices = tables.selection_rounds(rows), ["first", "random", "last"]
+    table["x"] = table["round"] + 0.12 * (table["method"].map(choices.index) - 1)  # side by side
+    _lines(sheet, sheet.axes[0], "success", table, "x", label="", linestyle="none")
     sheet.axes[0].set(xlabel="guided rounds (0: own sample)", xticks=sorted(table["round"].unique()))
     percent_axis(sheet.axes[0], "training problems solved, %")
     _surprise(sheet, sheet.axes[1], rows[rows["correct"].astype(bool)], "choose")

@@ -118,7 +118,9 @@ def _plus_minus(row: Mapping[str, Any], digits: int) -> str:
 
 def in_numbers(status: pd.DataFrame) -> str:
     """How many checks have each status; a claim about seen and unseen targets has two."""
+    marked = ((status["status"] == claims.REPRODUCED) & (status["mark"] != "")).sum()
     listed = [f"{(status['status'] == kind).sum()} {kind}" for kind in claims.STATUSES]
+    listed[0] += f" ({marked} of them with a mark that weakens it)" if marked else ""
     return f"of {len(status)} checks of the paper's claims and our controls, {', '.join(listed)}"
 
 
@@ -138,7 +140,7 @@ def _claim_cells(check: Mapping[str, Any]) -> tuple[str, str, str]:
         _number(check[name], digits) for name in ("published", "measured", "low", "high")
     )
     status = f"**{check['status']}**" if check["status"] == claims.REPRODUCED else check["status"]
-    remarks = ", ".join(filter(None, (check["mark"], _problems_needed(check["needed"]))))
+    remarks = ", ".join(filter(None, (check["mark"], check["fails"], _problems_needed(check["needed"]))))
     return (
         check["source"] if check["source"] == "our control" else published,
         measured if measured == MISSING else f"{measured} [{low}, {high}]{_plus_minus(check, digits)}",
@@ -150,6 +152,8 @@ def _problems_needed(needed: float) -> str:
     """About how many problems would decide an undecided claim, rounded up to one digit."""
     if pd.isna(needed):
         return ""
+    if math.isinf(needed):
+        return "no difference"
     if needed > 1e6:
         return "millions of problems"
     unit = 10 ** math.floor(math.log10(needed))

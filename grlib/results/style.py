@@ -34,7 +34,7 @@ class Style:
 
 # Okabe-Ito colours. Methods of one family share a hue, the PPO version is darker and dashed. Other ways to
 # reinforce Guided-ReST appear beside PPO in one figure, so they have different hues.
-GREY, SKY, BLUE, GREEN = "#777777", "#56B4E9", "#0072B2", "#009E73"
+GREY, SKY, BLUE, GREEN = "#595959", "#56B4E9", "#0072B2", "#009E73"
 ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
 STYLES = {
     "base": Style("Base", GREY, "o"),
@@ -45,7 +45,7 @@ STYLES = {
     "rest_more": Style("ReST, more problems", "#004D73", "p", "-."),
     "guided_rest": Style("Guided-ReST", VERMILLION, "^"),
     "guided_rest_own_goal": Style("Guided-ReST, own goals", "#B3446C", "h", "-."),
-    "sos_ppo": Style("PPO", "#333333", "P", "--"),
+    "sos_ppo": Style("PPO", "#222222", "P", "--"),
     "rest_ppo": Style("ReST + PPO", "#1F6E9C", "X", "--"),
     "guided_rest_ppo": Style("Guided-ReST + PPO", "#8C3A00", "*", "--"),
     "guided_rest_ppo_token": Style("Guided-ReST + PPO, tokens", ORANGE, "<", ":"),
@@ -54,7 +54,7 @@ STYLES = {
     "symbolic": Style("symbolic search", "#000000", ".", ":"),
     "self_generated": Style("self-generated", GREY, "o"),
     "hinted": Style("hinted", GREEN, "d", "--"),
-    "guided": Style("guided", VERMILLION, "^"),
+    "guided": Style("guided", VERMILLION, "^", "-."),
     "first": Style("first", "#332288", "<"),
     "random": Style("random", "#999933", "h", "--"),
     "last": Style("last", "#44AA99", "p", ":"),

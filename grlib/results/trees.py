@@ -48,7 +48,7 @@ class Look:
 LOOKS = {
     "root": Look("start", "white", "black", 2.2),
     "correct": Look("on the solution", "#C9EBDF", "#009E73", 2.2),
-    "goal": Look("goal", "#009E73", "#00543D", 2.4, sign=" ★"),
+    "goal": Look("goal", "#66C9A9", "#00543D", 2.4, sign=" ★"),
     "wrong": Look("explored, off the solution", "#FFF0CC", "#B87F00", 1.2, "-", "square"),
     "unvisited": Look("generated, never visited", "white", "#777777", 1.1, "--", "square"),
     "miss": Look("leaf that misses", "#EEEEEE", "#777777", 0.8, ":", "square", " ✗"),

@@ -149,7 +149,8 @@ def _files(chosen: list[Notebook], request: runner.Request) -> list[str]:
     """Names of the files that the notebooks declare, figures in all formats, and of the manifests."""
     folder, found = request.folder, set[Path]()
     for notebook in chosen:
-        for name in (*notebook.files(request.profile, "writes"), f"manifests/{notebook.name}.json"):
+        declared = notebook.files(request.profile, "writes", "may_write")
+        for name in (*declared, f"manifests/{notebook.name}.json"):
             path = folder / name
             found.update(path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.stem}.*"))
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())

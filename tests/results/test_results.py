@@ -8,7 +8,7 @@ import pytest
 from synthetic_results import made_up, made_up_reinforced, one_seed
 
 from grlib.errors import GrlibError
-from grlib.results import claims, metrics, tables
+from grlib.results import claims, metrics, report, tables
 from grlib.results import rows as results
 from grlib.runs.files import seed_folders
 
@@ -347,6 +347,35 @@ def test_a_claim_on_the_other_side_is_contradicted(full):
     status = claims.claims(swapped).set_index(["claim", "split"])["status"]
     assert status[("guided_above_rest", "seen")] == claims.CONTRADICTED
     assert status[("hints_accuracy", "")] == claims.NOT_RUN
+
+
+def test_a_claim_names_the_condition_that_it_fails():
+    # ReST solves half of the problems always; Guided-ReST each problem with 2 of 8 samples
+    index, sample = (values.ravel() for values in np.indices((30, 8)))
+    each = {"index": index, "sample": sample, "split": "seen", "seed": 0, "iteration": 1, "tokens": 100}
+    each |= {"reason": "", "truncated": False}
+    frame = pd.concat(
+        [
+            pd.DataFrame(each | {"method": "rest", "correct": index < 15}),
+            pd.DataFrame(each | {"method": "guided_rest", "correct": sample < 2}),
+        ]
+    )
+    judged = claims.claims(results.Results("laptop", (0,), {"eval": frame}))
+    row = judged.set_index(["claim", "split"]).loc[("gap_grows", "seen")]
+    assert (row["status"], row["measured"]) == (claims.CONTRADICTED, 75)
+    assert row["fails"].startswith("guided_rest@1 - rest@1 is -25 [")
+    assert row["fails"].endswith("], not above -2")
+    assert row["fails"] in claims.in_words(judged)
+    assert row["fails"] in report.claims_table(judged)
+
+
+def test_marked_claims_are_counted_apart(full_status):
+    held = full_status.query("status == 'reproduced'")
+    marked = (held["mark"] != "").sum()
+    assert 0 < marked < len(held)
+    assert f"{len(held)} reproduced ({marked} of them with a mark that weakens it)" in report.in_numbers(
+        full_status
+    )
 
 
 def test_claims_use_the_largest_k_there_is():

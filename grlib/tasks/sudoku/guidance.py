@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from grlib.tasks.sudoku.puzzle import CELLS, NAMES, Problem, candidates
-from grlib.tasks.sudoku.traces import solved_line, states, try_line
+from grlib.tasks.sudoku.puzzle import CELLS, NAMES, Problem
+from grlib.tasks.sudoku.traces import right_line, solved_line, states
 
 CASES = {
     "digit": "a wrong digit was tried: try the right one",
@@ -60,5 +60,5 @@ def rewrite(trace: str, problem: Problem) -> Rewrite:
         cell, case = grid.index("."), "other"
     else:
         case = "none" if tried and tried[2] == "none" else "digit"
-    line = try_line(cell, candidates(grid, cell), problem.solution[cell])
+    line = right_line(grid, cell, problem.solution[cell])
     return Rewrite(trace[:end] + line, case, right, NAMES[cell])

@@ -30,6 +30,12 @@ def try_line(cell: int, options: str, digit: str) -> str:
     return f"{NAMES[cell]} {options}={digit}\n"
 
 
+def right_line(grid: str, cell: int, digit: str) -> str:
+    """`digit` in a cell of a grid, written as a searcher does that has tried the smaller ones."""
+    left = candidates(grid, cell)
+    return try_line(cell, left[left.index(digit) :], digit)
+
+
 def back_line(cell: int, grid: str) -> str:
     """Return to the grid before a cell was filled."""
     return f"back {NAMES[cell]} {grid}\n"
@@ -69,7 +75,7 @@ def straight_path(clues: str, solution: str, steps: int = CELLS) -> str:
     """The first `steps` lines of a trace that fills the cells row by row and never errs, and its answer."""
     grid, lines = clues, []
     for cell in [cell for cell in range(CELLS) if clues[cell] == "."][:steps]:
-        lines.append(try_line(cell, candidates(grid, cell), solution[cell]))
+        lines.append(right_line(grid, cell, solution[cell]))
         grid = fill(grid, cell, solution[cell])
     return "".join(lines) + (solved_line(grid) if "." not in grid else "")
 
