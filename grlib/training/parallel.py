@@ -272,7 +272,7 @@ def is_made(
     progress: Progress,
 ) -> bool:
     """Whether the model of the run `key` is in the folder `out` of the job: it was there, or `processes`
-    that this call started have made it by function(**job). False: the caller makes it, in this process."""
+    that this call started have made it by `function` with the job. False: the caller makes it, here."""
     out, path = job["out"], job["work"] / "finished.json"
     if is_whole(path) and is_whole(out) and read_json(path) == plain({"key": key, "model": digest(out)}):
         return True
