@@ -186,21 +186,21 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
         rows = evidence.results.rows(kind)
         rows = rows[rows["split"] == split]
         groups = rows.groupby("index")["group"].first() if "group" in rows else None  # resampled as a whole
-        findings, rules = [], []
+        findings, rules, fails = list[Found](), list[str](), list[str]()
         for formula, side in conditions:
             used = re.sub(r"@(\d+)", lambda k: f"@{min(int(k[1]), largest)}", formula)
             rules.append(f"{used} {side}")
             too_few = len({k for *_, k in terms[formula]}) > 1 and largest == 1
             # a sum is nan where one of its methods lacks a problem or seed
             values = sum(s * evidence.passed(kind, method, split, k) for s, method, k in _terms(used))
-            findings.append({} if too_few else _judged(values, groups, side))
+            one = {} if too_few else _judged(values, groups, side)
+            if findings and one.get("status") == CONTRADICTED:  # the first sum is the value, shown anyway
+                interval = f"[{one['low']:.3g}, {one['high']:.3g}]"
+                fails.append(f"{used} is {one['measured']:.3g} {interval}, not {side}")
+            findings.append(one)
         decoded = "greedy" if kind == "greedy" else "sampled"
         found: Found = {"rule": f"95 % interval of {', and of '.join(rules)} ({decoded})"}
-        found["fails"] = "; ".join(
-            f"{formula} is {one['measured']:.3g} [{one['low']:.3g}, {one['high']:.3g}], not {side}"
-            for (formula, side), one in zip(conditions[1:], findings[1:], strict=True)
-            if one.get("status") == CONTRADICTED
-        )
+        found["fails"] = "; ".join(fails)
         first = terms[conditions[0][0]]
         paper = [
             sum(s * evidence.paper.get((m, name, k), math.nan) for s, m, k in first)

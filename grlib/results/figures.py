@@ -34,13 +34,15 @@ MEANS = "marks: mean over all tokens, with 95 % interval"
 
 
 def _lines(
-    sheet: Sheet, axis: Axes, panel: str, table: pd.DataFrame, x: str, y: str = "measured", **look: Any
-) -> list[str]:
-    """One line per method of the table against column `x`, with intervals side by side; the methods drawn."""
+    sheet: Sheet, axis: Axes, panel: str, table: pd.DataFrame, x: str, y: str = "measured", *,
+    apart: float = 2, **look: Any,
+) -> list[str]:  # fmt: skip
+    """One line per method of the table against column `x`, with intervals `apart` points from each other; the
+    methods drawn."""
     keys = [key for key in STYLES if key in set(table.loc[table[y].notna(), "method"])]
     for i, key in enumerate(keys):
         part = table[table["method"] == key].rename(columns={x: "x"}).sort_values("x")
-        sheet.line(axis, panel, key, part, y, shift=2 * (i - (len(keys) - 1) / 2), **look)
+        sheet.line(axis, panel, key, part, y, shift=apart * (i - (len(keys) - 1) / 2), **look)
     return keys
 
 
@@ -83,12 +85,12 @@ def learning_curve(curve: pd.DataFrame, profile: str, to: str = "search") -> Dra
         running = rows["loss"].rolling(max(1, SMOOTHED // max(1, apart)), min_periods=1).mean()
         shown = np.linspace(0, len(rows) - 1, min(len(rows), POINTS)).astype(int)
         table.loc[rows.index, "loss"] = running.iloc[shown]  # nan elsewhere: a line needs no more points
-    look = {"marker": "", "linewidth": 1.6, "suffix": f", mean of {SMOOTHED} steps"}
+    look: dict[str, Any] = {"marker": "", "linewidth": 1.6, "suffix": f", mean of {SMOOTHED} steps"}
     _lines(sheet, axis, "training", table, "millions", "loss", **look)
     if "valid_loss" in table:
         task = " on the full task" if to == "search" else ""  # the one with a curriculum
         look = {"linestyle": "none", "suffix": f", validation{task}"}
-        _lines(sheet, axis, "validation", table, "millions", "valid_loss", **look)
+        _lines(sheet, axis, "validation", table, "millions", "valid_loss", apart=0, **look)
     axis.set_yscale("log")  # most of the fall is in the first twentieth, most of the learning after it
     style.plain(axis.yaxis)
     axis.set(xlabel="million tokens seen", ylabel=NATS)
@@ -317,9 +319,9 @@ def likelihood(rows: pd.DataFrame, profile: str) -> Drawing:
 def node_selection(rows: pd.DataFrame, profile: str) -> Drawing:
     """Node selection: success by guided round, beside the cross-entropy of the resulting traces."""
     sheet = Sheet("Which child to rewrite: success against likelihood", profile, 2)
-    table, choices = tables.selection_rounds(rows), ["first", "random", "last"]
-    table["x"] = table["round"] + 0.12 * (table["method"].map(choices.index) - 1)  # side by side
-    _lines(sheet, sheet.axes[0], "success", table, "x", label="", linestyle="none")
+    table = tables.selection_rounds(rows)
+    _lines(sheet, sheet.axes[0], "success", table, "round", apart=10, label="", linestyle="none")
+    sheet.axes[0].margins(x=0.1)
     sheet.axes[0].set(xlabel="guided rounds (0: own sample)", xticks=sorted(table["round"].unique()))
     percent_axis(sheet.axes[0], "training problems solved, %")
     _surprise(sheet, sheet.axes[1], rows[rows["correct"].astype(bool)], "choose")

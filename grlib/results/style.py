@@ -136,8 +136,9 @@ class Sheet:
     ) -> None:
         """A series (columns x, `y`, low, high): published hollow and thin, measured with interval.
 
-        With columns "seed 0", "seed 1", ... each seed is a thin line. `shift` moves intervals to the right by
-        so many points: those at the same x stand side by side. `suffix` follows the name in the legend.
+        With columns "seed 0", "seed 1", ... each seed is a thin line. `shift` moves intervals, and marks that
+        no line joins, to the right by so many points: those at the same x stand side by side. `suffix`
+        follows the name in the legend.
         """
         style, shift = STYLES.get(key, Style(key, GREY, "")), look.pop("shift", 0) / 72
         hollow = y.startswith("published")
@@ -152,11 +153,14 @@ class Sheet:
         for name in seeds if seeds.shape[1] > 1 and not hollow else ():
             axis.plot(data["x"], seeds[name], gid=f"{panel}|{key}|{name}", **(options | thin))
             self.record(panel, key, name, data["x"], seeds[name])
-        axis.plot(data["x"], data[y], gid=f"{panel}|{key}|{kind}", **options)
+        moved = axis.transData + ScaledTranslation(shift, 0, self.fig.dpi_scale_trans)
+        [marks] = axis.plot(data["x"], data[y], gid=f"{panel}|{key}|{kind}", **options)
+        if options["linestyle"] == "none":
+            marks.set_transform(moved)
         ends = [data["low"], data["high"]] if "low" in data and not hollow else []
         if ends:  # moved after plotting, so that the limits follow the data
             bars = axis.vlines(data["x"], *ends, linewidth=1.4, color=options["color"])
-            bars.set_transform(axis.transData + ScaledTranslation(shift, 0, self.fig.dpi_scale_trans))
+            bars.set_transform(moved)
         self.record(panel, key, kind, data["x"], data[y], *ends)
 
     def legend(self, handles: Iterable[Line2D | Patch] | None = None, columns: int = 6) -> None:

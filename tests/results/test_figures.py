@@ -172,7 +172,7 @@ def test_node_choices_are_compared_round_by_round():
     }
     _, drawn = figures.node_selection(pd.DataFrame(rows).assign(correct=[True, False, True, True]), "laptop")
     success = drawn[drawn["panel"] == "success"]
-    assert success[["x", "y"]].to_numpy().tolist() == [[0.12, 25], [1.12, 50], [2.12, 75]]
+    assert success[["x", "y"]].to_numpy().tolist() == [[0, 25], [1, 50], [2, 75]]
 
 
 def test_actions_are_bars_along_the_tokens():
