@@ -147,7 +147,8 @@ def work(profile: Profile) -> pd.DataFrame:
     found["08 self-training"] = code.self_training(
         "base", repeated.train_problems * size.episodes, repeated, *LOOPS
     )
-    each = (size.near_problems + size.far_problems + size.deeper_problems) * size.samples
+    tested = [size.near_problems, size.far_problems, size.deeper_problems]
+    each = sum(tested) * size.samples + sum(min(n, size.many_problems) for n in tested) * size.many_samples
     found["08 evaluation"] = {"sampled": each * code.tokens.sum(), "tested": each * code.answers.sum()}
     return pd.DataFrame.from_dict(found, "index", columns=[*LAPTOP_RATES, "models"]).fillna(0)
 

@@ -78,9 +78,11 @@ class Evidence:
             self.counts[kind] = dict(iter(counts.groupby(["method", "split"])))
 
     def passed(self, kind: str, method: str, split: str, k: int) -> pd.DataFrame:
-        """pass@k in percent, problems by seeds; empty if the method was not tested."""
+        """pass@k in percent of the problems with k samples, by seeds; empty if the method was not tested."""
         part = self.counts[kind].get((method, split))
-        return pd.DataFrame(dtype=float) if part is None else _percent(tables.scores_of(part, [k]), k)
+        if part is None:
+            return pd.DataFrame(dtype=float)
+        return _percent(tables.scores_of(part[part["samples"] >= k], [k]), k)
 
 
 Rule = Callable[[Evidence, str], Found]  # for a split; '' for a claim about training problems
@@ -172,7 +174,7 @@ def _percent(scores: pd.DataFrame, name: object = "correct", **where: object) ->
 def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = False) -> Rule:
     """Rule: signed sums of pass@k (method@k), paired by problem and seed, each lie on their side.
 
-    The first sum is the claim's value. If fewer than k samples were drawn, the largest k measured is used. Of
+    The first sum is the claim's value. If no problem has k samples, the largest k measured is used. Of
     the paper's two benchmarks of code self-repair, the smaller sum is the published value.
     """
     terms = {formula: _terms(formula) for formula, _ in conditions}
@@ -181,7 +183,7 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
     def judge(evidence: Evidence, split: str) -> Found:
         kind = "repair" if repair else evidence.decoded if greedy else "eval"
         counts = [part for (method, _), part in evidence.counts[kind].items() if method in methods]
-        samples = min((part["samples"].min() for part in counts), default=max(tables.KS))
+        samples = min((part["samples"].max() for part in counts), default=max(tables.KS))
         largest = max(k for k in tables.KS if k <= samples)
         rows = evidence.results.rows(kind)
         rows = rows[rows["split"] == split]

@@ -183,14 +183,18 @@ def _sizes_of(table: pd.DataFrame) -> str:
     once = table[(table["k"] == 1) & table["measured"].notna()]
     shares = once.groupby("method", sort=False)["truncated"].agg(["min", "max"]).itertuples(name=None)
     listed = [f"{style.STYLES[method].label} {low:.1f} to {high:.1f} %" for method, low, high in shares]
-    problems, samples, seeds = (
-        " or ".join(map(str, sorted(set(once[name].astype(int)))))
-        for name in ("problems", "samples", "seeds")
-    )
+    many = table[table["measured"].notna() & (table["samples"] > once["samples"].max())]
+
+    def sizes(part: pd.DataFrame, name: str) -> str:
+        return " or ".join(map(str, sorted(set(part[name].astype(int)))))
+
+    problems, samples, seeds = (sizes(once, name) for name in ("problems", "samples", "seeds"))
+    few, most = sizes(many, "problems"), sizes(many, "samples")
+    more = f" (large k: {few} problems with {most})" if most else ""
     deviations = table.loc[table["measured"].notna(), "seed_sd"].dropna()
     spread = f" (s.d. of the seeds: up to {deviations.max():.1f} points)" if len(deviations) else ""
     cut = f"Cut off by the token budget, by split: {', '.join(listed)}."
-    return f"{problems} problems per split, {samples} samples each, seeds: {seeds}{spread}. {cut}"
+    return f"{problems} problems per split, {samples} samples each{more}, seeds: {seeds}{spread}. {cut}"
 
 
 def greedy(record: Record) -> str:

@@ -9,6 +9,7 @@ keeps its published rows, with nothing measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -178,7 +179,7 @@ def cross_entropy(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The table with samples per problem, percent cut off by the budget and mean tokens of each group."""
+    """The table with the fewest samples of a problem, percent cut off and mean tokens of each group."""
     numbers = rows.reindex(columns=[*by, "seed", "index", "truncated", "tokens"])
     numbers = numbers.astype({"truncated": float, "tokens": float})
     problems = numbers.groupby([*by, "seed", "index"], sort=False, observed=True)
@@ -187,7 +188,8 @@ def with_truncation(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) 
         "truncated": ("truncated", "mean"),
         "mean_tokens": ("tokens", "mean"),
     }
-    found = problems.agg(**wanted).groupby(list(by), sort=False, observed=True).mean().reset_index()
+    means = {"samples": "min", "truncated": "mean", "mean_tokens": "mean"}
+    found = problems.agg(**wanted).groupby(list(by), sort=False, observed=True).agg(means).reset_index()
     return table.merge(found.assign(truncated=100 * found["truncated"]), on=list(by), how="left")
 
 
@@ -237,11 +239,13 @@ def table3(results: Results) -> pd.DataFrame:
 
 
 def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFrame:
-    """pass@k of the rows beside the published table `paper`."""
-    by, each = ["method", "split"], [part for _, part in rows.groupby("method", sort=False, observed=True)]
-    parts = [(part, largest_ks(part, ks)) for part in each or [rows]]
-    measured = pd.concat(summarise(pass_scores(part, own), by, own, "k") for part, own in parts)
-    measured = with_truncation(measured, rows, by).astype({"k": "int64"})
+    """pass@k beside the published table `paper`; each k of the problems with so many samples."""
+    by, parts = ["method", "split"], []
+    drawn = rows.groupby(PROBLEM, observed=True)["correct"].transform("size")
+    for fewer, samples in pairwise((0, *(sorted(set(drawn)) or [max(ks)]))):
+        enough, own = rows[drawn >= samples], [k for k in ks if fewer < k <= samples]
+        parts.append(with_truncation(summarise(pass_scores(enough, own), by, own, "k"), enough, by))
+    measured = pd.concat(parts).astype({"k": "int64"})
     known = published(paper)[["method", "split", "k", "value"]].rename(columns={"value": "published"})
     table = known.merge(measured, on=["method", "split", "k"], how="outer")
     return in_order(table, ["split", "method", "k"])

@@ -528,6 +528,26 @@ def test_claims_of_code_self_repair_are_judged_on_near_and_far_problems(full, fu
     assert status.loc[("code_rest_above_base", "near"), "published"] == pytest.approx(30.4 - 25.8)
 
 
+def test_a_large_k_is_measured_on_the_problems_with_so_many_samples(full):
+    rows = full.rows("repair")
+    both = (rows["sample"] < 8) | (rows["index"] < 20)
+    mixed = results.Results("laptop", full.seeds, {"repair": rows[both]})
+    some = results.Results("laptop", full.seeds, {"repair": rows[rows["index"] < 20]})
+    less = results.Results("laptop", full.seeds, {"repair": rows[rows["sample"] < 8]})
+    table = tables.table3(mixed).dropna(subset="measured").set_index(["method", "split", "k"])
+    whole = tables.table3(some).dropna(subset="measured").set_index(["method", "split", "k"])
+    one, many = table.loc[("rest", "near", 8)], table.loc[("rest", "near", 32)]
+    assert one[["problems", "samples"]].tolist() == [rows["index"].nunique(), 8]
+    assert many[["problems", "samples"]].tolist() == [20, 32]
+    assert many["measured"] == whole.loc[("rest", "near", 32), "measured"]
+    shown = ["claim", "split", "measured", "low", "high"]
+    judged = [
+        claims.claims(one).query("claim == 'code_guided_above_rest'")[shown] for one in (mixed, some, less)
+    ]
+    assert judged[0].equals(judged[1]) and not judged[0].equals(judged[2])
+    assert "8 samples each (large k: 20 problems with 32)" in report._sizes_of(tables.table3(mixed))
+
+
 def test_rows_of_two_models_are_not_mixed(full):
     rows = full.rows("repair").query("seed == 0").drop(columns="seed")
     results.check_rows(rows, "repair")

@@ -35,6 +35,8 @@ class Scale:
     far_problems: int = 150
     deeper_problems: int = 32
     samples: int = 8
+    many_samples: int = 0  # more episodes of the first `many_problems` of a split, for large k; 0: none
+    many_problems: int = 100
     # where problems come from: "compositions" (composed here), "humaneval", a folder, name or name@commit
     train_source: str = "compositions"
     near_source: str = "compositions"
