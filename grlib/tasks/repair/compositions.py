@@ -1,10 +1,10 @@
 """Small programming problems by composition: statement, tests, reference solution.
 
 compositions.txt beside this file holds the steps: blocks of a head `name | given -> made | constants`, two
-lines `- phrase`, and code that makes `b` from `a`, in one version or several (`or` between them). A problem
-is a chain of two to four steps whose types fit. Its statement is made of their phrases, its reference of
-their code, and its tests by calling them here. `problems` draws the problems of a split; all of a problem
-follows from split, seed and number.
+lines `- phrase`, a line `+ phrase` that the base never reads, and code that makes `b` from `a`, in one
+version or several (`or` between them). A problem is a chain of two to four steps whose types fit. Its
+statement is made of their phrases, its reference of their code, and its tests by calling them here.
+`problems` draws the problems of a split; all of a problem follows from split, seed and number.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PRIVATE = 10  # tests of a problem that are kept for the score
 DEPTHS, DEEPER = (2, 3, 3), 4  # steps of a problem
 STDIN_SHARE = 0.25  # of the problems read text and print, where their types allow it
 FREE_SHARE = 0.2  # of the problems have one of their numbers as an argument, where there is such
+UNREAD = 0.5  # share of the steps in words that the base never reads, in all splits but its own
 RENAMED = 0.3  # share of a program's loop variables that get another name
 DRAWN = 36  # inputs to choose the tests from
 LONGEST = 48  # characters of an input or output as Python writes it; also values in a list, on the way too
@@ -46,6 +47,7 @@ class Primitive:
     made: str
     constants: Mapping[str, Sequence[Any]]  # name -> choices
     phrases: tuple[str, ...]
+    unread: str  # a phrase that the base never reads
     codes: tuple[str, ...]
     call: Callable[..., Any]  # the first code as a function of `a` and the constants
 
@@ -69,15 +71,15 @@ def primitives() -> Mapping[str, Primitive]:
 
 def _primitive(block: str) -> Primitive:
     head, *lines = block.split("\n")
-    phrases = tuple(line[2:] for line in lines if line.startswith("- "))
-    codes = "\n".join(line for line in lines if not line.startswith("- ")).split("\nor\n")
+    *phrases, unread = (line[2:] for line in lines if line.startswith(("- ", "+ ")))
+    codes = "\n".join(line for line in lines if not line.startswith(("- ", "+ "))).split("\nor\n")
     name, types, constants = (part.strip() for part in head.split("|"))
     given, made = types.split(" -> ")
     choices = {part[0]: _choices(part[2:]) for part in constants.split()}
     space: dict[str, Any] = {}
     body = textwrap.indent(codes[0], "    ")
     exec(f"def call({', '.join(['a', *choices])}):\n{body}\n    return b", space)  # our own text
-    return Primitive(name, given, made, choices, phrases, tuple(codes), space["call"])
+    return Primitive(name, given, made, choices, tuple(phrases), unread, tuple(codes), space["call"])
 
 
 def _choices(text: str) -> Sequence[Any]:
@@ -219,10 +221,11 @@ def _shorter(chain: Chain) -> Iterator[Chain]:
 # A problem of a chain
 
 
-def composed(chain: Chain, rng: Random) -> CodeProblem | None:
-    """A problem that asks for the chain; None where the chain is degenerate or its program long.
+def composed(chain: Chain, rng: Random, unread: float = 0) -> CodeProblem | None:
+    """A problem that asks for the chain, a share `unread` of the steps in words that the base never reads.
 
-    Degenerate: equal to a shorter chain, undefined on many inputs, or with one output for most inputs.
+    None where the program is long or the chain degenerate: equal to a shorter one, undefined on many inputs,
+    or with one output for most inputs.
     """
     kind, made = chain[0].primitive.given, chain[-1].primitive.made
     if behaviour(chain) in _simple(kind, min(len(chain) - 1, 2)):
@@ -234,7 +237,7 @@ def composed(chain: Chain, rng: Random) -> CodeProblem | None:
         return None
     names = [rng.choice(KINDS[kind].names), "k"][: 1 if free is None else 2]
     solution, call = _program(chain, names, free, rng), f"{ENTRY}({', '.join(names)})"
-    task = _task(chain, names[0], free, rng)
+    task = _task(chain, names[0], free, unread, rng)
     if stdin:
         kinds = [KINDS[kind], KINDS["int"]][: len(names)]
         described = " and ".join(one.described.format(name) for one, name in zip(kinds, names, strict=True))
@@ -249,9 +252,9 @@ def composed(chain: Chain, rng: Random) -> CodeProblem | None:
     if len(solution) > LONGEST_CODE:
         return None
     style, entry = ("stdin", None) if stdin else ("call", ENTRY)
-    public, private = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
-    pair = min(pairwise(_names(chain)), key=_rank)
-    return CodeProblem(statement, style, entry, public, private, solution, COMPOSED, ">".join(pair))
+    shown, kept = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
+    pair = ">".join(min(pairwise(_names(chain)), key=_rank))
+    return CodeProblem(statement, style, entry, shown, kept, solution, COMPOSED, pair)
 
 
 def _line(value: Any) -> str:
@@ -259,10 +262,9 @@ def _line(value: Any) -> str:
 
 
 def _tests(chain: Chain, free: int | None, filled: bool, rng: Random) -> list[Case]:
-    """Different inputs that tell the chain from its shorter ones, and the outputs.
+    """Different inputs that tell the chain from its shorter ones, and the outputs; [] if there are too few.
 
-    The public ones have different outputs; with `filled` no input is empty. [] if there are too few such
-    tests.
+    The public ones have different outputs; with `filled` no input is empty.
     """
     found: dict[str, tuple[Case, Chain]] = {}
     for _ in range(DRAWN):
@@ -288,16 +290,15 @@ def _tests(chain: Chain, free: int | None, filled: bool, rng: Random) -> list[Ca
     return [] if any(map(all, zip(*alike, strict=True))) else [case for case, _ in tests]
 
 
-# Statement and program
-
-
-def _task(chain: Chain, name: str, free: int | None, rng: Random) -> str:
+def _task(chain: Chain, name: str, free: int | None, unread: float, rng: Random) -> str:
     """The phrases of the steps in one of the forms."""
     begin, between, end = rng.choice(FORMS)
     text = begin.format(rng.choice(KINDS[chain[0].primitive.given].things).format(name))
     for i, step in enumerate(chain):
         values = {**step.constants, **({"k": "k"} if i == free else {})}
-        text += (between.format(i + 1) if i else "") + rng.choice(step.primitive.phrases).format(**values)
+        known, new = rng.choice(step.primitive.phrases), rng.random() < unread
+        phrase = step.primitive.unread if new else known
+        text += (between.format(i + 1) if i else "") + phrase.format(**values)
     return text + end
 
 
@@ -330,8 +331,6 @@ def _program(chain: Chain, names: list[str], free: int | None, rng: Random) -> s
     return f"def {ENTRY}({', '.join(names)}):\n{lines}"
 
 
-# Splits
-
 SPLITS = ("base", "train", "valid", "near", "far", "deeper")
 # shares of the sets of steps, and of the behaviours
 STEPS_OF = ("near", "near", "near", "valid", "valid", *("train",) * 5, *("base",) * 10)
@@ -343,10 +342,10 @@ TRIES = 20_000  # chains in a row without a new problem before a split counts as
 def problems(split: str, count: int, seed: int | str = 0) -> list[CodeProblem]:
     """`count` problems of a split, no statement and no chain twice.
 
-    "base" (for the warm-up), "train" (for self-training), "valid" and "near" share steps and pairs of steps,
-    but the set of steps decides to which of them a chain belongs, whatever their order and constants. "far"
-    has pairs of steps that no other split has, "deeper" has one step more. The behaviour of a chain decides
-    too: programs of two splits differ in what they do. This holds across seeds.
+    "base" (for the warm-up), "train" (for self-training), "valid" and "near" share steps and pairs of steps;
+    the set of steps decides to which of them a chain belongs, whatever their order and constants. "far" has
+    pairs of steps that no other split has, "deeper" one step more. The behaviour of a chain decides too:
+    programs of two splits differ in what they do, across seeds. Only "base" lacks the unread phrases.
     """
     if split not in SPLITS:
         raise GrlibError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -360,7 +359,7 @@ def problems(split: str, count: int, seed: int | str = 0) -> list[CodeProblem]:
         key = f"{_names(chain)} {[one.constants for one in chain]}"
         if key in known or home(chain) != split:
             continue
-        problem = composed(chain, rng)
+        problem = composed(chain, rng, 0 if split == "base" else UNREAD)
         if problem and problem.statement not in known:
             found.append(problem)
             known |= {key, problem.statement}

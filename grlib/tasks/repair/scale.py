@@ -15,7 +15,7 @@ class Scale:
     budget: int = 192  # tokens of one answer, end token included
     seconds: float = 0.3  # time limit of one test
     # the base, which imitates repair episodes
-    base_problems: int = 60_000  # one episode each for the base to imitate; 0: a pretrained model as it is
+    base_problems: int = 40_000  # one episode each for the base to imitate; 0: a pretrained model as it is
     base_training: Training = Training(
         lr=3e-3, batch_rows=16, epochs=2, optimizer="muon", schedule="trapezoid", warmup=0.02
     )

@@ -2,12 +2,15 @@
 
 As SoS imitates the traces of searchers, dead ends included, a repair model first imitates episodes made from
 reference programs: answers with injected bugs, the feedback of the tests, and mostly the correct program in
-the end. Some show the reference, as guided rounds do.
+the end. Some show the reference, as guided rounds do. So that the base learns to read it, some statements are
+made senseless: there the program can only be read from the reference.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
+import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 WRONG_ANSWERS = (0.3, 0.35, 0.2, 0.1, 0.05)  # shares of episodes with 0, 1, ... of them; 4: never correct
 TWO_BUGS = 0.4  # share of the wrong answers with two bugs
 SHOWN = 0.4  # share of the repaired episodes that show the reference before the correct answer
+OBSCURED = 0.35  # share of the episodes whose statement is made senseless; all of them show the reference
+WORD = re.compile(r"[a-z]{2,}")
 SPARE = 1  # broken programs to test beyond the wrong answers of an episode: some still pass
 PART = 500  # episodes that are made and kept together
 PAD = "<|pad|>"
@@ -61,7 +66,10 @@ class Imitated(NamedTuple):
 def imitated(problems: Sequence[CodeProblem], task: RepairTask, seed: int) -> list[Imitated]:
     """One episode per problem. The wrong answers fail public tests, the last answer passes all tests."""
     rngs = [Random(f"{seed}/{i}/{problem.statement}") for i, problem in enumerate(problems)]
+    words = sorted({word for problem in problems for word in WORD.findall(problem.statement)})
+    obscured = [rng.random() < OBSCURED for rng in rngs]
     counts = [rng.choices(range(len(WRONG_ANSWERS)), WRONG_ANSWERS)[0] for rng in rngs]
+    counts = [min(max(count, 1), 3) if dark else count for count, dark in zip(counts, obscured, strict=True)]
     tried = [
         [episodes.as_answer(code) for code in _broken(problem, count + SPARE, rng)] if count else []
         for problem, count, rng in zip(problems, counts, rngs, strict=True)
@@ -69,10 +77,26 @@ def imitated(problems: Sequence[CodeProblem], task: RepairTask, seed: int) -> li
     flat = [(problem, text, 0) for problem, texts in zip(problems, tried, strict=True) for text in texts]
     turns = iter(task.judge(flat))
     found = []
-    for problem, texts, count, rng in zip(problems, tried, counts, rngs, strict=True):
+    for problem, texts, count, dark, rng in zip(problems, tried, counts, obscured, rngs, strict=True):
         wrong = [turn for turn in itertools.islice(turns, len(texts)) if not turn.public]
-        found.append(_episode(problem, wrong[:count], count == task.turns, task, rng))
+        asked = problem._replace(statement=_obscured(problem.statement, words, rng)) if dark else problem
+        shown = 1 if dark else SHOWN
+        found.append(_episode(asked, wrong[:count], count == task.turns, shown, task, rng))
     return found
+
+
+def _obscured(statement: str, words: Sequence[str], rng: Random) -> str:
+    """The statement with other words, known or made up, for a share of its own; its last demand stays."""
+    share = rng.random()
+
+    def other(word: re.Match[str]) -> str:
+        if rng.random() > share:
+            return word[0]
+        made_up = "".join(rng.choices(string.ascii_lowercase, k=len(word[0])))
+        return rng.choice((made_up, rng.choice(words)))
+
+    lines, kept = statement.split("\n"), ("Write a function", "Read ")
+    return "\n".join(line if line.startswith(kept) else WORD.sub(other, line) for line in lines)
 
 
 def _broken(problem: CodeProblem, count: int, rng: Random) -> list[str]:
@@ -84,14 +108,20 @@ def _broken(problem: CodeProblem, count: int, rng: Random) -> list[str]:
 
 
 def _episode(
-    problem: CodeProblem, wrong: Sequence[episodes.Turn], never: bool, task: RepairTask, rng: Random
+    problem: CodeProblem,
+    wrong: Sequence[episodes.Turn],
+    never: bool,
+    shown: float,
+    task: RepairTask,
+    rng: Random,
 ) -> Imitated:
-    """The episode of these wrong answers; with `never` it ends with the last of them."""
+    """The episode of these wrong answers; with `never` it ends with the last of them, else the reference is
+    before the right one in a share `shown` of the episodes."""
     prompt, right = task.format.prompt(problem, []), episodes.as_answer(problem.solution)
     turns, last = list(wrong), right
     if never and turns:
         last = turns.pop().answer
-    elif turns and rng.random() < SHOWN:
+    elif turns and rng.random() < shown:
         turns[-1] = turns[-1]._replace(feedback=episodes.with_reference(turns[-1].feedback, right))
     rest = task.format.prompt(problem, turns).removeprefix(prompt) + last
     return Imitated(prompt, rest, len(turns) + 1, not (never and wrong))
