@@ -13,6 +13,7 @@ import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,7 @@ from grlib.profiles import Profile
 from grlib.runs.chunks import chunked
 from grlib.runs.sources import code_digest
 from grlib.tasks.repair import bugs, episodes
+from grlib.tasks.repair.compositions import primitives
 from grlib.tasks.repair.compositions import problems as draw
 from grlib.tasks.repair.episodes import ASSISTANT, END, USER
 from grlib.tasks.repair.problems import CodeProblem
@@ -66,7 +68,6 @@ class Imitated(NamedTuple):
 def imitated(problems: Sequence[CodeProblem], task: RepairTask, seed: int) -> list[Imitated]:
     """One episode per problem. The wrong answers fail public tests, the last answer passes all tests."""
     rngs = [Random(f"{seed}/{i}/{problem.statement}") for i, problem in enumerate(problems)]
-    words = sorted({word for problem in problems for word in WORD.findall(problem.statement)})
     obscured = [rng.random() < OBSCURED for rng in rngs]
     counts = [rng.choices(range(len(WRONG_ANSWERS)), WRONG_ANSWERS)[0] for rng in rngs]
     counts = [min(max(count, 1), 3) if dark else count for count, dark in zip(counts, obscured, strict=True)]
@@ -79,15 +80,15 @@ def imitated(problems: Sequence[CodeProblem], task: RepairTask, seed: int) -> li
     found = []
     for problem, texts, count, dark, rng in zip(problems, tried, counts, obscured, rngs, strict=True):
         wrong = [turn for turn in itertools.islice(turns, len(texts)) if not turn.public]
-        asked = problem._replace(statement=_obscured(problem.statement, words, rng)) if dark else problem
+        asked = problem._replace(statement=_obscured(problem.statement, rng)) if dark else problem
         shown = 1 if dark else SHOWN
         found.append(_episode(asked, wrong[:count], count == task.turns, shown, task, rng))
     return found
 
 
-def _obscured(statement: str, words: Sequence[str], rng: Random) -> str:
-    """The statement with other words, known or made up, for a share of its own; its last demand stays."""
-    share = rng.random()
+def _obscured(statement: str, rng: Random) -> str:
+    """The statement with a share of its words replaced by made-up ones or those of steps."""
+    share, words = rng.random(), _words()
 
     def other(word: re.Match[str]) -> str:
         if rng.random() > share:
@@ -97,6 +98,12 @@ def _obscured(statement: str, words: Sequence[str], rng: Random) -> str:
 
     lines, kept = statement.split("\n"), ("Write a function", "Read ")
     return "\n".join(line if line.startswith(kept) else WORD.sub(other, line) for line in lines)
+
+
+@cache
+def _words() -> list[str]:
+    """The words in which the base reads about steps."""
+    return sorted({word for one in primitives().values() for word in WORD.findall(" ".join(one.phrases))})
 
 
 def _broken(problem: CodeProblem, count: int, rng: Random) -> list[str]:

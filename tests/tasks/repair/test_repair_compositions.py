@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import math
+import re
 from random import Random
 
 import pytest
@@ -53,7 +54,9 @@ def test_there_are_many_steps_and_very_many_programs():
 @pytest.mark.parametrize("name", STEPS)
 def test_all_versions_of_a_step_do_the_same(name):
     one, rng = STEPS[name], Random(name)
-    assert len(one.phrases) == 2 and all("{" not in text.format(k=1, c="x", d="y") for text in one.phrases)
+    assert len({*one.phrases, one.unread}) == 3, "three ways to say it"
+    assert all("{" not in text.format(k=1, c="x", d="y") for text in (*one.phrases, one.unread))
+    assert all(f"{{{key}}}" in text for key in one.constants for text in (*one.phrases, one.unread))
     kind, before = ("ints", chain("cut_groups 2")) if one.given == "groups" else (one.given, ())
     for code in one.codes:
         for _ in range(20):
@@ -161,6 +164,16 @@ def test_a_problem_says_what_its_program_does():
         assert case.output == (f"{wanted}\n" if problem.style == "stdin" else wanted)
     assert compositions.result(chain("keep_above 3", "largest"), [1, 2]) is None
     assert compositions.result(chain("windows 2", "sum_groups"), [1, 2, 3]) == [3, 5]
+
+
+def test_only_the_base_never_reads_some_phrases():
+    told = [re.sub(r"\\\{.\\\}", ".+", re.escape(one.unread)) for one in STEPS.values()]
+    counts = {
+        split: [sum(bool(re.search(text, one.statement)) for text in told) for one in found]
+        for split, found in SOME.items()
+    }
+    assert not any(counts.pop("base"))
+    assert all(0.7 < sum(found) / len(found) < 2.5 for found in counts.values()), "half of two to four steps"
 
 
 def test_problems_follow_from_their_seed():

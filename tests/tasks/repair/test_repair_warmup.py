@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,7 +55,19 @@ def test_episodes_are_wrong_before_they_are_right(made):
         and 0.85 < sum(o.solved for o in made) / len(made) < 1
     )
     shown = [one for one in made if "A correct program is:" in one.rest]
-    assert 5 < len(shown) < 40 and all(one.solved for one in shown)
+    assert 30 < len(shown) < 70 and all(one.solved for one in shown)
+
+
+def test_a_senseless_statement_comes_with_the_reference(made):
+    asked = [TASK.format.prompt(problem, []) for problem in PROBLEMS]
+    obscured = [one for one, prompt in zip(made, asked, strict=True) if one.prompt != prompt]
+    assert 20 < len(obscured) < 50, "about a third"
+    assert all("A correct program is:" in one.rest for one in obscured if one.answers > 1)
+    assert sum(one.answers > 1 for one in obscured) > 0.9 * len(obscured), "unless no broken program failed"
+    rng = Random(0)
+    told = "Given the words xs, sort them.\nWrite a function solve(xs)."
+    others = {warmup._obscured(told, rng) for _ in range(50)}
+    assert len(others) > 30 and all(one.endswith("\nWrite a function solve(xs).") for one in others)
 
 
 def test_episodes_follow_from_the_seed(made):
