@@ -7,7 +7,7 @@ import itertools
 from random import Random
 
 from grlib import sandbox
-from grlib.tasks.repair import bugs, problems
+from grlib.tasks.repair import bugs, compositions
 
 CODE = """def solve(xs):
     total = 0
@@ -52,12 +52,12 @@ def test_the_order_is_random_and_follows_the_generator():
 
 def test_most_programs_with_a_bug_fail_and_hidden_tests_tell_those_that_public_ones_miss():
     jobs = []
-    for problem in problems.problems("train", 12):
+    for problem in compositions.problems("train", 12):
         assert ast.unparse(ast.parse(problem.solution)) == problem.solution
         tests = [case._asdict() for case in problem.public + problem.private]
         for program in itertools.islice(bugs.programs_with_bugs(problem.solution, Random(0)), 5):
             compile(program, "broken", "exec")
             jobs.append((program, tests, problem.style, problem.entry))
     verdicts = [[outcome.passed for outcome in found] for found in sandbox.run_all(jobs)]
-    public = sum(not all(passed[: problems.PUBLIC]) for passed in verdicts)
+    public = sum(not all(passed[: compositions.PUBLIC]) for passed in verdicts)
     assert 0.7 * len(jobs) < public <= sum(not all(passed) for passed in verdicts)
