@@ -252,9 +252,9 @@ def composed(chain: Chain, rng: Random, unread: float = 0) -> CodeProblem | None
     if len(solution) > LONGEST_CODE:
         return None
     style, entry = ("stdin", None) if stdin else ("call", ENTRY)
-    shown, kept = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
-    pair = ">".join(min(pairwise(_names(chain)), key=_rank))
-    return CodeProblem(statement, style, entry, shown, kept, solution, COMPOSED, pair)
+    public, private = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
+    pair = min(pairwise(_names(chain)), key=_rank)
+    return CodeProblem(statement, style, entry, public, private, solution, COMPOSED, ">".join(pair))
 
 
 def _line(value: Any) -> str:
