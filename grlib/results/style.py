@@ -63,6 +63,7 @@ TAGS = {
     "smoke": "SMOKE RUN, NOT EVIDENCE",
     "rehearsal": "REHEARSAL, NOT EVIDENCE",
     "laptop": "LAPTOP PROFILE",
+    "overnight": "OVERNIGHT PROFILE",
     "gpu_base": "LAPTOP PROFILE, BASE OF THE GPU",
     "gpu": "GPU PROFILE",
 }
