@@ -52,10 +52,14 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def training_problems(run: Path) -> list[Solved]:
+    """The training problems of a finished run."""
+    return problems_from_rows(artefacts.read_table(run / "data" / "problems_train.parquet"))
+
+
 def within_reach(run: Path) -> list[Solved]:
-    """The training problems of a finished run that self-training solved unaided at least once."""
-    drawn = problems_from_rows(artefacts.read_table(run / "data" / "problems_train.parquet"))
-    return solved_unaided(drawn, artefacts.read_table(run / "results" / "06_yield.parquet"))
+    """Those that self-training solved unaided at least once."""
+    return solved_unaided(training_problems(run), artefacts.read_table(run / "results" / "06_yield.parquet"))
 
 
 def responses(

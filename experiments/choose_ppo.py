@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from choices import LAPTOP, add, judge, known, rows_with, say, within_reach
+from choices import LAPTOP, add, judge, known, rows_with, say, training_problems, within_reach
 
 from grlib.ppo import loop as ppo
 from grlib.results.rows import STARTS
@@ -31,15 +31,18 @@ BEFORE = "before"  # the model that a method starts from
 ADAMW = {"optimizer": "adamw", "schedule": "constant", "actor_lr": 1e-4}
 NORMED = {"optimizer": "normed_sgd", "schedule": "linear", "actor_lr": 0.2}
 GROUPS = {"baseline": "group", "group": 8, "responses": 256}  # GRPO: 32 problems with 8 samples each
+EVERY = "every problem"  # not only those that self-training solved unaided
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW 3e-5": ADAMW | {"actor_lr": 3e-5},
     "AdamW 1e-4": ADAMW,
+    "AdamW 1e-4, every problem": ADAMW | {EVERY: True},
     "AdamW 3e-4": ADAMW | {"actor_lr": 3e-4},
     "AdamW 1e-4, 128 responses per step": ADAMW | {"responses": 128, "minibatch": 32},
     "AdamW 1e-4, 256 responses per step": ADAMW | {"responses": 256, "minibatch": 64},
     "AdamW 1e-4, mini-batches of 64": ADAMW | {"minibatch": 64},
     "AdamW 1e-4, critic knows the place": ADAMW | {"critic": "placed"},
     "steps of length 0.2": NORMED,
+    "steps of length 0.2, every problem": NORMED | {EVERY: True},
     "steps of length 0.2, 256 responses per step": NORMED | {"responses": 256, "minibatch": 64},
     "GRPO, AdamW 1e-4": ADAMW | GROUPS | {"minibatch": 64},
     "GRPO, steps of length 0.2": NORMED | GROUPS | {"minibatch": 64},
@@ -81,10 +84,12 @@ def reinforced(
     name: str, method: str, model: Path, run: Path, seed: int, spent: int, folder: Path
 ) -> dict[str, float]:
     """Train one variant; what its last steps looked like, and the seconds they all took."""
-    settings = replace(ppo_settings(LAPTOP, method), **VARIANTS[name])
+    changes = dict(VARIANTS[name])
+    items = training_problems(run) if changes.pop(EVERY, False) else within_reach(run)
+    settings = replace(ppo_settings(LAPTOP, method), **changes)
     settings = replace(settings, steps=max(1, spent // settings.responses))
     curve = ppo.train_ppo(
-        CountdownTask(LAPTOP.budget), within_reach(run), model, settings, seed=seed, out=folder / "model",
+        CountdownTask(LAPTOP.budget), items, model, settings, seed=seed, out=folder / "model",
         work=folder / "run", progress=say,
     )  # fmt: skip
     last = curve.tail(LAST_STEPS)[["accuracy", "clipped", "entropy", "explained"]].mean()
