@@ -120,11 +120,11 @@ class Kind(NamedTuple):
 
 KINDS = {
     "ints": Kind(
-        10, _numbers, ("xs", "nums", "values", "data"), ("the list of numbers {}", "the numbers {}"),
+        10, _numbers, ("xs", "nums", "data"), ("the list of numbers {}", "the numbers {}"),
         "{} = [int(x) for x in input().split()]", "the numbers {}, in one line",
     ),
     "text": Kind(
-        6, lambda rng: " ".join(_words(rng)[: rng.choice((1, 1, 2, 3))]), ("s", "t", "line"),
+        6, lambda rng: " ".join(_words(rng)[: rng.choice((1, 1, 2, 3))]), ("s", "t"),
         ("the text {}", "the string {}"), "{} = input()", "the text {}",
     ),
     "words": Kind(
