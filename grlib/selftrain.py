@@ -264,21 +264,22 @@ def evaluate_splits(
     samples: int = 0,
     temperature: float | None = None,
 ) -> pd.DataFrame:
-    """`evaluate` a model folder on every split; adds the columns method and split.
+    """`evaluate` a model folder on all splits at once; adds the columns method and split.
 
-    `samples` 0 and `temperature` None take the profile's values; temperature 0 decodes greedily, with one
-    sample per problem.
+    `index` counts the items of a split. `samples` 0 and `temperature` None take the profile's values;
+    temperature 0 decodes greedily, with one sample per problem.
     """
     count = 1 if temperature == 0 else samples or profile.samples
-    frames = []
-    for split, items in splits.items():
-        settings = profile.sampling.for_requests(count * len(items))
-        if temperature is not None:
-            settings = replace(settings, temperature=temperature)
-        name = f"{method}_{split}" + ("_greedy" if temperature == 0 else "")
-        policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
-        frames.append(evaluate(task, policy, items, count).assign(method=method, split=split))
-    return pd.concat(frames, ignore_index=True)
+    items = [item for part in splits.values() for item in part]
+    settings = profile.sampling.for_requests(count * len(items))
+    if temperature is not None:
+        settings = replace(settings, temperature=temperature)
+    name = method + ("_greedy" if temperature == 0 else "")
+    policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
+    rows = evaluate(task, policy, items, count)
+    places = pd.DataFrame([(split, i) for split, part in splits.items() for i in range(len(part))])
+    split, index = (places[column].to_numpy()[rows["index"]] for column in places)
+    return rows.assign(index=index, method=method, split=split)
 
 
 # Models: sampling from a folder, training in this process or in several

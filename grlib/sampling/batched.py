@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Drawn = tuple[list[list[int]], list[list[float]]]
 
 GROWTH = 128  # columns a wave's cache grows by
+PIECE = 2048  # tokens of prompts that are read at once, so that they stay in the cache of a core
 COMPACT_BELOW = 0.92  # a wave drops its finished rows when fewer than this share are still running
 
 
@@ -131,26 +132,33 @@ class Decoder:
             running=torch.ones(len(chosen), dtype=torch.bool),
             last=ids[:, -1],
         )
+        n, capacity = len(chosen), length + GROWTH
+        for _ in self.layers:  # read only where written
+            wave.keys.append(torch.empty(n, self.kv_heads, self.head, capacity))
+            wave.values.append(torch.empty(n, self.kv_heads, capacity, self.head))
+        pieces = torch.arange(n).split(max(1, PIECE // length))
+        return wave, torch.cat([self._read(ids, wave, rows) for rows in pieces])
+
+    def _read(self, ids: torch.Tensor, wave: Wave, rows: torch.Tensor) -> torch.Tensor:
+        """Run the prompts `ids` (n, length) of some rows of a new wave and fill its cache: their logits."""
+        ids, pads = ids[rows], wave.pads[rows]
+        n, length = ids.shape
         columns = torch.arange(length)
         places = (columns[None] - pads[:, None]).clamp(min=0)
         visible = (columns <= columns[:, None]) & (columns >= pads[:, None, None])
         # a padding token sees itself, so that no row is all masked
         visible |= torch.eye(length, dtype=torch.bool)[None]
-        n, capacity = len(chosen), length + GROWTH
+        mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))[:, None]
         x = self.embedding[ids].flatten(0, 1)
         cos, sin = self.cos[places][:, None], self.sin[places][:, None]
-        for weights in self.layers:
+        for weights, keys, values in zip(self.layers, wave.keys, wave.values, strict=True):
             q, k, v = self._project(x, weights, n, length, cos, sin)
-            keys = torch.empty(n, self.kv_heads, self.head, capacity)  # read only where written
-            values = torch.empty(n, self.kv_heads, capacity, self.head)
-            keys[..., :length], values[:, :, :length] = k.transpose(-1, -2), v
-            wave.keys.append(keys)
-            wave.values.append(values)
+            keys[rows, ..., :length], values[rows, :, :length] = k.transpose(-1, -2), v
             mixed = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=visible[:, None], scale=1.0, enable_gqa=self.heads != self.kv_heads
+                q, k, v, attn_mask=mask, scale=1.0, enable_gqa=self.heads != self.kv_heads
             )
             x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * length, -1), weights)
-        return wave, self._logits(x.view(n, length, -1)[:, -1])
+        return self._logits(x.view(n, length, -1)[:, -1])
 
     def _advance(self, waves: list[Wave]) -> torch.Tensor:
         """One step of all rows of all waves: logits (rows, vocabulary) of their next tokens."""

@@ -207,11 +207,14 @@ def test_splits_are_evaluated_from_a_model_folder(tiny_folder, tmp_path, monkeyp
     both = {"seen": splits.seen, "unseen": splits.unseen}
     found = evaluate_splits("sos", tiny_folder, profile, both, **arguments)
     assert found.groupby("split").size().to_dict() == {"seen": 12, "unseen": 12}
-    assert set(found["method"]) == {"sos"} and chunks_done == [12, 12]
+    assert found.groupby("split", sort=False)["index"].unique().map(list).to_dict() == dict.fromkeys(
+        both, [0, 1, 2, 3]
+    )
+    assert set(found["method"]) == {"sos"} and chunks_done == [24]
     greedy = evaluate_splits("sos", tiny_folder, profile, both, **arguments, temperature=0)
-    assert len(greedy) == 8 and chunks_done == [12, 12, 4, 4]
+    assert len(greedy) == 8 and chunks_done == [24, 8]
     assert evaluate_splits("sos", tiny_folder, profile, both, **arguments).equals(found)
-    assert chunks_done == [12, 12, 4, 4]
+    assert chunks_done == [24, 8]
     fewer = profiles.changed(profile, test_problems=2, greedy_problems=4)
     assert fewer.test_list == 4 and profiles.changed(fewer, greedy_problems=0).test_list == 2
     sampled = evaluate_splits("sos", tiny_folder, fewer, both, **arguments)
