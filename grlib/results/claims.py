@@ -103,7 +103,8 @@ def claims(results: Results) -> pd.DataFrame:
             if found["status"] != NOT_RUN and name in MARKS:
                 found["mark"] = MARKS[name](evidence, split, found)
             note = "; ".join(filter(None, (claim["note"], found.get("note", ""))))
-            rows.append(claim | found | {"split": split, "note": note})
+            statement = claim["statement"] + found.pop("drawn", "")
+            rows.append(claim | found | {"split": split, "note": note, "statement": statement})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -174,8 +175,9 @@ def _percent(scores: pd.DataFrame, name: object = "correct", **where: object) ->
 def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = False) -> Rule:
     """Rule: signed sums of pass@k (method@k), paired by problem and seed, each lie on their side.
 
-    The first sum is the claim's value. If no problem has k samples, the largest k measured is used. Of
-    the paper's two benchmarks of code self-repair, the smaller sum is the published value.
+    The first sum is the claim's value. If no trace is drawn k times on Countdown, the largest k measured is
+    used, and the statement says so. Of the paper's two benchmarks of code self-repair, the smaller sum is the
+    published value; their claims name several k, each of which is judged only where it is measured.
     """
     terms = {formula: _terms(formula) for formula, _ in conditions}
     methods = {method for formula in terms.values() for _, method, _ in formula}
@@ -184,7 +186,7 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
         kind = "repair" if repair else evidence.decoded if greedy else "eval"
         counts = [part for (method, _), part in evidence.counts[kind].items() if method in methods]
         samples = min((part["samples"].max() for part in counts), default=max(tables.KS))
-        largest = max(k for k in tables.KS if k <= samples)
+        largest = max(k for k in tables.KS if k <= samples or repair)
         rows = evidence.results.rows(kind)
         rows = rows[rows["split"] == split]
         groups = rows.groupby("index")["group"].first() if "group" in rows else None  # resampled as a whole
@@ -203,6 +205,8 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
         decoded = "greedy" if kind == "greedy" else "sampled"
         found: Found = {"rule": f"95 % interval of {', and of '.join(rules)} ({decoded})"}
         found["fails"] = "; ".join(fails)
+        if largest < max(k for formula in terms.values() for *_, k in formula):
+            found["drawn"] = f" (measured at k = {largest})"
         first = terms[conditions[0][0]]
         paper = [
             sum(s * evidence.paper.get((m, name, k), math.nan) for s, m, k in first)
