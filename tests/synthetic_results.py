@@ -45,6 +45,7 @@ def with_answers(rows, rng):
         model="compact", answers=np.where(right, right, 4), right_answer=right,
         copied=(right > 0) & (rng.random(len(rows)) < 0.2),
         like_reference=likeness[0], like_before=np.where(right == 1, np.nan, likeness[1]),
+        unread=rows["index"] % 3,
     )  # fmt: skip
 
 

@@ -166,6 +166,14 @@ def repair_by_answer(table: pd.DataFrame, profile: str) -> Drawing:
     return _compare(table, profile, title, "answer", "episodes right, %", **axes)
 
 
+def repair_by_unread(table: pd.DataFrame, profile: str) -> Drawing:
+    """pass@1 and pass@k of code self-repair against the number of steps in words that the base never read."""
+    sizes = table.groupby("unread")["problems"].max()
+    axes: Any = {"xticks": list(sizes.index), "xticklabels": [f"{i}\nn = {n}" for i, n in sizes.items()]}
+    axes["xlabel"] = "steps of a problem in words that the base never read"
+    return _compare(table, profile, "Where do the gains come from?", "unread", by=["k"], **axes)
+
+
 def headline(table: pd.DataFrame, profile: str) -> Drawing:
     """The first figure of README.md: pass@k of SoS, ReST and Guided-ReST, published left, measured right."""
     title = "Does guidance teach a model to solve more problems?"

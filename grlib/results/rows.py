@@ -50,7 +50,9 @@ FILES = {
 OPTIONAL = ("05_solved", "07_eval", "07_greedy", "07_curve", "07_gradient", "08_eval", "08_yield")
 _ROW = "method:str split:str index:int sample:int correct:bool reason:str tokens:int truncated:bool"
 _YIELD = "method:str iteration:int index:int round_solved:int tokens:int truncated:bool"
-_ANSWERS = "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number"
+_ANSWERS = (
+    "model:str answers:int right_answer:int copied:bool like_reference:number like_before:number unread:int"
+)
 _LIKELIHOOD = "index:int nll:number nll_tokens:number"
 _WATCHED = (
     *("accuracy", "reward", "tokens", "truncated", "actions", "entropy", "clipped", "value_error"),

@@ -362,6 +362,17 @@ def answer_table(results: Results) -> pd.DataFrame:
     return in_order(table, ["split", "method", "answer"])
 
 
+def unread_table(results: Results) -> pd.DataFrame:
+    """pass@1 and pass@k of code self-repair by how many steps of a problem are told in words that the base
+    never read; near and far problems together."""
+    rows = last_iteration(results.rows("repair"))
+    rows, by = rows[rows["split"].isin(REPAIR_SPLITS)], ["method", "unread"]
+    rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())  # splits number their problems alike
+    ks = sorted({1, *largest_ks(rows)[-1:]})
+    scores = pass_scores(rows, ks).merge(rows[["index", "unread"]].drop_duplicates(), on="index")
+    return in_order(with_truncation(summarise(scores, by, ks, "k"), rows, by), ["k", *by])
+
+
 def copy_table(results: Results) -> pd.DataFrame:
     """Do the training episodes that a method keeps copy the reference program, or repair?
 

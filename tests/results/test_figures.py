@@ -44,6 +44,7 @@ DRAWINGS = {
     "accuracy_by_iteration": tables.iteration_table,
     "likelihood": lambda r: tables.training_rows(r, "likelihood"),
     "repair_by_answer": tables.answer_table,
+    "repair_by_unread": tables.unread_table,
     "node_selection": lambda r: tables.training_rows(r, "selection"),
     "trace_lengths": lengths,
 }

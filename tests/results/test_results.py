@@ -491,6 +491,16 @@ def test_table3_has_published_and_measured_rows_on_splits_of_their_own(full):
     assert one["low"] < one["measured"] < one["high"]
 
 
+def test_accuracy_by_unread_steps_takes_near_and_far_problems_together(full):
+    table = tables.unread_table(full).set_index(["k", "method", "unread"])
+    rows = full.rows("repair").query("method == 'rest' and unread == 2 and split in ('near', 'far')")
+    one, many = table.loc[(1, "rest", 2)], table.loc[(32, "rest", 2)]
+    assert one["measured"] == pytest.approx(100 * rows["correct"].mean())
+    solved = rows.groupby(["seed", "split", "index"])["correct"].any()
+    assert many["measured"] == pytest.approx(100 * solved.mean())
+    assert one["problems"] == rows.groupby(["split", "index"]).ngroups == 40
+
+
 def test_accuracy_by_answer_is_cumulative_and_ends_at_pass_at_1(full):
     table = tables.answer_table(full)
     once = (

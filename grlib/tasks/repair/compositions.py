@@ -237,7 +237,7 @@ def composed(chain: Chain, rng: Random, unread: float = 0) -> CodeProblem | None
         return None
     names = [rng.choice(KINDS[kind].names), "k"][: 1 if free is None else 2]
     solution, call = _program(chain, names, free, rng), f"{ENTRY}({', '.join(names)})"
-    task = _task(chain, names[0], free, unread, rng)
+    task, told = _task(chain, names[0], free, unread, rng)
     if stdin:
         kinds = [KINDS[kind], KINDS["int"]][: len(names)]
         described = " and ".join(one.described.format(name) for one, name in zip(kinds, names, strict=True))
@@ -254,7 +254,7 @@ def composed(chain: Chain, rng: Random, unread: float = 0) -> CodeProblem | None
     style, entry = ("stdin", None) if stdin else ("call", ENTRY)
     public, private = tuple(tests[:PUBLIC]), tuple(tests[PUBLIC:])
     pair = min(pairwise(_names(chain)), key=_rank)
-    return CodeProblem(statement, style, entry, public, private, solution, COMPOSED, ">".join(pair))
+    return CodeProblem(statement, style, entry, public, private, solution, COMPOSED, ">".join(pair), told)
 
 
 def _line(value: Any) -> str:
@@ -290,16 +290,16 @@ def _tests(chain: Chain, free: int | None, filled: bool, rng: Random) -> list[Ca
     return [] if any(map(all, zip(*alike, strict=True))) else [case for case, _ in tests]
 
 
-def _task(chain: Chain, name: str, free: int | None, unread: float, rng: Random) -> str:
-    """The phrases of the steps in one of the forms."""
-    begin, between, end = rng.choice(FORMS)
+def _task(chain: Chain, name: str, free: int | None, unread: float, rng: Random) -> tuple[str, int]:
+    """The phrases of the steps in one of the forms, and how many of them the base never reads."""
+    (begin, between, end), told = rng.choice(FORMS), 0
     text = begin.format(rng.choice(KINDS[chain[0].primitive.given].things).format(name))
     for i, step in enumerate(chain):
         values = {**step.constants, **({"k": "k"} if i == free else {})}
         known, new = rng.choice(step.primitive.phrases), rng.random() < unread
-        phrase = step.primitive.unread if new else known
+        phrase, told = (step.primitive.unread, told + 1) if new else (known, told)
         text += (between.format(i + 1) if i else "") + phrase.format(**values)
-    return text + end
+    return text + end, told
 
 
 def _program(chain: Chain, names: list[str], free: int | None, rng: Random) -> str:

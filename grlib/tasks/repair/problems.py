@@ -29,6 +29,7 @@ class CodeProblem(NamedTuple):
     solution: str
     source: str  # data set, or COMPOSED
     group: str = ""  # problems that intervals resample together; "": it is alone
+    unread: int = 0  # steps told in words that the base never read
 
     @property
     def number(self) -> int:

@@ -40,12 +40,14 @@ class Episode(Attempt):
     turns: tuple[Turn, ...] = ()
     solution: str = ""  # the problem's reference, to recognise copies
     group: str = ""  # of the problem: intervals resample whole groups
+    unread: int = 0  # of the problem
     before: tuple[str, ...] = ()  # prompts of the earlier answers, if these are training examples too
 
     def details(self) -> dict[str, Any]:
         """Columns of results: the number of answers, whether the public tests pass, the first correct answer
         (0: none), whether the last program copies the reference, its similarity (0..1) to the reference and
-        to the program before it, and the group of problems that intervals resample as a whole."""
+        to the program before it, the group of problems that intervals resample as a whole, and how many
+        steps of the problem are told in words that the base never read."""
         right = [number for number, turn in enumerate(self.turns, 1) if turn.correct]
         reference = self.solution.rstrip("\n")  # as `code_of` strips programs
         code, *before = [episodes.code_of(turn.answer).code for turn in reversed(self.turns[-2:])] or [None]
@@ -57,6 +59,7 @@ class Episode(Attempt):
             "like_reference": episodes.likeness(code, reference),
             "like_before": episodes.likeness(code, before[0]) if before else float("nan"),
             "group": self.group,
+            "unread": self.unread,
         }
 
     def examples(self) -> list[Example]:
@@ -217,6 +220,7 @@ class RepairTask:
             turns=tuple(turns),
             solution=item.solution,
             group=item.group or str(item.number),
+            unread=item.unread,
             before=tuple(self.format.prompt(item, turns[:number]) for number in earlier),
         )
 
