@@ -12,7 +12,7 @@ import pytest
 
 from grlib.runs.notebooks import REPOSITORY
 
-RECORD = REPOSITORY / "paper_results" / "measured" / "laptop_pretrained" / "seed0"
+RECORD = REPOSITORY / "paper_results" / "measured" / "laptop" / "seed0"
 
 
 class Hub(BaseHTTPRequestHandler):
