@@ -318,7 +318,7 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "headline": headline,
     "provenance": provenance,
     "table2": lambda record: pass_table(tables.table2(record.results)),
-    "table3": lambda record: pass_table(tables.table3(record.results), (1, 32)),
+    "table3": lambda record: pass_table(tables.table3(record.results), (1, 8, 32)),
     "repair": lambda record: pass_table(tables.table3(record.results).dropna(subset="measured"), (1, 4)),
     "greedy": greedy,
     "claims": lambda record: f"In sum, {in_numbers(record.status)}.\n\n{claims_table(record.status)}",
