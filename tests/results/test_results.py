@@ -498,7 +498,7 @@ def test_accuracy_by_unread_steps_takes_near_and_far_problems_together(full):
     assert one["measured"] == pytest.approx(100 * rows["correct"].mean())
     solved = rows.groupby(["seed", "split", "index"])["correct"].any()
     assert many["measured"] == pytest.approx(100 * solved.mean())
-    assert one["problems"] == rows.groupby(["split", "index"]).ngroups == 40
+    assert one["problems"] == rows.groupby(["split", "index"]).ngroups == 52
 
 
 def test_accuracy_by_answer_is_cumulative_and_ends_at_pass_at_1(full):
