@@ -172,10 +172,10 @@ def test_only_the_base_never_reads_some_phrases():
         split: [sum(bool(re.search(text, one.statement)) for text in told) for one in found]
         for split, found in SOME.items()
     }
-    for split, found in SOME.items():  # one phrase may be a part of another
+    for split, found in SOME.items():  # a step may come twice, and its phrase be a part of another one
         exact = [one.unread for one in found]
-        assert all(told <= seen for told, seen in zip(exact, counts[split], strict=True))
-        assert sum(exact) >= 0.9 * sum(counts[split])
+        assert [bool(told) for told in exact] == [bool(seen) for seen in counts[split]]
+        assert abs(sum(exact) - sum(counts[split])) <= 0.1 * sum(exact)
     assert not any(counts.pop("base"))
     assert all(0.7 < sum(found) / len(found) < 2.5 for found in counts.values()), "half of two to four steps"
 

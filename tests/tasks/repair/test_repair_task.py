@@ -93,6 +93,7 @@ def test_rows_of_results_tell_answers_and_copies():
     assert row == {
         "correct": False, "reason": "budget", "tokens": 100, "truncated": True, "response": "", "answers": 0,
         "public": False, "right_answer": 0, "copied": False, "like_reference": 0, "group": str(DOUBLE.number),
+        "unread": 0,
     }  # fmt: skip
     frame = evaluate(TASK, Script(WRONG, RIGHT, RIGHT), [DOUBLE], 2)
     assert frame["right_answer"].tolist() == [2, 1] and frame["sample"].tolist() == [0, 1]
