@@ -244,7 +244,8 @@ def _pass_table(rows: pd.DataFrame, paper: str, ks: Sequence[int]) -> pd.DataFra
     drawn = rows.groupby(PROBLEM, observed=True)["correct"].transform("size")
     for fewer, samples in pairwise((0, *(sorted(set(drawn)) or [max(ks)]))):
         enough, own = rows[drawn >= samples], [k for k in ks if fewer < k <= samples]
-        parts.append(with_truncation(summarise(pass_scores(enough, own), by, own, "k"), enough, by))
+        if own:
+            parts.append(with_truncation(summarise(pass_scores(enough, own), by, own, "k"), enough, by))
     measured = pd.concat(parts).astype({"k": "int64"})
     known = published(paper)[["method", "split", "k", "value"]].rename(columns={"value": "published"})
     table = known.merge(measured, on=["method", "split", "k"], how="outer")

@@ -548,6 +548,10 @@ def test_a_large_k_is_measured_on_the_problems_with_so_many_samples(full):
     some = results.Results("laptop", full.seeds, {"repair": rows[rows["index"] < 20]})
     less = results.Results("laptop", full.seeds, {"repair": rows[rows["sample"] < 8]})
     results.check_rows(mixed.rows("repair").query("seed == 0").drop(columns="seed"), "repair")
+    odd = results.Results(
+        "laptop", full.seeds, {"repair": rows[rows["sample"] < 4 + 2 * (rows["index"] < 9)]}
+    )
+    assert tables.table3(odd).dropna(subset="measured")["k"].max() == 4, "6 samples allow no further k"
     table = tables.table3(mixed).dropna(subset="measured").set_index(["method", "split", "k"])
     whole = tables.table3(some).dropna(subset="measured").set_index(["method", "split", "k"])
     one, many = table.loc[("rest", "near", 8)], table.loc[("rest", "near", 32)]
