@@ -277,8 +277,8 @@ def evaluate_splits(
     name = method + ("_greedy" if temperature == 0 else "")
     policy = sampled_policy(model, settings, f"{seed}/{name}", work / name, name, progress)
     rows = evaluate(task, policy, items, count)
-    places = pd.DataFrame([(split, i) for split, part in splits.items() for i in range(len(part))])
-    split, index = (places[column].to_numpy()[rows["index"]] for column in places)
+    places = [(split, number) for split, part in splits.items() for number in range(len(part))]
+    split, index = zip(*(places[i] for i in rows["index"]), strict=True)
     return rows.assign(index=index, method=method, split=split)
 
 

@@ -185,8 +185,8 @@ def _sums(*conditions: tuple[str, Side], greedy: bool = False, repair: bool = Fa
     def judge(evidence: Evidence, split: str) -> Found:
         kind = "repair" if repair else evidence.decoded if greedy else "eval"
         counts = [part for (method, _), part in evidence.counts[kind].items() if method in methods]
-        samples = min((part["samples"].max() for part in counts), default=max(tables.KS))
-        largest = max(k for k in tables.KS if k <= samples or repair)
+        samples = min((part["samples"].min() for part in counts), default=max(tables.KS))
+        largest = max(tables.KS) if repair else max(k for k in tables.KS if k <= samples)
         rows = evidence.results.rows(kind)
         rows = rows[rows["split"] == split]
         groups = rows.groupby("index")["group"].first() if "group" in rows else None  # resampled as a whole

@@ -312,18 +312,23 @@ def difficulty_table(results: Results, edges: Sequence[float] = (0, 0.05, 0.15))
     samples above edges[i - 1], at most edges[i]. SoS itself is left out: its samples define the groups.
     """
     rows = test_rows(results)
-    key, by = ["split", "seed", "index"], ["method", "group"]
     groups = correct_shares(rows[rows["method"] == "sos"], "split")
     groups["group"] = np.searchsorted(np.asarray(edges), groups.pop("correct"), side="left")
-    rows = rows[rows["method"].isin(["rest", "rest_matched", "guided_rest"])].merge(groups, on=key)
-    # the two splits number their problems alike
+    rows = rows[rows["method"].isin(["rest", "rest_matched", "guided_rest"])]
+    table = _by_group(rows.merge(groups, on=["split", "seed", "index"]), "group")
+    names = ["none", *(f"up to {100 * edge:g} %" for edge in edges[1:]), f"over {100 * edges[-1]:g} %"]
+    return table.assign(solved_by_sos=table["group"].map(dict(enumerate(names))))
+
+
+def _by_group(rows: pd.DataFrame, group: str) -> pd.DataFrame:
+    """pass@1 and pass@k by method and a column that groups the problems; all splits together."""
+    by = ["method", group]
+    # the splits number their problems alike
     rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())
     ks = sorted({1, *largest_ks(rows)[-1:]})
-    known = rows[["seed", "index", "group"]].drop_duplicates()
+    known = rows[["seed", "index", group]].drop_duplicates()
     scores = pass_scores(rows, ks).merge(known, on=["seed", "index"])
-    names = ["none", *(f"up to {100 * edge:g} %" for edge in edges[1:]), f"over {100 * edges[-1]:g} %"]
-    table = with_truncation(summarise(scores, by, ks, "k"), rows, by)
-    return in_order(table.assign(solved_by_sos=table["group"].map(dict(enumerate(names)))), ["k", *by])
+    return in_order(with_truncation(summarise(scores, by, ks, "k"), rows, by), ["k", *by])
 
 
 def greedy_table(results: Results) -> pd.DataFrame:
@@ -367,11 +372,7 @@ def unread_table(results: Results) -> pd.DataFrame:
     """pass@1 and pass@k of code self-repair by how many steps of a problem are told in words that the base
     never read; near and far problems together."""
     rows = last_iteration(results.rows("repair"))
-    rows, by = rows[rows["split"].isin(REPAIR_SPLITS)], ["method", "unread"]
-    rows = rows.assign(index=rows.groupby(["split", "index"]).ngroup())  # splits number their problems alike
-    ks = sorted({1, *largest_ks(rows)[-1:]})
-    scores = pass_scores(rows, ks).merge(rows[["index", "unread"]].drop_duplicates(), on="index")
-    return in_order(with_truncation(summarise(scores, by, ks, "k"), rows, by), ["k", *by])
+    return _by_group(rows[rows["split"].isin(REPAIR_SPLITS)], "unread")
 
 
 def copy_table(results: Results) -> pd.DataFrame:

@@ -136,10 +136,10 @@ class Decoder:
         for _ in self.layers:  # read only where written
             wave.keys.append(torch.empty(n, self.kv_heads, self.head, capacity))
             wave.values.append(torch.empty(n, self.kv_heads, capacity, self.head))
-        pieces = torch.arange(n).split(max(1, PIECE // length))
-        return wave, torch.cat([self._read(ids, wave, rows) for rows in pieces])
+        size = max(1, PIECE // length)
+        return wave, torch.cat([self._read(ids, wave, slice(i, i + size)) for i in range(0, n, size)])
 
-    def _read(self, ids: torch.Tensor, wave: Wave, rows: torch.Tensor) -> torch.Tensor:
+    def _read(self, ids: torch.Tensor, wave: Wave, rows: slice) -> torch.Tensor:
         """Run the prompts `ids` (n, length) of some rows of a new wave and fill its cache: their logits."""
         ids, pads = ids[rows], wave.pads[rows]
         n, length = ids.shape
